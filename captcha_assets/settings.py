@@ -1,0 +1,122 @@
+"""Where things are kept: read once from the environment, validated, with a clear error.
+
+Everything hangs off one *home* (`CAPTCHA_HOME`): two homes never touch each other.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from upath import UPath
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable and says what to do."""
+
+
+class Settings(BaseSettings):
+    """Where one installation keeps its things. Each field is read from `CAPTCHA_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="CAPTCHA_", frozen=True, extra="ignore")
+
+    home: Annotated[Path, Field(description="Folder of data/, artifacts/, inbox/ and .dagster/.")] = (
+        REPOSITORY
+    )
+    artifacts: Annotated[
+        str | None,
+        NoDecode,
+        Field(
+            description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
+        ),
+    ] = None
+    kaggle_dataset: Annotated[str | None, Field(description="owner/slug of the Kaggle data set.")] = None
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_folder(cls, home: Path) -> Path:
+        home = home.expanduser().resolve()
+        if home.exists() and not home.is_dir():
+            raise ValueError(f"{home} is not a folder")
+        return home
+
+    @property
+    def raw(self) -> Path:
+        """Folder of the archives exactly as delivered, `<batch>.zip` each. DVC tracks its parent."""
+        return self.home / "data" / "raw"
+
+    @property
+    def inbox(self) -> Path:
+        """Folder that is watched for new deliveries."""
+        return self.home / "inbox"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance."""
+        return self.home / ".dagster"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of work in progress on this machine's own disk: checkpoints, half-done downloads."""
+        return self.home / ".scratch"
+
+    @cached_property
+    def artifact_root(self) -> UPath:
+        """Root of all that Dagster makes: a local folder or an object store."""
+        return UPath(self.artifacts) if self.artifacts else UPath(self.home / "artifacts")
+
+    def image_table(self, batch: str) -> UPath:
+        """One row per usable image of a delivery."""
+        return self.artifact_root / "image_table" / f"{batch}.parquet"
+
+    def rejected_images(self, batch: str) -> UPath:
+        """One row per refused member of a delivery."""
+        return self.artifact_root / "rejected_images" / f"{batch}.parquet"
+
+    def verdict(self, table: str, batch: str | None = None) -> UPath:
+        """Folder of the quality verdict (`verdict.json`, `report.html`) on a table or one delivery's part."""
+        root = self.artifact_root / "quality" / table
+        return root / batch if batch else root
+
+    @property
+    def image_index(self) -> UPath:
+        """One row per distinct image over all deliveries."""
+        return self.artifact_root / "image_index.parquet"
+
+    @property
+    def splits(self) -> UPath:
+        """The place of every image: image id, label, group, split, batch."""
+        return self.artifact_root / "splits.parquet"
+
+    @property
+    def models(self) -> UPath:
+        """The registry: one folder per model, the candidate and champion pointers, the history."""
+        return self.artifact_root / "models"
+
+    def evaluation(self, model_id: str) -> UPath:
+        """Folder of a model's metrics, plots and report."""
+        return self.artifact_root / "evaluation" / model_id
+
+    def onnx_model(self, model_id: str) -> UPath:
+        """Folder of a model's ONNX export (`model.onnx`, `parity.json`)."""
+        return self.artifact_root / "onnx_model" / model_id
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment.
+
+    Args:
+        overrides: fields given explicitly; they win over the environment.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the variable.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"CAPTCHA_{'_'.join(map(str, first['loc'])).upper()}"
+        raise SettingsError(f"{variable}={first['input']!r} cannot be used: {first['msg']}") from error
