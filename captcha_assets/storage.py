@@ -19,6 +19,9 @@ from upath import UPath
 #: A local path, or one on an object store.
 AnyPath = Path | UPath
 
+#: Temporary files that this process is writing now.
+_WRITING: set[Path] = set()
+
 
 def _alive(pid: int) -> bool:
     try:
@@ -41,13 +44,22 @@ def _sweep(target: Path) -> None:
     """Remove what killed writers of `target` left behind; a living writer's file is let be."""
     for left in target.parent.glob(f".{target.name}.*.tmp"):
         pid = left.name.removeprefix(f".{target.name}.").split(".")[0]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        writing = left in _WRITING if pid == str(os.getpid()) else _alive(int(pid))
+        if not writing:
             _remove(left)
 
 
-def _beside(target: Path) -> Path:
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a new name beside `target`; what still bears it at the end is removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _WRITING.add(part)
+    try:
+        yield part
+    finally:
+        _remove(part)
+        _WRITING.discard(part)
 
 
 def _sync(path: Path) -> None:
@@ -71,13 +83,10 @@ def replacing(target: AnyPath) -> Iterator[Path]:
             target.fs.put_file(str(part), target.path)
         return
     _sweep(target)
-    part = _beside(target)
-    try:
+    with _beside(target) as part:
         yield part
         _sync(part)
-        os.replace(part, target)
-    finally:
-        _remove(part)
+        part.replace(target)
 
 
 @contextmanager
@@ -93,21 +102,14 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
             _upload_folder(Path(name), target)
         return
     _sweep(target)
-    part = _beside(target)
-    part.mkdir()
-    try:
+    with _beside(target) as part, _beside(target) as old:
+        part.mkdir()
         yield part
         for file in filter(Path.is_file, part.rglob("*")):
             _sync(file)
         if target.exists():
-            old = _beside(target)
-            os.replace(target, old)
-            os.replace(part, target)
-            _remove(old)
-        else:
-            os.replace(part, target)
-    finally:
-        _remove(part)
+            target.rename(old)
+        part.rename(target)
 
 
 def _upload_folder(folder: Path, target: UPath) -> None:
