@@ -1,0 +1,97 @@
+"""Every threshold of the quality checks with its reason, and the list of the checks. Imports nothing heavy.
+
+A *blocking* check stops the flow: what it judges must not go on. The others warn: someone should look.
+"""
+
+from typing import NamedTuple
+
+# --- a delivery: its image table ------------------------------------------------------------------
+
+#: Above this share of refused members a delivery is mostly bad: more was refused than taken, so that it
+#: is likelier the wrong archive than one with a few bad files.
+MAX_REJECTED = 0.5
+#: Above this share someone should look at the reasons: the public data sets have none or a handful.
+MANY_REJECTED = 0.05
+
+#: An image's mean gray level. 935 real characters lie within 110 and 188, generated ones alike; outside
+#: of this range an image is all but black or all but white.
+BRIGHTNESS = (40.0, 240.0)
+#: Standard deviation of an image's gray levels. The real ones lie within 73 and 105; below this nothing
+#: can be read, and 127.5 is the most that there can be.
+CONTRAST = (15.0, 127.5)
+#: Share of an image's pixels that are dark. The real ones lie within 0.18 and 0.56.
+INK = (0.01, 0.85)
+#: Share of images that may lie outside of the three ranges: single washed-out images are part of the
+#: true data, but one in twenty means that the delivery was scaled, inverted or cut differently.
+MAX_OUT_OF_RANGE = 0.05
+
+#: A class's share may differ from what is known of the alphabet by this part of itself ...
+CLASS_TOLERANCE = 0.25
+#: ... or by this many standard deviations of a random draw, whichever is more: with twenty classes a
+#: just delivery is blamed once in some 800 deliveries.
+CLASS_SIGMAS = 4.0
+
+# --- all deliveries together: the image index -----------------------------------------------------
+
+#: Above this share of images with contradicting labels the labelling itself is in doubt.
+MAX_CONFLICTS = 0.01
+
+# --- the splits -----------------------------------------------------------------------------------
+
+#: The promise: of each class, each split holds its share within this many images ...
+EXACT_IMAGES = 1.0
+#: ... or this part of the class, whichever is more. (Near-duplicates stay together, so that the largest
+#: group of a class is allowed as well.) It only warns, because nothing can mend it: removing a delivery
+#: may break it, and nobody moves.
+EXACT_SHARE = 0.005
+#: Beyond this many images and this part of the class, figures of a class no longer mean what they say.
+ROUGH_IMAGES = 3.0
+ROUGH_SHARE = 0.05
+
+#: Above this share of images held back (they would tie two splits together), near-duplicates are found
+#: where there are none, or deliveries repeat each other.
+MAX_HELD_BACK = 0.01
+
+
+class Check(NamedTuple):
+    """One check: its name (letters, digits and underscores), what it is for, whether it blocks."""
+
+    name: str
+    description: str
+    blocking: bool
+
+
+#: The checks of each table, in the order of a verdict's findings.
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "image_table": (
+        Check("columns_and_types", "Every column is there, of its type, without empty values.", True),
+        Check("not_empty", "The delivery holds usable images.", True),
+        Check("share_of_rejects", "The delivery is not mostly bad.", True),
+        Check("unique_members", "No file of the delivery is taken twice.", True),
+        Check("labels_in_alphabet", "Every label is one of the known classes.", True),
+        Check("image_size", "Every image has exactly the known number of pixels.", True),
+        Check("statistics_in_range", "Brightness, contrast and ink are those of readable characters.", True),
+        Check("few_rejects", "Hardly any member of the delivery is refused.", False),
+        Check("every_class_present", "Every class has images; a partial delivery need not.", False),
+        Check("class_balance", "The classes are as frequent as they are known to be.", False),
+    ),
+    "image_index": (
+        Check("columns_and_types", "Every column is there, of its type, without empty values.", True),
+        Check("unique_images", "Every distinct image stands in the index once.", True),
+        Check("labels_in_alphabet", "Usable images carry a known class; contradicted ones none.", True),
+        Check("groups_consistent", "A near-duplicate group is named after its smallest image.", True),
+        Check("share_of_conflicts", "Hardly any image has contradicting labels.", False),
+    ),
+    "splits": (
+        Check("columns_and_types", "Every column is there, of its type, without empty values.", True),
+        Check("unique_images", "Every image has one place.", True),
+        Check("no_image_in_two_splits", "No image is both learned from and tested on.", True),
+        Check("no_group_in_two_splits", "Near-duplicates share a split, so that nothing leaks.", True),
+        Check("split_or_reason", "An image is in a known split, or held back with a reason.", True),
+        Check("no_conflict_placed", "No image with contradicting labels is learned from.", True),
+        Check("agrees_with_index", "The same images with the same labels as in the index.", True),
+        Check("ratios", "Each class is spread over the splits roughly as it should be.", True),
+        Check("ratios_exact", "Each class is spread as promised: within one image or 0.5 %.", False),
+        Check("held_back", "Hardly any image is held back.", False),
+    ),
+}

@@ -1,0 +1,121 @@
+"""The plain verdict on a table: what was expected, what was found, examples. Light to import."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from captcha_assets.storage import AnyPath, replacing_folder
+
+#: Names of the two files of a saved verdict.
+VERDICT_FILE = "verdict.json"
+REPORT_FILE = "report.html"
+
+#: At most this many examples are kept of each finding.
+MAX_EXAMPLES = 10
+
+
+class VerdictError(ValueError):
+    """A saved verdict that is absent or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: the check's name, one of `thresholds.CHECKS`.
+        description: what the check is for, whatever the table.
+        expected: what had to be so, with the thresholds.
+        observed: what is so.
+        passed: whether it is as expected.
+        blocking: whether nothing may go on when it is not.
+        examples: up to ten rows that are not as expected: what identifies each, and its value.
+        total_unexpected: how many such rows there are.
+    """
+
+    name: str
+    description: str
+    expected: str
+    observed: str
+    passed: bool
+    blocking: bool
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    total_unexpected: int = 0
+
+    @property
+    def level(self) -> Literal["passed", "warning", "failed"]:
+        """The outcome in one word: only a blocking check can fail."""
+        if self.passed:
+            return "passed"
+        return "failed" if self.blocking else "warning"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All findings on one table.
+
+    Attributes:
+        subject: what was judged, such as `image_table/first`.
+        findings: one for each check, in the order of `thresholds.CHECKS`.
+        rows: number of rows of the table.
+        pictures: the images among the examples, where they could be had: image id to base64 PNG.
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+    rows: int
+    pictures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no blocking check failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """The blocking checks that failed."""
+        return tuple(finding for finding in self.findings if finding.level == "failed")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The checks that did not pass, but stop nothing."""
+        return tuple(finding for finding in self.findings if finding.level == "warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as values that JSON knows."""
+        return {**asdict(self), "passed": self.passed}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Verdict":
+        """Return the verdict that `to_dict` made `values` of.
+
+        Raises:
+            VerdictError: `values` is not a verdict.
+        """
+        try:
+            findings = tuple(Finding(**finding) for finding in values["findings"])
+            return cls(values["subject"], findings, values["rows"], dict(values["pictures"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise VerdictError(f"not a verdict ({error}): judge the table again") from error
+
+
+def save(verdict: Verdict, report_html: str, folder: AnyPath) -> None:
+    """Write the verdict and its report into `folder`, both or neither; what was there is replaced."""
+    text = json.dumps(verdict.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    with replacing_folder(folder) as part:
+        (part / VERDICT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        (part / REPORT_FILE).write_text(report_html, encoding="utf-8", errors="backslashreplace")
+
+
+def load(folder: AnyPath) -> Verdict:
+    """Read the verdict that `save` wrote into `folder`.
+
+    Raises:
+        VerdictError: there is none, or it cannot be read.
+    """
+    try:
+        values = json.loads((folder / VERDICT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerdictError(f"no verdict in {folder} ({error}): judge the table first") from error
+    return Verdict.from_dict(values)
