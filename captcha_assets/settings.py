@@ -11,6 +11,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
+from captcha_assets.dataset import KAGGLE_DATASET
+from captcha_assets.storage import AnyPath
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +36,10 @@ class Settings(BaseSettings):
             description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
         ),
     ] = None
-    kaggle_dataset: Annotated[str | None, Field(description="owner/slug of the Kaggle data set.")] = None
+    kaggle_dataset: Annotated[str, Field(description="owner/slug of the Kaggle data set.")] = KAGGLE_DATASET
+    reports_url: Annotated[str, Field(description="Where `captcha-assets reports` serves the artifacts.")] = (
+        "http://localhost:3001"
+    )
 
     @field_validator("home")
     @classmethod
@@ -67,6 +73,10 @@ class Settings(BaseSettings):
     def artifact_root(self) -> UPath:
         """Root of all that Dagster makes: a local folder or an object store."""
         return UPath(self.artifacts) if self.artifacts else UPath(self.home / "artifacts")
+
+    def public_url(self, path: AnyPath) -> str:
+        """Address of an artifact as the report server shows it."""
+        return f"{self.reports_url}/{path.relative_to(self.artifact_root).as_posix()}"
 
     def image_table(self, batch: str) -> UPath:
         """One row per usable image of a delivery."""

@@ -1,0 +1,27 @@
+"""What a run says on the terminal when the command line makes it: its own words, not its events."""
+
+import logging
+
+import click
+import dagster as dg
+
+
+class _OwnWords(logging.Handler):
+    """Prints what assets log, and leaves out Dagster's events, which the UI shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = getattr(record, "dagster_meta", {})
+        if meta.get("dagster_event") is None and record.levelno >= logging.INFO:
+            click.echo(f"  {meta.get('orig_message') or record.getMessage()}")
+
+
+@dg.logger(description="The words of assets alone.")
+def _own_words(_context: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.Logger("captcha-assets", level=logging.INFO)
+    logger.addHandler(_OwnWords())
+    return logger
+
+
+def with_quiet_console(definitions: dg.Definitions) -> dg.Definitions:
+    """The same definitions, with a console that a person can read."""
+    return dg.Definitions.merge(definitions, dg.Definitions(loggers={"console": _own_words}))

@@ -1,0 +1,1 @@
+"""All deliveries together: distinct images and the place of each."""

@@ -1,0 +1,86 @@
+"""All deliveries together: distinct images, and the place of each. The work is in `captcha_assets.images`."""
+
+import dagster as dg
+
+from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.presentation import check_results, check_specs, column_schema, counts, link
+from captcha_assets.images import index
+from captcha_assets.images import splits as split_table
+from captcha_assets.quality import thresholds, verdict
+from captcha_assets.settings import Settings
+
+
+@dg.asset(
+    deps=["image_table"],
+    group_name="dataset",
+    kinds={"parquet", "polars", "great_expectations"},
+    code_version="1",
+    description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
+    "label conflicts marked.",
+    metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS),
+    check_specs=check_specs("image_index", thresholds.CHECKS["image_index"]),
+)
+def image_index(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[None]:
+    """Bring the deliveries that passed their checks together; the others are held back and named."""
+    from captcha_assets.quality import expectations
+
+    deliveries = context.instance.get_dynamic_partitions(batches.name)
+    passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
+    summary = index.build_image_index(
+        {name: settings.image_table(name) for name in passed}, settings.image_index
+    )
+    judged, report = expectations.judge_image_index(settings.image_index)
+    verdict.save(judged, report, settings.verdict("image_index"))
+    report_link = link(settings, settings.verdict("image_index") / "report.html")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(summary.version),
+        check_results=check_results(judged, "image_index", report_link),
+        metadata={
+            "dagster/row_count": summary.images,
+            "usable": summary.usable,
+            "exact duplicates": summary.duplicates,
+            "label conflicts": summary.conflicts,
+            "near-duplicate groups": summary.groups,
+            "images in groups": summary.images_in_groups,
+            "images by class": counts(summary.by_class, "class"),
+            "deliveries": deliveries,
+            "deliveries held back": sorted(set(deliveries) - set(passed)),
+            "path": dg.MetadataValue.path(str(settings.image_index)),
+            "quality report": report_link,
+        },
+    )
+
+
+@dg.asset(
+    deps=[image_index],
+    group_name="dataset",
+    kinds={"parquet", "polars", "great_expectations"},
+    code_version="1",
+    description="The place of every image, once and for ever: image id, label, group, split, delivery.",
+    metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS),
+    check_specs=check_specs("splits", thresholds.CHECKS["splits"]),
+)
+def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+    """Give every new image its place; whoever has one keeps it."""
+    from captcha_assets.quality import expectations
+
+    summary = split_table.update_splits(settings.image_index, settings.splits)
+    judged, report = expectations.judge_splits(settings.splits, settings.image_index)
+    verdict.save(judged, report, settings.verdict("splits"))
+    report_link = link(settings, settings.verdict("splits") / "report.html")
+    sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(summary.version),
+        check_results=check_results(judged, "splits", report_link),
+        metadata={
+            "dagster/row_count": sum(sizes.values()) + summary.held_back,
+            "images by split": counts(sizes, "split"),
+            "held back": summary.held_back,
+            "new images": summary.new,
+            "removed images": summary.removed,
+            "path": dg.MetadataValue.path(str(settings.splits)),
+            "quality report": report_link,
+        },
+    )

@@ -1,0 +1,1 @@
+"""From an archive to judged tables, one partition per delivery."""

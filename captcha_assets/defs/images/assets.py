@@ -1,0 +1,71 @@
+"""From an archive to judged tables, one partition per delivery. The work is in `captcha_assets.images`."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.presentation import check_results, check_specs, column_schema, counts, link
+from captcha_assets.images import table
+from captcha_assets.quality import thresholds, verdict
+from captcha_assets.settings import Settings
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "image_table",
+            deps=["raw_batch"],
+            group_name="images",
+            kinds={"parquet", "polars", "great_expectations"},
+            code_version="1",
+            description="One row per usable image: pixels, label, hashes, statistics, provenance.",
+            metadata=column_schema(table.IMAGE_TABLE_SCHEMA, table.COLUMN_DESCRIPTIONS),
+        ),
+        dg.AssetSpec(
+            "rejected_images",
+            deps=["raw_batch"],
+            group_name="images",
+            kinds={"parquet"},
+            code_version="1",
+            description="One row per refused member of a delivery: name, reason, detail.",
+            metadata=column_schema(table.REJECTED_SCHEMA, table.COLUMN_DESCRIPTIONS),
+        ),
+    ],
+    check_specs=check_specs("image_table", thresholds.CHECKS["image_table"]),
+    partitions_def=batches,
+)
+def image_tables(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Decode, check and hash a delivery's images, and judge the result before anyone uses it."""
+    from captcha_assets.quality import expectations
+
+    batch = context.partition_key
+    image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
+    summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected)
+    judged, report = expectations.judge_image_table(image_table, rejected)
+    verdict.save(judged, report, settings.verdict("image_table", batch))
+    report_link = link(settings, settings.verdict("image_table", batch) / "report.html")
+    yield dg.MaterializeResult(
+        "image_table",
+        data_version=dg.DataVersion(summary.table_version),
+        check_results=check_results(judged, "image_table", report_link),
+        metadata={
+            "dagster/partition_row_count": summary.images,
+            "duplicates within": summary.duplicates_within,
+            "converted to grayscale": summary.converted,
+            "images by class": counts(summary.images_by_class, "class"),
+            "path": dg.MetadataValue.path(str(image_table)),
+            "quality report": report_link,
+        },
+    )
+    yield dg.MaterializeResult(
+        "rejected_images",
+        data_version=dg.DataVersion(summary.rejected_version),
+        metadata={
+            "dagster/partition_row_count": summary.rejected,
+            "images by reason": counts(summary.rejected_by_reason, "reason"),
+            "path": dg.MetadataValue.path(str(rejected)),
+        },
+    )

@@ -1,0 +1,42 @@
+"""The Dagster instance of a home: `<home>/.dagster`, made with sane settings when first used."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from captcha_assets.defs.partitions import batches
+from captcha_assets.settings import Settings
+from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.storage import replacing
+
+_DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+# No welcome dialog over the asset graph.
+nux:
+  enabled: false
+# One training at a time; other pools are made when an asset asks for one.
+concurrency:
+  pools:
+    default_limit: 1
+"""
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
+    folder = Path(os.environ.get("DAGSTER_HOME") or settings.dagster_home).resolve()
+    if not (folder / "dagster.yaml").exists():
+        with replacing(folder / "dagster.yaml") as part:
+            part.write_text(_DAGSTER_YAML)
+    return folder
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Open the instance and make known to it every delivery that the home holds."""
+    instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
+    known = set(instance.get_dynamic_partitions(batches.name))
+    new = [name for name in known_batches(settings) if name not in known]
+    if new:
+        instance.add_dynamic_partitions(batches.name, new)
+    return instance

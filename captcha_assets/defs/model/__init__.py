@@ -1,0 +1,1 @@
+"""From splits to a champion: training, evaluation, export, promotion."""

@@ -1,0 +1,69 @@
+"""How results of the library look in the Dagster UI: schemas, pictures, checks, links."""
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.settings import Settings
+from captcha_assets.storage import AnyPath
+
+
+def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata that shows a table's columns, their types and what they mean."""
+    columns = [
+        dg.TableColumn(field.name, str(field.type), description=descriptions.get(field.name))
+        for field in schema
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
+
+
+def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """A picture that the UI shows behind [Show Markdown]."""
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def counts(values: Mapping[str, int], name: str) -> dg.TableMetadataValue:
+    """A two-column table of counts."""
+    records = [dg.TableRecord({name: key, "images": value}) for key, value in values.items()]
+    return dg.MetadataValue.table(records, _count_schema(name))
+
+
+def _count_schema(name: str) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, "string"), dg.TableColumn("images", "int")])
+
+
+def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
+    """A link to a file among the artifacts, as the report server shows it."""
+    return dg.MetadataValue.url(settings.public_url(path))
+
+
+def check_specs(asset: str, checks: Iterable[Any]) -> list[dg.AssetCheckSpec]:
+    """Declare the quality checks of one table."""
+    return [
+        dg.AssetCheckSpec(check.name, asset=asset, description=check.description, blocking=check.blocking)
+        for check in checks
+    ]
+
+
+def check_results(verdict: Verdict, asset: str, report: dg.MetadataValue) -> list[dg.AssetCheckResult]:
+    """One check result per finding: what was expected, what was found, the failing examples."""
+    return [_check_result(finding, asset, report) for finding in verdict.findings]
+
+
+def _check_result(finding: Finding, asset: str, report: dg.MetadataValue) -> dg.AssetCheckResult:
+    metadata: dict[str, Any] = {"expected": finding.expected, "observed": finding.observed, "report": report}
+    if finding.examples:
+        metadata["examples"] = dg.MetadataValue.json(finding.examples)
+        metadata["failing rows"] = finding.total_unexpected
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=finding.name,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity.ERROR if finding.blocking else dg.AssetCheckSeverity.WARN,
+        description=f"expected {finding.expected}; found {finding.observed}",
+        metadata=metadata,
+    )

@@ -1,0 +1,280 @@
+"""What must be made, why, and making it: `make` for assets, without a daemon.
+
+Stale means what the Dagster UI calls stale: Dagster's own resolver decides, so that the two cannot
+disagree. One thing is added, which Dagster does not see: that a delivery was removed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.definitions.data_version import (
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+)
+from dagster._core.loader import LoadingContext
+
+from captcha_assets.defs.partitions import batches
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """The smallest thing that can be made: the assets of one function, for one delivery or as a whole."""
+
+    assets: tuple[str, ...]
+    partition: str | None = None
+
+    def __str__(self) -> str:
+        name = " + ".join(self.assets)
+        return f"{name} [{self.partition}]" if self.partition else name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step.
+
+    Attributes:
+        step: which one.
+        reasons: why it was to be made.
+        run_id: the run that made it, None where it was not tried.
+        error: why it failed or was not tried, None for success.
+    """
+
+    step: Step
+    reasons: tuple[str, ...]
+    run_id: str | None = None
+    error: str | None = None
+
+
+class _Lookup(LoadingContext):
+    """What Dagster's resolver reads through: one look at the instance, cached for one question."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[type, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[type, Any]:
+        return self._loaders
+
+
+def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
+    """The selected assets, grouped by the function that makes them, inputs first."""
+    graph = definitions.resolve_asset_graph()
+    selected = selection.materializable().resolve(graph)
+    groups: dict[tuple[str, ...], None] = {}
+    for key in graph.toposorted_asset_keys:
+        if key in selected:
+            made_together = sorted(graph.get(key).execution_set_entity_keys & selected)
+            groups[tuple(other.to_user_string() for other in made_together)] = None
+    return list(groups)
+
+
+def needed(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, assets: tuple[str, ...]
+) -> dict[Step, tuple[str, ...]]:
+    """The steps among `assets` that are missing or out of date, with the reasons."""
+    graph = definitions.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, _Lookup(instance))
+    found = {}
+    for partition in _partitions(graph, instance, assets[0]):
+        reasons = [
+            r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
+        ]
+        if reasons:
+            found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
+    return found
+
+
+def _partitions(graph: BaseAssetGraph, instance: dg.DagsterInstance, asset: str) -> list[str] | list[None]:
+    if graph.get(dg.AssetKey(asset)).is_partitioned:
+        return sorted(instance.get_dynamic_partitions(batches.name))
+    return [None]
+
+
+def _reasons(
+    resolver: CachingStaleStatusResolver,
+    graph: BaseAssetGraph,
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    partition: str | None,
+) -> list[str]:
+    status = resolver.get_status(key, partition)
+    if status == StaleStatus.MISSING:
+        return ["never made"]
+    reasons = [_in_words(cause) for cause in resolver.get_stale_causes(key, partition)]
+    return reasons + _removed_deliveries(graph, instance, key)
+
+
+def _in_words(cause: StaleCause) -> str:
+    if cause.dependency is None:
+        return cause.reason
+    where = f" [{cause.dependency.partition_key}]" if cause.dependency.partition_key else ""
+    what = "changed" if cause.category == StaleCauseCategory.DATA else cause.reason
+    return f"{cause.dependency.asset_key.to_user_string()}{where} {what}"
+
+
+def _removed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """Deliveries that an asset over all of them was made with, and that are no longer there."""
+    event = instance.get_latest_materialization_event(key)
+    if graph.get(key).is_partitioned or event is None or event.asset_materialization is None:
+        return []
+    recorded = event.asset_materialization.metadata.get("deliveries")
+    if recorded is None:
+        return []
+    gone = set(recorded.value) - set(instance.get_dynamic_partitions(batches.name))
+    return [f"delivery {name} was removed" for name in sorted(gone)]
+
+
+def failed_blocking_checks(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, assets: tuple[str, ...]
+) -> list[str]:
+    """The blocking checks that the inputs of `assets` failed when they were made last.
+
+    A delivery that failed its checks is left out by the index and stops nobody, so inputs that are cut
+    by delivery are not asked.
+    """
+    graph = definitions.resolve_asset_graph()
+    parents = {parent for name in assets for parent in graph.get(dg.AssetKey(name)).parent_keys}
+    checks = [
+        check
+        for parent in sorted(parents)
+        if not graph.get(parent).is_partitioned
+        for check in sorted(graph.get(parent).check_keys)
+        if graph.get(check).blocking
+    ]
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
+    return [
+        f"{check.asset_key.to_user_string()}:{check.name}"
+        for check, record in records.items()
+        if record.evaluation and not record.evaluation.passed
+    ]
+
+
+def make(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    step: Step,
+    run_config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[str, str | None]:
+    """Make one step in this process, as a run that the UI shows.
+
+    Returns:
+        The run's id, and why it failed (None for success).
+    """
+    job = definitions.resolve_implicit_global_asset_job_def()
+    keys = {dg.AssetKey(name) for name in step.assets}
+    subset = job.get_subset(asset_selection=keys)
+    ops = {node.name for node in subset.nodes}
+    config = dict(run_config or {})
+    config["ops"] = {name: value for name, value in config.get("ops", {}).items() if name in ops}
+    result = subset.execute_in_process(
+        instance=instance,
+        run_config=config,
+        partition_key=step.partition,
+        tags=dict(tags or {}),
+        raise_on_error=False,
+    )
+    return result.run_id, None if result.success else _why(result)
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            return (error.message if error else event.message or "failed").strip()
+    return "the run failed before its first step"
+
+
+def update(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection,
+    run_config: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
+    """Make what is missing or out of date among `selection`, inputs first, and nothing else.
+
+    Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`.
+    Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
+    same content is not made again.
+    """
+    broken: set[str] = set()
+    for assets in steps_in_order(definitions, selection):
+        for step, reasons in needed(definitions, instance, assets).items():
+            obstacle = _obstacle(definitions, instance, step, broken)
+            if obstacle:
+                yield Outcome(step, reasons, error=obstacle)
+                broken.update(step.assets)
+                continue
+            yield step, reasons
+            run_id, error = make(definitions, instance, step, run_config)
+            yield Outcome(step, reasons, run_id, error)
+            if error and step.partition is None:
+                broken.update(step.assets)
+
+
+def plan(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, selection: dg.AssetSelection
+) -> list[tuple[Step, tuple[str, ...]]]:
+    """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
+    graph = definitions.resolve_asset_graph()
+    planned: list[tuple[Step, tuple[str, ...]]] = []
+    remade: set[str] = set()
+    for assets in steps_in_order(definitions, selection):
+        stale = needed(definitions, instance, assets)
+        planned += stale.items()
+        parents = {p.to_user_string() for name in assets for p in graph.get(dg.AssetKey(name)).parent_keys}
+        if stale:
+            remade.update(assets)
+        elif parents & remade and not graph.get(dg.AssetKey(assets[0])).is_partitioned:
+            reason = f"if the content of {', '.join(sorted(parents & remade))} changes"
+            planned.append((Step(assets), (reason,)))
+            remade.update(assets)
+    return planned
+
+
+def backfill_steps(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection,
+    chosen: list[str] | None,
+) -> list[Step]:
+    """The steps that make `selection` for the chosen deliveries (None: all of them), inputs first.
+
+    Raises:
+        ValueError: an asset or a delivery is not known.
+    """
+    graph = definitions.resolve_asset_graph()
+    unknown = set(chosen or ()) - set(instance.get_dynamic_partitions(batches.name))
+    if unknown:
+        raise ValueError(f"no such delivery: {', '.join(sorted(unknown))}; see: captcha-assets batch list")
+    steps: list[Step] = []
+    for assets in steps_in_order(definitions, selection):
+        partitions = _partitions(graph, instance, assets[0])
+        steps += [
+            Step(assets, name) for name in partitions if name is None or chosen is None or name in chosen
+        ]
+    return steps
+
+
+def _obstacle(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, broken: set[str]
+) -> str | None:
+    graph = definitions.resolve_asset_graph()
+    parents = {p.to_user_string() for name in step.assets for p in graph.get(dg.AssetKey(name)).parent_keys}
+    failed = sorted(parents & broken)
+    if failed:
+        return f"waits for {', '.join(failed)}"
+    checks = failed_blocking_checks(definitions, instance, step.assets)
+    return f"held up by the failed check {', '.join(checks)}" if checks else None

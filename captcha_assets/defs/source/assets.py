@@ -1,0 +1,72 @@
+"""Where the data comes from. What each asset does is in `captcha_assets.sources`."""
+
+import dagster as dg
+
+from captcha_assets.defs.partitions import batches
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries, kaggle, snapshot
+
+
+@dg.observable_source_asset(
+    group_name="source",
+    tags={"dagster/kind/kaggle": ""},
+    description="The version of the Kaggle data set that is published now. Observed, never made.",
+    automation_condition=dg.AutomationCondition.on_cron("0 6 * * *"),
+)
+def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
+    """Ask Kaggle for the published version; the data version is its number."""
+    published = kaggle.published_version(settings.kaggle_dataset)
+    return dg.ObserveResult(
+        data_version=dg.DataVersion(str(published.version)),
+        metadata={"data set": published.dataset, "version": published.version},
+    )
+
+
+@dg.asset(
+    partitions_def=batches,
+    group_name="source",
+    kinds={"zip"},
+    code_version="1",
+    description="The archive exactly as delivered, immutable: `data/raw/<batch>.zip`.",
+)
+def raw_batch(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[None]:
+    """Fetch the delivery from where it was registered; the data version is the archive's SHA-256."""
+    raw = deliveries.fetch(settings, context.partition_key, progress=context.log.info)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(raw.sha256),
+        metadata={
+            "source": raw.source,
+            "path": dg.MetadataValue.path(raw.path),
+            "sha256": raw.sha256,
+            "md5": raw.md5,
+            "dagster/partition_row_count": raw.members,
+            "size": dg.MetadataValue.int(raw.bytes),
+            "kaggle version": raw.kaggle_version or "not from Kaggle",
+        },
+    )
+
+
+@dg.asset(
+    deps=[raw_batch],
+    group_name="source",
+    kinds={"dvc"},
+    code_version="1",
+    description="DVC's record of `data/`: md5, size, pushed or not (`data.dvc`).",
+)
+def data_snapshot(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult[None]:
+    """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
+    taken = snapshot.take_snapshot(settings.home)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(taken.md5),
+        metadata={
+            "md5": taken.md5,
+            "size": dg.MetadataValue.int(taken.size),
+            "files": taken.files,
+            "pushed to": taken.remote or "nowhere: no remote is configured",
+            "deliveries": context.instance.get_dynamic_partitions("batch"),
+        },
+    )
