@@ -1,0 +1,68 @@
+# The two commands are `make demo` and `make test`; both create the environment themselves.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint types ui lock clean
+
+BIN := .venv/bin
+READY := .venv/.ready
+UV_VERSION := 0.13.9
+WORKERS ?= 2
+
+# The newest Python that can make an environment; those the lock has been run with come first.
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && break; done)
+
+# Python itself is never downloaded: what is on the machine is used.
+export UV_PYTHON_DOWNLOADS := never
+
+help: ## Show what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+
+setup: $(READY) ## Create the environment in .venv, exactly as locked
+
+$(READY): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { \
+		echo "error: no Python 3.11 or newer with venv and ensurepip$(PYTHON:%= at %);" \
+			"install one (Debian: apt-get install python3-venv) or name one: make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@$(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { \
+		echo "Creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear .venv; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "Installing what requirements.lock names (about 7 GB the first time)"
+	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}"; \
+	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	echo '--editable .' | $(BIN)/uv pip sync --python $(BIN)/python requirements.lock -
+	@mkdir -p .dagster
+	@test -e .env || echo 'DAGSTER_HOME="$(CURDIR)/.dagster"' >.env
+	@touch $@
+
+demo: setup ## From nothing to a promoted model, every asset materialized
+	$(BIN)/captcha-assets batch add starter synthetic:3000:1
+	$(BIN)/captcha-assets update --config configs/demo.yaml
+	$(BIN)/captcha-assets summary
+
+test: setup ## Run the test suite, all but the slow tests
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov -m "not slow"
+
+test-all: setup ## Run the whole test suite, as CI does
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov
+
+lint: setup ## Check style: Python, YAML, Dockerfiles
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/yamllint --strict .
+	$(BIN)/hadolint dockerfiles/*.Dockerfile
+
+types: setup ## Check types
+	$(BIN)/mypy
+
+ui: setup ## Open Dagster's web UI on port 3000
+	$(BIN)/dg dev
+
+lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --quiet $(LOCK) --output-file requirements.lock
+
+clean: ## Remove the environment and the tools' caches; data, artifacts and .env stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
