@@ -1,0 +1,122 @@
+"""The built-in generator: Kaptcha-like single characters in the layout of the Kaggle data set.
+
+The same count and seed give the same archive, byte for byte, on any machine: pictures are made by
+integer arithmetic (`generator_picture`), chance is numpy's PCG64 seeded by picture, and the PNG files
+hold their pixels uncompressed, since no two builds of zlib promise the same compressed bytes. The first
+`n` images of a longer archive are the images of the shorter one.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from itertools import count as count_up
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.sources.generator_picture import LENGTH, cut, draw
+from captcha_assets.storage import replacing
+
+#: Kaptcha's alphabet, in which n stands twice.
+_ALPHABET = (*CLASSES, "n")
+
+
+class GeneratorError(ValueError):
+    """What was asked of the generator cannot be made."""
+
+
+def _stream(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(key))
+
+
+def _labels(seed: int) -> Iterator[str]:
+    """Yield characters without end: the whole alphabet again and again, each time shuffled."""
+    for turn in count_up():
+        yield from _stream(seed, 0, turn).permutation(_ALPHABET).tolist()
+
+
+def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return one character among random neighbours, uint8 (52, 32).
+
+    Raises:
+        GeneratorError: the label is not one of the data set's classes.
+    """
+    if label not in CLASSES:
+        raise GeneratorError(f"no character for label {label!r}: it is not one of {''.join(CLASSES)}")
+    word = [_ALPHABET[i] for i in rng.integers(len(_ALPHABET), size=LENGTH)]
+    place = int(rng.integers(LENGTH))
+    word[place] = label
+    picture, spans = draw("".join(word), rng)
+    image: NDArray[np.uint8] = cut(picture, spans[place : place + 1], rng)[0]
+    return image
+
+
+def generate(count: int, seed: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield `count` labelled images, five from each picture: (label, uint8 (52, 32)).
+
+    Every 21 images hold all classes, n twice.
+
+    Raises:
+        GeneratorError: the count or the seed is negative.
+    """
+    if count < 0 or seed < 0:
+        raise GeneratorError(f"cannot generate {count} images from seed {seed}: neither may be negative")
+    return islice(_endless(seed), count)
+
+
+def _endless(seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    labels = _labels(seed)
+    for picture in count_up():
+        word = list(islice(labels, LENGTH))
+        rng = _stream(seed, 1, picture)
+        yield from zip(word, cut(*draw("".join(word), rng), rng), strict=True)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+_HEADER = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0))
+_END = _chunk(b"IEND", b"")
+
+
+def _png(image: NDArray[Any]) -> bytes:
+    """Return an image as a grayscale PNG whose pixels are in one stored block, about 1.8 KB."""
+    lines = np.pad(image, ((0, 0), (1, 0))).tobytes()  # a leading 0 in each line: not filtered
+    size = struct.pack("<HH", len(lines), len(lines) ^ 0xFFFF)
+    stream = b"\x78\x01\x01" + size + lines + struct.pack(">I", zlib.adler32(lines))
+    return _HEADER + _chunk(b"IDAT", stream) + _END
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=(2024, 1, 1, 0, 0, 0))
+    info.create_system = 3
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def write_archive(target: Path, count: int, seed: int = 0) -> None:
+    """Write `count` images as a zip with members `Dataset/<label>_<n>.png`, complete or not at all.
+
+    The encoded images, 1.8 KB each, are held in memory while they are sorted by name.
+
+    Args:
+        target: the zip file; replaced if it is there.
+        count: number of images.
+        seed: another seed gives other images.
+
+    Raises:
+        GeneratorError: the count is not positive, or the seed is negative.
+    """
+    if count < 1:
+        raise GeneratorError(f"an archive of {count} images cannot be made: ask for one or more")
+    numbered = enumerate(generate(count, seed))
+    members = sorted((f"Dataset/{label}_{n}.png", _png(image)) for n, (label, image) in numbered)
+    with replacing(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members:
+            archive.writestr(_member(name), data)

@@ -1,0 +1,311 @@
+"""One Kaptcha picture, 200x50 pixels with five characters, and the crops of its characters.
+
+What the Java library does is followed step by step: bold letters of 40 px side by side on the
+baseline, a water wave around the centre of the picture and a ripple over all of it, two noise curves
+drawn as a few straight strokes that get thinner, a gradient from light gray to white below. Then each
+character is cut out, enlarged to the size of the data set, and aged: brightness, grain, bars at a side.
+
+Every pixel is made by integer arithmetic, or by rounding figures that are nowhere near a tie, so that
+the bytes depend neither on the processor nor on the number of threads. Outlines are rasterized by the
+FreeType inside the Pillow wheel and reduced by Pillow, strokes are filled by OpenCV: both in fixed point.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from captcha_assets.dataset import HEIGHT, WIDTH
+
+Array = NDArray[Any]
+
+#: Characters of a picture.
+LENGTH = 5
+
+_ROWS, _COLUMNS = 50, 200
+_MARGIN = 5  # around the text layer: no wave moves a pixel further
+_BASELINE = 42
+_START = 30  # where the first character starts
+_GAP = 2  # between the outlines of two characters
+_SCALE = 8  # outlines are rasterized this many times larger
+_EM = 40
+
+#: Width of a character's outline in pixels.
+_WIDTHS: dict[str, int] = {
+    "2": 18, "3": 17, "4": 19, "5": 17, "6": 18, "7": 18, "8": 19,
+    "a": 18, "b": 19, "c": 17, "d": 19, "e": 18, "f": 15, "g": 19,
+    "m": 28, "n": 19, "p": 19, "w": 25, "x": 18, "y": 18,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Face:
+    """A way to draw letters: a font file, and how much it is made bolder and wider.
+
+    Attributes:
+        font: file name without its ending, one of those that come with matplotlib.
+        bolder: added around the outline, in eighths of a pixel.
+        stretch: width in percent of the usual one.
+    """
+
+    font: str
+    bolder: int = 0
+    stretch: int = 100
+
+
+#: The faces a picture is drawn in, each as likely as another.
+FACES: tuple[Face, ...] = (
+    *(Face("DejaVuSans-Bold", 0, stretch) for stretch in (95, 100, 100, 106)),
+    *(Face("DejaVuSans", bolder, stretch) for bolder in (5, 8) for stretch in (97, 103)),
+    Face("DejaVuSansMono-Bold", 0, 100),
+    Face("DejaVuSans-BoldOblique", 0, 104),
+)
+
+
+#: Where characters start in a picture, and how wide they are.
+Spans = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Where each pixel of a picture comes from: four neighbours in a padded layer and their weights.
+
+    Attributes:
+        index: positions of the upper left neighbour in the flattened layer, int64 (50 x 200,).
+        weights: of the four neighbours, uint16 (4, 50 x 200), 256 in sum.
+    """
+
+    index: Array
+    weights: Array
+
+
+def _wave(x: Array, y: Array) -> Wave:
+    """Return the wave that fetches the pixel (row, column) from the place `y`, `x`, in sixteenths."""
+    x, y = x.ravel() + 16 * _MARGIN, y.ravel() + 16 * _MARGIN
+    return Wave((y >> 4) * (_COLUMNS + 2 * _MARGIN) + (x >> 4), _weights(x & 15, y & 15))
+
+
+def _weights(x: Array, y: Array) -> Array:
+    right, down = x.astype(np.uint16), y.astype(np.uint16)
+    left, up = 16 - right, 16 - down
+    return np.stack([left * up, right * up, left * down, right * down])
+
+
+def _fetch(layer: Array, index: Array, weights: Array) -> Array:
+    """Return the bilinear mean of four neighbours each, uint16 0..255, in the shape of `index`."""
+    flat, width = layer.ravel(), layer.shape[1]
+    total = flat[index] * weights[0]
+    for step, weight in zip((1, width, width + 1), weights[1:], strict=True):
+        total += flat[index + step] * weight
+    return (total + 128) >> 8
+
+
+@cache
+def _water() -> Wave:
+    """The wave around the centre: 3 pixels high there, gone at 50 pixels' distance."""
+    y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
+    x, y = x - _COLUMNS / 2, y - _ROWS / 2
+    distance = np.sqrt(x * x + y * y)
+    height = 3 * np.sin(distance * math.pi - 10) * np.maximum(1 - distance / 50, 0)
+    move = height / np.maximum(distance, 1)
+    return _wave(_sixteenths(x + x * move + _COLUMNS / 2), _sixteenths(y + y * move + _ROWS / 2))
+
+
+@cache
+def _ripple() -> Wave:
+    """The ripple over the whole picture: rows move sideways, columns up and down."""
+    y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
+    return _wave(_sixteenths(x + 2.6 * np.sin(y / 15)), _sixteenths(y + 1.7 * np.sin(x / 5)))
+
+
+def _sixteenths(place: Array) -> Array:
+    return np.floor(place * 16 + 0.5).astype(np.int64)
+
+
+@cache
+def _background() -> Array:
+    """The gradient from light gray, top left, to white, uint16 (50, 200)."""
+    y, x = np.mgrid[:_ROWS, :_COLUMNS]
+    return (192 + 63 * (_COLUMNS * x + _ROWS * y) // (_COLUMNS**2 + _ROWS**2)).astype(np.uint16)
+
+
+@cache
+def _font(name: str) -> ImageFont.FreeTypeFont:
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), _EM * _SCALE, layout_engine=ImageFont.Layout.BASIC)
+
+
+@cache
+def _glyph(character: str, face: Face) -> Array:
+    """Return the ink of a character, uint16 0..255 (50, its width), on the picture's baseline."""
+    canvas = Image.new("L", (80 * _SCALE, _ROWS * _SCALE))
+    ImageDraw.Draw(canvas).text(
+        (20 * _SCALE, _BASELINE * _SCALE),
+        character,
+        font=_font(face.font),
+        fill=255,
+        anchor="ls",
+        stroke_width=face.bolder,
+    )
+    left, _, right, _ = canvas.getbbox() or (0, 0, 1, 1)
+    width = round(_WIDTHS[character] * face.stretch / 100)
+    narrow = canvas.resize((width, _ROWS), Image.Resampling.BOX, box=(left, 0, right, _ROWS * _SCALE))
+    return np.asarray(narrow, dtype=np.uint16)
+
+
+def _text(word: str, face: Face) -> tuple[Array, Spans]:
+    """Return a padded layer of ink, uint16 (60, 210), and the columns each character takes."""
+    layer = np.zeros((_ROWS + 2 * _MARGIN, _COLUMNS + 2 * _MARGIN), np.uint16)
+    spans, pen = [], _START
+    for character in word:
+        glyph = _glyph(character, face)
+        place = layer[_MARGIN:-_MARGIN, _MARGIN + pen : _MARGIN + pen + glyph.shape[1]]
+        np.maximum(place, glyph, out=place)
+        spans.append((pen, glyph.shape[1]))
+        pen += glyph.shape[1] + _GAP
+    return layer, spans
+
+
+def _moved(layer: Array) -> Array:
+    """Return the ink of the text, uint16 (50, 200), after both waves."""
+    water, ripple = _water(), _ripple()
+    inner = layer[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    inner[:] = _fetch(layer, water.index, water.weights).reshape(_ROWS, _COLUMNS)
+    return _fetch(layer, ripple.index, ripple.weights).reshape(_ROWS, _COLUMNS)
+
+
+Point = tuple[float, float]
+
+
+def _middle(a: Point, b: Point) -> Point:
+    return (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+
+
+def _away(point: Point, start: Point, end: Point) -> float:
+    """Return the squared distance of a point from the stroke between two others."""
+    x, y = end[0] - start[0], end[1] - start[1]
+    px, py = point[0] - start[0], point[1] - start[1]
+    length = x * x + y * y
+    along = min(max((px * x + py * y) / length, 0.0), 1.0) if length else 0.0
+    return (px - along * x) ** 2 + (py - along * y) ** 2
+
+
+def _flat(a: Point, b: Point, c: Point, d: Point, depth: int = 0) -> list[Point]:
+    """Return the ends of straight strokes that stay within 2 pixels of a cubic curve, without `a`."""
+    if depth == 10 or max(_away(b, a, d), _away(c, a, d)) < 4:
+        return [d]
+    ab, bc, cd = _middle(a, b), _middle(b, c), _middle(c, d)
+    abc, bcd = _middle(ab, bc), _middle(bc, cd)
+    half = _middle(abc, bcd)
+    return _flat(a, ab, abc, half, depth + 1) + _flat(half, bcd, cd, d, depth + 1)
+
+
+def _stroke(picture: Array, start: Point, end: Point, width: float) -> None:
+    """Draw a straight black stroke with square ends on a uint8 picture, in place."""
+    x, y = end[0] - start[0], end[1] - start[1]
+    length = math.sqrt(x * x + y * y)
+    if not length:
+        return
+    half = (width - 0.9) / 2  # OpenCV's smooth edge adds the rest
+    x, y = x / length * half, y / length * half
+    ends = ((start[0] - x, start[1] - y), (end[0] + x, end[1] + y))
+    corners = [
+        (ends[i][0] + side * y, ends[i][1] - side * x) for i, side in ((0, 1), (0, -1), (1, -1), (1, 1))
+    ]
+    fixed = np.array([[round(16 * (value + 0.5)) for value in corner] for corner in corners], np.int32)
+    cv2.fillConvexPoly(picture, fixed, 0, cv2.LINE_AA, 4)
+
+
+def _curve(picture: Array, columns: tuple[int, int, int, int], rows: list[int]) -> None:
+    """Draw a noise curve through four points, thick at the left, on a uint8 picture, in place."""
+    a, b, c, d = ((float(x), float(y)) for x, y in zip(columns, rows, strict=True))
+    points = [(float(int(x)), float(int(y))) for x, y in [a, *_flat(a, b, c, d)]]
+    for place, (start, end) in enumerate(pairwise(points)):
+        _stroke(picture, start, end, 0.9 * (4 - min(place, 2)))
+
+
+def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
+    """Draw a picture.
+
+    Args:
+        word: its characters, each one of the data set's classes.
+        rng: what is left to chance is drawn from it.
+
+    Returns:
+        The picture, uint8 (50, 200), and the columns each character takes.
+    """
+    layer, spans = _text(word, FACES[rng.integers(len(FACES))])
+    picture = (_background() * (255 - _moved(layer)) // 255).astype(np.uint8)
+    rows = rng.integers(_ROWS, size=(3, 4)).tolist()
+    _curve(picture, (20, 20, 50, 50), rows[0])
+    _curve(picture, (20, 50, 100, 180), rows[1])
+    if rng.integers(6) == 0:
+        _curve(picture, (20, 20, 150, 180), rows[2])
+    return picture, spans
+
+
+def cut(picture: Array, spans: Spans, rng: np.random.Generator) -> Array:
+    """Cut characters out of a picture, enlarge and age them.
+
+    Args:
+        picture: uint8 (50, 200).
+        spans: the columns each character takes.
+        rng: what is left to chance is drawn from it.
+
+    Returns:
+        The characters, uint8 (their number, 52, 32).
+    """
+    left, top, wide, high = _frames(spans, rng)
+    turn = rng.integers(-300, 301, size=(2, len(spans)))
+    row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
+    x = _each(left) + _each(wide) * (2 * column + 1) // (2 * WIDTH) + _each(turn[0]) * (row - HEIGHT // 2)
+    y = _each(top) + _each(high) * (2 * row + 1) // (2 * HEIGHT) + _each(turn[1]) * (column - WIDTH // 2)
+    layer = np.pad(picture.astype(np.uint16), _MARGIN, mode="edge")
+    x = np.clip((x >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[1] - 1) - 1)
+    y = np.clip((y >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[0] - 1) - 1)
+    crops = _fetch(layer, (y >> 4) * layer.shape[1] + (x >> 4), _weights(x & 15, y & 15))
+    return _aged(crops, rng)
+
+
+def _each(values: Array) -> Array:
+    return values[:, None, None]
+
+
+def _frames(spans: Spans, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
+    """Return what is cut out, one entry a character: left, top, width and height in 4096ths of a pixel.
+
+    One half is as wide as the character and its margins; the other has one narrow width for all, which
+    cuts wide letters.
+    """
+    start, width = np.array(spans).T << 12
+    count = len(spans)
+    fixed = rng.integers(2, size=count) == 0
+    wide = np.where(fixed, rng.integers(22 << 12, 26 << 12, size=count), width + _between(6, 9, rng, count))
+    high = np.where(fixed, _between(43, 47, rng, count), _between(40, 44, rng, count))
+    left = start + np.where(fixed, _between(-4, -1, rng, count), _between(-5, -2, rng, count))
+    top = (_ROWS << 12) - high - _between(-1, 3, rng, count)
+    return left, top, wide, high
+
+
+def _between(low: int, high: int, rng: np.random.Generator, count: int) -> Array:
+    return rng.integers(low << 12, high << 12, size=count)
+
+
+def _aged(crops: Array, rng: np.random.Generator) -> Array:
+    """Return crops, uint16 (n, 52, 32), with brightness and grain changed, as uint8."""
+    count = len(crops)
+    gain = rng.integers(230, 290, size=count)
+    blown = rng.integers(4, size=count) == 0
+    gain = np.where(blown, rng.integers(290, 350, size=count), gain)
+    grain = rng.integers(2, 14, size=count)
+    noise = rng.integers(0, 256, size=(2, *crops.shape), dtype=np.uint8).astype(np.int32).sum(0) - 255
+    bright = crops.astype(np.int32) * _each(gain) + noise * _each(grain)
+    return np.clip(bright >> 8, 0, 255).astype(np.uint8)

@@ -1,0 +1,127 @@
+"""The built-in generator: deterministic to the byte, complete or absent, and like the real thing."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH, label_of
+from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
+
+#: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
+RECORDED = "451d372e614c41a2a92afb8143a00c96c34713c762b9c5fc31ee6165419642ca"
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("generator") / "archive.zip"
+    write_archive(path, 420, seed=3)
+    return path
+
+
+def test_the_archive_is_the_same_to_the_byte_on_every_machine(archive):
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == RECORDED
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(archive, tmp_path):
+    again = tmp_path / "again.zip"
+    code = (
+        "import sys, cv2, pathlib; cv2.setNumThreads(1)\n"
+        "from captcha_assets.sources.generator import write_archive\n"
+        "write_archive(pathlib.Path(sys.argv[1]), 420, seed=3)"
+    )
+    subprocess.run([sys.executable, "-c", code, again], check=True, env={"OMP_NUM_THREADS": "1"})
+    assert again.read_bytes() == archive.read_bytes()
+
+
+def test_the_archive_has_the_layout_of_the_kaggle_data_set(archive):
+    with zipfile.ZipFile(archive) as opened:
+        assert opened.testzip() is None
+        names = opened.namelist()
+        assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
+        assert {info.date_time for info in opened.infolist()} == {(2024, 1, 1, 0, 0, 0)}
+    assert names == sorted(names)
+    assert all(name.startswith("Dataset/") and label_of(name) in CLASSES for name in names)
+    numbers = [int(name.rpartition("_")[2].removesuffix(".png")) for name in names]
+    assert sorted(numbers) == list(range(420))
+
+
+def test_every_class_is_there_and_n_twice_as_often(archive):
+    counts = Counter(map(label_of, _members(archive)))
+    assert counts == {name: 40 if name == "n" else 20 for name in CLASSES}
+
+
+def test_an_image_is_the_same_in_the_archive_and_from_the_iterator(archive):
+    members = _members(archive)
+    for number, (label, image) in enumerate(generate(420, seed=3)):
+        with Image.open(BytesIO(members[f"Dataset/{label}_{number}.png"])) as png:
+            png.verify()
+        with Image.open(BytesIO(members[f"Dataset/{label}_{number}.png"])) as png:
+            assert png.mode == "L"
+            assert np.array_equal(np.asarray(png), image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 2**70))
+def test_a_longer_delivery_begins_with_the_images_of_a_shorter_one(first, more, seed):
+    short, long = list(generate(first, seed)), list(generate(first + more, seed))
+    assert len(short) == first
+    assert len(long) == first + more
+    for (label, image), (other_label, other) in zip(short, long, strict=False):
+        assert label == other_label
+        assert np.array_equal(image, other)
+
+
+def test_another_seed_gives_other_images():
+    seen = {image.tobytes() for seed in range(4) for _, image in generate(105, seed)}
+    assert len(seen) == 4 * 105
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(CLASSES), st.integers(0, 2**32))
+def test_a_rendered_character_is_dark_on_a_light_ground(label, seed):
+    image = render(label, np.random.default_rng(seed))
+    assert image.shape == (HEIGHT, WIDTH)
+    assert image.dtype == np.uint8
+    assert image.min() < 60
+    assert np.percentile(image, 90) > 150
+
+
+def test_the_same_state_of_chance_renders_the_same_character():
+    one, other = (render("g", np.random.default_rng(7)) for _ in range(2))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("count", "seed"), [(0, 0), (-1, 0), (5, -1)])
+def test_an_impossible_request_says_so_and_leaves_what_was_there(tmp_path, count, seed):
+    target = tmp_path / "archive.zip"
+    target.write_bytes(b"before")
+    with pytest.raises(GeneratorError):
+        write_archive(target, count, seed)
+    assert target.read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
+
+
+def test_a_label_outside_the_alphabet_is_refused():
+    with pytest.raises(GeneratorError, match="label 'q'"):
+        render("q", np.random.default_rng(0))
+
+
+def test_importing_the_generator_loads_no_training_library():
+    code = "import sys, captcha_assets.sources.generator as g; print({'torch', 'polars'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
