@@ -78,6 +78,15 @@ class Settings(BaseSettings):
         """Address of an artifact as the report server shows it."""
         return f"{self.reports_url}/{path.relative_to(self.artifact_root).as_posix()}"
 
+    @property
+    def deliveries(self) -> UPath:
+        """Folder of the registrations: where each delivery comes from."""
+        return self.artifact_root / "deliveries"
+
+    def delivery(self, batch: str) -> UPath:
+        """Where one delivery comes from."""
+        return self.deliveries / f"{batch}.json"
+
     def image_table(self, batch: str) -> UPath:
         """One row per usable image of a delivery."""
         return self.artifact_root / "image_table" / f"{batch}.parquet"

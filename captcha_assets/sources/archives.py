@@ -1,0 +1,313 @@
+"""What a delivery is made of: zip archives and folders; hashed, copied and packed without loss.
+
+A folder becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK = 1 << 20
+#: Archives are packed with this time, so that equal folders make equal bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+#: What a zip's comment can hold; the unreadable files of a packed folder are listed there.
+_COMMENT_BYTES = 65_535
+
+
+class DeliveryError(ValueError):
+    """A delivery that cannot be had as asked; the message says what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Size in bytes and hashes (hexadecimal) of one file."""
+
+    bytes: int
+    sha256: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file of a folder that could not be packed, and why. `member` is its path in the folder."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an archive holds: the number of files, and what was missing when its folder was packed."""
+
+    members: int
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True)
+class File:
+    """A regular file at one moment: path within its folder ("" for a lone file), size, time of change."""
+
+    member: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lay at a place at one moment, without anything having been opened."""
+
+    root: Path
+    files: tuple[File, ...]
+    unreadable: tuple[Unreadable, ...]
+    newest: float
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal hash of all names, sizes and times: equal as long as nobody touched anything."""
+        lines = (f"{file.member}\0{file.size}\0{file.mtime_ns}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+class _Hashing:
+    """A stream that hashes what passes and hands it on; it cannot seek, so zipfile appends only."""
+
+    def __init__(self, out: BinaryIO | None = None) -> None:
+        self._out = out
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def write(self, data: bytes) -> int:
+        self._size += len(data)
+        self._sha256.update(data)
+        self._md5.update(data)
+        if self._out is not None:
+            self._out.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        if self._out is not None:
+            self._out.flush()
+
+    def digest(self) -> Digest:
+        return Digest(self._size, self._sha256.hexdigest(), self._md5.hexdigest())
+
+
+def survey(place: Path) -> Survey:
+    """List what lies at `place`, a file or a folder, without opening anything or following links.
+
+    Raises:
+        OSError: nothing is there, or it cannot be looked at.
+    """
+    top = place.stat()
+    if not stat.S_ISDIR(top.st_mode):
+        return Survey(place, (File("", top.st_size, top.st_mtime_ns),), (), top.st_mtime)
+    files: list[File] = []
+    unreadable: list[Unreadable] = []
+    newest = top.st_mtime
+    for member, status in _walk(place, unreadable):
+        newest = max(newest, status.st_mtime)
+        if stat.S_ISREG(status.st_mode) and _is_utf8(member):
+            files.append(File(member, status.st_size, status.st_mtime_ns))
+        elif not stat.S_ISDIR(status.st_mode):
+            unreadable.append(Unreadable(_printable(member), _refusal(status, member)))
+    return Survey(place, tuple(sorted(files, key=lambda file: file.member)), tuple(unreadable), newest)
+
+
+def _walk(folder: Path, unreadable: list[Unreadable]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path within the folder and status of all that lies below it, folders included."""
+
+    def closed(error: OSError) -> None:
+        member = Path(error.filename).relative_to(folder).as_posix()
+        unreadable.append(Unreadable(_printable(member), f"folder cannot be listed: {error.strerror}"))
+
+    for parent, folders, names in os.walk(folder, onerror=closed):
+        for name in folders + names:
+            path = Path(parent, name)
+            yield path.relative_to(folder).as_posix(), path.lstat()
+
+
+def _is_utf8(member: str) -> bool:
+    return _printable(member) == member
+
+
+def _printable(member: str) -> str:
+    return member.encode(errors="backslashreplace").decode()
+
+
+def _refusal(status: os.stat_result, member: str) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        return "symbolic link, not followed"
+    return "not a regular file" if _is_utf8(member) else "name is not UTF-8"
+
+
+def digest_of(place: Path) -> Digest:
+    """Hash a file, or the archive that a folder would become.
+
+    Raises:
+        DeliveryError: the folder cannot be packed.
+        OSError: it cannot be read.
+    """
+    hashing = _Hashing()
+    if place.is_dir():
+        _pack(survey(place), hashing)
+    else:
+        _pour(place, hashing)
+    return hashing.digest()
+
+
+def _pour(source: Path, hashing: _Hashing) -> None:
+    with source.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            hashing.write(chunk)
+
+
+def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
+    """Write the delivery at `place` to `target`: a zip byte for byte, a folder packed.
+
+    Returns:
+        The archive's digest and the fingerprint of what was read.
+
+    Raises:
+        DeliveryError: the source changed meanwhile, what was written is not what was read, or the folder
+            cannot be packed.
+        OSError: it cannot be read or written.
+    """
+    before = survey(place)
+    with target.open("wb") as out:
+        hashing = _Hashing(out)
+        if place.is_dir():
+            _pack(before, hashing)
+        else:
+            _pour(place, hashing)
+    if survey(place).fingerprint != before.fingerprint:
+        raise DeliveryError(f"{place} changed while it was being read; run it again when it is complete")
+    if digest_of(target) != hashing.digest():
+        raise DeliveryError(f"{target} does not hold what was written to it; check the disk")
+    return hashing.digest(), before.fingerprint
+
+
+def _pack(seen: Survey, hashing: _Hashing) -> None:
+    """Write a deterministic zip: sorted names, one fixed time and mode, nothing compressed.
+
+    Uncompressed, because another zlib makes other bytes, and PNG does not shrink.
+    """
+    unreadable = list(seen.unreadable)
+    with zipfile.ZipFile(hashing, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for file in seen.files:
+            refusal = _add(archive, seen.root / file.member, file)
+            if refusal is not None:
+                unreadable.append(refusal)
+        if len(unreadable) == len(seen.unreadable) + len(seen.files):
+            raise DeliveryError(f"{seen.root} holds no file that can be read{_examples(unreadable)}")
+        archive.comment = _comment(seen.root, unreadable)
+
+
+def _add(archive: zipfile.ZipFile, path: Path, file: File) -> Unreadable | None:
+    info = zipfile.ZipInfo(file.member, _TIME)
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.file_size = file.size
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        return Unreadable(file.member, error.strerror or str(error))
+    with stream:
+        try:
+            chunk = stream.read(_CHUNK)
+        except OSError as error:
+            return Unreadable(file.member, error.strerror or str(error))
+        with archive.open(info, "w") as member:
+            while chunk:
+                member.write(chunk)
+                chunk = stream.read(_CHUNK)
+    return None
+
+
+def _examples(unreadable: list[Unreadable]) -> str:
+    named = "; ".join(f"{one.member}: {one.reason}" for one in sorted(unreadable, key=str)[:3])
+    return f" ({named})" if named else ""
+
+
+def _comment(root: Path, unreadable: list[Unreadable]) -> bytes:
+    if not unreadable:
+        return b""
+    rows = [[one.member, one.reason] for one in sorted(unreadable, key=lambda one: one.member)]
+    comment = json.dumps({"unreadable": rows}, ensure_ascii=False).encode()
+    if len(comment) > _COMMENT_BYTES:
+        raise DeliveryError(
+            f"{len(rows)} files of {root} cannot be read{_examples(unreadable)}; make them readable"
+            f" (chmod -R a+rX {root}) and run it again"
+        )
+    return comment
+
+
+def contents(archive: Path) -> Contents:
+    """Say what an archive holds, by its directory; no member is read.
+
+    Raises:
+        DeliveryError: it is not a complete zip archive.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = sum(not info.is_dir() for info in opened.infolist())
+            return Contents(members, _unreadable(opened.comment))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise DeliveryError(f"{archive} is not a complete zip archive ({error})") from error
+
+
+def _unreadable(comment: bytes) -> tuple[Unreadable, ...]:
+    """Read the list of unreadable files; anybody else's comment is none."""
+    try:
+        return tuple(
+            Unreadable(str(member), str(reason)) for member, reason in json.loads(comment)["unreadable"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def remove_delivered(place: Path, archive: Path) -> bool:
+    """Remove from `place` what `archive` provably holds, and nothing else; say whether all of it went.
+
+    Safe to be killed and called again.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if not place.is_dir():
+        if digest_of(place) == digest_of(archive):
+            place.unlink()
+        return not place.exists()
+    with zipfile.ZipFile(archive) as opened:
+        held = {info.filename: (info.file_size, info.CRC) for info in opened.infolist()}
+    for file in survey(place).files:
+        if held.get(file.member) == _size_and_crc(place / file.member):
+            (place / file.member).unlink()
+    return _remove_empty(place)
+
+
+def _remove_empty(folder: Path) -> bool:
+    for parent, _, _ in os.walk(folder, topdown=False):
+        if not any(os.scandir(parent)):
+            Path(parent).rmdir()
+    return not folder.exists()
+
+
+def _size_and_crc(path: Path) -> tuple[int, int] | None:
+    size, crc = 0, 0
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    except OSError:
+        return None
+    return size, crc
