@@ -19,6 +19,8 @@ from captcha_assets.settings import Settings, load_settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from captcha_assets.defs.runs import Step
+
 _THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
 
@@ -78,7 +80,7 @@ def batch_add(ctx: click.Context, name: str, source: str, materialize: bool) -> 
 @click.pass_obj
 def batch_list(settings: Settings, as_json: bool) -> None:
     """List the deliveries: delivered, usable, rejected, duplicates, checks."""
-    from captcha_assets.images.overview import describe_batches
+    from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.deliveries import known_batches
 
     rows = [row.to_dict() for row in describe_batches(settings, known_batches(settings))]
@@ -354,7 +356,7 @@ def _print_table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None
 
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(str(row[name]) if row[name] is not None else "–" for name in columns))
+        table.add_row(*(str(row[name]) if row[name] is not None else "-" for name in columns))
     Console().print(table)
 
 

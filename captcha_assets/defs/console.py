@@ -17,8 +17,10 @@ class _OwnWords(logging.Handler):
 
 @dg.logger(description="The words of assets alone.")
 def _own_words(_context: dg.InitLoggerContext) -> logging.Logger:
-    logger = logging.Logger("captcha-assets", level=logging.INFO)
-    logger.addHandler(_OwnWords())
+    logger = logging.getLogger("captcha-assets.run")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_OwnWords()]
     return logger
 
 

@@ -1,0 +1,161 @@
+"""From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
+
+import shutil
+
+import dagster as dg
+
+from captcha_assets.defs.model.config import TrainingConfig, training_settings
+from captcha_assets.defs.model.training import job_for, run_training
+from captcha_assets.defs.presentation import link, picture
+from captcha_assets.images import local
+from captcha_assets.images.table import content_hash
+from captcha_assets.models import folder, registry
+from captcha_assets.settings import Settings
+from captcha_assets.storage import fetched, replacing_folder
+
+
+@dg.asset(
+    deps=["splits"],
+    group_name="model",
+    kinds={"pytorch", "lightning", "timm"},
+    code_version="1",
+    pool="training",
+    description="The trained candidate: weights, config, classes, history, provenance.",
+)
+def resnet18(
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    settings: dg.ResourceParam[Settings],
+    pipes: dg.ResourceParam[dg.PipesSubprocessClient],
+) -> dg.MaterializeResult[None]:
+    """Train in a process of its own; an interrupted training goes on where it was."""
+    training, splits_version = training_settings(config), content_hash(settings.splits)
+    with local.local_tables(settings) as data:
+        job = job_for(settings, data, splits_version, training, code_version="1", run_id=context.run_id)
+        trained = run_training(context, pipes, job)
+    model_id = registry.add_candidate(settings.models, trained)
+    metrics, history = folder.read_metrics(trained), folder.read_history(trained)
+    shutil.rmtree(trained.parent)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(model_id),
+        metadata={
+            "model": model_id,
+            "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
+            "splits": splits_version,
+            "settings": dg.MetadataValue.json(config.model_dump()),
+            "epochs": len(history),
+            **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
+        },
+    )
+
+
+@dg.asset(
+    deps=[resnet18, "splits"],
+    group_name="model",
+    kinds={"pytorch", "matplotlib"},
+    code_version="1",
+    description="What the candidate is worth on the test split: accuracy with its interval, per class, "
+    "calibration, confusion, the worst mistakes.",
+)
+def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+    """Measure the candidate on today's test split."""
+    from captcha_assets.evaluation.evaluate import evaluate
+
+    model_id, splits_version = registry.candidate(settings.models).model_id, content_hash(settings.splits)
+    with (
+        local.local_tables(settings) as data,
+        fetched(registry.model_folder(settings.models, model_id)) as model,
+    ):
+        measured = evaluate(
+            model, data.tables, data.splits, settings.evaluation(model_id), splits_version=splits_version
+        )
+    metrics = measured.metrics
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(measured.version),
+        metadata={
+            "model": model_id,
+            "accuracy": metrics.accuracy,
+            "accuracy (95 % interval)": f"{metrics.accuracy_low:.4f} to {metrics.accuracy_high:.4f}",
+            "macro F1": metrics.macro_f1,
+            "expected calibration error": metrics.ece,
+            "test images": metrics.n,
+            "classes without test images": list(metrics.missing),
+            "report": link(settings, measured.report),
+            **{name.replace("_", " "): picture(png, name) for name, png in measured.pictures.items()},
+        },
+    )
+
+
+@dg.asset(
+    deps=[resnet18, "splits"],
+    group_name="model",
+    kinds={"onnx"},
+    code_version="1",
+    description="The candidate as ONNX, compared with the original on real images.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "parity",
+            asset="onnx_model",
+            description="The export says the same as the model it was made from.",
+            blocking=True,
+        )
+    ],
+)
+def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+    """Export the candidate, and run both on the images of the test split."""
+    from captcha_assets.images.reader import read_split
+    from captcha_assets.models import onnx
+
+    model_id = registry.candidate(settings.models).model_id
+    target = settings.onnx_model(model_id)
+    with (
+        local.local_tables(settings) as data,
+        fetched(registry.model_folder(settings.models, model_id)) as model,
+        replacing_folder(target) as part,
+    ):
+        parity = onnx.export(model, part, read_split(data.tables, data.splits, "test").pixels)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(parity.version),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="parity",
+                passed=parity.passed,
+                description=f"probabilities differ by at most {parity.max_abs_difference:.1e} on "
+                f"{parity.images} images; the same character on {parity.agreement:.2%}",
+            )
+        ],
+        metadata={
+            "model": model_id,
+            "largest difference of a probability": parity.max_abs_difference,
+            "agreement": parity.agreement,
+            "images compared": parity.images,
+            "opset": parity.opset,
+            "size": dg.MetadataValue.int(parity.bytes),
+            "path": dg.MetadataValue.path(str(target)),
+        },
+    )
+
+
+@dg.asset(
+    deps=[evaluation, onnx_model],
+    group_name="model",
+    kinds={"registry"},
+    code_version="1",
+    description="Which model serves, since when, instead of which, and why.",
+)
+def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+    """Promote the candidate if there is no champion, or if it is better on today's test split."""
+    from captcha_assets.evaluation import promotion
+
+    with local.local_tables(settings) as data:
+        outcome = promotion.consider_candidate(settings, data)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(outcome.champion.model_id),
+        metadata={
+            "champion": outcome.champion.model_id,
+            "since": outcome.champion.since,
+            "instead of": outcome.champion.instead_of or "none",
+            "promoted now": outcome.promoted,
+            "why": outcome.reason,
+        },
+    )

@@ -1,0 +1,36 @@
+"""The tables of the placed images, as local files: what training, evaluation and export read."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from captcha_assets.settings import Settings
+from captcha_assets.storage import fetched
+
+
+@dataclass(frozen=True)
+class LocalTables:
+    """Local files, whole as long as the block that yielded them runs.
+
+    Attributes:
+        tables: `image_table` of every delivery that has images in the splits, in order of their names.
+        splits: the splits.
+        batches: the names of those deliveries.
+    """
+
+    tables: tuple[Path, ...]
+    splits: Path
+    batches: tuple[str, ...]
+
+
+@contextmanager
+def local_tables(settings: Settings) -> Iterator[LocalTables]:
+    """Yield local copies of the splits and of the image tables that they refer to."""
+    with ExitStack() as stack:
+        splits = stack.enter_context(fetched(settings.splits))
+        batches = tuple(pl.scan_parquet(splits).select("batch").unique().collect().to_series().sort())
+        tables = tuple(stack.enter_context(fetched(settings.image_table(name))) for name in batches)
+        yield LocalTables(tables, splits, batches)

@@ -1,0 +1,72 @@
+"""What became of each delivery, in one row."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from captcha_assets.quality import verdict
+from captcha_assets.settings import Settings
+from captcha_assets.storage import AnyPath
+
+
+@dataclass(frozen=True)
+class BatchOverview:
+    """One delivery. Counts are None until the delivery was materialized.
+
+    Attributes:
+        batch: its name.
+        delivered: members of the archive, usable or not.
+        usable: images that could be decoded and labelled.
+        rejected: members that were refused.
+        duplicates: usable images that another member, of this delivery or an earlier one, holds already.
+        checks: "passed", "passed, N warnings", "failed: NAME, ..." or "not made".
+    """
+
+    batch: str
+    delivered: int | None
+    usable: int | None
+    rejected: int | None
+    duplicates: int | None
+    checks: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as a JSON object."""
+        return asdict(self)
+
+
+def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOverview]:
+    """Describe deliveries from what they left among the artifacts; nothing is computed anew."""
+    firsts = _firsts_by_batch(settings.image_index)
+    return [_describe(settings, name, firsts) for name in sorted(batches)]
+
+
+def _describe(settings: Settings, batch: str, firsts: dict[str, int] | None) -> BatchOverview:
+    if not (settings.verdict("image_table", batch) / "verdict.json").exists():
+        return BatchOverview(batch, None, None, None, None, "not made")
+    usable = _rows(settings.image_table(batch))
+    rejected = _rows(settings.rejected_images(batch))
+    judged = verdict.load(settings.verdict("image_table", batch))
+    # The index counts an image with the first delivery that brought it; one held back is not in it.
+    duplicates = usable - firsts.get(batch, 0) if firsts is not None and judged.passed else None
+    return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(judged))
+
+
+def _rows(path: AnyPath) -> int:
+    return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
+
+
+def _firsts_by_batch(index: AnyPath) -> dict[str, int] | None:
+    if not index.exists():
+        return None
+    counted = pl.scan_parquet(str(index)).group_by("batch").agg(pl.len().alias("images")).collect()
+    return dict(counted.iter_rows())
+
+
+def _in_words(judged: verdict.Verdict) -> str:
+    if not judged.passed:
+        failed = [finding.name for finding in judged.findings if finding.blocking and not finding.passed]
+        return f"failed: {', '.join(failed)}"
+    warnings = len(judged.warnings)
+    return f"passed, {warnings} warning{'s' * (warnings > 1)}" if warnings else "passed"

@@ -1,0 +1,129 @@
+"""A home in which everything was made once, on a small delivery with a real training."""
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from captcha_assets.definitions import defs
+from captcha_assets.defs import runs
+from captcha_assets.defs.console import with_quiet_console
+from captcha_assets.defs.instance import open_instance
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries, generator
+
+NARROW = {
+    "epochs": 3,
+    "channels": [8, 16, 32, 64],
+    "batch_size": 32,
+    "sample_size": None,
+    "learning_rate": 0.05,
+}
+RUN_CONFIG = {"ops": {"resnet18": {"config": NARROW}}}
+
+
+@dataclass
+class Home:
+    """An installation of its own: settings, instance, definitions."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+    log: list[str] = field(default_factory=list)
+
+    def add(self, name: str, source: str) -> None:
+        """Register a delivery and make it known to Dagster."""
+        deliveries.register(self.settings, name, deliveries.parse_source(source))
+        self.instance.add_dynamic_partitions("batch", [name])
+
+    def update(self, selection: str = "*", config: dict | None = None) -> list[runs.Outcome]:
+        """Make what is needed, and return what became of each step."""
+        chosen = dg.AssetSelection.from_string(selection)
+        events = runs.update(self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config)
+        return [event for event in events if isinstance(event, runs.Outcome)]
+
+    def make(self, *assets: str, partition: str | None = None) -> str | None:
+        """Make one step, needed or not, and return why it failed."""
+        step = runs.Step(tuple(assets), partition)
+        return runs.make(self.definitions, self.instance, step, RUN_CONFIG)[1]
+
+    def stale(self) -> list[str]:
+        """The steps that are missing or out of date."""
+        everything = runs.steps_in_order(self.definitions, dg.AssetSelection.all())
+        return [str(step) for assets in everything for step in runs.needed(self.definitions, self.instance, assets)]
+
+    def version(self, asset: str, partition: str | None = None) -> str | None:
+        """The data version of an asset now."""
+        versions = self.instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1
+        )
+        materialization = versions.records[0].asset_materialization if versions.records else None
+        return materialization.tags["dagster/data_version"] if materialization and materialization.tags else None
+
+    def runs_of(self, asset: str) -> int:
+        """How often an asset was materialized, over all partitions."""
+        return len(self.instance.fetch_materializations(dg.AssetKey(asset), limit=1000).records)
+
+
+def open_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Open the home `folder` in this process."""
+    monkeypatch.setenv("CAPTCHA_HOME", str(folder))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    settings = Settings(home=folder)
+    return Home(settings, open_instance(settings), with_quiet_console(defs()))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty home."""
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home in which one delivery was taken through to a champion."""
+    folder = tmp_path_factory.mktemp("finished") / "home"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = open_home(folder, monkeypatch)
+        with opened.instance:
+            opened.add("first", "synthetic:600:1")
+            outcomes = opened.update()
+            assert not [outcome for outcome in outcomes if outcome.error], outcomes
+    return folder
+
+
+@pytest.fixture
+def finished(finished_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A copy of the finished home, to change at will."""
+    shutil.copytree(finished_folder, tmp_path / "home", symlinks=True)
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """The narrow training as a file."""
+    path = tmp_path / "narrow.yaml"
+    path.write_text(yaml.safe_dump(RUN_CONFIG))
+    return path
+
+
+@pytest.fixture
+def mostly_bad_archive(tmp_path: Path) -> Path:
+    """A zip in which three of four members are no images."""
+    path = tmp_path / "bad.zip"
+    generator.write_archive(tmp_path / "good.zip", 20, seed=9)
+    with zipfile.ZipFile(tmp_path / "good.zip") as good, zipfile.ZipFile(path, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, good.read(name))
+        for number in range(60):
+            bad.writestr(f"Dataset/a_{90000 + number}.png", b"no image")
+    return path
