@@ -2,15 +2,20 @@
 
 The same functions serve local folders and object stores: there a file is written on the local disk
 first and uploaded in one request, which the store makes visible as a whole.
+
+A writer works in a folder of its own beside the target and holds its lock. The system drops the lock
+when the writer ends, however it ends, so the next writer can tell what was left behind from what is
+still being written, in other processes and other containers too.
 """
 
+import fcntl
+import glob
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +24,43 @@ from upath import UPath
 #: A local path, or one on an object store.
 AnyPath = Path | UPath
 
-#: Temporary files that this process is writing now.
-_WRITING: set[Path] = set()
 
-
-def _alive(pid: int) -> bool:
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder, which falls with this process; a BlockingIOError says it is taken."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left behind; a living writer's file is let be."""
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        pid = left.name.removeprefix(f".{target.name}.").split(".")[0]
-        writing = left in _WRITING if pid == str(os.getpid()) else _alive(int(pid))
-        if not writing:
-            _remove(left)
+    """Remove what killed writers of `target` left behind; a living writer's folder is let be."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        # taken: its writer lives; not found: its writer has just ended well
+        with suppress(BlockingIOError, FileNotFoundError), _locked(left, wait=False):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yield a new name beside `target`; what still bears it at the end is removed."""
+def _workshop(target: Path) -> Iterator[Path]:
+    """Yield a writer's own folder beside `target`, holding an empty folder `new`; removed at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    _WRITING.add(part)
-    try:
-        yield part
-    finally:
-        _remove(part)
-        _WRITING.discard(part)
+    with ExitStack() as stack:
+        # Under the parent's lock nobody sweeps a folder that is made but not locked yet.
+        with _locked(target.parent):
+            _sweep(target)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+            stack.enter_context(_locked(folder))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        (folder / "new").mkdir()
+        yield folder
 
 
 def _sync(path: Path) -> None:
+    """Have the disk keep what was written to a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -72,7 +70,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def replacing(target: AnyPath) -> Iterator[Path]:
-    """Yield a temporary local path to write to; when the block ends well it becomes `target`.
+    """Yield a temporary local path of the same name; when the block ends well it becomes `target`.
 
     When the block raises, `target` stays as it was and the temporary file is removed.
     """
@@ -82,43 +80,51 @@ def replacing(target: AnyPath) -> Iterator[Path]:
             yield part
             target.fs.put_file(str(part), target.path)
         return
-    _sweep(target)
-    with _beside(target) as part:
+    with _workshop(target) as workshop:
+        part = workshop / "new" / target.name
         yield part
         _sync(part)
         part.replace(target)
+        _sync(target.parent)
 
 
 @contextmanager
 def replacing_folder(target: AnyPath) -> Iterator[Path]:
     """Like `replacing`, for a folder: yield an empty local folder that becomes `target` as a whole.
 
-    On an object store the file `manifest.json`, if the folder has one, is uploaded last, so that a
-    folder with a manifest is a complete folder.
+    On an object store the file `manifest.json`, if the folder has one, is removed first and uploaded
+    last, so that a folder with a manifest is a complete folder.
     """
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
             yield Path(name)
             _upload_folder(Path(name), target)
         return
-    _sweep(target)
-    with _beside(target) as part, _beside(target) as old:
+    with _workshop(target) as workshop:
+        part = workshop / "new" / target.name
         part.mkdir()
         yield part
-        for file in filter(Path.is_file, part.rglob("*")):
-            _sync(file)
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
+        for entry in (part, *part.rglob("*")):
+            _sync(entry)
+        with _locked(target.parent):
+            if target.exists():
+                target.rename(workshop / "old")
+            part.rename(target)
+            _sync(target.parent)
 
 
 def _upload_folder(folder: Path, target: UPath) -> None:
-    files = sorted(
-        filter(Path.is_file, folder.rglob("*")), key=lambda file: (file.name == "manifest.json", file)
-    )
-    for file in files:
-        place = target / file.relative_to(folder).as_posix()
-        place.fs.put_file(str(file), place.path)
+    """Make `target` hold the files of `folder` and no others; it has no manifest until it is complete."""
+    store, root = target.fs, target.path.rstrip("/")
+    places = {
+        f"{root}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*") if file.is_file()
+    }
+    manifest = f"{root}/manifest.json"
+    stale = [place for place in store.find(root) if place == manifest or place not in places]
+    for place in sorted(stale, key=lambda place: place != manifest):
+        store.rm_file(place)
+    for place in sorted(places, key=lambda place: (place == manifest, place)):
+        store.put_file(str(places[place]), place)
 
 
 def write_json(target: AnyPath, value: Any) -> None:

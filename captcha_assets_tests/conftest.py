@@ -1,0 +1,74 @@
+"""What all tests share: an environment of their own, a home, an object store, real images."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores among themselves
+
+import hypothesis
+import pytest
+from upath import UPath
+
+from captcha_assets.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _an_environment_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the developer's own settings reaches a test, and no test reaches the developer's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("CAPTCHA_", "KAGGLE_", "DAGSTER_"))]:
+            patch.delenv(name)
+        patch.setenv("CAPTCHA_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a new, empty home."""
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images beside the repository, which are not ours to distribute."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UPath]:
+    """An empty bucket of an S3 server that runs in this process; child processes reach it too."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": _object_store,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = UPath(f"s3://bucket-{os.getpid()}-{abs(hash(tmp_path))}", use_listings_cache=False)
+    place.fs.clear_instance_cache()  # an instance keeps the address it was made with
+    place.fs.mkdir(place.path)
+    yield place
+    place.fs.clear_instance_cache()
