@@ -4,10 +4,10 @@ Everything hangs off one *home* (`CAPTCHA_HOME`): two homes never touch each oth
 """
 
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
@@ -24,7 +24,9 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Where one installation keeps its things. Each field is read from `CAPTCHA_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="CAPTCHA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="CAPTCHA_", env_ignore_empty=True, frozen=True, extra="ignore", validate_default=True
+    )
 
     home: Annotated[Path, Field(description="Folder of data/, artifacts/, inbox/ and .dagster/.")] = (
         REPOSITORY
@@ -49,6 +51,20 @@ class Settings(BaseSettings):
             raise ValueError(f"{home} is not a folder")
         return home
 
+    @field_validator("artifacts")
+    @classmethod
+    def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
+        """Return an object store's address as it is, and a folder as an absolute path."""
+        home = info.data.get("home", REPOSITORY)
+        scheme, separator, place = (artifacts or "artifacts").rpartition("://")
+        if not separator or scheme == "file":
+            return str(home / Path(place).expanduser())
+        if scheme not in {"s3", "gs"}:
+            raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
+        if not place.strip("/"):
+            raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
+        return f"{scheme}://{place.rstrip('/')}"
+
     @property
     def raw(self) -> Path:
         """Folder of the archives exactly as delivered, `<batch>.zip` each. DVC tracks its parent."""
@@ -72,11 +88,13 @@ class Settings(BaseSettings):
     @cached_property
     def artifact_root(self) -> UPath:
         """Root of all that Dagster makes: a local folder or an object store."""
-        return UPath(self.artifacts) if self.artifacts else UPath(self.home / "artifacts")
+        place = str(self.artifacts)
+        # A listing remembered from before would hide what another process has stored since.
+        return UPath(place, use_listings_cache=False) if "://" in place else UPath(place)
 
     def public_url(self, path: AnyPath) -> str:
         """Address of an artifact as the report server shows it."""
-        return f"{self.reports_url}/{path.relative_to(self.artifact_root).as_posix()}"
+        return f"{self.reports_url}/{PurePosixPath(str(path)).relative_to(str(self.artifact_root))}"
 
     @property
     def deliveries(self) -> UPath:
@@ -138,4 +156,5 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = f"CAPTCHA_{'_'.join(map(str, first['loc'])).upper()}"
-        raise SettingsError(f"{variable}={first['input']!r} cannot be used: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{variable}={str(first['input'])!r} cannot be used: {reason}") from error

@@ -1,0 +1,168 @@
+"""Everything hangs off one home; what cannot be used is refused with the variable's name and a reason."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from captcha_assets.settings import REPOSITORY, Settings, SettingsError, load_settings
+from captcha_assets.storage import write_json
+
+
+def _places(settings: Settings) -> dict[str, Path]:
+    return {
+        "raw": settings.raw,
+        "inbox": settings.inbox,
+        "dagster_home": settings.dagster_home,
+        "scratch": settings.scratch,
+        "artifact_root": Path(str(settings.artifact_root)),
+        "image_table": Path(str(settings.image_table("starter"))),
+        "rejected_images": Path(str(settings.rejected_images("starter"))),
+        "verdict": Path(str(settings.verdict("image_table", "starter"))),
+        "image_index": Path(str(settings.image_index)),
+        "splits": Path(str(settings.splits)),
+        "models": Path(str(settings.models)),
+        "evaluation": Path(str(settings.evaluation("one"))),
+        "onnx_model": Path(str(settings.onnx_model("one"))),
+    }
+
+
+# --- the home
+
+
+def test_two_homes_never_touch_each_other(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    places = {home: _places(load_settings(home=home)) for home in (one, two)}
+    assert all(place.is_relative_to(one) for place in places[one].values())
+    assert all(place.is_relative_to(two) for place in places[two].values())
+
+
+def test_every_thing_has_a_place_of_its_own(settings: Settings) -> None:
+    places = list(_places(settings).values())
+    assert len(set(places)) == len(places)
+
+
+def test_the_repository_is_the_home_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAPTCHA_HOME")
+    assert load_settings().home == REPOSITORY
+    assert (REPOSITORY / "pyproject.toml").is_file()
+
+
+def test_an_empty_variable_is_an_unset_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTCHA_HOME", "")
+    monkeypatch.setenv("CAPTCHA_ARTIFACTS", "")
+    assert load_settings().home == REPOSITORY
+    assert Path(load_settings().artifact_root) == REPOSITORY / "artifacts"
+
+
+def test_the_home_is_read_from_the_environment_when_settings_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / name))
+        assert load_settings().home == tmp_path / name
+
+
+def test_what_is_given_explicitly_wins_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / "environment"))
+    assert load_settings(home=tmp_path / "given").home == tmp_path / "given"
+
+
+def test_a_home_is_absolute_whatever_folder_a_step_runs_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert load_settings(home="captcha").home == tmp_path / "captcha"
+    assert load_settings(home="~/captcha").home == tmp_path / "me" / "captcha"
+
+
+def test_a_home_that_is_a_file_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("CAPTCHA_HOME", str(file))
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"CAPTCHA_HOME='{file}' cannot be used: {file} is not a folder"
+
+
+def test_reading_the_settings_creates_nothing(tmp_path: Path) -> None:
+    _places(load_settings(home=tmp_path / "home"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- where artifacts go
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "place"),
+    [
+        ("made", "{home}/made"),
+        ("{tmp}/made", "{tmp}/made"),
+        ("file://{tmp}/made", "{tmp}/made"),
+        ("~/made", "{tmp}/made"),
+    ],
+)
+def test_a_folder_of_artifacts_is_local_and_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, artifacts: str, place: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = tmp_path / "home"
+    settings = load_settings(home=home, artifacts=artifacts.format(tmp=tmp_path))
+    assert isinstance(settings.artifact_root, Path)
+    assert str(settings.artifact_root) == place.format(tmp=tmp_path, home=home)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/captcha", "gs://bucket/captcha", "s3://bucket/captcha/"])
+def test_the_same_places_exist_on_an_object_store(tmp_path: Path, address: str) -> None:
+    settings = load_settings(home=tmp_path, artifacts=address)
+    assert str(settings.splits) == f"{address.rstrip('/')}/splits.parquet"
+    assert settings.raw == tmp_path / "data" / "raw"
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "reason"),
+    [
+        ("ftp://host/folder", "ftp:// is not supported: give a folder, s3://... or gs://..."),
+        ("s3://", "name a bucket: s3://<bucket>/<folder>"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, artifacts: str, reason: str
+) -> None:
+    monkeypatch.setenv("CAPTCHA_ARTIFACTS", artifacts)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"CAPTCHA_ARTIFACTS='{artifacts}' cannot be used: {reason}"
+
+
+def test_a_report_has_an_address_below_the_report_servers(tmp_path: Path) -> None:
+    local = load_settings(home=tmp_path)
+    stored = load_settings(home=tmp_path, artifacts="s3://bucket/made")
+    for settings in (local, stored):
+        report = settings.evaluation("one") / "report.html"
+        assert settings.public_url(report) == "http://localhost:3001/evaluation/one/report.html"
+
+
+STORE_ONE = """
+import sys
+from captcha_assets.settings import load_settings
+from captcha_assets.storage import write_json
+write_json(load_settings().models / "champion.json", sys.argv[1])
+"""
+
+
+def test_what_another_process_stores_is_seen_at_once(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTCHA_ARTIFACTS", str(bucket / "made"))
+    models = load_settings().models
+    write_json(models / "history.json", [])
+    assert [path.name for path in models.iterdir()] == ["history.json"]
+    for content in ("first", "second, and longer"):
+        subprocess.run([sys.executable, "-c", STORE_ONE, content], check=True)
+        assert (models / "champion.json").exists()
+        assert (models / "champion.json").read_text() == f'"{content}"\n'
+        assert len(list(models.iterdir())) == 2
