@@ -17,21 +17,7 @@ from captcha_assets.evaluation.metrics import (
     mcnemar,
     wilson,
 )
-
-CLASSES = ("a", "b", "c", "d")
-
-
-def softmax(logits):
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def made_up(seed=0, n=400, classes=CLASSES, skill=2.0):
-    """Return probabilities and labels of a model that is right more often than not."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, len(classes), n)
-    logits = rng.normal(size=(n, len(classes))) + skill * np.eye(len(classes))[labels]
-    return softmax(logits), labels
+from captcha_assets_tests.evaluation.examples import CLASSES, made_up, softmax
 
 
 @st.composite

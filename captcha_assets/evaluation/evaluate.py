@@ -1,0 +1,211 @@
+"""Measuring a model on a split, and the folder that tells of it.
+
+    metrics.json          the figures, with the model's id and the split
+    predictions.parquet   one row per image: what was said of it, how surely
+    *.png                 the pictures of `plots`
+    report.html           all of it as one page
+    manifest.json         the SHA-256 of every file; written last
+
+The same model on the same images gives the same bytes on the same machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import xxhash
+
+from captcha_assets.evaluation import plots
+from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
+from captcha_assets.evaluation.mistakes import Mistake
+from captcha_assets.evaluation.report import Delivery, render
+from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.models.folder import ModelConfig, model_id, read_history
+from captcha_assets.models.manifest import json_text, sha256
+from captcha_assets.models.predictor import TorchPredictor
+from captcha_assets.storage import AnyPath, replacing_folder
+
+
+class EvaluationError(ValueError):
+    """A split that no model can be measured on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on a split.
+
+    `predictions` has a row per image, in order of image id: image_id, label, predicted, probability (of
+    the predicted class), split, batch. `pictures` are PNGs by name: confusion_matrix, per_class,
+    calibration, mistakes and, where the training left a history, training_curves. `report` is where the
+    page lies. `version` is a hash of the figures and the predictions.
+    """
+
+    model_id: str
+    split: str
+    metrics: Metrics
+    predictions: pl.DataFrame
+    pictures: Mapping[str, bytes]
+    report: AnyPath
+    version: str
+
+
+def evaluate(
+    model_folder: Path,
+    tables: Sequence[Path],
+    splits: Path,
+    target: AnyPath,
+    split: str = "test",
+    *,
+    splits_version: str | None = None,
+    delivery_link: str | None = None,
+) -> Evaluation:
+    """Measure a model on a split and write what was found, complete or not at all.
+
+    Args:
+        model_folder: local model folder.
+        tables: local `image_table` files that hold the split's images.
+        splits: local `splits` file.
+        target: folder to make; one of old is replaced.
+        split: "test", "validation" or "train".
+        splits_version: data version of the splits, to be told in the report.
+        delivery_link: see `report.render`.
+
+    Raises:
+        EvaluationError: the split has no images.
+        ModelFolderError: the model folder is damaged.
+        ReaderError: the tables are damaged, or not of one state with the splits.
+    """
+    name = model_id(model_folder)
+    predictor = TorchPredictor(model_folder)
+    images = _images(tables, splits, split, predictor.config)
+    probabilities = predictor.predict(images.pixels)
+    metrics = compute_metrics(probabilities, images.labels, images.classes)
+    predictions = _predictions(images, probabilities, split)
+    mistakes = _mistakes(images, predictions)
+    pictures = _pictures(metrics, mistakes, read_history(model_folder))
+    page = render(
+        model_id=name,
+        split=split,
+        metrics=metrics,
+        pictures=pictures,
+        mistakes=mistakes,
+        deliveries=_deliveries(predictions),
+        facts=_facts(predictor.config, splits_version),
+        delivery_link=delivery_link,
+    )
+    figures = {"model_id": name, "split": split, **metrics.to_dict()}
+    version = xxhash.xxh3_128_hexdigest((json_text(figures) + predictions.write_csv()).encode())
+    with replacing_folder(target) as part:
+        _write(part, {**figures, "splits_version": splits_version}, predictions, pictures, page)
+        _write_manifest(part, name, version)
+    return Evaluation(name, split, metrics, predictions, pictures, target / "report.html", version)
+
+
+def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
+    images = read_split(tables, splits, split, classes=config.classes)
+    if len(images) == 0:
+        raise EvaluationError(
+            f"the {split} split of {splits} has no images, so no model can be measured on it: add a delivery "
+            "large enough to be split, and materialize the splits"
+        )
+    return images
+
+
+def _predictions(images: SplitImages, probabilities: npt.NDArray[np.float32], split: str) -> pl.DataFrame:
+    classes = np.array(images.classes)
+    return pl.DataFrame(
+        {
+            "image_id": images.image_ids,
+            "label": classes[images.labels],
+            "predicted": classes[probabilities.argmax(axis=1)],
+            "probability": probabilities.max(axis=1).astype(np.float64).round(DIGITS),
+            "split": np.full(len(images), split),
+            "batch": images.batches.astype(str),
+        }
+    )
+
+
+def _mistakes(images: SplitImages, predictions: pl.DataFrame) -> list[Mistake]:
+    wrong = (
+        predictions.with_row_index("row")
+        .filter(pl.col("predicted") != pl.col("label"))
+        .sort("probability", "image_id", descending=[True, False])
+    )
+    return [
+        Mistake(
+            image_id=row["image_id"],
+            label=row["label"],
+            predicted=row["predicted"],
+            probability=row["probability"],
+            batch=row["batch"],
+            pixels=images.pixels[row["row"]],
+        )
+        for row in wrong.iter_rows(named=True)
+    ]
+
+
+def _deliveries(predictions: pl.DataFrame) -> list[Delivery]:
+    correct = pl.col("predicted") == pl.col("label")
+    counted = predictions.group_by("batch").agg(pl.len().alias("n"), correct.sum().alias("correct"))
+    return [Delivery(**row) for row in counted.sort("batch").iter_rows(named=True)]
+
+
+def _pictures(
+    metrics: Metrics, mistakes: Sequence[Mistake], history: Sequence[Mapping[str, Any]]
+) -> dict[str, bytes]:
+    pictures = {
+        "confusion_matrix": plots.confusion_matrix(metrics),
+        "per_class": plots.per_class(metrics),
+        "calibration": plots.reliability(metrics),
+        "mistakes": plots.gallery(mistakes, metrics.n),
+    }
+    return {**pictures, "training_curves": plots.training_curves(history)} if history else pictures
+
+
+def _facts(config: ModelConfig, splits_version: str | None) -> dict[str, dict[str, Any]]:
+    """Return what the report tells of a model, by heading."""
+    told = asdict(config)
+    settings, packages, provenance = (told.pop(name) for name in ("settings", "packages", "provenance"))
+    data = {"splits it was trained on": told.pop("splits_version")}
+    if splits_version is not None:
+        data["splits it was measured on"] = splits_version
+    groups = {
+        "Data versions": data,
+        "Network": told,
+        "Training settings": settings,
+        "Provenance": provenance,
+        "Packages": packages,
+    }
+    return {
+        heading: {name: _in_words(value) for name, value in group.items()}
+        for heading, group in groups.items()
+    }
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "none" if value is None or value == "" else str(value)
+
+
+def _write(
+    folder: Path,
+    figures: Mapping[str, Any],
+    predictions: pl.DataFrame,
+    pictures: Mapping[str, bytes],
+    page: str,
+) -> None:
+    (folder / "metrics.json").write_text(json_text(figures))
+    predictions.write_parquet(folder / "predictions.parquet")
+    for name, png in pictures.items():
+        (folder / f"{name}.png").write_bytes(png)
+    (folder / "report.html").write_text(page)
+
+
+def _write_manifest(folder: Path, name: str, version: str) -> None:
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json_text({"files": files, "model_id": name, "version": version}))

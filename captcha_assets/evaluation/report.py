@@ -1,0 +1,120 @@
+"""The evaluation as one page of HTML that needs nothing beside it: styles and pictures are inside."""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from captcha_assets.evaluation.canvas import percent
+from captcha_assets.evaluation.metrics import Interval, Metrics, wilson
+from captcha_assets.evaluation.mistakes import Mistake, most_confused
+
+#: Mistakes that the page shows at most.
+SHOWN_MISTAKES = 200
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the test images of one delivery were read: n of them, so many correctly."""
+
+    batch: str
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of its images that were read correctly."""
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson(self.correct, self.n)
+
+
+def render(
+    *,
+    model_id: str,
+    split: str,
+    metrics: Metrics,
+    pictures: Mapping[str, bytes],
+    mistakes: Sequence[Mistake],
+    deliveries: Sequence[Delivery],
+    facts: Mapping[str, Mapping[str, Any]],
+    delivery_link: str | None = None,
+) -> str:
+    """Return the report as HTML.
+
+    Args:
+        model_id: the model that was measured.
+        split: the split it was measured on.
+        metrics: its figures.
+        pictures: PNGs by name: confusion_matrix, calibration and, if there is one, training_curves.
+        mistakes: all of them, the worst first; the page shows `SHOWN_MISTAKES`.
+        deliveries: the deliveries that the images came from.
+        facts: what else there is to know about the model: heading, name, value.
+        delivery_link: address of a delivery's own page, `{batch}` in the place of its name, relative to
+            the report; without it a delivery's name leads nowhere.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tested = [entry for entry in metrics.per_class if entry.support]
+    return environment.get_template("report.html.jinja").render(
+        model_id=model_id,
+        split=split,
+        metrics=metrics,
+        pictures=pictures,
+        mistakes=mistakes,
+        shown=mistakes[:SHOWN_MISTAKES],
+        confusions=most_confused(metrics.confusion, metrics.classes),
+        deliveries=deliveries,
+        delivery_link=delivery_link,
+        facts=facts,
+        floor=_floor([metrics.accuracy_low]),
+        weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
+        class_floor=_floor(entry.recall_low or 0 for entry in tested),
+        delivery_floor=_floor(delivery.interval.low for delivery in deliveries),
+        percent=percent,
+        place=_place,
+        image=_image,
+        picture=lambda name, alt: _picture(pictures[name], alt),
+    )
+
+
+def _floor(shares: Iterable[float]) -> float:
+    """Return where a scale that ends at 1 begins: the tenth below the least share, 0.9 at most."""
+    return min(0.9, math.floor(10 * min(shares)) / 10)
+
+
+def _place(share: float, floor: float, from_the_right: bool = False) -> str:
+    """Return the place of a share on a bar that runs from `floor` to 1, as a CSS length."""
+    place = 100 * (share - floor) / (1 - floor)
+    return f"{100 - place if from_the_right else place:.2f}%"
+
+
+def _picture(png: bytes, alt: str) -> Markup:
+    return Markup('<img class="picture" alt="{}" src="{}">').format(alt, _data_address(png))
+
+
+def _image(pixels: npt.NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    return _data_address(buffer.getvalue())
+
+
+def _data_address(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
