@@ -51,9 +51,13 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     word = [_ALPHABET[i] for i in rng.integers(len(_ALPHABET), size=LENGTH)]
     place = int(rng.integers(LENGTH))
     word[place] = label
-    picture, spans = draw("".join(word), rng)
-    image: NDArray[np.uint8] = cut(picture, spans[place : place + 1], rng)[0]
+    image: NDArray[np.uint8] = _cut("".join(word), rng)[place]
     return image
+
+
+def _cut(word: str, rng: np.random.Generator) -> NDArray[Any]:
+    picture, spans = draw(word, rng)
+    return cut(picture, word, spans, rng)
 
 
 def generate(count: int, seed: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -74,7 +78,7 @@ def _endless(seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
     for picture in count_up():
         word = list(islice(labels, LENGTH))
         rng = _stream(seed, 1, picture)
-        yield from zip(word, cut(*draw("".join(word), rng), rng), strict=True)
+        yield from zip(word, _cut("".join(word), rng), strict=True)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -38,11 +38,12 @@ _GAP = 2  # between the outlines of two characters
 _SCALE = 8  # outlines are rasterized this many times larger
 _EM = 40
 
-#: Width of a character's outline in pixels.
-_WIDTHS: dict[str, int] = {
-    "2": 18, "3": 17, "4": 19, "5": 17, "6": 18, "7": 18, "8": 19,
-    "a": 18, "b": 19, "c": 17, "d": 19, "e": 18, "f": 15, "g": 19,
-    "m": 28, "n": 19, "p": 19, "w": 25, "x": 18, "y": 18,
+#: How far the maker of the real crops took a character to reach, in pixels: a figure for each of them,
+#: though it is drawn in one of two fonts. What follows a letter is therefore cut too far left or right.
+_REACH: dict[str, int] = {
+    "2": 20, "3": 19, "4": 21, "5": 19, "6": 20, "7": 20, "8": 21,
+    "a": 20, "b": 21, "c": 19, "d": 21, "e": 20, "f": 17, "g": 21,
+    "m": 30, "n": 21, "p": 21, "w": 27, "x": 20, "y": 20,
 }  # fmt: skip
 
 
@@ -61,14 +62,14 @@ class Face:
     stretch: int = 100
 
 
-#: The faces a picture is drawn in, each as likely as another.
-FACES: tuple[Face, ...] = (
-    *(Face("DejaVuSans-Bold", 0, stretch) for stretch in (95, 100, 100, 106)),
-    *(Face("DejaVuSans", bolder, stretch) for bolder in (5, 8) for stretch in (97, 103)),
-    Face("DejaVuSansMono-Bold", 0, 100),
-    Face("DejaVuSans-BoldOblique", 0, 104),
+#: Each picture has two faces, one of each row; each of its characters is drawn in one of them.
+FACES: tuple[tuple[Face, ...], ...] = (
+    (
+        *(Face("DejaVuSans-Bold", 0, width) for width in (88, 91, 94)),
+        *(Face("DejaVuSans", bold, 98) for bold in (5, 7)),
+    ),
+    tuple(Face("DejaVuSansMono-Bold", 0, width) for width in (96, 100, 100, 104)),
 )
-
 
 #: Where characters start in a picture, and how wide they are.
 Spans = list[tuple[int, int]]
@@ -144,32 +145,32 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def _glyph(character: str, face: Face) -> Array:
-    """Return the ink of a character, uint16 0..255 (50, its width), on the picture's baseline."""
+def _glyph(character: str, face: Face) -> tuple[Array, int]:
+    """Return the ink of a character, uint16 0..255 (50, its width), and the gap on its left.
+
+    Its rows are the picture's, so that all characters stand on one baseline.
+    """
     canvas = Image.new("L", (80 * _SCALE, _ROWS * _SCALE))
+    pen = 20 * _SCALE, _BASELINE * _SCALE
     ImageDraw.Draw(canvas).text(
-        (20 * _SCALE, _BASELINE * _SCALE),
-        character,
-        font=_font(face.font),
-        fill=255,
-        anchor="ls",
-        stroke_width=face.bolder,
+        pen, character, font=_font(face.font), fill=255, anchor="ls", stroke_width=face.bolder
     )
     left, _, right, _ = canvas.getbbox() or (0, 0, 1, 1)
-    width = round(_WIDTHS[character] * face.stretch / 100)
+    width = round((right - left) * face.stretch / (100 * _SCALE))
     narrow = canvas.resize((width, _ROWS), Image.Resampling.BOX, box=(left, 0, right, _ROWS * _SCALE))
-    return np.asarray(narrow, dtype=np.uint16)
+    return np.asarray(narrow, dtype=np.uint16), round((left - pen[0]) / _SCALE)
 
 
-def _text(word: str, face: Face) -> tuple[Array, Spans]:
+def _text(word: str, faces: list[Face]) -> tuple[Array, Spans]:
     """Return a padded layer of ink, uint16 (60, 210), and the columns each character takes."""
     layer = np.zeros((_ROWS + 2 * _MARGIN, _COLUMNS + 2 * _MARGIN), np.uint16)
     spans, pen = [], _START
-    for character in word:
-        glyph = _glyph(character, face)
-        place = layer[_MARGIN:-_MARGIN, _MARGIN + pen : _MARGIN + pen + glyph.shape[1]]
-        np.maximum(place, glyph, out=place)
-        spans.append((pen, glyph.shape[1]))
+    for character, face in zip(word, faces, strict=True):
+        glyph, gap = _glyph(character, face)
+        left, width = pen + gap, min(glyph.shape[1], _COLUMNS - pen - gap)
+        place = layer[_MARGIN:-_MARGIN, _MARGIN + left : _MARGIN + left + width]
+        np.maximum(place, glyph[:, :width], out=place)
+        spans.append((left, width))
         pen += glyph.shape[1] + _GAP
     return layer, spans
 
@@ -242,7 +243,8 @@ def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
     Returns:
         The picture, uint8 (50, 200), and the columns each character takes.
     """
-    layer, spans = _text(word, FACES[rng.integers(len(FACES))])
+    pair = [row[rng.integers(len(row))] for row in FACES]
+    layer, spans = _text(word, [pair[i] for i in rng.integers(2, size=len(word))])
     picture = (_background() * (255 - _moved(layer)) // 255).astype(np.uint8)
     rows = rng.integers(_ROWS, size=(3, 4)).tolist()
     _curve(picture, (20, 20, 50, 50), rows[0])
@@ -252,47 +254,58 @@ def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
     return picture, spans
 
 
-def cut(picture: Array, spans: Spans, rng: np.random.Generator) -> Array:
+def cut(picture: Array, word: str, spans: Spans, rng: np.random.Generator) -> Array:
     """Cut characters out of a picture, enlarge and age them.
 
     Args:
         picture: uint8 (50, 200).
+        word: its characters.
         spans: the columns each character takes.
         rng: what is left to chance is drawn from it.
 
     Returns:
         The characters, uint8 (their number, 52, 32).
     """
-    left, top, wide, high = _frames(spans, rng)
+    left, top, wide, high = _frames(word, spans, rng)
     turn = rng.integers(-300, 301, size=(2, len(spans)))
     row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
     x = _each(left) + _each(wide) * (2 * column + 1) // (2 * WIDTH) + _each(turn[0]) * (row - HEIGHT // 2)
     y = _each(top) + _each(high) * (2 * row + 1) // (2 * HEIGHT) + _each(turn[1]) * (column - WIDTH // 2)
-    layer = np.pad(picture.astype(np.uint16), _MARGIN, mode="edge")
+    layer = np.pad(_sharpened(picture, int(rng.integers(64))), _MARGIN, mode="edge")
     x = np.clip((x >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[1] - 1) - 1)
     y = np.clip((y >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[0] - 1) - 1)
     crops = _fetch(layer, (y >> 4) * layer.shape[1] + (x >> 4), _weights(x & 15, y & 15))
     return _aged(crops, rng)
 
 
+def _sharpened(picture: Array, strength: int) -> Array:
+    """Return a picture, uint16, with its edges steepened, as a cubic enlargement does."""
+    around = np.pad(picture.astype(np.int32), 1, mode="edge")
+    across = around[1:-1, :-2] + around[1:-1, 2:] + around[:-2, 1:-1] + around[2:, 1:-1]
+    sharp = picture + ((4 * around[1:-1, 1:-1] - across) * strength >> 8)
+    return np.clip(sharp, 0, 255).astype(np.uint16)
+
+
 def _each(values: Array) -> Array:
     return values[:, None, None]
 
 
-def _frames(spans: Spans, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
+def _frames(word: str, spans: Spans, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
     """Return what is cut out, one entry a character: left, top, width and height in 4096ths of a pixel.
 
-    One half is as wide as the character and its margins; the other has one narrow width for all, which
-    cuts wide letters.
+    One half as the maker of the real crops did, by the characters' usual reach; the other around the
+    middle of the character and of one narrow width for all, which cuts wide letters.
     """
     start, width = np.array(spans).T << 12
+    reach = np.array([_REACH[character] for character in word]) << 12
     count = len(spans)
     fixed = rng.integers(2, size=count) == 0
-    wide = np.where(fixed, rng.integers(22 << 12, 26 << 12, size=count), width + _between(6, 9, rng, count))
+    wide = np.where(fixed, _between(22, 26, rng, count), reach + _between(4, 8, rng, count))
     high = np.where(fixed, _between(43, 47, rng, count), _between(40, 44, rng, count))
-    left = start + np.where(fixed, _between(-4, -1, rng, count), _between(-5, -2, rng, count))
+    centred = start + (width - wide) // 2 + _between(-4, 4, rng, count)
+    usual = (_START << 12) + np.cumsum(reach) - reach - _between(2, 6, rng, count)
     top = (_ROWS << 12) - high - _between(-1, 3, rng, count)
-    return left, top, wide, high
+    return np.where(fixed, centred, usual), top, wide, high
 
 
 def _between(low: int, high: int, rng: np.random.Generator, count: int) -> Array:
