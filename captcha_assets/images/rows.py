@@ -1,0 +1,141 @@
+"""From members of a delivery to rows: what one worker does with a chunk of them.
+
+Run as a module it is such a worker: it takes its share of the chunks from standard input and writes
+one Arrow record batch per chunk to standard output. It dies with whoever started it: its next write
+fails.
+"""
+
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from captcha_assets.dataset import HEIGHT, WIDTH, LabelError, label_of
+from captcha_assets.images.archive import ArchiveReader, Entry
+from captcha_assets.images.decode import decode
+from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.rejection import Reason, Rejection
+
+#: Members of a chunk, and rows of a row group: some four megabytes of pixels.
+CHUNK = 2048
+
+#: A row per member; `reason` and `detail` are null for usable images, the rest for refused members.
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("pixels", pa.binary()),
+        pa.field("signature", pa.binary()),
+        pa.field("dhash", pa.uint64()),
+        pa.field("brightness", pa.float32()),
+        pa.field("contrast", pa.float32()),
+        pa.field("ink", pa.float32()),
+        pa.field("source_mode", pa.string()),
+        pa.field("file_bytes", pa.int32()),
+        pa.field("file_hash", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+Chunk = list[Entry]
+
+
+class _Refusals:
+    """Reasons and details of the refused members of one chunk, by position."""
+
+    def __init__(self, size: int) -> None:
+        self.reasons: list[str | None] = [None] * size
+        self.details: list[str | None] = [None] * size
+
+    def add(self, position: int, reason: Reason, detail: str) -> None:
+        self.reasons[position], self.details[position] = str(reason), detail
+
+
+def read_chunk(reader: ArchiveReader, chunk: Chunk) -> pa.RecordBatch:
+    """Read, decode and describe the members of one chunk: one row each, in their order."""
+    size = len(chunk)
+    pixels = np.zeros((size, HEIGHT, WIDTH), np.uint8)
+    refusals = _Refusals(size)
+    labels: list[str | None] = [None] * size
+    modes: list[str | None] = [None] * size
+    hashes: list[str | None] = [None] * size
+    sizes = np.zeros(size, np.int32)
+    for position, entry in enumerate(chunk):
+        try:
+            data = reader.read(entry)
+            pixels[position], modes[position] = decode(data)
+            labels[position] = label_of(entry.name)
+        except Rejection as rejection:
+            refusals.add(position, rejection.reason, rejection.detail)
+        except LabelError as error:
+            refusals.add(position, Reason.BAD_LABEL, str(error))
+        else:
+            hashes[position] = xxhash.xxh3_128_hexdigest(data)
+            sizes[position] = len(data)
+    found = {"member": [entry.name for entry in chunk], "label": labels, "source_mode": modes}
+    return _assemble(pixels, refusals, {**found, "file_bytes": sizes, "file_hash": hashes})
+
+
+def _assemble(pixels: npt.NDArray[np.uint8], refusals: _Refusals, found: dict[str, object]) -> pa.RecordBatch:
+    statistics = Statistics(pixels)
+    for position in np.flatnonzero(statistics.blank):
+        if refusals.reasons[position] is None:
+            value = pixels[position, 0, 0]
+            refusals.add(int(position), Reason.BLANK, f"every pixel has the value {value}")
+    columns = {
+        **found,
+        "image_id": [image_id(image) for image in pixels],
+        "pixels": _binary(pixels),
+        "signature": _binary(signatures(pixels)),
+        "dhash": dhash(pixels),
+        "brightness": statistics.brightness,
+        "contrast": statistics.contrast,
+        "ink": statistics.ink,
+        "reason": refusals.reasons,
+        "detail": refusals.details,
+    }
+    arrays = [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=ROW_SCHEMA)
+
+
+def _binary(rows: npt.NDArray[np.generic]) -> pa.Array:
+    """Return a binary array of the bytes of each row, without copying them."""
+    rows = np.ascontiguousarray(rows)
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * (rows.nbytes // max(len(rows), 1))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(rows)]
+    return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
+
+
+def read_chunks(archive: Path, chunks: Iterable[Chunk]) -> Iterator[pa.RecordBatch]:
+    """Read chunk after chunk of one archive."""
+    reader = ArchiveReader(archive)
+    try:
+        for chunk in chunks:
+            yield read_chunk(reader, chunk)
+    finally:
+        reader.close()
+
+
+def main() -> int:
+    """Serve as a worker."""
+    # the parent process alone writes here: this is how it hands over work
+    archive, chunks = pickle.load(sys.stdin.buffer)  # noqa: S301
+    try:
+        with pa.ipc.new_stream(pa.PythonFile(sys.stdout.buffer), ROW_SCHEMA) as stream:
+            for batch in read_chunks(archive, chunks):
+                stream.write_batch(batch)
+                sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        return 1  # whoever wanted the rows is gone
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""The image table of a delivery: one row per usable image, and one per refused member beside it.
+
+The archive streams through in chunks, so memory does not grow with it. A large archive is shared
+between worker processes that read, decode and describe; this process only writes.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from captcha_assets.dataset import CLASSES
+from captcha_assets.images.archive import list_members
+from captcha_assets.images.content import ContentHash, content_hash
+from captcha_assets.images.rows import CHUNK, Chunk, read_chunks
+from captcha_assets.storage import AnyPath, replacing
+
+__all__ = [
+    "COLUMN_DESCRIPTIONS",
+    "IMAGE_TABLE_SCHEMA",
+    "REJECTED_SCHEMA",
+    "IngestError",
+    "IngestSummary",
+    "build_image_table",
+    "content_hash",
+]
+
+#: Archives with fewer members are read by this process alone: a worker takes half a second to start.
+WORTH_WORKERS = 8_000
+
+#: More workers than this only wait for the one that writes.
+MOST_WORKERS = 8
+
+_TEXT, _REAL = pa.string(), pa.float32()
+IMAGE_TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", _TEXT, nullable=False),
+        pa.field("batch", _TEXT, nullable=False),
+        pa.field("member", _TEXT, nullable=False),
+        pa.field("label", _TEXT, nullable=False),
+        pa.field("pixels", pa.binary(), nullable=False),
+        pa.field("signature", pa.binary(), nullable=False),
+        pa.field("dhash", pa.uint64(), nullable=False),
+        pa.field("brightness", _REAL, nullable=False),
+        pa.field("contrast", _REAL, nullable=False),
+        pa.field("ink", _REAL, nullable=False),
+        pa.field("source_mode", _TEXT, nullable=False),
+        pa.field("file_bytes", pa.int32(), nullable=False),
+        pa.field("file_hash", _TEXT, nullable=False),
+    ]
+)
+REJECTED_SCHEMA = pa.schema(
+    [pa.field(name, _TEXT, nullable=False) for name in ("batch", "member", "reason", "detail")]
+)
+
+#: Of both tables.
+COLUMN_DESCRIPTIONS: dict[str, str] = {
+    "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
+    "batch": "The delivery that brought it.",
+    "member": "Path within the delivered archive.",
+    "label": "The class its file name states.",
+    "pixels": "52 rows of 32 gray values, 1,664 bytes; 0 is black.",
+    "signature": "76 float16 numbers, low frequencies of the picture: near-duplicate search compares them.",
+    "dhash": "Difference hash of a 9x8 thumbnail.",
+    "brightness": "Mean gray value, 0 to 255.",
+    "contrast": "Standard deviation of the gray values.",
+    "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
+    "source_mode": "Colour mode found in the file; anything but L was converted.",
+    "file_bytes": "Size of the delivered file.",
+    "file_hash": "Hash of the delivered file's bytes, 32 hex digits.",
+    "reason": "Why it cannot be used, machine-readable.",
+    "detail": "Why it cannot be used, in words.",
+}
+
+
+class IngestError(RuntimeError):
+    """A delivery could not be read to its end for a reason that lies outside it."""
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What became of a delivery.
+
+    Attributes:
+        images: rows of the image table.
+        rejected: rows of the table of rejected members.
+        duplicates_within: images whose pixels stand in the delivery already.
+        rejected_by_reason: number of members per reason, most frequent first.
+        images_by_class: number of images of each class that occurs, in the order of the classes.
+        converted: images that were not 8-bit grayscale in their file.
+        ignored: folders and operating system clutter that were passed over.
+        table_version: data version of the image table.
+        rejected_version: data version of the table of rejected members.
+    """
+
+    images: int
+    rejected: int
+    duplicates_within: int
+    rejected_by_reason: dict[str, int]
+    images_by_class: dict[str, int]
+    converted: int
+    ignored: int
+    table_version: str
+    rejected_version: str
+
+
+def build_image_table(
+    archive: Path, batch: str, table: AnyPath, rejected: AnyPath, processes: int | None = None
+) -> IngestSummary:
+    """Turn a delivered zip archive into the two tables, each complete or absent.
+
+    Args:
+        archive: the zip file.
+        batch: the delivery's name, written into every row.
+        table: where the image table goes.
+        rejected: where the table of rejected members goes.
+        processes: worker processes; 0 reads in this one. Default: one per processor for a large
+            archive, none for a small one. The result is the same.
+
+    Raises:
+        DeliveryError: nothing in the archive can be read.
+        IngestError: a worker process died.
+    """
+    listing = list_members(archive)
+    entries = listing.entries
+    chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
+    tally = _Tally(listing.ignored)
+    processes = _processes(len(entries)) if processes is None else min(processes, len(chunks))
+    del listing, entries
+    with replacing(table) as table_part, replacing(rejected) as rejected_part:
+        with (
+            _Writer(table_part, IMAGE_TABLE_SCHEMA) as images,
+            _Writer(rejected_part, REJECTED_SCHEMA) as refused,
+        ):
+            for rows in _rows(archive, chunks, processes):
+                good, bad = _divide(rows, batch)
+                images.write(good)
+                refused.write(bad)
+                tally.add(good, bad)
+        return tally.summary(images.version, refused.version)
+
+
+def _processes(members: int) -> int:
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if members >= WORTH_WORKERS else 0
+
+
+def _rows(archive: Path, chunks: list[Chunk], processes: int) -> Iterator[pa.RecordBatch]:
+    if processes == 0:
+        yield from read_chunks(archive, chunks)
+        return
+    with ExitStack() as stack:
+        shares = [chunks[start::processes] for start in range(processes)]
+        workers = [stack.enter_context(_Worker(archive, share)) for share in shares]
+        pool = stack.enter_context(ThreadPoolExecutor(processes))
+        # each worker is asked for its next chunk as soon as its last one is taken, and waits at most
+        # one chunk ahead: memory stays bounded and the order is the archive's
+        asked: deque[Future[pa.RecordBatch]] = deque(pool.submit(worker.next) for worker in workers)
+        for number in range(len(chunks)):
+            yield asked.popleft().result()
+            if number + processes < len(chunks):
+                asked.append(pool.submit(workers[number % processes].next))
+
+
+class _Worker:
+    """A process that reads its share of the chunks; it does not outlive the block that it is used in."""
+
+    def __init__(self, archive: Path, share: list[Chunk]) -> None:
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "captcha_assets.images.rows"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        )
+        self._work = pickle.dumps((archive, share), pickle.HIGHEST_PROTOCOL)
+        self._stream: pa.ipc.RecordBatchStreamReader | None = None
+
+    def next(self) -> pa.RecordBatch:
+        """Return the rows of its next chunk."""
+        try:
+            if self._stream is None:
+                self._start()
+            assert self._stream
+            return self._stream.read_next_batch()
+        except (BrokenPipeError, StopIteration, pa.ArrowInvalid) as error:
+            status = self._process.wait()
+            raise IngestError(
+                f"a process that read the archive ended with status {status} before it was done: "
+                "see its last words above, or the system's log where it was killed for memory"
+            ) from error
+
+    def _start(self) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        with self._process.stdin as pipe:
+            pipe.write(self._work)
+        self._work = b""
+        self._stream = pa.ipc.open_stream(pa.PythonFile(self._process.stdout))
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait()
+
+
+def _divide(rows: pa.RecordBatch, batch: str) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Split rows into those of the image table and those of the rejected members."""
+    usable = pc.is_null(rows["reason"])
+    return _as(IMAGE_TABLE_SCHEMA, _where(rows, usable), batch), _as(
+        REJECTED_SCHEMA, _where(rows, pc.invert(usable)), batch
+    )
+
+
+def _where(rows: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
+    return rows if mask.true_count == len(rows) else rows.filter(mask)
+
+
+def _as(schema: pa.Schema, rows: pa.RecordBatch, batch: str) -> pa.RecordBatch:
+    name = pa.repeat(pa.scalar(batch), len(rows))
+    arrays = [name if field.name == "batch" else rows[field.name] for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class _Writer:
+    """Writes a table batch by batch and hashes its content on the way."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        plain = [name for name in ("batch", "label", "source_mode", "reason") if name in schema.names]
+        self._file = pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=1, use_dictionary=plain
+        )
+        self._content = ContentHash(schema)
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        if len(rows):
+            self._file.write_batch(rows)
+            self._content.update(rows)
+
+    @property
+    def version(self) -> str:
+        return self._content.hexdigest()
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class _Tally:
+    """Counts what the summary says, chunk by chunk."""
+
+    def __init__(self, ignored: int) -> None:
+        self._ignored = ignored
+        self._ids: list[npt.NDArray[np.bytes_]] = []
+        self._reasons: Counter[str] = Counter()
+        self._labels: Counter[str] = Counter()
+        self._converted = 0
+
+    def add(self, good: pa.RecordBatch, bad: pa.RecordBatch) -> None:
+        self._ids.append(good["image_id"].to_numpy(zero_copy_only=False).astype("S32"))
+        self._labels.update(_counts(good["label"]))
+        self._reasons.update(_counts(bad["reason"]))
+        self._converted += pc.sum(pc.not_equal(good["source_mode"], "L")).as_py() or 0
+
+    def summary(self, table_version: str, rejected_version: str) -> IngestSummary:
+        ids = np.concatenate(self._ids)
+        reasons = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
+        return IngestSummary(
+            images=len(ids),
+            rejected=self._reasons.total(),
+            duplicates_within=len(ids) - len(np.unique(ids)),
+            rejected_by_reason=dict(reasons),
+            images_by_class={name: self._labels[name] for name in CLASSES if name in self._labels},
+            converted=self._converted,
+            ignored=self._ignored,
+            table_version=table_version,
+            rejected_version=rejected_version,
+        )
+
+
+def _counts(column: pa.Array) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
