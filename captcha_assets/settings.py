@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
-from captcha_assets.dataset import KAGGLE_DATASET
 from captcha_assets.storage import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,7 +37,9 @@ class Settings(BaseSettings):
             description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
         ),
     ] = None
-    kaggle_dataset: Annotated[str, Field(description="owner/slug of the Kaggle data set.")] = KAGGLE_DATASET
+    kaggle_dataset: Annotated[
+        str | None, Field(description="owner/slug of the Kaggle data set; default what dataset.py names.")
+    ] = None
     reports_url: Annotated[str, Field(description="Where `captcha-assets reports` serves the artifacts.")] = (
         "http://localhost:3001"
     )
