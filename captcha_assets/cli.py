@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from captcha_assets.defs.runs import Step
+    from captcha_assets.models.reading import Reading
 
 _THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
@@ -223,20 +224,25 @@ def _run_all(
 @click.pass_obj
 def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool) -> None:
     """Read the characters in image files (or in all PNG files of a folder)."""
-    from captcha_assets.models.reading import open_predictor, read_files
+    from captcha_assets.models.reading import opened_predictor, read_files
 
     unreadable = 0
-    for reading in read_files(open_predictor(settings, model), _png_files(paths)):
-        if reading.error:
-            unreadable += 1
-            click.echo(f"{reading.path}: {reading.error}", err=True)
-        elif as_json:
-            row = {"path": str(reading.path), "label": reading.label, "probability": reading.probability}
-            click.echo(json.dumps(row))
-        else:
-            click.echo(f"{reading.path}  {reading.label}  {reading.probability:.3f}")
+    with opened_predictor(settings, model) as predictor:
+        for reading in read_files(predictor, _png_files(paths)):
+            unreadable += reading.error is not None
+            _print_reading(reading, as_json)
     if unreadable:
         raise click.ClickException(f"{unreadable} of the files could not be read")
+
+
+def _print_reading(reading: "Reading", as_json: bool) -> None:
+    if reading.error:
+        click.echo(f"{reading.path}: {reading.error}", err=True)
+    elif as_json:
+        row = {"path": str(reading.path), "label": reading.label, "probability": reading.probability}
+        click.echo(json.dumps(row))
+    else:
+        click.echo(f"{reading.path}  {reading.label}  {reading.probability:.3f}")
 
 
 def _png_files(paths: Iterable[Path]) -> list[Path]:

@@ -3,6 +3,8 @@
 The policy acts only while the sensor `automation` runs, and that is off until switched on.
 """
 
+from typing import Any
+
 import dagster as dg
 
 OWNERS = ["team:captcha-assets"]
@@ -40,7 +42,21 @@ automation = dg.AutomationConditionSensorDefinition(
 
 def with_policies(definitions: dg.Definitions) -> dg.Definitions:
     """Give every materializable asset its owners and its automation policy, in one place."""
-    return definitions.map_resolved_asset_specs(
-        func=lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=ON_NEW_CONTENT),
-        selection=dg.AssetSelection.all().materializable(),
+    return dg.Definitions(
+        assets=[_with_policy(asset) for asset in definitions.assets or ()],
+        asset_checks=definitions.asset_checks,
+        jobs=definitions.jobs,
+        schedules=definitions.schedules,
+        sensors=definitions.sensors,
+        resources=definitions.resources,
+        loggers=definitions.loggers,
+        executor=definitions.executor,
+    )
+
+
+def _with_policy(asset: Any) -> Any:
+    if not isinstance(asset, dg.AssetsDefinition):
+        return asset
+    return asset.map_asset_specs(
+        lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=ON_NEW_CONTENT)
     )

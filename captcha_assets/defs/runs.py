@@ -177,6 +177,7 @@ def make(
     ops = {node.name for node in subset.nodes}
     config = dict(run_config or {})
     config["ops"] = {name: value for name, value in config.get("ops", {}).items() if name in ops}
+    config.setdefault("loggers", {"console": {}})
     result = subset.execute_in_process(
         instance=instance,
         run_config=config,

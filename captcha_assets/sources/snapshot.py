@@ -1,11 +1,13 @@
 """DVC's record of the deliveries: `data.dvc` says which bytes `data/` holds."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 
 class SnapshotError(RuntimeError):
@@ -29,34 +31,36 @@ class Snapshot:
     remote: str | None
 
 
-def _dvc(home: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise SnapshotError(f"`dvc {' '.join(arguments)}` failed in {home}: {' '.join(reason)}")
-    return done.stdout
-
-
 def take_snapshot(home: Path) -> Snapshot:
     """Record `home`/data with DVC, and push it where a default remote is configured.
 
     A home that is not a DVC project yet becomes one of its own, without git.
 
     Raises:
-        SnapshotError: DVC refused to add or to push.
+        SnapshotError: there is no data, or DVC refused to add or to push.
     """
-    if not (home / ".dvc").is_dir():
-        _dvc(home, "init", "--no-scm", "--quiet")
-        _dvc(home, "config", "core.analytics", "false")
-    _dvc(home, "add", "--quiet", "data")
-    remote = _default_remote(home)
-    if remote:
-        _dvc(home, "push", "--quiet", "data.dvc")
+    from dvc.exceptions import DvcException  # noqa: PLC0415  (DVC takes seconds to import)
+
+    if not (home / "data").is_dir():
+        raise SnapshotError(f"{home / 'data'} does not exist: add a delivery first")
+    try:
+        with _project(home) as repo:
+            repo.add(str(home / "data"))
+            remote = repo.config["core"].get("remote")
+            if remote:
+                repo.push(targets=[str(home / "data.dvc")])
+    except DvcException as error:
+        raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], remote)
 
 
-def _default_remote(home: Path) -> str | None:
-    listed = _dvc(home, "config", "--list").splitlines()
-    return next((line.partition("=")[2] for line in listed if line.startswith("core.remote=")), None)
+def _project(home: Path) -> "Repo":
+    from dvc.repo import Repo  # noqa: PLC0415
+
+    if (home / ".dvc").is_dir():
+        return Repo(str(home))
+    repo = Repo.init(str(home), no_scm=True)
+    with repo.config.edit() as config:
+        config["core"].update(analytics=False, check_update=False)
+    return repo

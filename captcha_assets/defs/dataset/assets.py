@@ -22,7 +22,7 @@ from captcha_assets.settings import Settings
 )
 def image_index(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Bring the deliveries that passed their checks together; the others are held back and named."""
     from captcha_assets.quality import expectations
 
@@ -62,7 +62,7 @@ def image_index(
     metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS),
     check_specs=check_specs("splits", thresholds.CHECKS["splits"]),
 )
-def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Give every new image its place; whoever has one keeps it."""
     from captcha_assets.quality import expectations
 

@@ -37,7 +37,7 @@ from captcha_assets.settings import Settings
 )
 def image_tables(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult]:
     """Decode, check and hash a delivery's images, and judge the result before anyone uses it."""
     from captcha_assets.quality import expectations
 

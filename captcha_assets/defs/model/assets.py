@@ -27,7 +27,7 @@ def resnet18(
     config: TrainingConfig,
     settings: dg.ResourceParam[Settings],
     pipes: dg.ResourceParam[dg.PipesSubprocessClient],
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
     training, splits_version = training_settings(config), content_hash(settings.splits)
     with local.local_tables(settings) as data:
@@ -57,7 +57,7 @@ def resnet18(
     description="What the candidate is worth on the test split: accuracy with its interval, per class, "
     "calibration, confusion, the worst mistakes.",
 )
-def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Measure the candidate on today's test split."""
     from captcha_assets.evaluation.evaluate import evaluate
 
@@ -101,7 +101,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Non
         )
     ],
 )
-def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
     from captcha_assets.images.reader import read_split
     from captcha_assets.models import onnx
@@ -143,7 +143,7 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Non
     code_version="1",
     description="Which model serves, since when, instead of which, and why.",
 )
-def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[None]:
+def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Promote the candidate if there is no champion, or if it is better on today's test split."""
     from captcha_assets.evaluation import promotion
 

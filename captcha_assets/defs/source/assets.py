@@ -1,10 +1,15 @@
 """Where the data comes from. What each asset does is in `captcha_assets.sources`."""
 
+import warnings
+
 import dagster as dg
 
 from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, kaggle, snapshot
+
+# Every command would repeat it; an upgrade of Dagster is tested like any other.
+warnings.filterwarnings("ignore", "Function `observable_source_asset`", dg.BetaWarning)
 
 
 @dg.observable_source_asset(
@@ -31,7 +36,7 @@ def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
 )
 def raw_batch(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Fetch the delivery from where it was registered; the data version is the archive's SHA-256."""
     raw = deliveries.fetch(settings, context.partition_key, progress=context.log.info)
     return dg.MaterializeResult(
@@ -57,7 +62,7 @@ def raw_batch(
 )
 def data_snapshot(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     taken = snapshot.take_snapshot(settings.home)
     return dg.MaterializeResult(

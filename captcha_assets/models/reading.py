@@ -1,0 +1,84 @@
+"""Reading image files with a model of the registry, or of any folder."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from captcha_assets.images.decode import decode
+from captcha_assets.images.rejection import Rejection
+from captcha_assets.models import registry
+from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor
+from captcha_assets.settings import Settings
+from captcha_assets.storage import AnyPath, fetched
+
+
+class ModelChoiceError(ValueError):
+    """A model that is not there; the message says which are."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads in one file: a label and its probability, or why the file cannot be read."""
+
+    path: Path
+    label: str | None = None
+    probability: float | None = None
+    error: str | None = None
+
+
+@contextmanager
+def opened_predictor(settings: Settings, model: str) -> Iterator[Predictor]:
+    """Open a model for reading: the exported one where there is one, which starts without torch.
+
+    Args:
+        settings: where things are kept.
+        model: "champion", "candidate", a model's id, or a folder.
+
+    Raises:
+        ModelChoiceError: there is no such model.
+        ModelFolderError: the model is damaged.
+    """
+    with fetched(_place(settings, model)) as folder:
+        yield OnnxPredictor(folder) if (folder / "model.onnx").exists() else TorchPredictor(folder)
+
+
+def _place(settings: Settings, model: str) -> AnyPath:
+    if Path(model).is_dir():
+        return Path(model)
+    model_id = resolve(settings, model)
+    exported = settings.onnx_model(model_id)
+    return exported if exported.exists() else registry.model_folder(settings.models, model_id)
+
+
+def resolve(settings: Settings, model: str) -> str:
+    """The id that "champion", "candidate" or an id stands for.
+
+    Raises:
+        ModelChoiceError: there is no such model.
+    """
+    pointers = {"champion": registry.champion, "candidate": registry.candidate}
+    if model in pointers:
+        found = pointers[model](settings.models)
+        if found is None:
+            raise ModelChoiceError(f"there is no {model} yet; make one with: captcha-assets update")
+        return found.model_id
+    known = registry.list_models(settings.models)
+    if model not in known:
+        raise ModelChoiceError(
+            f"{model!r} is no folder and no model; known are: {', '.join(known) or 'none'}"
+        )
+    return model
+
+
+def read_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Reading]:
+    """Read one character in each file; a file that cannot be used gives its reason."""
+    for path in paths:
+        try:
+            image = decode(path.read_bytes()).pixels
+        except Rejection as refused:
+            yield Reading(path, error=str(refused))
+            continue
+        probabilities = predictor.predict(image[None])[0]
+        best = int(probabilities.argmax())
+        yield Reading(path, predictor.config.classes[best], round(float(probabilities[best]), 4))
