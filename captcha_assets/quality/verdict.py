@@ -119,3 +119,11 @@ def load(folder: AnyPath) -> Verdict:
     except (OSError, ValueError) as error:
         raise VerdictError(f"no verdict in {folder} ({error}): judge the table first") from error
     return Verdict.from_dict(values)
+
+
+def has_passed(folder: AnyPath) -> bool:
+    """Whether `folder` holds a verdict that stops nothing; without a readable verdict it does not."""
+    try:
+        return load(folder).passed
+    except VerdictError:
+        return False

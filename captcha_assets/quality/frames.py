@@ -1,0 +1,260 @@
+"""What the expectations look at: narrow frames made of the tables, never the pixels themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from captcha_assets.dataset import CLASS_SHARES
+from captcha_assets.quality import thresholds
+from captcha_assets.storage import AnyPath
+
+#: Columns and types of each table, and which of them may hold empty values.
+IMAGE_TABLE: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "batch": pl.String(),
+    "member": pl.String(),
+    "label": pl.String(),
+    "pixels": pl.Binary(),
+    "signature": pl.Binary(),
+    "dhash": pl.UInt64(),
+    "brightness": pl.Float32(),
+    "contrast": pl.Float32(),
+    "ink": pl.Float32(),
+    "source_mode": pl.String(),
+    "file_bytes": pl.Int32(),
+    "file_hash": pl.String(),
+}
+IMAGE_INDEX: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "label": pl.String(),
+    "status": pl.String(),
+    "group": pl.String(),
+    "batch": pl.String(),
+    "member": pl.String(),
+    "copies": pl.Int32(),
+    "sources": pl.List(pl.Struct({"batch": pl.String(), "member": pl.String(), "label": pl.String()})),
+    "brightness": pl.Float32(),
+    "contrast": pl.Float32(),
+    "ink": pl.Float32(),
+}
+SPLITS: dict[str, pl.DataType] = {
+    "image_id": pl.String(),
+    "label": pl.String(),
+    "group": pl.String(),
+    "split": pl.String(),
+    "held_back": pl.String(),
+    "batch": pl.String(),
+    "sample_key": pl.Float64(),
+}
+_MAY_BE_EMPTY = {"label", "split", "held_back"}
+#: Reading these costs more than all the others together; their length is looked at instead.
+_WIDE = {"pixels", "signature", "sources"}
+
+
+class QualityError(ValueError):
+    """A table that cannot be judged at all; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one suite judges.
+
+    Attributes:
+        rows: a narrow table.
+        key: the columns that say which row is meant.
+        unit: what a row is, in the plural.
+    """
+
+    rows: pl.DataFrame
+    key: tuple[str, ...]
+    unit: str
+
+
+def scan(path: AnyPath) -> pl.LazyFrame:
+    """Open a Parquet table.
+
+    Raises:
+        QualityError: there is none, or it cannot be read.
+    """
+    try:
+        lazy = pl.scan_parquet(str(path), glob=False)
+        lazy.collect_schema()
+    except FileNotFoundError as error:
+        raise QualityError(f"{path} does not exist: materialize it first") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise QualityError(f"{path} cannot be read as Parquet ({error}): materialize it again") from error
+    return lazy
+
+
+def columns(
+    lazy: pl.LazyFrame, wanted: Mapping[str, pl.DataType], optional: set[str] = _MAY_BE_EMPTY
+) -> Frame:
+    """One row for each wanted column: the type it has and should have, the number of its empty values."""
+    schema = lazy.collect_schema()
+    counted = [name for name in wanted if name in schema and name not in _WIDE | optional]
+    empty = lazy.select(_empty(name, schema[name]).sum() for name in counted).collect().row(0, named=True)
+    rows = pl.DataFrame(
+        {
+            "column": list(wanted),
+            "type": [str(schema[name]) if name in schema else "missing" for name in wanted],
+            "expected": [str(dtype) for dtype in wanted.values()],
+            "empty": [empty.get(name, 0) for name in wanted],
+        },
+        schema_overrides={"empty": pl.Int64},
+    )
+    return Frame(rows, ("column", "type", "expected", "empty"), "columns")
+
+
+def _empty(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
+
+
+def sound(frame: Frame) -> bool:
+    """Whether the types are right (`columns`), so that anything else can be judged."""
+    return frame.rows.filter(pl.col("type") != pl.col("expected")).is_empty()
+
+
+def images(path: AnyPath) -> Frame:
+    """One row for each image of a delivery: names, label, number of pixels, statistics."""
+    narrow = scan(path).select("image_id", "member", "label", "brightness", "contrast", "ink").collect()
+    rows = narrow.with_columns(_lengths(path, "pixels").alias("pixel_bytes"))
+    return Frame(rows, ("image_id", "member", "label"), "images")
+
+
+def _lengths(path: AnyPath, column: str) -> pl.Series:
+    """Bytes of each value of a binary column, none for an empty one."""
+    # One row group at a time: Polars and pyarrow's batches read ahead as far as the file goes.
+    with path.open("rb") as opened:
+        file = pq.ParquetFile(opened)
+        groups = (file.read_row_group(group, [column]) for group in range(file.num_row_groups))
+        lengths = [pc.binary_length(group[column]).to_numpy(zero_copy_only=False) for group in groups]
+    return pl.Series(np.concatenate([*lengths, []])).fill_nan(0).cast(pl.Int32)
+
+
+def delivery(usable: int, rejected: int) -> Frame:
+    """One row: how many members a delivery has, how many of them are usable and refused."""
+    members = usable + rejected
+    share = rejected / members if members else 0.0
+    rows = pl.DataFrame(
+        {"members": [members], "usable": [usable], "rejected": [rejected], "share_rejected": [share]}
+    )
+    return Frame(rows, ("members", "usable", "rejected"), "deliveries")
+
+
+def classes(rows: pl.DataFrame) -> Frame:
+    """One row for each known class: how many images it has, and the range that counts as balanced."""
+    known = pl.DataFrame({"label": list(CLASS_SHARES), "known_share": list(CLASS_SHARES.values())})
+    total, expected = len(rows), pl.col("known_share") * len(rows)
+    chance = thresholds.CLASS_SIGMAS * (expected * (1 - pl.col("known_share"))).sqrt()
+    slack = pl.max_horizontal(thresholds.CLASS_TOLERANCE * expected, chance)
+    counted = known.join(rows.group_by("label").len("images"), on="label", how="left", maintain_order="left")
+    with_range = counted.with_columns(
+        pl.col("images").fill_null(0).cast(pl.Int64),
+        lowest=(expected - slack).floor().clip(0),
+        highest=(expected + slack).ceil(),
+    ).with_columns(share=pl.col("images") / max(total, 1))
+    return Frame(with_range, ("label", "images", "share", "known_share"), "classes")
+
+
+def index(table: pl.LazyFrame) -> Frame:
+    """One row for each image of the index, with the group of the image that its group is named after."""
+    narrow = table.select("image_id", "label", "status", "group", "batch", "member")
+    # The first only: an image that stands there twice must not multiply the others.
+    roots = table.select(pl.col("image_id").alias("group"), pl.col("group").alias("group_of_root"))
+    joined = narrow.join(
+        roots.unique("group", keep="any"), on="group", how="left", maintain_order="left"
+    ).with_columns(label_as_judged=_label_as_judged())
+    return Frame(joined.collect(engine="streaming"), ("image_id", "batch", "member"), "images")
+
+
+def conflicts(table: pl.LazyFrame, at_most: int) -> pl.DataFrame:
+    """The first images with contradicting labels; `sources` says which file claims which label."""
+    source = pl.element().struct
+    claim = pl.format("{}/{}: {}", source.field("batch"), source.field("member"), source.field("label"))
+    some = table.filter(pl.col("status") == "label_conflict").sort("image_id").head(at_most)
+    claims = pl.col("sources").list.eval(claim).list.join("; ")
+    return some.select("image_id", "batch", "copies", claims.alias("sources")).collect()
+
+
+def _label_as_judged() -> pl.Expr:
+    """What the label is, or why it is wrong that it is there or not."""
+    usable, label = pl.col("status") == "usable", pl.col("label")
+    return (
+        pl.when(usable)
+        .then(label.fill_null("(no label)"))
+        .otherwise(pl.when(label.is_null()).then(pl.lit("none")).otherwise(pl.lit("(label in conflict)")))
+    )
+
+
+def placed(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
+    """One row for each image of the splits, with what the index says of it."""
+    known = index_table.select(
+        "image_id", pl.col("label").alias("label_in_index"), pl.col("status").alias("status_in_index")
+    ).unique("image_id", keep="any")
+    rows = splits.select("image_id", "label", "group", "split", "held_back", "batch", "sample_key")
+    has_split, has_reason = pl.col("split").is_not_null(), pl.col("held_back").is_not_null()
+    joined = rows.join(known, on="image_id", how="left", maintain_order="left").with_columns(
+        places=has_split.cast(pl.Int8) + has_reason.cast(pl.Int8),
+        status_of_placed=pl.when(has_split).then("status_in_index"),
+        label_if_usable=pl.when(pl.col("status_in_index") == "usable").then("label"),
+    )
+    return Frame(joined.collect(engine="streaming"), ("image_id", "label", "split", "batch"), "images")
+
+
+def extremes(rows: pl.DataFrame, what: str) -> Frame:
+    """One row for each image or group (`what` is the column): the first and last of its splits by name."""
+    spread = (
+        rows.lazy()
+        .filter(pl.col("split").is_not_null())
+        .group_by(what)
+        .agg(one_split=pl.col("split").min(), other_split=pl.col("split").max())
+        .sort(what)
+    )
+    return Frame(spread.collect(), (what, "one_split", "other_split"), f"{what}s")
+
+
+def share(part: int, whole: int, unit: str) -> Frame:
+    """One row: the share that `part` is of `whole`."""
+    return Frame(pl.DataFrame({"share": [part / whole if whole else 0.0]}), ("share",), unit)
+
+
+def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Frame:
+    """One row for each class and split: how many images, how many there should be, what is allowed."""
+    placed_rows = rows.filter(pl.col("split").is_not_null(), pl.col("label").is_not_null())
+    groups = (
+        placed_rows.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
+    )
+    totals = placed_rows.group_by("label").len("of_class").join(groups, on="label")
+    counted = placed_rows.group_by("label", "split").len("images")
+    shares = pl.DataFrame({"split": list(wanted), "wanted": list(wanted.values())})
+    every = totals.join(shares, how="cross").join(counted, on=["label", "split"], how="left")
+    should = pl.col("wanted") * pl.col("of_class")
+    return Frame(
+        _with_slack(every, should).sort("label", "split"), ("label", "split", "images", "should"), "places"
+    )
+
+
+def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
+    def slack(images: float, share: float) -> pl.Expr:
+        return pl.max_horizontal(pl.lit(images), share * pl.col("of_class"), pl.col("largest_group"))
+
+    # A millionth absorbs what the decimal shares lose as binary fractions.
+    return every.with_columns(
+        pl.col("images").fill_null(0).cast(pl.Int64), should=should.round(2)
+    ).with_columns(
+        off=(pl.col("images") - should).abs(),
+        exact=slack(thresholds.EXACT_IMAGES, thresholds.EXACT_SHARE) + 1e-6,
+        rough=slack(thresholds.ROUGH_IMAGES, thresholds.ROUGH_SHARE) + 1e-6,
+    )
+
+
+def missing_images(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
+    """One row for each usable image of the index that has no row in the splits."""
+    usable = index_table.filter(pl.col("status") == "usable").select("image_id", "label", "batch")
+    absent = usable.join(splits.select("image_id"), on="image_id", how="anti", maintain_order="left")
+    return Frame(absent.collect(engine="streaming"), ("image_id", "label", "batch"), "images")

@@ -1,0 +1,49 @@
+"""The images among the examples, as PNG: words alone rarely show what is wrong with an image."""
+
+import base64
+from collections.abc import Iterable, Mapping
+
+import cv2
+import numpy as np
+import polars as pl
+
+from captcha_assets.dataset import HEIGHT, WIDTH
+from captcha_assets.quality.verdict import Finding
+from captcha_assets.storage import AnyPath
+
+
+def of_examples(findings: Iterable[Finding], tables: Mapping[str, AnyPath]) -> dict[str, str]:
+    """Look up the images that the examples name.
+
+    Args:
+        findings: examples may name an `image_id`, and the `batch` whose table holds it.
+        tables: image tables by delivery; where there is but one, it is every example's.
+
+    Returns:
+        Image id to base64 PNG, of those that could be found.
+    """
+    examples = [example for finding in findings for example in finding.examples if "image_id" in example]
+    only = next(iter(tables)) if len(tables) == 1 else ""
+    wanted: dict[str, set[str]] = {}
+    for example in examples:
+        wanted.setdefault(example.get("batch") or only, set()).add(example["image_id"])
+    found: dict[str, str] = {}
+    for batch in sorted(wanted.keys() & tables.keys()):
+        found |= _encoded(tables[batch], wanted[batch])
+    return dict(sorted(found.items()))
+
+
+def _encoded(table: AnyPath, image_ids: set[str]) -> dict[str, str]:
+    rows = pl.scan_parquet(str(table), glob=False).filter(pl.col("image_id").is_in(list(image_ids)))
+    images = rows.select("image_id", "pixels").unique("image_id").collect(engine="streaming")
+    return {image_id: base64_png(pixels) for image_id, pixels in images.iter_rows() if _whole(pixels)}
+
+
+def _whole(pixels: bytes | None) -> bool:
+    return pixels is not None and len(pixels) == WIDTH * HEIGHT
+
+
+def base64_png(pixels: bytes) -> str:
+    """Encode one image's bytes, row-major 8-bit gray of the known size, as base64 of a PNG."""
+    image = np.frombuffer(pixels, np.uint8).reshape(HEIGHT, WIDTH)
+    return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode("ascii")

@@ -1,0 +1,51 @@
+"""A verdict as one page of HTML that needs nothing beside it: styles and pictures are inside."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from captcha_assets.quality.verdict import Finding, Verdict
+
+
+@cache
+def _template() -> Template:
+    # Everything from a delivery, names above all, may be hostile: nothing is shown unescaped.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = _shown
+    return environment.get_template("report.html.jinja")
+
+
+def page(verdict: Verdict) -> str:
+    """Return the report: what stops the flow first, then the warnings, then what is as it should be."""
+    return _template().render(
+        verdict=verdict,
+        sections=[*verdict.failures, *verdict.warnings],
+        passed=[finding for finding in verdict.findings if finding.passed],
+        columns=_columns,
+        pictured=lambda finding: any(one.get("image_id") in verdict.pictures for one in finding.examples),
+    )
+
+
+def _columns(finding: Finding) -> list[str]:
+    """Return the names of the examples' values, in order of appearance."""
+    return list(dict.fromkeys(name for example in finding.examples for name in example))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a reader wants it: what cannot be printed made visible, nothing endless."""
+    if value is None:
+        return "\N{EM DASH}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
+    return text if len(text) <= 200 else f"{text[:199]}\N{HORIZONTAL ELLIPSIS}"
