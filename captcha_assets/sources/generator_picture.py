@@ -120,11 +120,17 @@ def _water() -> Wave:
     return _wave(_sixteenths(x + x * move + _COLUMNS / 2), _sixteenths(y + y * move + _ROWS / 2))
 
 
+#: Ripples: how far rows move, the rows from one to the next in radians, and the first one's phase. The
+#: first is Kaptcha's; the others are there for pictures of unknown settings.
+_RIPPLES = ((2.6, 15.0, 0.0), (3.6, 10.0, 0.5), (3.6, 10.0, 3.5), (3.0, 8.0, 2.0), (3.0, 8.0, 5.0))
+
+
 @cache
-def _ripple() -> Wave:
+def _ripple(number: int) -> Wave:
     """The ripple over the whole picture: rows move sideways, columns up and down."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
-    return _wave(_sixteenths(x + 2.6 * np.sin(y / 15)), _sixteenths(y + 1.7 * np.sin(x / 5)))
+    reach, length, phase = _RIPPLES[number]
+    return _wave(_sixteenths(x + reach * np.sin(y / length + phase)), _sixteenths(y + 1.7 * np.sin(x / 5)))
 
 
 def _sixteenths(place: Array) -> Array:
@@ -175,9 +181,9 @@ def _text(word: str, faces: list[Face]) -> tuple[Array, Spans]:
     return layer, spans
 
 
-def _moved(layer: Array) -> Array:
-    """Return the ink of the text, uint16 (50, 200), after both waves."""
-    water, ripple = _water(), _ripple()
+def _moved(layer: Array, number: int) -> Array:
+    """Return the ink of the text, uint16 (50, 200), after the wave of water and a ripple."""
+    water, ripple = _water(), _ripple(number)
     inner = layer[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     inner[:] = _fetch(layer, water.index, water.weights).reshape(_ROWS, _COLUMNS)
     return _fetch(layer, ripple.index, ripple.weights).reshape(_ROWS, _COLUMNS)
@@ -245,7 +251,8 @@ def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
     """
     pair = [row[rng.integers(len(row))] for row in FACES]
     layer, spans = _text(word, [pair[i] for i in rng.integers(2, size=len(word))])
-    picture = (_background() * (255 - _moved(layer)) // 255).astype(np.uint8)
+    number = max(int(rng.integers(-11, len(_RIPPLES))), 0)
+    picture = (_background() * (255 - _moved(layer, number)) // 255).astype(np.uint8)
     rows = rng.integers(_ROWS, size=(3, 4)).tolist()
     _curve(picture, (20, 20, 50, 50), rows[0])
     _curve(picture, (20, 50, 100, 180), rows[1])
@@ -303,8 +310,8 @@ def _frames(word: str, spans: Spans, rng: np.random.Generator) -> tuple[Array, A
     wide = np.where(fixed, _between(22, 26, rng, count), reach + _between(4, 8, rng, count))
     high = np.where(fixed, _between(43, 47, rng, count), _between(40, 44, rng, count))
     centred = start + (width - wide) // 2 + _between(-4, 4, rng, count)
-    usual = (_START << 12) + np.cumsum(reach) - reach - _between(2, 6, rng, count)
-    top = (_ROWS << 12) - high - _between(-1, 3, rng, count)
+    usual = (_START << 12) + np.cumsum(reach) - reach - _between(1, 5, rng, count)
+    top = (_ROWS << 12) - high - _between(-1, 2, rng, count)
     return np.where(fixed, centred, usual), top, wide, high
 
 
@@ -315,10 +322,17 @@ def _between(low: int, high: int, rng: np.random.Generator, count: int) -> Array
 def _aged(crops: Array, rng: np.random.Generator) -> Array:
     """Return crops, uint16 (n, 52, 32), with brightness and grain changed, as uint8."""
     count = len(crops)
-    gain = rng.integers(230, 290, size=count)
     blown = rng.integers(4, size=count) == 0
-    gain = np.where(blown, rng.integers(290, 350, size=count), gain)
+    gain = np.where(blown, rng.integers(290, 350, size=count), rng.integers(230, 290, size=count))
     grain = rng.integers(2, 14, size=count)
     noise = rng.integers(0, 256, size=(2, *crops.shape), dtype=np.uint8).astype(np.int32).sum(0) - 255
-    bright = crops.astype(np.int32) * _each(gain) + noise * _each(grain)
+    bright = crops.astype(np.int32) * np.where(_bars(count, rng), 235, _each(gain)) + noise * _each(grain)
     return np.clip(bright >> 8, 0, 255).astype(np.uint8)
+
+
+def _bars(count: int, rng: np.random.Generator) -> Array:
+    """Return where a crop keeps its gray, at its right and its top: bool (n, 52, 32), mostly False."""
+    row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
+    with_bars = rng.integers(6, size=count) == 0
+    right, above = rng.integers(5, size=count), rng.integers(3, size=count)
+    return _each(with_bars) & ((column >= WIDTH - _each(right)) | (row < _each(above)))
