@@ -8,6 +8,7 @@ that `data/` holds nothing but complete archives at every moment.
 import errno
 import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -130,7 +131,9 @@ def parse_source(text: str) -> Source:
         DeliveryError: it is none of these.
     """
     kind, *numbers = text.split(":")
-    if kind == "kaggle" and len(numbers) <= 1:
+    if kind == "kaggle":
+        if len(numbers) > 1:
+            raise DeliveryError(f"{text!r} cannot be read as kaggle[:VERSION]")
         return KaggleSource(*_numbers(text, numbers, "kaggle[:VERSION]", least=1))
     if kind == "synthetic":
         if not 1 <= len(numbers) <= 2:
@@ -139,7 +142,7 @@ def parse_source(text: str) -> Source:
         if count < 1:
             raise DeliveryError(f"{text!r} asks for no image: COUNT is at least 1")
         return SyntheticSource(count, *seed)
-    if not text.strip() or "\0" in text:
+    if not text.strip() or "\0" in text or text.encode(errors="replace").decode() != text:
         raise DeliveryError(f"{text!r} is no source: give a zip, a folder, kaggle or synthetic:COUNT")
     return LocalSource(Path(text).expanduser().resolve())
 
@@ -346,11 +349,21 @@ def _move(made: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         made.replace(target)
+        _sync_folder(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with replacing(target) as part:  # data/ lies on another file system than the scratch folder
             shutil.copyfile(made, part)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder, before the inbox lets go of what one of them holds."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(settings: Settings, known: Registration, part: Path, progress: Progress) -> Registration:
@@ -417,7 +430,7 @@ def _clear_inbox(settings: Settings, known: Registration, archive: Path) -> None
     It is moved aside under a hidden name first, so that a kill half-way leaves nothing in sight that
     would look like another delivery. What the archive does not hold is put back.
     """
-    if not isinstance(known.source, LocalSource) or known.source.path.parent != settings.inbox:
+    if not isinstance(known.source, LocalSource) or known.source.path.parent != settings.inbox.resolve():
         return
     place = known.source.path
     aside = place.with_name(f".taken-{known.batch}")

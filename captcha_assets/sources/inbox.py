@@ -51,7 +51,7 @@ def scan(settings: Settings, settled_seconds: float = 5.0, now: float | None = N
         return found
     ledger = _Ledger(settings)
     moment = time.time() if now is None else now
-    for path in sorted(settings.inbox.iterdir()):
+    for path in sorted(settings.inbox.resolve().iterdir()):
         if path.name.startswith("."):
             continue
         try:
@@ -92,6 +92,8 @@ def take(settings: Settings, arrival: Arrival) -> Registration:
 
 def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
     """Return what lies at `path`, provided it is a zip or folder that nobody is writing."""
+    if str(path).encode(errors="replace").decode() != str(path):
+        raise DeliveryError("has a name that is not UTF-8: rename it")
     if path.is_symlink():
         raise DeliveryError("is a symbolic link: put the file or folder itself here")
     if path.name.lower().endswith(PARTIAL):

@@ -7,6 +7,7 @@ loading this module must not cost: it is imported where it is used.
 
 import base64
 import fcntl
+import json
 import logging
 import os
 import threading
@@ -116,7 +117,7 @@ def download(
     part = scratch / f"{handle.owner}--{handle.dataset}--{version}.zip"
     with _alone(part), _plain_errors(handle), _client() as client:
         _persist(client, handle, part, progress)
-        size = part.stat().st_size
+        size = _size(part)
         part.replace(target)
     return KaggleVersion(_name(handle), version, size)
 
@@ -147,7 +148,8 @@ def _client() -> "Iterator[KaggleClient]":
     """Yield a signed-in client. kagglehub's own would print whole responses in its test environment."""
     from kagglehub import __version__  # noqa: PLC0415
     from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
-    from kagglesdk import KaggleClient, get_env  # noqa: PLC0415
+    from kagglesdk import KaggleClient  # noqa: PLC0415
+    from kagglesdk.kaggle_env import get_env  # noqa: PLC0415
 
     logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it would write on standard output
     try:
@@ -177,8 +179,6 @@ def _alone(part: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield
-        except KaggleError:
-            raise
         except OSError:
             part.unlink(missing_ok=True)
             raise
@@ -188,7 +188,7 @@ def _persist(
     client: "KaggleClient", handle: "DatasetHandle", part: Path, progress: Callable[[str], None]
 ) -> None:
     """Download into `part` until it is complete and right, or there is no hope."""
-    repeats = 0
+    begun, repeats = _size(part), 0
     for attempt in range(_RESUMES + 1):
         time.sleep(min(30, 2**attempt - 1))
         try:
@@ -201,10 +201,13 @@ def _persist(
             repeats += 1
             progress(f"{_what(handle)}: {error}; starting over")
         except _BROKEN:
-            received = part.stat().st_size if part.exists() else 0
-            if attempt == _RESUMES or not received:
+            if attempt == _RESUMES or _size(part) == begun:
                 raise
-            progress(f"{_what(handle)}: connection lost after {received:,} bytes; going on from there")
+            progress(f"{_what(handle)}: connection lost after {_size(part):,} bytes; going on from there")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _receive(
@@ -222,7 +225,7 @@ def _receive(
     with client.datasets.dataset_api_client.download_dataset(request) as response:
         length = response.headers.get("Content-Length")
         size = None if length is None else int(length)
-        if part.exists() and size is not None and part.stat().st_size > size:
+        if size is not None and _size(part) > size:
             part.unlink()
         with _reporting(_what(handle), part, size, progress):
             try:
@@ -240,12 +243,12 @@ def _reporting(what: str, part: Path, size: int | None, progress: Callable[[str]
     def watch() -> None:
         tenth = 0
         while size and not done.wait(0.2):
-            received = part.stat().st_size if part.exists() else 0
-            if received * 10 // size > tenth:
-                tenth = received * 10 // size
+            now = _size(part) * 10 // size
+            if now > tenth:
+                tenth = now
                 progress(f"{what}: {tenth * 10} % of {size:,} bytes")
 
-    begun = part.stat().st_size if part.exists() else 0
+    begun = _size(part)
     progress(
         f"{what}: {f'{size:,} bytes' if size else 'size unknown'}"
         + (f", {begun:,} are here" if begun else "")
@@ -290,7 +293,7 @@ def _plain_errors(handle: "DatasetHandle") -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         raise _explained(handle, error) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, json.JSONDecodeError) as error:
         raise KaggleError(
             f"{_what(handle)}: no answer that can be used ({type(error).__name__}); check the network and"
             " run it again: a download goes on where it was"

@@ -1,0 +1,457 @@
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.deliveries import KaggleSource, LocalSource, SyntheticSource, parse_source
+from captcha_assets_tests.sources.examples import (
+    data_files,
+    files_below,
+    in_child,
+    killed_at_step,
+    killed_while_writing,
+    make_folder,
+    make_zip,
+    members,
+)
+
+
+def deliver(settings: Settings, batch: str, source: Path | str) -> deliveries.RawBatch:
+    deliveries.register(settings, batch, parse_source(str(source)))
+    return deliveries.fetch(settings, batch)
+
+
+# --- names and sources ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a", "0", "starter", "2024-05-17", "a-", "a" * 63])
+def test_a_good_name_is_accepted(name):
+    deliveries.check_batch_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "ä", "a b", "a/b", "a\n", "..", "a" * 64, "٣"])
+def test_a_bad_name_is_refused_in_one_line_that_says_what_is_allowed(name):
+    with pytest.raises(DeliveryError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
+        deliveries.check_batch_name(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("kaggle", KaggleSource()),
+        ("kaggle:3", KaggleSource(3)),
+        ("synthetic:100", SyntheticSource(100)),
+        ("synthetic:100:7", SyntheticSource(100, 7)),
+        ("synthetic:100:0", SyntheticSource(100)),
+        ("/tmp/some.zip", LocalSource(Path("/tmp/some.zip"))),
+        ("./kaggle", LocalSource(Path("kaggle").resolve())),
+        ("relative", LocalSource(Path("relative").resolve())),
+        ("~/x.zip", LocalSource(Path("~/x.zip").expanduser())),
+        ("a:b.zip", LocalSource(Path("a:b.zip").resolve())),
+    ],
+)
+def test_a_source_is_read_as_users_write_it(text, source):
+    assert parse_source(text) == source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "a\0b", "\udcff.zip", "kaggle:", "kaggle:x", "kaggle:0", "kaggle:-1", "kaggle:1:2"),
+        *("synthetic", "synthetic:", "synthetic:x", "synthetic:0", "synthetic:-5", "synthetic:1.5"),
+        *("synthetic:1:2:3", "synthetic:5:-1", "synthetic:5:"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_one_clear_line(text):
+    with pytest.raises(DeliveryError) as error:
+        parse_source(text)
+    assert "\n" not in str(error.value)
+
+
+@given(
+    st.one_of(
+        st.builds(KaggleSource, st.none() | st.integers(1, 10**6)),
+        st.builds(SyntheticSource, st.integers(1, 10**9), st.integers(0, 2**63)),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=50)
+        .map(lambda text: LocalSource(Path("/folder", text.lstrip("/")).resolve())),
+    )
+)  # fmt: skip
+def test_a_source_written_out_is_read_back_the_same(source):
+    assert parse_source(str(source)) == source
+
+
+# --- registering ----------------------------------------------------------------------------------------
+
+
+def test_registering_the_same_again_changes_nothing(settings, tmp_path):
+    source = parse_source(str(make_zip(tmp_path / "some.zip")))
+    first = deliveries.register(settings, "real", source)
+    assert deliveries.register(settings, "real", source) == first == deliveries.registration(settings, "real")
+    deliveries.fetch(settings, "real")
+    after = deliveries.registration(settings, "real")
+    assert deliveries.register(settings, "real", source) == after
+
+
+def test_registering_fetches_nothing(settings, tmp_path):
+    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    assert files_below(settings.home) == ["artifacts/deliveries/real.json"]
+
+
+def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_path):
+    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    with pytest.raises(
+        DeliveryError, match=r"real is already the delivery from .*some.zip: choose another name"
+    ):
+        deliveries.register(settings, "real", SyntheticSource(5))
+    assert deliveries.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
+
+
+def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
+    deliveries.register(Settings(home=tmp_path), "k", KaggleSource())
+    with pytest.raises(DeliveryError, match="already the delivery"):
+        deliveries.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
+
+
+def _nothing(folder: Path) -> Path:
+    return folder / "nothing.zip"
+
+
+def _text(folder: Path) -> Path:
+    (folder / "text.zip").write_text("not a zip")
+    return folder / "text.zip"
+
+
+def _empty_zip(folder: Path) -> Path:
+    return make_zip(folder / "empty.zip", count=0)
+
+
+def _empty_folder(folder: Path) -> Path:
+    (folder / "empty" / "deeper").mkdir(parents=True)
+    return folder / "empty"
+
+
+def _pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe")
+    return folder / "pipe"
+
+
+def _below_a_file(folder: Path) -> Path:
+    return _text(folder) / "inside.zip"
+
+
+def _name_too_long(folder: Path) -> Path:
+    return folder / ("n" * 300)
+
+
+@pytest.mark.parametrize(
+    "make", [_nothing, _text, _empty_zip, _empty_folder, _pipe, _below_a_file, _name_too_long]
+)
+def test_a_path_that_is_no_delivery_is_refused_in_one_line_and_not_registered(settings, tmp_path, make):
+    place = make(tmp_path)
+    with pytest.raises(DeliveryError) as error:
+        deliveries.register(settings, "real", parse_source(str(place)))
+    assert place.name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert deliveries.known_batches(settings) == []
+
+
+def test_the_name_of_an_archive_that_dvc_brought_is_not_given_to_another(settings, tmp_path):
+    make_zip(settings.raw / "real.zip")
+    with pytest.raises(DeliveryError, match="already holds another delivery of this name"):
+        deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
+    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
+
+
+def test_a_damaged_registration_is_named(settings):
+    settings.deliveries.mkdir(parents=True)
+    settings.delivery("real").write_text("{")
+    with pytest.raises(
+        DeliveryError, match=r"real.json is damaged .*: remove the file and register real again"
+    ):
+        deliveries.registration(settings, "real")
+
+
+def test_registrations_are_kept_on_an_object_store_too(tmp_path, bucket):
+    settings = Settings(home=tmp_path, artifacts=str(bucket))
+    assert deliveries.known_batches(settings) == []
+    deliveries.register(settings, "real", SyntheticSource(5))
+    assert deliveries.known_batches(settings) == ["real"]
+    assert [entry.source for entry in deliveries.registrations(settings)] == [SyntheticSource(5)]
+    deliveries.remove(settings, "real")
+    assert deliveries.known_batches(settings) == []
+
+
+# --- fetching -------------------------------------------------------------------------------------------
+
+
+def test_a_zip_arrives_exactly_as_delivered_and_is_described(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip")
+    raw = deliver(settings, "real", source)
+    content = source.read_bytes()
+    assert (settings.raw / "real.zip").read_bytes() == content
+    assert raw == deliveries.RawBatch(
+        batch="real",
+        path=settings.raw / "real.zip",
+        source=str(source),
+        bytes=len(content),
+        members=5,
+        sha256=hashlib.sha256(content).hexdigest(),
+        md5=hashlib.md5(content).hexdigest(),
+    )
+
+
+def test_a_folder_arrives_packed(settings, tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    (folder / "gone.png").symlink_to("nowhere")
+    raw = deliver(settings, "real", folder)
+    assert len(members(raw.path)) == raw.members == 5
+    assert [(one.member, one.reason) for one in raw.unreadable] == [
+        ("gone.png", "symbolic link, not followed")
+    ]
+
+
+def test_the_generator_makes_the_same_archive_for_the_same_seed_only(settings):
+    first = deliver(settings, "first", "synthetic:12:3")
+    again = deliver(settings, "again", "synthetic:12:3")
+    other = deliver(settings, "other", "synthetic:12:4")
+    assert first.sha256 == again.sha256 != other.sha256
+    assert first.members == 12
+
+
+def test_real_characters_arrive(settings, shared_data):
+    assert deliver(settings, "real", shared_data / "kaptcha_characters.zip").members == 935
+    assert deliver(settings, "samples", shared_data / "kaggle_samples").members == 3
+
+
+def test_data_holds_nothing_but_the_archives(settings, tmp_path):
+    deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    deliver(settings, "folder", make_folder(tmp_path / "folder"))
+    assert data_files(settings) == ["raw/folder.zip", "raw/real.zip"]
+
+
+def test_two_homes_with_the_same_deliveries_hold_the_same_bytes(tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    one = deliver(Settings(home=tmp_path / "1"), "real", folder)
+    two = deliver(Settings(home=tmp_path / "2"), "real", folder)
+    assert one.path.read_bytes() == two.path.read_bytes()
+    assert one.md5 == two.md5
+
+
+def test_fetching_again_replaces_nothing_and_says_the_same(settings, tmp_path):
+    first = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    before = first.path.stat()
+    (tmp_path / "some.zip").unlink()
+    assert deliveries.fetch(settings, "real") == first
+    assert (first.path.stat().st_ino, first.path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_an_archive_that_dvc_brought_needs_no_registration(settings):
+    make_zip(settings.raw / "pulled.zip")
+    assert deliveries.known_batches(settings) == ["pulled"]
+    raw = deliveries.fetch(settings, "pulled")
+    assert (raw.source, raw.members) == (deliveries.FOUND, 5)
+
+
+def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    (folder / "gone.png").symlink_to("nowhere")
+    here, there = Settings(home=tmp_path / "here"), Settings(home=tmp_path / "there")
+    made = deliver(here, "real", folder)
+    there.raw.mkdir(parents=True)
+    made.path.rename(there.raw / "real.zip")
+    assert deliveries.fetch(there, "real").unreadable == made.unreadable != ()
+
+
+def test_a_delivery_that_nobody_knows_is_an_error_that_says_what_to_do(settings):
+    with pytest.raises(DeliveryError, match=r"batch add unknown SOURCE.*dvc pull"):
+        deliveries.fetch(settings, "unknown")
+
+
+def test_an_archive_that_is_not_what_was_delivered_is_refused_and_left_alone(settings, tmp_path):
+    raw = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    make_zip(raw.path, first=7)
+    changed = raw.path.read_bytes()
+    with pytest.raises(DeliveryError, match=r"real.zip is not what was delivered"):
+        deliveries.fetch(settings, "real")
+    assert raw.path.read_bytes() == changed
+
+
+def test_a_damaged_archive_that_dvc_brought_is_refused(settings):
+    settings.raw.mkdir(parents=True)
+    (settings.raw / "pulled.zip").write_text("half an arch")
+    with pytest.raises(DeliveryError, match=r"pulled.zip is not a complete zip archive"):
+        deliveries.fetch(settings, "pulled")
+
+
+def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip")
+    first = deliver(settings, "real", source)
+    first.path.unlink()
+    assert deliveries.fetch(settings, "real") == first
+    first.path.unlink()
+    make_zip(source, first=7)
+    with pytest.raises(DeliveryError, match="is not any more what was delivered as real"):
+        deliveries.fetch(settings, "real")
+    assert data_files(settings) == []
+
+
+def test_a_source_that_vanished_is_one_clear_line(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip")
+    deliveries.register(settings, "real", parse_source(str(source)))
+    source.unlink()
+    with pytest.raises(DeliveryError, match=r"some.zip does not exist"):
+        deliveries.fetch(settings, "real")
+
+
+def test_progress_says_what_is_fetched_and_where_it_lies(settings, tmp_path):
+    lines = []
+    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    deliveries.fetch(settings, "real", lines.append)
+    assert lines[0].startswith("real: fetching ")
+    assert lines[-1].endswith("data/raw/real.zip")
+
+
+def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(settings, tmp_path):
+    deliver(settings, "real", "synthetic:5")
+    first = settings.delivery("real").read_text()
+    deliveries.remove(settings, "real")
+    deliver(settings, "real", "synthetic:5")
+    assert settings.delivery("real").read_text() == first
+    assert set(json.loads(first)) == {
+        "batch", "dataset", "fingerprint", "kaggle_version", "sha256", "source",
+    }  # fmt: skip
+
+
+# --- removing -------------------------------------------------------------------------------------------
+
+
+def test_a_removed_delivery_is_gone_and_its_name_is_free(settings, tmp_path):
+    deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    deliver(settings, "other", make_zip(tmp_path / "other.zip", first=9))
+    deliveries.remove(settings, "real")
+    assert deliveries.known_batches(settings) == ["other"]
+    assert data_files(settings) == ["raw/other.zip"]
+    deliver(settings, "real", "synthetic:3")
+
+
+def test_removing_what_is_not_there_names_what_is(settings, tmp_path):
+    deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    with pytest.raises(DeliveryError, match="there is no delivery reel; known are: real"):
+        deliveries.remove(settings, "reel")
+
+
+def test_what_dvc_brought_can_be_removed(settings):
+    make_zip(settings.raw / "pulled.zip")
+    deliveries.remove(settings, "pulled")
+    assert deliveries.known_batches(settings) == []
+
+
+# --- kills, full disks, two at once ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_zip, make_folder])
+def test_killed_before_any_step_and_run_again_it_ends_in_the_same_bytes(tmp_path, make):
+    source = make(tmp_path / "some.zip", count=3)
+    wanted = deliver(Settings(home=tmp_path / "whole"), "real", source).path.read_bytes()
+    for step in range(1, 200):
+        settings = Settings(home=tmp_path / f"home-{step}")
+        killed = killed_at_step(lambda home=settings: deliver(home, "real", source), settings.home, step)
+        for name in data_files(settings):
+            assert name == "raw/real.zip"
+            assert (settings.home / "data" / name).read_bytes() == wanted
+        assert deliver(settings, "real", source).path.read_bytes() == wanted
+        assert files_below(settings.scratch) == ["locks/real.lock"]
+        if not killed:
+            break
+    assert 8 < step < 199
+
+
+@pytest.mark.parametrize("make", [make_zip, make_folder])
+def test_killed_in_the_middle_of_a_copy_and_run_again_it_ends_in_the_same_bytes(settings, tmp_path, make):
+    source = make(tmp_path / "some.zip", count=40)
+    assert killed_while_writing(lambda: deliver(settings, "real", source), 30_000)
+    assert data_files(settings) == []
+    assert any(path.stat().st_size == 30_000 for path in settings.scratch.rglob("*") if path.is_file())
+    raw = deliver(settings, "real", source)
+    assert len(members(raw.path)) == 40
+    assert files_below(settings.scratch) == ["locks/real.lock"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 300 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder", "synthetic"])
+def test_a_full_disk_is_one_clear_line_and_nothing_half(small_disk, tmp_path, kind):
+    source = {
+        "zip": lambda: make_zip(tmp_path / "some.zip", count=400),
+        "folder": lambda: make_folder(tmp_path / "folder", count=400),
+        "synthetic": lambda: "synthetic:400",
+    }[kind]()
+    settings = Settings(home=small_disk)
+    with pytest.raises(DeliveryError, match="no space left on the disk") as error:
+        deliver(settings, "real", source)
+    assert "\n" not in str(error.value)
+    assert data_files(settings) == []
+    assert files_below(settings.scratch) == ["locks/real.lock"]
+    small = make_zip(tmp_path / "small.zip")
+    assert deliver(settings, "small", small).path.read_bytes() == small.read_bytes()
+
+
+def test_a_limit_on_file_sizes_is_one_clear_line_and_nothing_half(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip", count=40)
+
+    def limited():
+        with pytest.raises(DeliveryError, match="no space left on the disk or in the quota"):
+            deliver(settings, "real", source)
+
+    def prepare():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    assert in_child(limited, prepare) == 0
+    assert data_files(settings) == []
+    assert files_below(settings.scratch) == ["locks/real.lock"]
+
+
+def test_data_may_lie_on_another_file_system(small_disk, settings, tmp_path):
+    settings.home.mkdir()
+    (settings.home / "data").symlink_to(small_disk, target_is_directory=True)
+    source = make_zip(tmp_path / "some.zip")
+    assert deliver(settings, "real", source).path.read_bytes() == source.read_bytes()
+    assert files_below(small_disk) == ["raw/real.zip"]
+
+
+def test_two_processes_that_fetch_the_same_delivery_do_not_meet(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip", count=200)
+    deliveries.register(settings, "real", parse_source(str(source)))
+    script = (
+        "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
+        "from captcha_assets.sources import deliveries;"
+        "print(deliveries.fetch(Settings(home=Path(sys.argv[1])), 'real').sha256)"
+    )
+    command = [sys.executable, "-c", script, str(settings.home)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    hashes = {process.communicate()[0].strip() for process in running}
+    assert hashes == {hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert files_below(settings.scratch) == ["locks/real.lock"]

@@ -1,0 +1,409 @@
+import os
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries, inbox
+from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.deliveries import BATCH_NAME, parse_source
+from captcha_assets_tests.sources.examples import (
+    data_files,
+    files_below,
+    image_bytes,
+    in_child,
+    killed_at_step,
+    make_folder,
+    make_zip,
+    members,
+)
+
+
+def later(seconds: float = 60) -> float:
+    """A moment at which everything has come to rest."""
+    return time.time() + seconds
+
+
+def arrivals(settings: Settings) -> dict[str, str]:
+    """What can be taken now: file name to batch name."""
+    return {arrival.path.name: arrival.batch for arrival in inbox.scan(settings, now=later()).arrivals}
+
+
+def reasons(settings: Settings, now: float | None = None) -> dict[str, str]:
+    """What is left in the inbox, and why."""
+    return {path.name: reason for path, reason in inbox.scan(settings, now=now or later()).skipped}
+
+
+def take_all(settings: Settings) -> list[str]:
+    """What the sensor and its runs do."""
+    taken = inbox.scan(settings, now=later()).arrivals
+    for arrival in taken:
+        inbox.take(settings, arrival)
+    for arrival in taken:
+        deliveries.fetch(settings, arrival.batch)
+    return [arrival.batch for arrival in taken]
+
+
+def test_there_need_not_be_an_inbox(settings):
+    assert inbox.scan(settings) == inbox.InboxScan()
+
+
+def test_zips_and_folders_become_deliveries_and_leave_the_inbox(settings):
+    content = make_zip(settings.inbox / "March.zip").read_bytes()
+    make_folder(settings.inbox / "more letters", first=50)
+    assert take_all(settings) == ["march", "more-letters"]
+    assert (settings.raw / "march.zip").read_bytes() == content
+    assert len(members(settings.raw / "more-letters.zip")) == 5
+    assert list(settings.inbox.iterdir()) == []
+    assert data_files(settings) == ["raw/march.zip", "raw/more-letters.zip"]
+
+
+def test_looking_changes_nothing(settings):
+    make_zip(settings.inbox / "a.zip")
+    make_folder(settings.inbox / "b")
+    before = files_below(settings.home)
+    assert inbox.scan(settings, now=later()) == inbox.scan(settings, now=later())
+    assert files_below(settings.home) == before
+
+
+# --- half-copied files ----------------------------------------------------------------------------------
+
+
+def test_a_file_that_has_just_changed_is_not_taken(settings):
+    make_zip(settings.inbox / "a.zip")
+    os.utime(settings.inbox / "a.zip", (1000, 1000))
+    os.utime(settings.inbox, (1000, 1000))
+    assert inbox.scan(settings, settled_seconds=5, now=1004).arrivals == []
+    assert "has just changed" in reasons(settings, now=1004)["a.zip"]
+    assert len(inbox.scan(settings, settled_seconds=5, now=1006).arrivals) == 1
+
+
+def test_a_folder_of_which_one_file_has_just_changed_is_not_taken(settings):
+    folder = make_folder(settings.inbox / "b")
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (1000, 1000))
+    os.utime(folder / "more" / "b_1.png", (2000, 2000))
+    assert inbox.scan(settings, now=2004).arrivals == []
+    assert len(inbox.scan(settings, now=2006).arrivals) == 1
+
+
+def test_a_folder_into_which_old_files_are_being_moved_is_not_taken(settings):
+    folder = make_folder(settings.inbox / "b")
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1000, 1000))
+    assert inbox.scan(settings).arrivals == []
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.95])
+def test_half_a_zip_is_not_taken_however_long_it_rests(settings, share):
+    path = make_zip(settings.inbox / "a.zip")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert arrivals(settings) == {}
+    assert "not a complete zip archive" in reasons(settings)["a.zip"]
+
+
+@pytest.mark.parametrize("name", ["a.zip.part", "a.zip.crdownload", "a.zip.tmp", "a.zip.filepart", "a.zip~"])
+def test_a_file_whose_name_says_it_is_being_copied_is_not_taken(settings, name):
+    make_zip(settings.inbox / name)
+    assert arrivals(settings) == {}
+    assert "still being copied" in reasons(settings)[name]
+
+
+def test_a_folder_in_which_a_file_is_being_copied_is_not_taken(settings):
+    make_folder(settings.inbox / "b")
+    (settings.inbox / "b" / "a_9.png.part").write_bytes(b"half")
+    assert arrivals(settings) == {}
+    assert "a_9.png.part" in reasons(settings)["b"]
+
+
+def test_hidden_files_are_not_looked_at(settings):
+    make_zip(settings.inbox / ".a.zip.Xy12")
+    make_folder(settings.inbox / ".git")
+    assert inbox.scan(settings, now=later()) == inbox.InboxScan()
+
+
+def test_what_can_be_no_delivery_is_left_with_a_reason_and_the_rest_is_taken(settings, tmp_path):
+    make_zip(settings.inbox / "good.zip")
+    make_zip(settings.inbox / "empty.zip", count=0)
+    (settings.inbox / "notes.txt").write_text("hello")
+    (settings.inbox / "hollow" / "deep").mkdir(parents=True)
+    (settings.inbox / "link.zip").symlink_to(make_zip(tmp_path / "elsewhere.zip"))
+    os.mkfifo(settings.inbox / "pipe.zip")
+    (settings.inbox / "unreadable").mkdir()
+    (settings.inbox / "unreadable" / "a_1.png").symlink_to("nowhere")
+    make_zip(settings.inbox / os.fsdecode(b"\xff.zip"), first=70)
+    assert arrivals(settings) == {"good.zip": "good"}
+    assert reasons(settings) == {
+        "empty.zip": "holds no files that can be read",
+        "hollow": "holds no files that can be read",
+        "link.zip": "is a symbolic link: put the file or folder itself here",
+        "notes.txt": "is neither a zip archive nor a folder",
+        "pipe.zip": "is neither a zip archive nor a folder",
+        "unreadable": "holds no files that can be read",
+        os.fsdecode(b"\xff.zip"): "has a name that is not UTF-8: rename it",
+    }
+
+
+# --- never twice ----------------------------------------------------------------------------------------
+
+
+def test_the_same_content_is_never_taken_twice_whatever_its_name(settings):
+    make_zip(settings.inbox / "a.zip")
+    make_folder(settings.inbox / "b", first=50)
+    assert take_all(settings) == ["a", "b"]
+    make_zip(settings.inbox / "a.zip")
+    shutil.copy(settings.inbox / "a.zip", settings.inbox / "other name.zip")
+    make_folder(settings.inbox / "renamed", first=50)
+    assert arrivals(settings) == {}
+    assert {name: reason.split(":")[0] for name, reason in reasons(settings).items()} == {
+        "a.zip": "has been delivered already, as a",
+        "other name.zip": "has been delivered already, as a",
+        "renamed": "has been delivered already, as b",
+    }
+
+
+def test_of_two_files_of_one_content_one_is_taken(settings):
+    make_zip(settings.inbox / "a.zip")
+    shutil.copy(settings.inbox / "a.zip", settings.inbox / "b.zip")
+    assert arrivals(settings) == {"a.zip": "a"}
+    assert "is the same delivery as" in reasons(settings)["b.zip"]
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_what_came_another_way_is_not_taken_again(settings, tmp_path, registered):
+    source = make_zip(tmp_path / "some.zip")
+    if registered:
+        deliveries.register(settings, "real", parse_source(str(source)))
+        deliveries.fetch(settings, "real")
+    else:
+        settings.raw.mkdir(parents=True)
+        shutil.copy(source, settings.raw / "real.zip")
+    make_zip(settings.inbox / "again.zip")
+    assert arrivals(settings) == {}
+    assert "delivered already, as real" in reasons(settings)["again.zip"]
+
+
+def test_what_has_been_registered_from_the_inbox_by_hand_is_not_taken_under_another_name(settings):
+    path = make_zip(settings.inbox / "a.zip")
+    deliveries.register(settings, "by-hand", parse_source(str(path)))
+    assert take_all(settings) == ["by-hand"]
+    assert data_files(settings) == ["raw/by-hand.zip"]
+    assert list(settings.inbox.iterdir()) == []
+
+
+def test_taking_twice_is_taking_once(settings):
+    make_zip(settings.inbox / "a.zip")
+    [arrival] = inbox.scan(settings, now=later()).arrivals
+    first = inbox.take(settings, arrival)
+    assert inbox.scan(settings, now=later()).arrivals == [arrival]
+    assert inbox.take(settings, arrival) == first
+    assert deliveries.known_batches(settings) == ["a"]
+
+
+def test_a_removed_delivery_may_come_again(settings):
+    make_zip(settings.inbox / "a.zip")
+    take_all(settings)
+    deliveries.remove(settings, "a")
+    make_zip(settings.inbox / "a.zip")
+    assert take_all(settings) == ["a"]
+
+
+def test_a_large_file_that_rests_is_read_once(settings, tmp_path):
+    path = make_zip(settings.inbox / "a.zip")
+    [arrival] = inbox.scan(settings, now=later()).arrivals
+    inbox.take(settings, arrival)
+    status = path.stat()
+    scrambled = bytes(byte ^ 1 for byte in path.read_bytes()[:1000]) + path.read_bytes()[1000:]
+    path.write_bytes(scrambled)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    inbox._digest.cache_clear()
+    assert inbox.scan(settings, now=later()).arrivals == [arrival]
+    os.utime(path)
+    assert inbox.scan(settings, now=later()).arrivals != [arrival]
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [
+        ("Captcha Letters (2).zip", "captcha-letters-2"),
+        ("ÄÖ 7.zip", "7"),
+        ("漢字.zip", "delivery"),
+        ("--.zip", "delivery"),
+        ("A" * 80 + ".ZIP", "a" * 63),
+        ("v1.2", "v1-2"),
+    ],
+)
+def test_names_become_batch_names(settings, name, batch):
+    if name.lower().endswith(".zip"):
+        make_zip(settings.inbox / name)
+    else:
+        make_folder(settings.inbox / name)
+    assert arrivals(settings) == {name: batch}
+
+
+@hypothesis_settings(max_examples=40)
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=60))
+def test_every_name_becomes_a_batch_name(tmp_path_factory, name):
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    try:
+        make_zip(settings.inbox / f"{name}.zip", count=1)
+    except OSError:
+        return  # too long for the disk
+    assert all(BATCH_NAME.fullmatch(batch) for batch in arrivals(settings).values())
+    assert len(arrivals(settings)) == (not name.startswith("."))
+
+
+def test_two_deliveries_of_one_name_do_not_mix(settings):
+    make_zip(settings.inbox / "a.zip")
+    take_all(settings)
+    content = make_zip(settings.inbox / "a.zip", first=50).read_bytes()
+    [second] = take_all(settings)
+    assert second.startswith("a-")
+    assert len(second) == 8
+    assert (settings.raw / f"{second}.zip").read_bytes() == content
+    assert "Dataset/a_0.png" in members(settings.raw / "a.zip")
+
+
+def test_two_names_in_one_inbox_that_become_one_do_not_mix(settings):
+    make_zip(settings.inbox / "A.zip")
+    make_zip(settings.inbox / "a.zip", first=20)
+    make_folder(settings.inbox / "a", first=40)
+    taken = take_all(settings)
+    assert len(set(taken)) == 3
+    assert len({(settings.raw / f"{batch}.zip").read_bytes() for batch in taken}) == 3
+
+
+def test_long_names_of_one_beginning_stay_apart(settings):
+    make_zip(settings.inbox / f"{'a' * 70}1.zip")
+    make_zip(settings.inbox / f"{'a' * 70}2.zip", first=20)
+    taken = take_all(settings)
+    assert len(set(taken)) == 2
+    assert all(BATCH_NAME.fullmatch(batch) for batch in taken)
+
+
+def test_a_name_that_went_to_another_delivery_meanwhile_is_not_overwritten(settings, tmp_path):
+    make_zip(settings.inbox / "a.zip")
+    [arrival] = inbox.scan(settings, now=later()).arrivals
+    deliveries.register(settings, "a", parse_source("synthetic:3"))
+    with pytest.raises(DeliveryError, match="a is the delivery from synthetic:3 now: scan the inbox again"):
+        inbox.take(settings, arrival)
+    assert arrivals(settings).keys() == {"a.zip"}
+    assert arrivals(settings)["a.zip"] != "a"
+
+
+# --- nothing is lost ------------------------------------------------------------------------------------
+
+
+def test_a_file_replaced_after_it_was_taken_is_not_fetched_under_the_old_name(settings):
+    make_zip(settings.inbox / "a.zip")
+    [arrival] = inbox.scan(settings, now=later()).arrivals
+    inbox.take(settings, arrival)
+    content = make_zip(settings.inbox / "a.zip", first=50).read_bytes()
+    with pytest.raises(DeliveryError, match="is not any more what was delivered as a"):
+        deliveries.fetch(settings, "a")
+    assert (settings.inbox / "a.zip").read_bytes() == content
+    [second] = take_all(settings)
+    assert (settings.raw / f"{second}.zip").read_bytes() == content
+
+
+def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):
+    folder = make_folder(settings.inbox / "b")
+    [arrival] = inbox.scan(settings, now=later()).arrivals
+    inbox.take(settings, arrival)
+    late = image_bytes(99)
+
+    def hook(event, arguments):
+        if event == "os.rename" and str(arguments[0]) == str(folder) and folder.exists():
+            (folder / "late.png").write_bytes(late)
+
+    assert in_child(lambda: deliveries.fetch(settings, "b"), lambda: sys.addaudithook(hook)) == 0
+    assert len(members(settings.raw / "b.zip")) == 5
+    assert files_below(settings.inbox) == ["b/late.png"]
+    assert (folder / "late.png").read_bytes() == late
+
+
+def test_files_that_could_not_be_read_stay_in_the_inbox(settings):
+    folder = make_folder(settings.inbox / "b")
+    (folder / "gone.png").symlink_to("nowhere")
+    assert take_all(settings) == ["b"]
+    assert files_below(settings.inbox) == ["b/gone.png"]
+    assert reasons(settings) == {"b": "holds no files that can be read"}
+
+
+def test_what_was_registered_elsewhere_is_never_removed(settings, tmp_path):
+    zipped, folder = make_zip(tmp_path / "some.zip"), make_folder(tmp_path / "folder")
+    for number, source in enumerate((zipped, folder)):
+        deliveries.register(settings, f"batch-{number}", parse_source(str(source)))
+        deliveries.fetch(settings, f"batch-{number}")
+    assert zipped.exists()
+    assert len(files_below(folder)) == 5
+
+
+def test_an_inbox_that_is_a_link_works_as_any_other(settings, tmp_path):
+    (tmp_path / "drop").mkdir()
+    settings.home.mkdir()
+    settings.inbox.symlink_to(tmp_path / "drop", target_is_directory=True)
+    make_zip(tmp_path / "drop" / "a.zip")
+    assert take_all(settings) == ["a"]
+    assert list((tmp_path / "drop").iterdir()) == []
+    assert take_all(settings) == []
+
+
+def _drop_zip(settings: Settings) -> Path:
+    return make_zip(settings.inbox / "a.zip", count=2)
+
+
+def _drop_folder(settings: Settings) -> Path:
+    return make_folder(settings.inbox / "a", count=2)
+
+
+@pytest.mark.parametrize("drop", [_drop_zip, _drop_folder])
+def test_killed_before_any_step_nothing_is_lost_and_a_rerun_finishes(tmp_path, drop):
+    whole = Settings(home=tmp_path / "whole")
+    drop(whole)
+    take_all(whole)
+    wanted = (whole.raw / "a.zip").read_bytes()
+    for step in range(1, 200):
+        settings = Settings(home=tmp_path / f"home-{step}")
+        drop(settings)
+        killed = killed_at_step(lambda home=settings: take_all(home), settings.home, step)
+        _check_nothing_is_lost(settings, wanted)
+        take_all(settings)
+        for batch in deliveries.known_batches(settings):  # a run that died is run again
+            deliveries.fetch(settings, batch)
+        assert files_below(settings.inbox) == []
+        assert data_files(settings) == ["raw/a.zip"]
+        assert (settings.raw / "a.zip").read_bytes() == wanted
+        if not killed:
+            break
+    assert 8 < step < 199
+
+
+def _check_nothing_is_lost(settings: Settings, wanted: bytes) -> None:
+    if data_files(settings):
+        assert (settings.raw / "a.zip").read_bytes() == wanted
+        return
+    dropped = settings.inbox / "a.zip"
+    if dropped.exists():
+        assert dropped.read_bytes() == wanted
+    else:
+        assert len(files_below(settings.inbox / "a")) == 2
+
+
+def test_a_zip_of_two_thousand_files_is_one_delivery(settings):
+    settings.inbox.mkdir(parents=True)
+    with zipfile.ZipFile(settings.inbox / "many.zip", "w") as archive:
+        for number in range(2000):
+            archive.writestr(f"Dataset/a_{number}.png", image_bytes(number, 10))
+    assert take_all(settings) == ["many"]
+    assert deliveries.fetch(settings, "many").members == 2000
