@@ -1,0 +1,154 @@
+"""The images of a split as arrays, straight from the Parquet tables. Needs pyarrow and numpy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+
+SPLITS = ("train", "validation", "test")
+_PLACES = ["image_id", "label", "split", "batch", "sample_key"]
+_PIXELS = ["image_id", "batch", "pixels"]
+
+
+class ReaderError(ValueError):
+    """Tables that do not hold what was asked of them; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """Images of one split, in order of `image_id`; position *i* of every field is one image."""
+
+    image_ids: NDArray[np.str_]
+    """Identities, 32 hex digits each."""
+    pixels: NDArray[np.uint8]
+    """(N, 52, 32), writable."""
+    labels: NDArray[np.int64]
+    """Positions in `classes`."""
+    batches: NDArray[np.object_]
+    """The delivery that each image's pixels were taken from."""
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns)
+    except FileNotFoundError as error:
+        raise ReaderError(f"{path} does not exist: materialize it first") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ReaderError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _checked(path: Path, columns: list[str]) -> pa.Table:
+    table = _read(path, columns)
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise ReaderError(f"{path} lacks the columns {', '.join(missing)}: materialize it again")
+    return table
+
+
+def _places(splits: Path, split: str | None, sample_size: int | None) -> pa.Table:
+    """Return the placed images of the sample in `split`, in order of `image_id`."""
+    table = _checked(splits, _PLACES)
+    table = table.filter(pc.is_valid(table["split"]))
+    if sample_size is not None and sample_size < table.num_rows:
+        keys = [("sample_key", "ascending"), ("image_id", "ascending")]
+        table = table.take(pc.sort_indices(table, sort_keys=keys)[:sample_size])
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
+    return table.sort_by("image_id").combine_chunks()
+
+
+def _key(table: pa.Table) -> pa.Array:
+    """Return batch and image id joined: what one image is called within the tables."""
+    key = pc.binary_join_element_wise(
+        table["batch"].cast(pa.string()), table["image_id"].cast(pa.string()), "/"
+    )
+    return key.combine_chunks() if isinstance(key, pa.ChunkedArray) else key
+
+
+def _matrix(pixels: pa.ChunkedArray, path: Path) -> NDArray[np.uint8]:
+    """Return a view of a binary column as (N, 52, 32)."""
+    flat = pa.concat_arrays(pixels.cast(pa.large_binary()).chunks)
+    if not pc.all(pc.equal(pc.binary_length(flat), HEIGHT * WIDTH), min_count=0).as_py():
+        raise ReaderError(f"{path} holds images that are not {WIDTH}x{HEIGHT}: materialize it again")
+    offsets = np.frombuffer(flat.buffers()[1], np.int64)
+    start = int(offsets[flat.offset])
+    data = np.frombuffer(flat.buffers()[2], np.uint8, len(flat) * HEIGHT * WIDTH, start)
+    return data.reshape(-1, HEIGHT, WIDTH)
+
+
+def _fill(path: Path, wanted: pa.Array, pixels: NDArray[np.uint8], found: NDArray[np.bool_]) -> None:
+    """Copy what the table at `path` holds of the `wanted` images into `pixels` and mark it as `found`."""
+    table = _checked(path, _PIXELS)
+    if table.num_rows == 0:
+        return
+    source = pc.index_in(wanted, value_set=_key(table))
+    here = source.is_valid().to_numpy(zero_copy_only=False) & ~found
+    rows = source.fill_null(0).to_numpy(zero_copy_only=False)
+    pixels[here] = _matrix(table["pixels"], path)[rows[here]]
+    found |= here
+
+
+def _labels(column: pa.ChunkedArray, classes: Sequence[str], splits: Path) -> NDArray[np.int64]:
+    positions = pc.index_in(column.cast(pa.string()), value_set=pa.array(list(classes), pa.string()))
+    if positions.null_count:
+        unknown = sorted(map(str, set(column.to_pylist()) - set(classes)))
+        raise ReaderError(f"{splits} holds labels that are no class: {', '.join(unknown)}")
+    return positions.to_numpy().astype(np.int64)
+
+
+def read_split(
+    tables: Sequence[Path],
+    splits: Path,
+    split: str | None,
+    sample_size: int | None = None,
+    classes: Sequence[str] = CLASSES,
+) -> SplitImages:
+    """Read the images of a split. The same tables give the same arrays.
+
+    Args:
+        tables: the `image_table` files of the deliveries; an image's pixels come from the table of the
+            delivery that `splits` names.
+        splits: the `splits` file.
+        split: "train", "validation", "test", or None for all placed images.
+        sample_size: take only the stratified sample of so many placed images (over all splits); the
+            larger sample contains the smaller one.
+        classes: the classes in the model's order.
+
+    Raises:
+        ReaderError: a file is missing or damaged, an image's pixels are in none of the tables, a label
+            is no class, or an argument is out of range.
+    """
+    if split is not None and split not in SPLITS:
+        raise ReaderError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if sample_size is not None and sample_size < 1:
+        raise ReaderError(f"sample_size is {sample_size}: it must be 1 or more, or None for all")
+    places = _places(splits, split, sample_size)
+    pixels = np.zeros((places.num_rows, HEIGHT, WIDTH), np.uint8)
+    found = np.zeros(places.num_rows, bool)
+    for path in tables:
+        _fill(path, _key(places), pixels, found)
+    if not found.all():
+        example = places["image_id"][int(np.argmin(found))].as_py()
+        raise ReaderError(
+            f"{int((~found).sum())} images of {splits} are in none of the {len(tables)} image tables "
+            f"(the first: {example}): the tables and the splits are not of one state, materialize the splits"
+        )
+    return SplitImages(
+        image_ids=np.array(places["image_id"].to_pylist(), np.str_),
+        pixels=pixels,
+        labels=_labels(places["label"], classes, splits),
+        batches=np.array(places["batch"].to_pylist(), object),
+        classes=tuple(classes),
+    )

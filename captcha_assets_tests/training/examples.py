@@ -1,0 +1,69 @@
+"""Small deliveries in the platform's own tables: drawn characters, nothing from outside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+
+
+def draw(label: str, rng: np.random.Generator) -> np.ndarray:
+    """A dark character on a light ground, moved, sized and grained by chance: uint8 (52, 32)."""
+    image = np.full((HEIGHT, WIDTH), int(rng.integers(200, 256)), np.uint8)
+    corner = (int(rng.integers(1, 7)), int(rng.integers(36, 45)))
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, float(rng.uniform(0.9, 1.2))
+    cv2.putText(image, label, corner, font, size, int(rng.integers(0, 60)), 2, cv2.LINE_AA)
+    grain = rng.normal(0, 8, image.shape)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+def draw_many(count: int, seed: int = 0, classes: Sequence[str] = CLASSES) -> tuple[np.ndarray, list[str]]:
+    """`count` images (N, 52, 32) and their labels, classes in turn."""
+    rng = np.random.default_rng(seed)
+    labels = [classes[index % len(classes)] for index in range(count)]
+    return np.stack([draw(label, rng) for label in labels]), labels
+
+
+def write_table(path: Path, batch: str, images: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Write the columns of an image table that readers need; returns the image ids."""
+    ids = [xxhash.xxh3_128_hexdigest(image.tobytes()) for image in images]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "image_id": ids,
+        "batch": [batch] * len(ids),
+        "member": [f"Dataset/{label}_{number}.png" for number, label in enumerate(labels)],
+        "label": list(labels),
+        "pixels": [image.tobytes() for image in images],
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=97)
+    return ids
+
+
+def write_splits(path: Path, ids: Sequence[str], labels: Sequence[str], batches: Sequence[str]) -> None:
+    """Place images 70/20/10 by position, as the splits table holds them."""
+    names = ["train"] * 7 + ["validation"] * 2 + ["test"]
+    splits = [names[(index // len(CLASSES)) % 10] for index in range(len(ids))]
+    columns = {
+        "image_id": list(ids),
+        "label": list(labels),
+        "group": list(ids),
+        "split": splits,
+        "held_back": pa.nulls(len(ids), pa.string()),
+        "batch": list(batches),
+        "sample_key": [xxhash.xxh3_64_intdigest(name.encode()) / 2**64 for name in ids],
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def write_delivery(folder: Path, count: int = 400, seed: int = 0) -> tuple[list[Path], Path]:
+    """One delivery of drawn characters: the image tables and the splits table."""
+    images, labels = draw_many(count, seed)
+    table, splits = folder / "image_table" / "drawn.parquet", folder / "splits.parquet"
+    ids = write_table(table, "drawn", images, labels)
+    write_splits(splits, ids, labels, ["drawn"] * len(ids))
+    return [table], splits
