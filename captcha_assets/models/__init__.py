@@ -1,0 +1,1 @@
+"""Models: the folder that explains itself, the registry, ONNX and prediction."""

@@ -1,0 +1,1 @@
+"""Training: a job file in, a model folder out, in a process of its own."""

@@ -1,0 +1,219 @@
+"""The training itself: `setup`, `fit` and `save`, in this order; `train` is the three."""
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.models import folder as model_folder
+from captcha_assets.models.folder import ModelConfig
+from captcha_assets.models.network import ARCHITECTURE, build, imagenet_normalisation
+from captcha_assets.training.calibration import fit_temperature
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.data import EvalBatches, Images, Normalisation
+from captcha_assets.training.module import Classifier, NotFiniteError
+from captcha_assets.training.trainer import Report, SplitData, checkpoint_in, eval_batch_size, make_trainer
+
+_PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot begin or go on; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a training needs."""
+
+    job: TrainingJob
+    module: Classifier
+    data: SplitData
+    trainer: pl.Trainer
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training ends with."""
+
+    model_id: str
+    metrics: dict[str, Any]
+
+
+def _images(job: TrainingJob, split: str) -> SplitImages:
+    images = read_split(job.tables, job.splits, split, job.settings.sample_size)
+    if len(images) < job.settings.devices:
+        raise TrainingError(
+            f"the {split} split has {len(images)} images (of {job.splits}, sample_size "
+            f"{job.settings.sample_size}): add deliveries, or raise sample_size"
+        )
+    return images
+
+
+def _on_device(images: SplitImages) -> Images:
+    return Images(torch.from_numpy(images.pixels)[:, None], torch.from_numpy(images.labels))
+
+
+def _use_cores(settings: TrainingSettings) -> None:
+    """Keep to the cores that this process may use, shared with those that train beside it."""
+    _check_devices(settings)
+    cores = len(os.sched_getaffinity(0)) // (settings.devices if settings.accelerator == "cpu" else 1)
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores)))
+    torch.set_float32_matmul_precision("high")
+
+
+def _check_devices(settings: TrainingSettings) -> None:
+    there = torch.cuda.device_count()
+    wanted = (
+        settings.devices if settings.accelerator == "gpu" or (there and settings.accelerator == "auto") else 0
+    )
+    if settings.accelerator == "gpu" and not there:
+        raise TrainingError(
+            "accelerator is gpu, but this machine has none that torch can use: set it to auto"
+        )
+    if wanted > there:
+        raise TrainingError(f"devices is {wanted}, but this machine has {there} GPUs: lower it")
+
+
+def _prepare_checkpoints(job: TrainingJob, report: Report) -> bool:
+    """Make the folder of checkpoints and say whether it holds one of this very job."""
+    stamp = job.checkpoints / "job"
+    if not stamp.is_file() or stamp.read_text() != job.fingerprint:
+        if checkpoint_in(job.checkpoints).exists():
+            report("the checkpoint there is of another job: beginning anew")
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+        job.checkpoints.mkdir(parents=True)
+        stamp.write_text(job.fingerprint)
+    return checkpoint_in(job.checkpoints).is_file()
+
+
+def setup(job: TrainingJob, report: Report = print) -> Setup:
+    """Read the images, build the network, prepare the trainer.
+
+    Args:
+        job: what to train on what.
+        report: called with a line whenever there is something to tell.
+
+    Raises:
+        TrainingError: a split is empty, or a device is missing.
+        ReaderError: the tables are missing or damaged.
+        PretrainedWeightsError: ImageNet weights were asked for and cannot be fetched.
+    """
+    chosen = job.settings
+    _use_cores(chosen)
+    train, validation = _images(job, "train"), _images(job, "validation")
+    report(f"{len(train)} training and {len(validation)} validation images, {len(train.classes)} classes")
+    resumes = _prepare_checkpoints(job, report)
+    torch.manual_seed(chosen.seed)
+    network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
+    measured = imagenet_normalisation(network) if chosen.pretrained else None
+    normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
+    data = SplitData(_on_device(train), _on_device(validation), normalisation, chosen)
+    trainer = make_trainer(chosen, job.checkpoints, report)
+    return Setup(job, Classifier(network, chosen), data, trainer, train.classes)
+
+
+def _advice(error: Exception, job: TrainingJob) -> str | None:
+    """Return what to tell a user about an error of the training, or None where it is a fault of ours."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    kept = f"the last checkpoint is kept in {job.checkpoints}"
+    if isinstance(error, NotFiniteError):
+        return f"{text}; {kept}"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+        return f"out of memory with batch_size={job.settings.batch_size}: halve it ({text}); {kept}"
+    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
+        return f"the device was lost ({text}): start the training again and it goes on; {kept}"
+    return None
+
+
+def fit(ready: Setup) -> None:
+    """Train to the last epoch, from the last checkpoint if there is one.
+
+    Raises:
+        TrainingError: the loss is no number, the memory does not suffice, or the device is lost.
+    """
+    last = checkpoint_in(ready.job.checkpoints)
+    try:
+        ready.trainer.fit(
+            ready.module, datamodule=ready.data, ckpt_path=last if last.is_file() else None, weights_only=True
+        )
+    except (RuntimeError, MemoryError) as error:
+        advice = _advice(error, ready.job)
+        if advice is None:
+            raise
+        raise TrainingError(advice) from error
+
+
+@torch.inference_mode()
+def _logits(network: nn.Module, batches: EvalBatches) -> Tensor:
+    return torch.cat([network(images).float() for images, _ in batches]).cpu()
+
+
+def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
+    """Fit the temperature on the validation split and return it with the figures of the whole training."""
+    device = ready.trainer.strategy.root_device
+    images = ready.data.validation.to(device)
+    batches = EvalBatches(images, ready.data.normalisation, eval_batch_size(ready.job.settings))
+    logits, labels = _logits(ready.module.network.to(device).eval(), batches), ready.data.validation.labels
+    temperature = fit_temperature(logits, labels)
+    return temperature, {
+        "validation_accuracy": float((logits.argmax(1) == labels).double().mean()),
+        "validation_loss": float(F.cross_entropy(logits.double() / temperature, labels)),
+        "temperature": temperature,
+        "epochs": len(ready.module.history),
+        "train_images": len(ready.data.train),
+        "validation_images": len(labels),
+    }
+
+
+def _config(ready: Setup, temperature: float) -> ModelConfig:
+    job, normalisation = ready.job, ready.data.normalisation
+    height, width = ready.data.train.pixels.shape[-2:]
+    return ModelConfig(
+        architecture=ARCHITECTURE,
+        channels=job.settings.channels,
+        classes=ready.classes,
+        input_size=(height, width),
+        mean=normalisation.mean,
+        std=normalisation.std,
+        temperature=temperature,
+        seed=job.settings.seed,
+        splits_version=job.splits_version,
+        code_version=job.code_version,
+        settings=asdict(job.settings),
+        packages={name: version(name) for name in _PACKAGES},
+        provenance=dict(job.provenance),
+    )
+
+
+def save(ready: Setup) -> Trained:
+    """Fit the temperature, write the model folder, and remove the checkpoints."""
+    temperature, metrics = _measure(ready)
+    config = _config(ready, temperature)
+    name = model_folder.save(ready.job.output, ready.module.network, config, ready.module.history, metrics)
+    shutil.rmtree(ready.job.checkpoints, ignore_errors=True)
+    return Trained(name, metrics)
+
+
+def train(job: TrainingJob, report: Report = print) -> Trained | None:
+    """Train a model and write its folder: what the training process does.
+
+    The model is the one of the last epoch: the schedule ends with a learning rate of zero, and choosing
+    the best epoch by the validation split would make that split's figures, and the temperature, too rosy.
+
+    Returns:
+        The model's id and figures; None in the processes that only help another one.
+
+    Raises:
+        TrainingError, ReaderError, PretrainedWeightsError: as `setup` and `fit` say.
+    """
+    ready = setup(job, report)
+    fit(ready)
+    return save(ready) if ready.trainer.is_global_zero else None
