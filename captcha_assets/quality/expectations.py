@@ -5,6 +5,7 @@ Importing this module imports Great Expectations, which takes seconds: import it
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import great_expectations as gx
@@ -14,6 +15,9 @@ from great_expectations.data_context.data_context.abstract_data_context import A
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
+from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT
+from captcha_assets.images.splits import DEFAULT_RATIOS, SPLITS_SCHEMA, SplitRatios
+from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.quality import frames, pictures, report, suites
 from captcha_assets.quality.frames import Frame, QualityError
 from captcha_assets.quality.suites import Rule
@@ -22,9 +26,6 @@ from captcha_assets.quality.verdict import MAX_EXAMPLES, Finding, Verdict
 from captcha_assets.storage import AnyPath
 
 __all__ = ["QualityError", "judge_image_index", "judge_image_table", "judge_splits"]
-
-#: The share of each split, unless the caller says otherwise.
-RATIOS: dict[str, float] = {"train": 0.7, "validation": 0.2, "test": 0.1}
 
 
 def judge_image_table(table: AnyPath, rejected: AnyPath) -> tuple[Verdict, str]:
@@ -41,7 +42,7 @@ def judge_image_table(table: AnyPath, rejected: AnyPath) -> tuple[Verdict, str]:
         QualityError: one of the tables is absent or cannot be read.
     """
     lazy, refused = frames.scan(table), frames.scan(rejected).collect()
-    parts = {"columns": frames.columns(lazy, frames.IMAGE_TABLE, optional=set())}
+    parts = {"columns": frames.columns(lazy, IMAGE_TABLE_SCHEMA)}
     rules = [suites.columns(parts["columns"])]
     if frames.sound(parts["columns"]):
         parts["images"] = frames.images(table)
@@ -66,11 +67,11 @@ def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = Non
         QualityError: a table is absent or cannot be read.
     """
     lazy = frames.scan(index)
-    parts = {"columns": frames.columns(lazy, frames.IMAGE_INDEX)}
+    parts = {"columns": frames.columns(lazy, INDEX_SCHEMA)}
     rules = [suites.columns(parts["columns"])]
     if frames.sound(parts["columns"]):
         parts["images"] = frames.index(lazy)
-        in_conflict = int((parts["images"].rows["status"] == "label_conflict").sum())
+        in_conflict = int((parts["images"].rows["status"] == LABEL_CONFLICT).sum())
         parts["conflicts"] = frames.share(in_conflict, len(parts["images"].rows), "indexes")
         rules += suites.image_index(parts["images"].rows, frames.conflicts(lazy, MAX_EXAMPLES))
     return _reported("image_index", _judge("image_index", parts, rules), lazy, tables or {})
@@ -80,7 +81,7 @@ def judge_splits(
     splits: AnyPath,
     index: AnyPath,
     tables: Mapping[str, AnyPath] | None = None,
-    ratios: Mapping[str, float] = RATIOS,
+    ratios: SplitRatios = DEFAULT_RATIOS,
 ) -> tuple[Verdict, str]:
     """Judge the places that the images were given.
 
@@ -97,22 +98,24 @@ def judge_splits(
         QualityError: a table is absent or cannot be read.
     """
     lazy, known = frames.scan(splits), frames.scan(index)
-    parts = {"columns": frames.columns(lazy, frames.SPLITS)}
+    parts = {"columns": frames.columns(lazy, SPLITS_SCHEMA)}
     rules = [suites.columns(parts["columns"])]
     if frames.sound(parts["columns"]):
-        parts |= _split_frames(lazy, known, ratios)
-        rules += suites.splits(parts, ratios)
+        wanted = asdict(ratios)
+        parts |= _split_frames(lazy, known, wanted)
+        rules += suites.splits(parts, wanted)
     return _reported("splits", _judge("splits", parts, rules), lazy, tables or {})
 
 
-def _split_frames(splits: pl.LazyFrame, index: pl.LazyFrame, ratios: Mapping[str, float]) -> dict[str, Frame]:
+def _split_frames(splits: pl.LazyFrame, index: pl.LazyFrame, wanted: Mapping[str, float]) -> dict[str, Frame]:
     images = frames.placed(splits, index)
     held = int(images.rows["held_back"].count())
     return {
         "images": images,
         "image_ids": frames.extremes(images.rows, "image_id"),
         "groups": frames.extremes(images.rows, "group"),
-        "places": frames.ratios(images.rows, ratios),
+        "pairs": frames.near_duplicates(images.rows, index),
+        "places": frames.ratios(images.rows, wanted),
         "absent": frames.missing_images(splits, index),
         "held": frames.share(held, len(images.rows), "splits"),
     }

@@ -5,54 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASS_SHARES
+from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.quality import thresholds
 from captcha_assets.storage import AnyPath
 
-#: Columns and types of each table, and which of them may hold empty values.
-IMAGE_TABLE: dict[str, pl.DataType] = {
-    "image_id": pl.String(),
-    "batch": pl.String(),
-    "member": pl.String(),
-    "label": pl.String(),
-    "pixels": pl.Binary(),
-    "signature": pl.Binary(),
-    "dhash": pl.UInt64(),
-    "brightness": pl.Float32(),
-    "contrast": pl.Float32(),
-    "ink": pl.Float32(),
-    "source_mode": pl.String(),
-    "file_bytes": pl.Int32(),
-    "file_hash": pl.String(),
-}
-IMAGE_INDEX: dict[str, pl.DataType] = {
-    "image_id": pl.String(),
-    "label": pl.String(),
-    "status": pl.String(),
-    "group": pl.String(),
-    "batch": pl.String(),
-    "member": pl.String(),
-    "copies": pl.Int32(),
-    "sources": pl.List(pl.Struct({"batch": pl.String(), "member": pl.String(), "label": pl.String()})),
-    "brightness": pl.Float32(),
-    "contrast": pl.Float32(),
-    "ink": pl.Float32(),
-}
-SPLITS: dict[str, pl.DataType] = {
-    "image_id": pl.String(),
-    "label": pl.String(),
-    "group": pl.String(),
-    "split": pl.String(),
-    "held_back": pl.String(),
-    "batch": pl.String(),
-    "sample_key": pl.Float64(),
-}
-_MAY_BE_EMPTY = {"label", "split", "held_back"}
-#: Reading these costs more than all the others together; their length is looked at instead.
-_WIDE = {"pixels", "signature", "sources"}
+#: Reading these costs more than all the others together.
+_WIDE = {"pixels", "signature", "sources", "near_duplicates"}
 
 
 class QualityError(ValueError):
@@ -90,23 +53,27 @@ def scan(path: AnyPath) -> pl.LazyFrame:
     return lazy
 
 
-def columns(
-    lazy: pl.LazyFrame, wanted: Mapping[str, pl.DataType], optional: set[str] = _MAY_BE_EMPTY
-) -> Frame:
+def columns(lazy: pl.LazyFrame, wanted: pa.Schema) -> Frame:
     """One row for each wanted column: the type it has and should have, the number of its empty values."""
-    schema = lazy.collect_schema()
-    counted = [name for name in wanted if name in schema and name not in _WIDE | optional]
-    empty = lazy.select(_empty(name, schema[name]).sum() for name in counted).collect().row(0, named=True)
+    schema, types = lazy.collect_schema(), polars_schema(wanted)
+    counted = [name for name in types if name in schema and name not in _WIDE]
+    filled = [name for name in counted if not wanted.field(name).nullable]
+    empty = lazy.select(_empty(name, schema[name]).sum() for name in filled).collect().row(0, named=True)
     rows = pl.DataFrame(
         {
-            "column": list(wanted),
-            "type": [str(schema[name]) if name in schema else "missing" for name in wanted],
-            "expected": [str(dtype) for dtype in wanted.values()],
-            "empty": [empty.get(name, 0) for name in wanted],
+            "column": list(types),
+            "type": [str(schema[name]) if name in schema else "missing" for name in types],
+            "expected": [str(dtype) for dtype in types.values()],
+            "empty": [empty.get(name, 0) for name in types],
         },
         schema_overrides={"empty": pl.Int64},
     )
     return Frame(rows, ("column", "type", "expected", "empty"), "columns")
+
+
+def polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:
+    """The columns and types of a table as Polars names them."""
+    return dict(pl.DataFrame(schema.empty_table()).schema)
 
 
 def _empty(name: str, dtype: pl.DataType) -> pl.Expr:
@@ -176,14 +143,14 @@ def conflicts(table: pl.LazyFrame, at_most: int) -> pl.DataFrame:
     """The first images with contradicting labels; `sources` says which file claims which label."""
     source = pl.element().struct
     claim = pl.format("{}/{}: {}", source.field("batch"), source.field("member"), source.field("label"))
-    some = table.filter(pl.col("status") == "label_conflict").sort("image_id").head(at_most)
+    some = table.filter(pl.col("status") == LABEL_CONFLICT).sort("image_id").head(at_most)
     claims = pl.col("sources").list.eval(claim).list.join("; ")
     return some.select("image_id", "batch", "copies", claims.alias("sources")).collect()
 
 
 def _label_as_judged() -> pl.Expr:
     """What the label is, or why it is wrong that it is there or not."""
-    usable, label = pl.col("status") == "usable", pl.col("label")
+    usable, label = pl.col("status") == USABLE, pl.col("label")
     return (
         pl.when(usable)
         .then(label.fill_null("(no label)"))
@@ -201,7 +168,7 @@ def placed(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
     joined = rows.join(known, on="image_id", how="left", maintain_order="left").with_columns(
         places=has_split.cast(pl.Int8) + has_reason.cast(pl.Int8),
         status_of_placed=pl.when(has_split).then("status_in_index"),
-        label_if_usable=pl.when(pl.col("status_in_index") == "usable").then("label"),
+        label_if_usable=pl.when(pl.col("status_in_index") == USABLE).then("label"),
     )
     return Frame(joined.collect(engine="streaming"), ("image_id", "label", "split", "batch"), "images")
 
@@ -255,6 +222,20 @@ def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
 
 def missing_images(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
     """One row for each usable image of the index that has no row in the splits."""
-    usable = index_table.filter(pl.col("status") == "usable").select("image_id", "label", "batch")
+    usable = index_table.filter(pl.col("status") == USABLE).select("image_id", "label", "batch")
     absent = usable.join(splits.select("image_id"), on="image_id", how="anti", maintain_order="left")
     return Frame(absent.collect(engine="streaming"), ("image_id", "label", "batch"), "images")
+
+
+def near_duplicates(rows: pl.DataFrame, index_table: pl.LazyFrame) -> Frame:
+    """One row for each pair of near-duplicates that both have a split."""
+    place = rows.lazy().select("image_id", "split").drop_nulls("split").unique("image_id", keep="any")
+    pairs = (
+        index_table.select("image_id", "label", "batch", near_duplicate="near_duplicates")
+        .explode("near_duplicate")
+        .filter(pl.col("image_id") < pl.col("near_duplicate"))
+        .join(place, on="image_id")
+        .join(place, left_on="near_duplicate", right_on="image_id", suffix="_of_near_duplicate")
+        .sort("image_id", "near_duplicate")
+    )
+    return Frame(pairs.collect(), ("image_id", "near_duplicate", "label", "batch"), "pairs")

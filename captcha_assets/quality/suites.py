@@ -33,6 +33,7 @@ from great_expectations.expectations.core.expect_table_row_count_to_equal import
 from great_expectations.expectations.expectation import Expectation
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.quality import thresholds as limits
 from captcha_assets.quality.frames import Frame
 from captcha_assets.quality.verdict import MAX_EXAMPLES
@@ -228,7 +229,7 @@ def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
         rows: the frame `images`.
         conflicts: some images with contradicting labels, with their `sources`.
     """
-    in_conflict = int((rows["status"] == "label_conflict").sum())
+    in_conflict = int((rows["status"] == LABEL_CONFLICT).sum())
     share = in_conflict / max(len(rows), 1)
     return [
         _unique("unique_images", "image_id", "image", rows),
@@ -247,12 +248,12 @@ def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
 
 
 def _index_labels(rows: pl.DataFrame) -> Rule:
-    usable = rows.filter(pl.col("status") == "usable")
+    usable = rows.filter(pl.col("status") == USABLE)
     return Rule(
         "labels_in_alphabet",
         "images",
         [
-            ExpectColumnValuesToBeInSet(column="status", value_set=["usable", "label_conflict"]),
+            ExpectColumnValuesToBeInSet(column="status", value_set=[USABLE, LABEL_CONFLICT]),
             # One column says both: a usable image's label, and that a contradicted one has none.
             ExpectColumnValuesToBeInSet(column="label_as_judged", value_set=[*CLASSES, "none"]),
         ],
@@ -283,7 +284,7 @@ def splits(parts: Mapping[str, Frame], wanted: Mapping[str, float]) -> list[Rule
     """All but the columns of the splits.
 
     Args:
-        parts: the frames `images`, `image_ids`, `groups`, `places`, `absent` and `held`.
+        parts: the frames `images`, `image_ids`, `groups`, `pairs`, `places`, `absent` and `held`.
         wanted: the share of each split.
     """
     rows = parts["images"].rows
@@ -291,6 +292,7 @@ def splits(parts: Mapping[str, Frame], wanted: Mapping[str, float]) -> list[Rule
         _unique("unique_images", "image_id", "image", rows),
         _not_in_two(rows, parts["image_ids"], "no_image_in_two_splits"),
         _not_in_two(rows, parts["groups"], "no_group_in_two_splits"),
+        _pairs(parts["pairs"].rows),
         _split_or_reason(rows, wanted),
         _no_conflict(rows),
         *_agreement(rows, parts["absent"].rows),
@@ -316,6 +318,16 @@ def _not_in_two(rows: pl.DataFrame, spread: Frame, check: str) -> Rule:
     )
 
 
+def _pairs(pairs: pl.DataFrame) -> Rule:
+    return Rule(
+        "no_near_duplicate_in_two_splits",
+        "pairs",
+        [ExpectColumnPairValuesToBeEqual(column_A="split", column_B="split_of_near_duplicate")],
+        "both of each pair of near-duplicates in one split",
+        f"{len(pairs):,} pairs of near-duplicates with a place",
+    )
+
+
 def _split_or_reason(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Rule:
     return Rule(
         "split_or_reason",
@@ -330,11 +342,11 @@ def _split_or_reason(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Rule:
 
 
 def _no_conflict(rows: pl.DataFrame) -> Rule:
-    found = rows.filter(pl.col("status_of_placed") == "label_conflict")
+    found = rows.filter(pl.col("status_of_placed") == LABEL_CONFLICT)
     return Rule(
         "no_conflict_placed",
         "images",
-        [ExpectColumnValuesToNotBeInSet(column="status_of_placed", value_set=["label_conflict"])],
+        [ExpectColumnValuesToNotBeInSet(column="status_of_placed", value_set=[LABEL_CONFLICT])],
         "no image with contradicting labels in a split",
         f"{len(found):,} such images in a split",
     )
