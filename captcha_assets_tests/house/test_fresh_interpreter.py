@@ -1,0 +1,164 @@
+"""What a process imports, seen in an interpreter of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from captcha_assets_tests.house.source import PACKAGE, REPOSITORY, modules
+
+HEAVY = [
+    "torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "onnx", "onnxruntime",
+    "great_expectations", "sklearn", "pandas", "matplotlib", "kagglehub", "dvc",
+]  # fmt: skip
+
+LOADED = f"""
+import json, sys
+{{}}
+print(json.dumps(sorted(set({HEAVY}) & set(sys.modules))))
+"""
+
+DEFINITIONS = """
+import dagster as dg
+from captcha_assets.definitions import defs
+assert list((defs() if callable(defs) else defs).resolve_all_asset_specs())
+"""
+
+
+def _run(script: str, home: Path) -> str:
+    """Run a script in a new interpreter with an empty home; return what it prints last."""
+    env = {**os.environ, "CAPTCHA_HOME": str(home), "DAGSTER_HOME": str(home)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=env, cwd=home, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout.strip().splitlines()[-1]
+
+
+def test_loading_the_definitions_imports_no_heavy_library(tmp_path: Path) -> None:
+    assert json.loads(_run(LOADED.format(DEFINITIONS), tmp_path)) == [], "import it where an asset runs"
+
+
+def test_the_command_line_starts_without_any_heavy_library(tmp_path: Path) -> None:
+    loaded = json.loads(_run(LOADED.format("import dagster, captcha_assets.cli"), tmp_path))
+    assert loaded == []
+
+
+# --- a machine that has only one extra
+
+
+def _installed_with(extra: str) -> set[str]:
+    """Return the distributions that the package and one of its extras bring, and theirs."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(PACKAGE.replace("_", "-"), extra), (PACKAGE.replace("_", "-"), "")]
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        try:
+            requirements = [Requirement(one) for one in metadata.requires(name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        for one in requirements:
+            if one.marker is None or one.marker.evaluate({"extra": wanted}):
+                waiting += [(canonicalize_name(one.name), added) for added in {"", *one.extras}]
+    return {name for name, _ in seen}
+
+
+def _absent_with(extra: str) -> list[str]:
+    """Return the import names that this environment has and a machine with one extra has not."""
+    installed = _installed_with(extra)
+    return sorted(
+        name
+        for name, owners in metadata.packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & installed
+        and re.fullmatch(r"[A-Za-z]\w*", name)
+        and name not in sys.stdlib_module_names
+    )
+
+
+WITHOUT = """
+import importlib, json, re, sys
+from importlib.machinery import PathFinder
+
+absent = set(json.loads({absent!r}))
+installed = set(json.loads({installed!r}))
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in absent else super().find_spec(name, path, target)
+
+    @classmethod
+    def find_distributions(cls, *args, **kwargs):
+        every = super().find_distributions(*args, **kwargs)
+        return (one for one in every if re.sub("[-_.]+", "-", one.metadata["Name"]).lower() in installed)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+for name in json.loads({modules!r}):
+    importlib.import_module(name)
+print("all imported")
+"""
+
+
+def _importing(names: list[str], extra: str) -> str:
+    """Return a script that imports modules as if nothing but one extra were installed."""
+    return WITHOUT.format(
+        absent=json.dumps(_absent_with(extra)),
+        installed=json.dumps(sorted(_installed_with(extra))),
+        modules=json.dumps(names),
+    )
+
+
+def _in_room(*names: str) -> list[str]:
+    """Return the modules of rooms, or single modules, that exist."""
+    return [
+        one.name for one in modules() if one.room in names or one.name.removeprefix(f"{PACKAGE}.") in names
+    ]
+
+
+def test_the_training_extra_does_not_bring_the_orchestrator() -> None:
+    installed = _installed_with("training")
+    assert {"torch", "timm", "pytorch-lightning", "pyarrow"} <= installed
+    assert not installed & {"dagster", "polars", "pydantic", "universal-pathlib", "pandas", "dvc"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "rooms"),
+    [("training", ("training", "models.folder")), ("serving", ("serving", "models.predictor"))],
+)
+def test_a_machine_with_one_extra_imports_what_it_runs(
+    tmp_path: Path, extra: str, rooms: tuple[str, ...]
+) -> None:
+    names = _in_room(*rooms)
+    if not names:
+        pytest.skip(f"nothing stands in {rooms} yet")
+    assert _run(_importing(names, extra), tmp_path) == "all imported"
+
+
+def test_the_blocked_libraries_are_really_out_of_reach(tmp_path: Path) -> None:
+    assert {"dagster", "polars", "pydantic", "upath"} <= set(_absent_with("training"))
+    with pytest.raises(AssertionError, match="No module named 'polars'"):
+        _run(_importing(["polars"], "training"), tmp_path)
+
+
+def test_the_training_process_says_how_it_is_started(tmp_path: Path) -> None:
+    if not (REPOSITORY / PACKAGE / "training" / "__main__.py").is_file():
+        pytest.skip("there is no training process yet")
+    ended = subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE}.training"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "usage" in ended.stderr

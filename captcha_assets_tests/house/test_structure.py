@@ -1,0 +1,176 @@
+"""The house stands: rooms import downwards, Dagster stays under the roof, one file knows the classes."""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets_tests.house.source import (
+    FLOORS,
+    PACKAGE,
+    Module,
+    at_import_time,
+    imports,
+    modules,
+    place,
+)
+
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+KNOWS_THE_CLASSES = {"dataset.py", "sources/generator.py", "sources/generator_picture.py"}
+
+
+def test_every_module_stands_in_a_room_of_the_house() -> None:
+    homeless = [module.inside for module in modules() if module.room and module.room not in FLOOR]
+    assert homeless == [], f"no floor of the house has them: {FLOORS}"
+
+
+def test_rooms_import_downwards_only() -> None:
+    upwards = []
+    for module in modules():
+        for node, name in imports(module):
+            room = name.removeprefix(f"{PACKAGE}.").split(".")[0]
+            if not name.startswith(f"{PACKAGE}.") or room == module.room or room not in FLOOR:
+                continue
+            if not module.room or FLOOR.get(module.room, 0) >= FLOOR[room]:
+                upwards.append(f"{place(module, node)} imports {name}")
+    assert upwards == []
+
+
+def _depends_on() -> dict[str, set[str]]:
+    names = {module.name for module in modules()}
+    graph: dict[str, set[str]] = {}
+    for module in modules():
+        found = {name if name in names else name.rpartition(".")[0] for _, name in imports(module)}
+        graph[module.name] = (found & names) - {module.name}
+    return graph
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    try:
+        TopologicalSorter(_depends_on()).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' > '.join(error.args[1])}")
+
+
+def _of_dagster(name: str) -> bool:
+    return re.match(r"dagster(_\w+)?(\.|$)", name) is not None
+
+
+def test_dagster_is_imported_in_defs_definitions_and_the_command_line_only() -> None:
+    elsewhere = [
+        f"{place(module, node)} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if _of_dagster(name)
+        and module.room not in {"defs", "definitions", "cli"}
+        and not (module.inside == "training/__main__.py" and name.startswith("dagster_pipes"))
+    ]
+    assert elsewhere == []
+
+
+def test_dagster_has_one_import_dialect() -> None:
+    others = []
+    for module in modules():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "dagster":
+                others.append(f"{place(module, node)}: {ast.unparse(node)}")
+            if isinstance(node, ast.Import):
+                wrong = [alias for alias in node.names if alias.name == "dagster" and alias.asname != "dg"]
+                others += [f"{place(module, node)}: {ast.unparse(node)}"] if wrong else []
+    assert others == [], "write: import dagster as dg"
+
+
+def test_no_file_postpones_its_annotations() -> None:
+    postponed = [
+        place(module, node)
+        for module in modules()
+        for node, name in imports(module)
+        if name == "__future__.annotations"
+    ]
+    assert postponed == [], "Dagster reads annotations when it defines assets"
+
+
+# --- one file knows the classes
+
+
+def _docstrings(module: Module) -> set[int]:
+    found = set()
+    for node in ast.walk(module.tree):
+        body = getattr(node, "body", None)
+        for one in body if isinstance(body, list) else []:
+            if isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
+                found.add(id(one.value))
+    return found
+
+
+def _knows_classes(module: Module) -> Iterator[str]:
+    """Yield what a module says about CAPTCHA characters: the alphabet, their size, where they come from."""
+    alphabet, prose = "".join(CLASSES), _docstrings(module)
+    pieces = {alphabet[start : start + 4] for start in range(len(alphabet) - 3)} - {"abcd", "bcde", "cdef"}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and id(node) not in prose:
+            if isinstance(node.value, str):
+                said = [piece for piece in pieces if piece in node.value]
+                said += re.findall(r"(?i)kaptcha|captcha[ -]?(?:character|image)s?", node.value)
+                yield from (f"{place(module, node)}: {one!r}" for one in said[:1])
+            elif type(node.value) is int and node.value in {HEIGHT, HEIGHT * WIDTH}:
+                yield f"{place(module, node)}: {node.value}"
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+            values = [one.value for one in node.elts if isinstance(one, ast.Constant)]
+            if len(set(values) & set(CLASSES)) >= 4:
+                yield f"{place(module, node)}: {ast.unparse(node)}"
+
+
+def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
+    known = [
+        one
+        for module in modules()
+        if module.inside not in KNOWS_THE_CLASSES
+        for one in _knows_classes(module)
+    ]
+    assert known == [], "take it from captcha_assets.dataset"
+
+
+def test_the_data_set_does_know_the_characters() -> None:
+    (dataset,) = [module for module in modules() if module.inside == "dataset.py"]
+    assert len(list(_knows_classes(dataset))) >= 2
+
+
+# --- what happens at import, and what is caught
+
+
+def _of_the_environment(node: ast.AST) -> bool:
+    """Say whether a node looks at the environment, or loads the settings, which do."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func).split(".")[-1] in {"getenv", "load_settings", "Settings", "load_dotenv"}
+    return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node).split(".")[-1] == "environ"
+
+
+def test_nothing_looks_at_the_environment_at_import_time() -> None:
+    looks = [
+        f"{place(module, node)}: {ast.unparse(node)}"
+        for module in modules()
+        for node in at_import_time(module)
+        if _of_the_environment(node)
+    ]
+    assert looks == []
+
+
+def _names(node: ast.expr | None) -> set[str]:
+    parts = node.elts if isinstance(node, ast.Tuple) else [node] if node else []
+    return {ast.unparse(part).split(".")[-1] for part in parts} or {"everything"}
+
+
+def test_no_exception_is_caught_broadly() -> None:
+    broad = {"everything", "Exception", "BaseException"}
+    caught = []
+    for module in modules():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ExceptHandler) and _names(node.type) & broad:
+                caught.append(place(module, node))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+                caught += [place(module, node)] if {ast.unparse(one) for one in node.args} & broad else []
+    assert caught == []
