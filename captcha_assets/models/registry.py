@@ -223,6 +223,7 @@ def promote(
     model_id: str,
     reason: str,
     metrics: Mapping[str, Any] | None = None,
+    *,
     by: By = "rule",
     instead_of: str | None = None,
 ) -> Champion:
@@ -247,8 +248,8 @@ def promote(
             return now
         if instead_of is not None and (now is None or now.model_id != instead_of):
             raise RegistryError(
-                f"{model_id} was to replace {instead_of}, but {now.model_id if now else 'none'} serves by now: "
-                "decide again"
+                f"{model_id} was to replace {instead_of}, but {now.model_id if now else 'none'} serves by "
+                "now: decide again"
             )
         made = _append(registry, now, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {}))
         if made:
