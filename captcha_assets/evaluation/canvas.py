@@ -85,15 +85,5 @@ def add_axes(figure: Figure, left: float, top: float, width: float, height: floa
     return figure.add_axes((left / WIDTH, 1 - (top + height) / total, width / WIDTH, height / total))
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `count` and the noun, in the plural unless it is one."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Return a share, 0..1, as a percentage."""
-    return f"{100 * share:.{digits}f} %"
-
-
 def _height(figure: Figure) -> float:
     return figure.get_figheight() * _DPI

@@ -19,14 +19,13 @@ from captcha_assets.evaluation.canvas import (
     RED,
     WIDTH,
     add_axes,
-    counted,
     new_figure,
-    percent,
     picture,
     write,
 )
 from captcha_assets.evaluation.metrics import CalibrationBin, ClassMetrics, Metrics
 from captcha_assets.evaluation.mistakes import Mistake
+from captcha_assets.evaluation.words import counted, percent
 
 #: Mistakes that the gallery shows at most.
 GALLERY_LIMIT = 40
