@@ -19,6 +19,7 @@ help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the environment in .venv, exactly as locked
+	@:
 
 $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { \
@@ -51,13 +52,13 @@ lint: setup ## Check style: Python, YAML, Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
-	$(BIN)/hadolint dockerfiles/*.Dockerfile
+	$(BIN)/hadolint --config .hadolint.yaml dockerfiles/*.Dockerfile
 
 types: setup ## Check types
 	$(BIN)/mypy
 
 ui: setup ## Open Dagster's web UI on port 3000
-	$(BIN)/dg dev
+	DAGSTER_HOME="$${DAGSTER_HOME:-$${CAPTCHA_HOME:-$(CURDIR)}/.dagster}" $(BIN)/dg dev
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
