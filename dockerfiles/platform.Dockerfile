@@ -36,6 +36,6 @@ ENV PATH=/app/.venv/bin:$PATH \
 USER 10001
 VOLUME /var/lib/captcha-assets
 EXPOSE 3000
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:3000/server_info', timeout=4)"]
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "workspace.yaml"]
