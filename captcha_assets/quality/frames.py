@@ -114,17 +114,26 @@ def delivery(usable: int, rejected: int) -> Frame:
 
 
 def classes(rows: pl.DataFrame) -> Frame:
-    """One row for each known class: how many images it has, and the range that counts as balanced."""
+    """One row for each known class: how many images it has, and the range that counts as balanced.
+
+    Balanced among the classes that are there: an absent one is another check's matter.
+    """
     known = pl.DataFrame({"label": list(CLASS_SHARES), "known_share": list(CLASS_SHARES.values())})
-    total, expected = len(rows), pl.col("known_share") * len(rows)
-    chance = thresholds.CLASS_SIGMAS * (expected * (1 - pl.col("known_share"))).sqrt()
+    counted = known.join(
+        rows.group_by("label").len("images"), on="label", how="left", maintain_order="left"
+    ).with_columns(pl.col("images").fill_null(0).cast(pl.Int64))
+    total = pl.col("images").sum()
+    present = pl.when(pl.col("images") > 0).then("known_share").otherwise(0.0)
+    balanced = (present / present.sum()).fill_nan(0.0)
+    expected = total * balanced
+    chance = thresholds.CLASS_SIGMAS * (expected * (1 - balanced)).sqrt()
     slack = pl.max_horizontal(thresholds.CLASS_TOLERANCE * expected, chance)
-    counted = known.join(rows.group_by("label").len("images"), on="label", how="left", maintain_order="left")
     with_range = counted.with_columns(
-        pl.col("images").fill_null(0).cast(pl.Int64),
+        balanced=balanced,
+        share=(pl.col("images") / total).fill_nan(0.0),
         lowest=(expected - slack).floor().clip(0),
         highest=(expected + slack).ceil(),
-    ).with_columns(share=pl.col("images") / max(total, 1))
+    )
     return Frame(with_range, ("label", "images", "share", "known_share"), "classes")
 
 
@@ -215,8 +224,8 @@ def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
         pl.col("images").fill_null(0).cast(pl.Int64), should=should.round(2)
     ).with_columns(
         off=(pl.col("images") - should).abs(),
-        exact=slack(thresholds.EXACT_IMAGES, thresholds.EXACT_SHARE) + 1e-6,
-        rough=slack(thresholds.ROUGH_IMAGES, thresholds.ROUGH_SHARE) + 1e-6,
+        allowed_exactly=slack(thresholds.EXACT_IMAGES, thresholds.EXACT_SHARE) + 1e-6,
+        allowed_roughly=slack(thresholds.ROUGH_IMAGES, thresholds.ROUGH_SHARE) + 1e-6,
     )
 
 
@@ -229,13 +238,16 @@ def missing_images(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
 
 def near_duplicates(rows: pl.DataFrame, index_table: pl.LazyFrame) -> Frame:
     """One row for each pair of near-duplicates that both have a split."""
-    place = rows.lazy().select("image_id", "split").drop_nulls("split").unique("image_id", keep="any")
+    places = rows.lazy().select("image_id", "split", "batch").drop_nulls("split")
+    place = places.unique("image_id", keep="any")
     pairs = (
-        index_table.select("image_id", "label", "batch", near_duplicate="near_duplicates")
+        index_table.select("image_id", "label", near_duplicate="near_duplicates")
         .explode("near_duplicate")
         .filter(pl.col("image_id") < pl.col("near_duplicate"))
         .join(place, on="image_id")
         .join(place, left_on="near_duplicate", right_on="image_id", suffix="_of_near_duplicate")
         .sort("image_id", "near_duplicate")
     )
-    return Frame(pairs.collect(), ("image_id", "near_duplicate", "label", "batch"), "pairs")
+    return Frame(
+        pairs.collect(), ("image_id", "near_duplicate", "label", "batch", "batch_of_near_duplicate"), "pairs"
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from captcha_assets.dataset import HEIGHT, WIDTH
-from captcha_assets.quality.verdict import Finding
+from captcha_assets.quality.verdict import IMAGE_COLUMNS, Finding
 from captcha_assets.storage import AnyPath
 
 
@@ -16,17 +16,17 @@ def of_examples(findings: Iterable[Finding], tables: Mapping[str, AnyPath]) -> d
     """Look up the images that the examples name.
 
     Args:
-        findings: examples may name an `image_id`, and the `batch` whose table holds it.
+        findings: examples may name images (`IMAGE_COLUMNS`), and the delivery whose table holds them.
         tables: image tables by delivery; where there is but one, it is every example's.
 
     Returns:
         Image id to base64 PNG, of those that could be found.
     """
-    examples = [example for finding in findings for example in finding.examples if "image_id" in example]
     only = next(iter(tables)) if len(tables) == 1 else ""
     wanted: dict[str, set[str]] = {}
-    for example in examples:
-        wanted.setdefault(example.get("batch") or only, set()).add(example["image_id"])
+    for example in (example for finding in findings for example in finding.examples):
+        for column in IMAGE_COLUMNS.keys() & example.keys():
+            wanted.setdefault(example.get(IMAGE_COLUMNS[column]) or only, set()).add(example[column])
     found: dict[str, str] = {}
     for batch in sorted(wanted.keys() & tables.keys()):
         found |= _encoded(tables[batch], wanted[batch])
@@ -36,14 +36,14 @@ def of_examples(findings: Iterable[Finding], tables: Mapping[str, AnyPath]) -> d
 def _encoded(table: AnyPath, image_ids: set[str]) -> dict[str, str]:
     rows = pl.scan_parquet(str(table), glob=False).filter(pl.col("image_id").is_in(list(image_ids)))
     images = rows.select("image_id", "pixels").unique("image_id").collect(engine="streaming")
-    return {image_id: base64_png(pixels) for image_id, pixels in images.iter_rows() if _whole(pixels)}
+    return {image_id: _base64_png(pixels) for image_id, pixels in images.iter_rows() if _whole(pixels)}
 
 
 def _whole(pixels: bytes | None) -> bool:
     return pixels is not None and len(pixels) == WIDTH * HEIGHT
 
 
-def base64_png(pixels: bytes) -> str:
+def _base64_png(pixels: bytes) -> str:
     """Encode one image's bytes, row-major 8-bit gray of the known size, as base64 of a PNG."""
     image = np.frombuffer(pixels, np.uint8).reshape(HEIGHT, WIDTH)
     return base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode("ascii")

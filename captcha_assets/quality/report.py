@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.quality.verdict import IMAGE_COLUMNS, Finding, Verdict
 
 
 @cache
@@ -30,7 +30,7 @@ def page(verdict: Verdict) -> str:
         sections=[*verdict.failures, *verdict.warnings],
         passed=[finding for finding in verdict.findings if finding.passed],
         columns=_columns,
-        pictured=lambda finding: any(one.get("image_id") in verdict.pictures for one in finding.examples),
+        image_columns=list(IMAGE_COLUMNS),
     )
 
 

@@ -14,6 +14,9 @@ REPORT_FILE = "report.html"
 #: At most this many examples are kept of each finding.
 MAX_EXAMPLES = 10
 
+#: The values of an example that name an image, each with the one that names its delivery.
+IMAGE_COLUMNS = {"image_id": "batch", "near_duplicate": "batch_of_near_duplicate"}
+
 
 class VerdictError(ValueError):
     """A saved verdict that is absent or cannot be read."""

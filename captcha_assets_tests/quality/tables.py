@@ -7,7 +7,10 @@ import polars as pl
 import xxhash
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-from captcha_assets.quality.frames import IMAGE_INDEX, IMAGE_TABLE, SPLITS
+from captcha_assets.images.index import INDEX_SCHEMA
+from captcha_assets.images.splits import SPLITS_SCHEMA
+from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
+from captcha_assets.quality.frames import polars_schema
 
 #: Kaptcha's alphabet: one turn of it has the known class balance.
 ALPHABET = (*CLASSES, "n")
@@ -35,7 +38,7 @@ def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
             "file_bytes": [1500] * count,
             "file_hash": [f"{n:032x}" for n in range(count)],
         },
-        schema=IMAGE_TABLE,
+        schema=polars_schema(IMAGE_TABLE_SCHEMA),
     )
 
 
@@ -48,7 +51,7 @@ def rejected(count: int = 0, reason: str = "not_an_image") -> pl.DataFrame:
             "reason": [reason] * count,
             "detail": ["it is a text"] * count,
         },
-        schema=dict.fromkeys(("batch", "member", "reason", "detail"), pl.String),
+        schema=polars_schema(REJECTED_SCHEMA),
     )
 
 
@@ -62,8 +65,9 @@ def image_index(turns: int = 20) -> pl.DataFrame:
             group="image_id",
             copies=pl.lit(1, pl.Int32),
             sources=pl.concat_list(source),
+            near_duplicates=pl.lit([], pl.List(pl.String)),
         )
-        .select(IMAGE_INDEX.keys())
+        .select(INDEX_SCHEMA.names)
         .sort("image_id")
     )
 
@@ -76,7 +80,7 @@ def splits(index: pl.DataFrame) -> pl.DataFrame:
         split=split.otherwise(pl.lit("test")),
         held_back=pl.lit(None, pl.String),
         sample_key=pl.int_range(pl.len()) / pl.len(),
-    ).select(SPLITS.keys())
+    ).select(SPLITS_SCHEMA.names)
 
 
 def write(frame: pl.DataFrame, path: Path) -> Path:

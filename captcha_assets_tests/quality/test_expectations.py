@@ -1,0 +1,416 @@
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.quality import expectations, thresholds
+from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets_tests.quality import tables
+
+Spoil = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+def not_passed(verdict: Verdict) -> set[str]:
+    return {finding.name for finding in verdict.findings if not finding.passed}
+
+
+def found(verdict: Verdict, name: str) -> Finding:
+    return next(finding for finding in verdict.findings if finding.name == name)
+
+
+def values_where(here: pl.Expr, **values: object) -> Spoil:
+    """Replace values of some rows."""
+    return lambda frame: frame.with_columns(
+        pl.when(here).then(pl.lit(value, frame.schema[name])).otherwise(pl.col(name)).alias(name)
+        for name, value in values.items()
+    )
+
+
+def row(number: int, **values: object) -> Spoil:
+    return values_where(pl.int_range(pl.len()) == number, **values)
+
+
+def first(share: float, **values: object) -> Spoil:
+    return values_where(pl.int_range(pl.len()) < share * pl.len(), **values)
+
+
+def twice(number: int) -> Spoil:
+    return lambda frame: pl.concat([frame, frame[number]])
+
+
+def judge_delivery(folder: Path, table: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Verdict:
+    path = tables.write(table, folder / "first.parquet")
+    refused = tables.write(tables.rejected() if rejected is None else rejected, folder / "rejected.parquet")
+    return expectations.judge_image_table(path, refused)[0]
+
+
+def judge_index(folder: Path, index: pl.DataFrame) -> Verdict:
+    return expectations.judge_image_index(tables.write(index, folder / "index.parquet"))[0]
+
+
+def judge_splits(folder: Path, splits: pl.DataFrame, index: pl.DataFrame) -> Verdict:
+    return expectations.judge_splits(
+        tables.write(splits, folder / "splits.parquet"), tables.write(index, folder / "index.parquet")
+    )[0]
+
+
+def names(table: str) -> list[str]:
+    return [check.name for check in thresholds.CHECKS[table]]
+
+
+# --- a delivery
+
+
+def test_a_sound_delivery_passes_every_check(tmp_path):
+    verdict = judge_delivery(tmp_path, tables.image_table())
+    assert not_passed(verdict) == set()
+    assert [finding.name for finding in verdict.findings] == names("image_table")
+    assert (verdict.subject, verdict.rows, verdict.passed) == ("image_table/first", 420, True)
+    assert not any(finding.examples or finding.total_unexpected for finding in verdict.findings)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "example"),
+    [
+        (lambda table: table.drop("ink"), "columns_and_types", {"column": "ink", "type": "missing"}),
+        (
+            lambda table: table.with_columns(pl.col("brightness").cast(pl.Float64)),
+            "columns_and_types",
+            {"column": "brightness", "type": "Float64", "expected": "Float32"},
+        ),
+        (row(3, label=None), "columns_and_types", {"column": "label", "empty": 1}),
+        (row(3, ink=float("nan")), "columns_and_types", {"column": "ink", "empty": 1}),
+        (lambda table: table.clear(), "not_empty", None),
+        (row(3, member="Dataset/2_00000.png"), "unique_members", {"member": "Dataset/2_00000.png"}),
+        (row(3, label="z"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "z"}),
+        (row(3, label="N"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "N"}),
+        (
+            row(3, pixels=bytes(HEIGHT * WIDTH - 1)),
+            "image_size",
+            {"member": "Dataset/5_00003.png", "pixel_bytes": HEIGHT * WIDTH - 1},
+        ),
+        (first(0.06, brightness=252.0), "statistics_in_range", {"label": "2", "brightness": 252.0}),
+        (first(0.06, contrast=3.0), "statistics_in_range", {"label": "2", "contrast": 3.0}),
+        (first(0.06, ink=0.0), "statistics_in_range", {"label": "2", "ink": 0.0}),
+        (lambda table: table.filter(pl.col("label") != "a"), "every_class_present", {"label": "a"}),
+        (
+            lambda table: table.filter((pl.col("label") != "a") | (pl.col("dhash") < 21)),
+            "class_balance",
+            {"label": "a", "images": 1},
+        ),
+        (
+            lambda table: table.vstack(
+                table.filter(pl.col("label") == "n").with_columns(member="again/" + pl.col("member"))
+            ),
+            "class_balance",
+            {"label": "n", "images": 80},
+        ),
+    ],
+)
+def test_a_fault_of_a_delivery_fails_its_own_check_and_is_shown(tmp_path, spoil, check, example):
+    verdict = judge_delivery(tmp_path, spoil(tables.image_table()))
+    unjudged = set() if check != "columns_and_types" or example.get("empty") else set(names("image_table"))
+    vacuous = {"every_class_present"} if check == "not_empty" else set()
+    assert not_passed(verdict) - unjudged - vacuous == {check} - unjudged
+    finding = found(verdict, check)
+    assert not finding.passed
+    if example is not None:
+        assert finding.examples[0].items() >= example.items()
+        assert finding.total_unexpected >= 1
+
+
+def test_statistics_out_of_range_are_borne_in_a_few_images_and_yet_shown(tmp_path):
+    verdict = judge_delivery(tmp_path, row(3, brightness=252.0, ink=0.0)(tables.image_table()))
+    finding = found(verdict, "statistics_in_range")
+    assert finding.passed
+    assert finding.total_unexpected == 1
+    assert [(one["label"], one["brightness"]) for one in finding.examples] == [("5", 252.0)]
+
+
+def test_at_most_ten_examples_are_shown_and_all_are_counted(tmp_path):
+    verdict = judge_delivery(tmp_path, first(0.5, label="z")(tables.image_table()))
+    finding = found(verdict, "labels_in_alphabet")
+    assert len(finding.examples) == 10
+    assert finding.total_unexpected == 210
+    assert "210 of 420 images" in finding.observed
+
+
+def test_a_delivery_that_is_mostly_bad_fails_and_shows_some_of_each_reason(tmp_path):
+    refused = pl.concat([tables.rejected(450), tables.rejected(3, "wrong_size")])
+    verdict = judge_delivery(tmp_path, tables.image_table(), refused)
+    assert not_passed(verdict) == {"share_of_rejects", "few_rejects"}
+    assert not verdict.passed
+    finding = found(verdict, "share_of_rejects")
+    assert [one["reason"] for one in finding.examples].count("wrong_size") == 3
+    assert "453 of 873" in finding.observed
+    assert finding.total_unexpected == 453
+
+
+def test_some_refused_members_only_warn(tmp_path):
+    verdict = judge_delivery(tmp_path, tables.image_table(), tables.rejected(40))
+    assert verdict.passed
+    assert [finding.name for finding in verdict.warnings] == ["few_rejects"]
+
+
+def test_a_handful_of_refused_members_passes_and_shows_them(tmp_path):
+    verdict = judge_delivery(tmp_path, tables.image_table(), tables.rejected(4))
+    assert not_passed(verdict) == set()
+    assert len(found(verdict, "few_rejects").examples) == 4
+
+
+def test_a_delivery_of_nothing_but_refused_members_fails(tmp_path):
+    verdict = judge_delivery(tmp_path, tables.image_table().clear(), tables.rejected(4))
+    assert {finding.name for finding in verdict.failures} == {"not_empty", "share_of_rejects"}
+
+
+@pytest.mark.parametrize("labels", ["a", "23456", "mn"])
+def test_a_partial_delivery_only_warns(tmp_path, labels):
+    partial = tables.image_table().filter(pl.col("label").is_in(list(labels)))
+    verdict = judge_delivery(tmp_path, partial)
+    assert verdict.passed
+    assert [finding.name for finding in verdict.warnings] == ["every_class_present"]
+    absent = {example["label"] for example in found(verdict, "every_class_present").examples}
+    assert absent <= set(CLASSES) - set(labels)
+
+
+def test_nothing_else_is_judged_where_the_columns_are_wrong(tmp_path):
+    verdict = judge_delivery(tmp_path, tables.image_table().with_columns(pixels=pl.lit("text")))
+    assert not any(finding.passed for finding in verdict.findings)
+    assert found(verdict, "image_size").observed.startswith("not judged")
+
+
+def test_the_examples_are_shown_as_pictures(tmp_path):
+    table = row(3, label="z")(tables.image_table())
+    verdict = judge_delivery(tmp_path, table)
+    assert list(verdict.pictures) == [table["image_id"][3]]
+
+
+# --- the index
+
+
+def grouped(index: pl.DataFrame, *groups: tuple[int, ...]) -> pl.DataFrame:
+    """Tie rows of one class, by their number within class 2, into near-duplicate groups."""
+    ids = index.filter(pl.col("label") == "2")["image_id"]
+    for members in groups:
+        named = [ids[member] for member in members]
+        others = pl.concat_list(pl.lit(pl.Series([named])).first()).list.set_difference(
+            pl.concat_list("image_id")
+        )
+        inside = pl.col("image_id").is_in(named)
+        index = index.with_columns(
+            group=pl.when(inside).then(pl.lit(min(named))).otherwise("group"),
+            near_duplicates=pl.when(inside).then(others).otherwise("near_duplicates"),
+        )
+    return index
+
+
+def contradicted(number: int) -> Spoil:
+    return row(number, status="label_conflict", label=None)
+
+
+def test_a_sound_index_passes_every_check(tmp_path):
+    index = contradicted(7)(grouped(tables.image_index(), (0, 1, 2), (5, 6)))
+    verdict = judge_index(tmp_path, index)
+    assert not_passed(verdict) == set()
+    assert [finding.name for finding in verdict.findings] == names("image_index")
+    assert "2 groups of near-duplicates with 5 images" in found(verdict, "groups_consistent").observed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (row(3, batch=None), "columns_and_types"),
+        (twice(3), "unique_images"),
+        (row(3, label="z"), "labels_in_alphabet"),
+        (row(3, label=None), "labels_in_alphabet"),
+        (row(3, status="label_conflict"), "labels_in_alphabet"),
+        (row(3, status="odd"), "labels_in_alphabet"),
+        (row(3, group="nobody"), "groups_consistent"),
+        (lambda index: row(3, group=index["image_id"][4])(index), "groups_consistent"),
+        (
+            lambda index: row(4, group=index["image_id"][3])(row(3, group=index["image_id"][2])(index)),
+            "groups_consistent",
+        ),
+        (first(0.02, status="label_conflict", label=None), "share_of_conflicts"),
+    ],
+)
+def test_a_fault_of_the_index_fails_its_own_check_and_is_shown(tmp_path, spoil, check):
+    verdict = judge_index(tmp_path, spoil(tables.image_index()))
+    assert not_passed(verdict) == {check}
+    finding = found(verdict, check)
+    assert finding.examples
+    assert finding.total_unexpected >= 1
+    assert verdict.passed == (check == "share_of_conflicts")
+
+
+def test_images_with_contradicting_labels_are_shown_with_all_their_sources(tmp_path):
+    index = tables.image_index()
+    sources = [
+        {"batch": "one", "member": "2_1.png", "label": "2"},
+        {"batch": "two", "member": "3_1.png", "label": "3"},
+    ]
+    index = contradicted(3)(index).with_columns(
+        sources=pl.when(pl.int_range(pl.len()) == 3)
+        .then(pl.lit(pl.Series([sources])).first())
+        .otherwise("sources")
+    )
+    (example,) = found(judge_index(tmp_path, index), "share_of_conflicts").examples
+    assert example["image_id"] == index["image_id"][3]
+    assert example["sources"] == "one/2_1.png: 2; two/3_1.png: 3"
+
+
+# --- the splits
+
+
+def in_splits(*places: str) -> Spoil:
+    """Put the first images of class 2 into these splits."""
+
+    def spoil(splits: pl.DataFrame) -> pl.DataFrame:
+        ids = splits.filter(pl.col("label") == "2")["image_id"]
+        for image_id, place in zip(ids, places, strict=False):
+            splits = values_where(pl.col("image_id") == image_id, split=place)(splits)
+        return splits
+
+    return spoil
+
+
+def test_sound_splits_pass_every_check(tmp_path):
+    index = contradicted(7)(grouped(tables.image_index(), (0, 1, 2), (5, 6)))
+    splits = row(7, split=None, held_back="label_conflict", sample_key=None)(tables.splits(index))
+    verdict = judge_splits(tmp_path, splits, index)
+    assert not_passed(verdict) == set()
+    assert [finding.name for finding in verdict.findings] == names("splits")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "checks"),
+    [
+        (lambda splits: splits.with_columns(split=pl.lit(1)), set(names("splits"))),
+        (row(3, batch=None), {"columns_and_types"}),
+        (twice(3), {"unique_images"}),
+        (
+            lambda splits: splits.vstack(row(3, split="test")(splits)[3:4]),
+            {"unique_images", "no_image_in_two_splits"},
+        ),
+        (row(3, split=None), {"split_or_reason"}),
+        (row(3, held_back="whim"), {"split_or_reason"}),
+        (row(3, image_id="nobody"), {"agrees_with_index", "no_image_forgotten"}),
+        (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_forgotten"}),
+        (in_splits("test", "test"), {"ratios_exact"}),
+        (in_splits("test", "test", "test", "test"), {"ratios", "ratios_exact"}),
+        (first(0.02, split=None, held_back="near_duplicate_of_two_splits"), {"held_back"}),
+    ],
+)
+def test_a_fault_of_the_splits_fails_its_own_check_and_is_shown(tmp_path, spoil, checks):
+    index = tables.image_index()
+    verdict = judge_splits(tmp_path, spoil(tables.splits(index)), index)
+    # Where a row is doubled its group is in two splits as well.
+    assert not_passed(verdict) - {"no_group_in_two_splits"} == checks - {"no_group_in_two_splits"}
+    findings = [found(verdict, check) for check in checks]
+    if len(findings) < len(verdict.findings):
+        assert all(finding.examples and finding.total_unexpected for finding in findings)
+
+
+def test_another_label_than_in_the_index_fails(tmp_path):
+    index = tables.image_index(50)
+    number = index.with_row_index().filter(pl.col("label") == "n")["index"][0]
+    verdict = judge_splits(tmp_path, row(number, label="m")(tables.splits(index)), index)
+    assert not_passed(verdict) <= {"agrees_with_index", "ratios_exact"}
+    (example,) = found(verdict, "agrees_with_index").examples
+    assert (example["image_id"], example["label_in_index"]) == (index["image_id"][number], "n")
+
+
+def test_a_near_duplicate_group_in_two_splits_fails_and_its_images_are_shown(tmp_path):
+    index = grouped(tables.image_index(), (0, 13))
+    splits = in_splits("test", *["train"] * 13)(tables.splits(index))
+    verdict = judge_splits(tmp_path, splits, index)
+    leaks = {"no_group_in_two_splits", "no_near_duplicate_in_two_splits"}
+    assert not_passed(verdict) == leaks
+    ids = index.filter(pl.col("label") == "2")["image_id"]
+    shown = found(verdict, "no_group_in_two_splits").examples
+    assert {one["image_id"]: one["split"] for one in shown} == {ids[0]: "test", ids[13]: "train"}
+    (pair,) = found(verdict, "no_near_duplicate_in_two_splits").examples
+    assert {pair["image_id"], pair["near_duplicate"]} == {ids[0], ids[13]}
+
+
+def test_near_duplicates_in_two_splits_fail_even_where_the_splits_deny_their_group(tmp_path):
+    index = grouped(tables.image_index(), (0, 13))
+    splits = in_splits("test", *["train"] * 13)(tables.splits(index)).with_columns(group="image_id")
+    assert not_passed(judge_splits(tmp_path, splits, index)) == {"no_near_duplicate_in_two_splits"}
+
+
+def test_an_image_with_contradicting_labels_in_a_split_fails(tmp_path):
+    index = tables.image_index()
+    verdict = judge_splits(tmp_path, tables.splits(index), contradicted(3)(index))
+    assert not_passed(verdict) == {"no_conflict_placed"}
+    (example,) = found(verdict, "no_conflict_placed").examples
+    assert example["image_id"] == index["image_id"][3]
+
+
+def test_a_class_that_is_one_near_duplicate_group_need_not_be_spread(tmp_path):
+    index = grouped(tables.image_index(), tuple(range(20)))
+    splits = in_splits(*["train"] * 20)(tables.splits(index))
+    assert not_passed(judge_splits(tmp_path, splits, index)) == set()
+
+
+def test_the_pictures_of_a_pair_come_from_the_tables_of_their_deliveries(tmp_path):
+    index = grouped(tables.image_index(), (0, 13))
+    splits = in_splits("test", *["train"] * 13)(tables.splits(index))
+    verdict, _ = expectations.judge_splits(
+        tables.write(splits, tmp_path / "splits.parquet"),
+        tables.write(index, tmp_path / "index.parquet"),
+        {
+            "first": tables.write(tables.image_table(), tmp_path / "first.parquet"),
+            "other": tmp_path / "absent",
+        },
+    )
+    ids = index.filter(pl.col("label") == "2")["image_id"]
+    assert set(verdict.pictures) == {ids[0], ids[13]}
+
+
+# --- how it is done
+
+
+def test_every_check_can_be_the_name_of_an_asset_check_and_says_what_it_is_for():
+    for checks in thresholds.CHECKS.values():
+        assert len({check.name for check in checks}) == len(checks)
+        assert all(re.fullmatch(r"[A-Za-z0-9_]+", check.name) and check.description for check in checks)
+
+
+def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):
+    with pytest.raises(expectations.QualityError, match=r"absent\.parquet does not exist: materialize"):
+        expectations.judge_image_index(tmp_path / "absent.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(expectations.QualityError, match=r"broken\.parquet cannot be read as Parquet"):
+        expectations.judge_image_index(tmp_path / "broken.parquet")
+
+
+def test_judging_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    index = tables.image_index()
+    assert judge_delivery(tmp_path, tables.image_table().drop("ink"), tables.rejected(5)).rows == 420
+    assert judge_splits(tmp_path, twice(3)(tables.splits(index)), index).rows == 421
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_same_tables_give_the_same_verdict_and_report(tmp_path):
+    index = tables.image_index()
+    splits = tables.write(first(0.1, split="test")(tables.splits(index)), tmp_path / "splits.parquet")
+    known = tables.write(index, tmp_path / "index.parquet")
+    assert expectations.judge_splits(splits, known) == expectations.judge_splits(splits, known)
+
+
+def test_a_table_in_an_object_store_is_judged_like_a_local_one(tmp_path, bucket):
+    table, refused = row(3, label="z")(tables.image_table()), tables.rejected(3)
+    local = judge_delivery(tmp_path, table, refused)
+    for name in ("first", "rejected"):
+        bucket.fs.put_file(str(tmp_path / f"{name}.parquet"), (bucket / f"{name}.parquet").path)
+    assert expectations.judge_image_table(bucket / "first.parquet", bucket / "rejected.parquet")[0] == local
