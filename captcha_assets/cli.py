@@ -98,13 +98,14 @@ def batch_list(settings: Settings, as_json: bool) -> None:
 def batch_remove(settings: Settings, name: str) -> None:
     """Remove the delivery NAME: its archive, its tables, its partition."""
     from captcha_assets.defs.instance import open_instance
+    from captcha_assets.defs.partitions import BATCH
     from captcha_assets.sources import deliveries
 
     if name not in deliveries.known_batches(settings):
         raise click.ClickException(f"there is no delivery {name!r}; see: captcha-assets batch list")
     deliveries.remove(settings, name)
     with open_instance(settings) as instance:
-        instance.delete_dynamic_partition("batch", name)
+        instance.delete_dynamic_partition(BATCH, name)
     click.echo(f"delivery {name}: removed\nnext: captcha-assets update")
 
 
@@ -124,7 +125,7 @@ def update(settings: Settings, dry_run: bool = False, select: str = "*", config:
 
     from captcha_assets.defs.instance import open_instance
 
-    selection = dg.AssetSelection.from_string(select)
+    selection = dg.AssetSelection.all() if select == "*" else dg.AssetSelection.from_string(select)
     with open_instance(settings) as instance:
         if dry_run:
             _dry_run(_definitions(), instance, selection)
@@ -202,7 +203,7 @@ def _run_all(
 ) -> list[Any]:
     from captcha_assets.defs import runs
 
-    failed = []
+    failed: list[Step] = []
     for number, step in enumerate(steps, 1):
         click.echo(f"[{number}/{len(steps)}] {step}")
         _run_id, error = runs.make(definitions, instance, step)

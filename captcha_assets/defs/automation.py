@@ -15,15 +15,16 @@ _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed
     dg.AssetSelection.assets("image_table")
 )
 
+# Content, not events: materializing the same content again changes nothing downstream.
+_NEW: dg.AutomationCondition[Any] = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    | dg.AutomationCondition.code_version_changed()
+    | dg.AutomationCondition.newly_missing()
+)
+
 ON_NEW_CONTENT = (
-    (
-        # Content, not events: materializing the same content again changes nothing downstream.
-        dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-        | dg.AutomationCondition.code_version_changed()
-        | dg.AutomationCondition.newly_missing()
-    )
     # One request for one reason, whatever became of the run: a failing step is not repeated for ever.
-    .since_last_handled()
+    _NEW.since_last_handled()
     # Inputs are whole and at rest.
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.any_deps_in_progress()

@@ -11,11 +11,12 @@ class _OwnWords(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         meta = getattr(record, "dagster_meta", {})
-        if meta.get("dagster_event") is None and record.levelno >= logging.INFO:
-            click.echo(f"  {meta.get('orig_message') or record.getMessage()}")
+        words = meta.get("orig_message") or record.getMessage()
+        if meta.get("dagster_event") is None and not words.startswith("[pipes]"):
+            click.echo(f"  {words}")
 
 
-@dg.logger(description="The words of assets alone.")
+@dg.logger(None, description="The words of assets alone.")
 def _own_words(_context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.getLogger("captcha-assets.run")
     logger.setLevel(logging.INFO)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing
@@ -35,8 +35,8 @@ def dagster_home(settings: Settings) -> Path:
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance and make known to it every delivery that the home holds."""
     instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
-    known = set(instance.get_dynamic_partitions(batches.name))
+    known = set(instance.get_dynamic_partitions(BATCH))
     new = [name for name in known_batches(settings) if name not in known]
     if new:
-        instance.add_dynamic_partitions(batches.name, new)
+        instance.add_dynamic_partitions(BATCH, new)
     return instance

@@ -2,4 +2,7 @@
 
 import dagster as dg
 
-batches = dg.DynamicPartitionsDefinition(name="batch")
+#: Name of the partition set, as the instance knows it.
+BATCH = "batch"
+
+batches = dg.DynamicPartitionsDefinition(name=BATCH)

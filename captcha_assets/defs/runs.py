@@ -6,7 +6,7 @@ disagree. One thing is added, which Dagster does not see: that a delivery was re
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -18,7 +18,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.loader import LoadingContext
 
-from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.partitions import BATCH
 
 
 @dataclass(frozen=True, order=True)
@@ -96,7 +96,7 @@ def needed(
 
 def _partitions(graph: BaseAssetGraph, instance: dg.DagsterInstance, asset: str) -> list[str] | list[None]:
     if graph.get(dg.AssetKey(asset)).is_partitioned:
-        return sorted(instance.get_dynamic_partitions(batches.name))
+        return sorted(instance.get_dynamic_partitions(BATCH))
     return [None]
 
 
@@ -130,7 +130,7 @@ def _removed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key
     recorded = event.asset_materialization.metadata.get("deliveries")
     if recorded is None:
         return []
-    gone = set(recorded.value) - set(instance.get_dynamic_partitions(batches.name))
+    gone = set(cast("list[str]", recorded.value)) - set(instance.get_dynamic_partitions(BATCH))
     return [f"delivery {name} was removed" for name in sorted(gone)]
 
 
@@ -257,7 +257,7 @@ def backfill_steps(
         ValueError: an asset or a delivery is not known.
     """
     graph = definitions.resolve_asset_graph()
-    unknown = set(chosen or ()) - set(instance.get_dynamic_partitions(batches.name))
+    unknown = set(chosen or ()) - set(instance.get_dynamic_partitions(BATCH))
     if unknown:
         raise ValueError(f"no such delivery: {', '.join(sorted(unknown))}; see: captcha-assets batch list")
     steps: list[Step] = []

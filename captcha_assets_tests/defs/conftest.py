@@ -43,8 +43,10 @@ class Home:
 
     def update(self, selection: str = "*", config: dict | None = None) -> list[runs.Outcome]:
         """Make what is needed, and return what became of each step."""
-        chosen = dg.AssetSelection.from_string(selection)
-        events = runs.update(self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config)
+        chosen = dg.AssetSelection.all() if selection == "*" else dg.AssetSelection.from_string(selection)
+        events = runs.update(
+            self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config
+        )
         return [event for event in events if isinstance(event, runs.Outcome)]
 
     def make(self, *assets: str, partition: str | None = None) -> str | None:
@@ -55,15 +57,22 @@ class Home:
     def stale(self) -> list[str]:
         """The steps that are missing or out of date."""
         everything = runs.steps_in_order(self.definitions, dg.AssetSelection.all())
-        return [str(step) for assets in everything for step in runs.needed(self.definitions, self.instance, assets)]
+        return [
+            str(step)
+            for assets in everything
+            for step in runs.needed(self.definitions, self.instance, assets)
+        ]
 
     def version(self, asset: str, partition: str | None = None) -> str | None:
         """The data version of an asset now."""
         versions = self.instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1
+            dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None),
+            limit=1,
         )
         materialization = versions.records[0].asset_materialization if versions.records else None
-        return materialization.tags["dagster/data_version"] if materialization and materialization.tags else None
+        return (
+            materialization.tags["dagster/data_version"] if materialization and materialization.tags else None
+        )
 
     def runs_of(self, asset: str) -> int:
         """How often an asset was materialized, over all partitions."""

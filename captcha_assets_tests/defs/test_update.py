@@ -24,7 +24,15 @@ def requested(home: Home, cursor: object = None) -> tuple[set[tuple[str, str | N
 
 
 def test_everything_is_made_from_a_delivery_to_a_champion(finished: Home) -> None:
-    for asset in ("image_index", "splits", "resnet18", "evaluation", "onnx_model", "champion", "data_snapshot"):
+    for asset in (
+        "image_index",
+        "splits",
+        "resnet18",
+        "evaluation",
+        "onnx_model",
+        "champion",
+        "data_snapshot",
+    ):
         assert finished.version(asset), asset
     for asset in PARTITIONED:
         assert finished.version(asset, "first"), asset
@@ -55,7 +63,9 @@ def test_a_later_delivery_touches_its_own_partition_and_what_depends_on_it(finis
     assert "image_index" in made
     assert "resnet18" in made
     assert not [step for step in made if "[first]" in step]
-    assert {asset: finished.runs_of(asset) - count for asset, count in before.items()} == dict.fromkeys(PARTITIONED, 1)
+    assert {asset: finished.runs_of(asset) - count for asset, count in before.items()} == dict.fromkeys(
+        PARTITIONED, 1
+    )
 
 
 def test_the_same_content_made_again_leaves_everything_downstream_fresh(finished: Home) -> None:
@@ -72,7 +82,9 @@ def test_a_delivery_of_known_images_alone_trains_nothing(finished: Home, tmp_pat
     assert "resnet18" not in made
 
 
-def test_a_bad_delivery_is_held_back_and_what_was_good_stays(finished: Home, mostly_bad_archive: object) -> None:
+def test_a_bad_delivery_is_held_back_and_what_was_good_stays(
+    finished: Home, mostly_bad_archive: object
+) -> None:
     index, splits = finished.version("image_index"), finished.version("splits")
     finished.add("bad", str(mostly_bad_archive))
     outcomes = {str(outcome.step): outcome for outcome in finished.update()}

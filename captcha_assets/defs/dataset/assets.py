@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import check_results, check_specs, column_schema, counts, link
 from captcha_assets.images import index
 from captcha_assets.images import splits as split_table
@@ -26,7 +26,7 @@ def image_index(
     """Bring the deliveries that passed their checks together; the others are held back and named."""
     from captcha_assets.quality import expectations
 
-    deliveries = context.instance.get_dynamic_partitions(batches.name)
+    deliveries = context.instance.get_dynamic_partitions(BATCH)
     passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
     summary = index.build_image_index(
         {name: settings.image_table(name) for name in passed}, settings.image_index

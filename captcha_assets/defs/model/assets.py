@@ -4,21 +4,25 @@ import shutil
 
 import dagster as dg
 
-from captcha_assets.defs.model.config import TrainingConfig, training_settings
+from captcha_assets.defs.model.config import TrainingConfig
 from captcha_assets.defs.model.training import job_for, run_training
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder, registry
+from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched, replacing_folder
+
+#: Raise it with a change of the training that should train again.
+_TRAINING_CODE = "1"
 
 
 @dg.asset(
     deps=["splits"],
     group_name="model",
     kinds={"pytorch", "lightning", "timm"},
-    code_version="1",
+    code_version=_TRAINING_CODE,
     pool="training",
     description="The trained candidate: weights, config, classes, history, provenance.",
 )
@@ -29,9 +33,8 @@ def resnet18(
     pipes: dg.ResourceParam[dg.PipesSubprocessClient],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
-    training, splits_version = training_settings(config), content_hash(settings.splits)
     with local.local_tables(settings) as data:
-        job = job_for(settings, data, splits_version, training, code_version="1", run_id=context.run_id)
+        job = job_for(settings, data, config.to_settings(), _TRAINING_CODE, context.run_id)
         trained = run_training(context, pipes, job)
     model_id = registry.add_candidate(settings.models, trained)
     metrics, history = folder.read_metrics(trained), folder.read_history(trained)
@@ -41,7 +44,7 @@ def resnet18(
         metadata={
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
-            "splits": splits_version,
+            "splits": job.splits_version,
             "settings": dg.MetadataValue.json(config.model_dump()),
             "epochs": len(history),
             **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
@@ -61,7 +64,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Measure the candidate on today's test split."""
     from captcha_assets.evaluation.evaluate import evaluate
 
-    model_id, splits_version = registry.candidate(settings.models).model_id, content_hash(settings.splits)
+    model_id, splits_version = resolve(settings, "candidate"), content_hash(settings.splits)
     with (
         local.local_tables(settings) as data,
         fetched(registry.model_folder(settings.models, model_id)) as model,
@@ -106,7 +109,7 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     from captcha_assets.images.reader import read_split
     from captcha_assets.models import onnx
 
-    model_id = registry.candidate(settings.models).model_id
+    model_id = resolve(settings, "candidate")
     target = settings.onnx_model(model_id)
     with (
         local.local_tables(settings) as data,

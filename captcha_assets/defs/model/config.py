@@ -1,7 +1,7 @@
 """The training's settings as the launchpad shows them: the library's own dataclass, field by field."""
 
 import dataclasses
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import dagster as dg
 import pydantic
@@ -9,32 +9,27 @@ import pydantic
 from captcha_assets.training.config import TrainingSettings
 
 
-def _fields() -> dict[str, Any]:
-    hints = get_type_hints(TrainingSettings)
-    return {
-        field.name: (_plain(hints[field.name]), pydantic.Field(_plain_value(field.default), description=field.metadata["help"]))
-        for field in dataclasses.fields(TrainingSettings)
-    }
+def _field(field: "dataclasses.Field[Any]", hint: Any) -> tuple[Any, Any]:
+    default: Any = field.default
+    if get_origin(hint) is tuple:  # Dagster's config knows lists, not tuples
+        hint, default = list[int], list(default)
+    return hint, pydantic.Field(default, description=field.metadata["help"])
 
 
-def _plain(hint: Any) -> Any:
-    # Dagster's config knows lists, not tuples.
-    return list[int] if getattr(hint, "__origin__", None) is tuple else hint
+_HINTS = get_type_hints(TrainingSettings)
+_FIELDS: Any = {
+    entry.name: _field(entry, _HINTS[entry.name]) for entry in dataclasses.fields(TrainingSettings)
+}
+_Fields: Any = pydantic.create_model("_Fields", __base__=dg.Config, **_FIELDS)
 
 
-def _plain_value(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+class TrainingConfig(_Fields):
+    """Run config of `resnet18`; its defaults are the production values."""
 
+    def to_settings(self) -> TrainingSettings:
+        """The library's settings.
 
-#: Run config of `resnet18`; its defaults are the production values.
-TrainingConfig: type[dg.Config] = pydantic.create_model("TrainingConfig", __base__=dg.Config, **_fields())
-
-
-def training_settings(config: dg.Config) -> TrainingSettings:
-    """The library's settings from a run's config.
-
-    Raises:
-        TrainingConfigError: a value is out of bounds.
-    """
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model_dump().items()}
-    return TrainingSettings(**values)
+        Raises:
+            SettingsError: a value is out of bounds.
+        """
+        return TrainingSettings.of(self.model_dump())

@@ -7,12 +7,13 @@ from pathlib import Path
 import dagster as dg
 
 from captcha_assets.images.local import LocalTables
+from captcha_assets.images.table import content_hash
 from captcha_assets.settings import Settings
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
 
 def job_for(
-    settings: Settings, data: LocalTables, splits_version: str, training: TrainingSettings, code_version: str, run_id: str
+    settings: Settings, data: LocalTables, training: TrainingSettings, code_version: str, run_id: str
 ) -> TrainingJob:
     """The job of one training.
 
@@ -22,7 +23,7 @@ def job_for(
     job = TrainingJob(
         tables=data.tables,
         splits=data.splits,
-        splits_version=splits_version,
+        splits_version=content_hash(settings.splits),
         output=Path(),
         checkpoints=Path(),
         code_version=code_version,

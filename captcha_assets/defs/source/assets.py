@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.partitions import BATCH, batches
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, kaggle, snapshot
 
@@ -72,6 +72,6 @@ def data_snapshot(
             "size": dg.MetadataValue.int(taken.size),
             "files": taken.files,
             "pushed to": taken.remote or "nowhere: no remote is configured",
-            "deliveries": context.instance.get_dynamic_partitions("batch"),
+            "deliveries": context.instance.get_dynamic_partitions(BATCH),
         },
     )

@@ -1,0 +1,114 @@
+"""The web UI in a real browser, over a home in which everything was made."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+CHROMIUM = shutil.which("chromium")
+STALENESS = """{ assetNodes { assetKey { path } isMaterializable staleStatus
+    staleStatusByPartition(partitions: ["first"]) isPartitioned } }"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def ui(finished_folder: Path) -> Iterator[str]:
+    """The address of a webserver over the finished home."""
+    port = free_port()
+    program = Path(sys.executable).with_name("dagster-webserver")
+    command = [str(program), "-m", "captcha_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    environment = {
+        **os.environ,
+        "CAPTCHA_HOME": str(finished_folder),
+        "DAGSTER_HOME": str(finished_folder / ".dagster"),
+    }
+    log = (finished_folder.parent / "webserver.log").open("wb")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(address, server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    for _attempt in range(600):
+        assert server.poll() is None, "the webserver ended"
+        try:
+            urllib.request.urlopen(f"{address}/server_info", timeout=2)
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail("the webserver does not answer")
+
+
+def ask(address: str, query: str) -> Any:
+    body = json.dumps({"query": query}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
+    answer = json.load(urllib.request.urlopen(request, timeout=60))
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+@pytest.fixture
+def page(ui: str) -> Iterator[Any]:
+    """A page of a headless Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page(viewport={"width": 1600, "height": 1000})
+        opened.set_default_timeout(60_000)
+        yield opened
+        browser.close()
+
+
+def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
+    nodes = [node for node in ask(ui, STALENESS)["assetNodes"] if node["isMaterializable"]]
+    assert len(nodes) >= 10
+    for node in nodes:
+        status = node["staleStatusByPartition"] if node["isPartitioned"] else [node["staleStatus"]]
+        assert status == ["FRESH"], node
+
+
+def test_the_asset_graph_shows_every_asset(ui: str, page: Any) -> None:
+    page.goto(f"{ui}/asset-groups?expanded=captcha_assets:source,captcha_assets:images")
+    for group in ("source", "images", "dataset", "model"):
+        page.get_by_text(group, exact=True).first.wait_for()
+
+
+def test_the_pictures_of_the_evaluation_are_visible(ui: str, page: Any) -> None:
+    page.goto(f"{ui}/assets/evaluation?view=events")
+    row = page.locator("tr", has_text="confusion matrix")
+    row.get_by_text(re.compile("Show Markdown")).first.click()
+    picture = page.locator("img[alt=confusion_matrix]")
+    picture.wait_for()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") > 300
+
+
+def test_a_check_says_what_was_expected_and_found(ui: str, page: Any) -> None:
+    page.goto(f"{ui}/assets/splits?view=checks")
+    page.get_by_text("no_group_in_two_splits").first.click()
+    page.get_by_text("expected").first.wait_for()

@@ -1,0 +1,102 @@
+"""The `captcha-assets` command, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("captcha-assets")), *arguments]
+    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120", **environment}
+    variables.pop("DAGSTER_HOME", None)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def succeeded(home: Path, *arguments: str) -> str:
+    done = run(home, *arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_a_new_home_lists_no_deliveries(tmp_path: Path) -> None:
+    assert succeeded(tmp_path, "batch", "list", "--json") == ""
+
+
+def test_a_delivery_is_added_materialized_and_listed(tmp_path: Path) -> None:
+    said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
+    assert "making image_table + rejected_images [tiny]: never made" in said
+    assert "resnet18" not in said
+    (row,) = [json.loads(line) for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()]
+    assert row["batch"] == "tiny"
+    assert row["delivered"] == row["usable"] == 80
+    assert row["rejected"] == 0
+    assert row["checks"].startswith("passed")
+
+
+def test_update_says_that_nothing_changed(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
+    assert "everything is up to date" in succeeded(tmp_path, "update", "--select", "+key:splits")
+
+
+def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3")
+    said = succeeded(tmp_path, "update", "--dry-run")
+    assert "would make raw_batch [tiny]: never made" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_removed_delivery_is_gone(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:80:3", "--materialize")
+    succeeded(tmp_path, "batch", "add", "two", "synthetic:80:4", "--materialize")
+    succeeded(tmp_path, "batch", "remove", "one")
+    assert "delivery one was removed" in succeeded(tmp_path, "update", "--dry-run")
+    listed = [
+        json.loads(line)["batch"] for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()
+    ]
+    assert listed == ["two"]
+    assert not (tmp_path / "data" / "raw" / "one.zip").exists()
+
+
+def test_a_backfill_makes_the_chosen_deliveries_anew(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
+    succeeded(tmp_path, "batch", "add", "two", "synthetic:40:4")
+    said = succeeded(tmp_path, "backfill", "raw_batch", "--batches", "one")
+    assert "[1/1] raw_batch [one]" in said
+    assert "1 made, 0 failed" in said
+    assert not (tmp_path / "data" / "raw" / "two.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["batch", "add", "Bad Name", "synthetic:10"], 1, "Bad Name"),
+        (["batch", "add", "gone", "/nowhere/at/all.zip"], 1, "/nowhere/at/all.zip"),
+        (["batch", "remove", "unknown"], 1, "unknown"),
+        (["backfill", "raw_batch", "--batches", "unknown"], 1, "unknown"),
+        (["predict", __file__], 1, "no champion yet"),
+        (["update", "--nonsense"], 2, "--nonsense"),
+        (["batch", "add", "one"], 2, "SOURCE"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_is_wrong(
+    tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_impossible_home_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(tmp_path / "file", "batch", "list")
+    assert done.returncode == 1
+    assert "CAPTCHA_HOME" in done.stderr
