@@ -1,5 +1,7 @@
 """A verdict as one page of HTML that needs nothing beside it: styles and pictures are inside."""
 
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,27 @@ def page(verdict: Verdict) -> str:
         columns=_columns,
         image_columns=list(IMAGE_COLUMNS),
     )
+
+
+def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:
+    """Return the examples of one finding as a Markdown table, with their pictures.
+
+    Args:
+        finding: what a check found.
+        pictures: image id to base64 PNG (`Verdict.pictures`).
+    """
+    columns = _columns(finding)
+    lines = [["", *(name.replace("_", " ") for name in columns)], ["---"] * (len(columns) + 1)]
+    for example in finding.examples:
+        shown = [pictures[example[name]] for name in IMAGE_COLUMNS if example.get(name) in pictures]
+        images = " ".join(f"![image](data:image/png;base64,{png})" for png in shown)
+        lines.append([images, *(_plain_markdown(_shown(example.get(name))) for name in columns)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain_markdown(text: str) -> str:
+    """Return text that no reader of Markdown or HTML takes for markup."""
+    return re.sub(r"[^\w\s.,;:/()'=+%-]|_", lambda found: f"&#{ord(found[0])};", text)
 
 
 def _columns(finding: Finding) -> list[str]:

@@ -1,0 +1,155 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from captcha_assets.quality import report
+from captcha_assets.quality.verdict import Finding, Verdict
+
+#: A picture of one pixel.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+HOSTILE = [
+    "<script>alert(1)</script>.png",
+    '"><img src=x onerror=alert(1)>_1.png',
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+    "</table></html>",
+    "a\x00b\u202egnp.exe\n\r\t",
+]
+
+
+class Page(HTMLParser):
+    """The elements and addresses of a page, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def finding(
+    name: str = "labels_in_alphabet", *, passed: bool = False, blocking: bool = True, **values
+) -> Finding:
+    return Finding(name, f"what {name} is for", "something", "something else", passed, blocking, **values)
+
+
+def verdict(*findings: Finding, **values) -> Verdict:
+    return Verdict("image_table/first", findings, 420, **values)
+
+
+def test_the_report_says_what_was_expected_and_found():
+    page = Page(report.page(verdict(finding("unique_members", passed=True))))
+    for words in ("image_table/first", "420 rows", "Passed", "unique members", "something", "something else"):
+        assert words in page.text
+
+
+@pytest.mark.parametrize(
+    ("findings", "outcome"),
+    [
+        ([finding(passed=True)], "Passed"),
+        ([finding(blocking=False)], "Passed with 1 warning"),
+        (
+            [finding(), finding("image_size"), finding("few_rejects", blocking=False)],
+            "Stopped: 2 checks failed",
+        ),
+    ],
+)
+def test_the_report_begins_with_the_outcome(findings, outcome):
+    text = " ".join(Page(report.page(verdict(*findings))).text.split())
+    assert re.search(rf"420 rows {outcome} \d", text)
+
+
+def test_what_stops_the_flow_comes_first_then_warnings_then_the_rest():
+    names = ["unique_members", "few_rejects", "image_size"]
+    page = report.page(
+        verdict(finding(names[0], passed=True), finding(names[1], blocking=False), finding(names[2]))
+    )
+    assert [page.index(f'id="{name}"') for name in reversed(names)] == sorted(
+        page.index(f'id="{name}"') for name in names
+    )
+
+
+def test_examples_are_shown_as_pictures():
+    one = finding(
+        examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "z"}], total_unexpected=2
+    )
+    page = Page(report.page(verdict(one, pictures={"one": PNG})))
+    assert [value for name, value in page.attributes if name == "src"] == [f"data:image/png;base64,{PNG}"]
+
+
+def test_both_near_duplicates_are_shown():
+    one = finding(examples=[{"image_id": "one", "near_duplicate": "two"}], total_unexpected=1)
+    page = Page(report.page(verdict(one, pictures={"one": PNG, "two": PNG})))
+    assert page.tags.count("img") == 2
+
+
+def test_the_report_needs_nothing_beside_it():
+    one = finding(examples=[{"image_id": "one"}], total_unexpected=1)
+    text = report.page(verdict(one, finding(passed=True), pictures={"one": PNG}))
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
+    addresses = [value for name, value in page.attributes if name in {"src", "href", "srcset", "action"}]
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http" not in text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_name_is_shown_and_does_nothing(hostile):
+    def page(value: str) -> Page:
+        one = finding(examples=[{"image_id": value, "member": value, value: value}], total_unexpected=1)
+        judged = Verdict(value, (one, finding("image_size", passed=True)), 1)
+        return Page(report.page(judged))
+
+    harmless, harmful = page("harmless"), page(hostile)
+    assert harmful.tags == harmless.tags
+    assert harmful.attributes == harmless.attributes
+    assert "49" not in harmful.text
+    if hostile.isprintable():
+        assert harmful.text.count(hostile) == 6  # title, heading, and in the table
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_name_does_nothing_in_the_markdown_either(hostile):
+    one = finding(examples=[{"member": hostile + "|`_*[x](y)"}], total_unexpected=1)
+    lines = report.markdown(one, {}).splitlines()
+    assert len(lines) == 3
+    assert lines[2].count("|") == 3
+    assert not set('<>`*[]_"') & set(lines[2])
+
+
+def test_the_markdown_shows_pictures():
+    one = finding(
+        examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "y"}], total_unexpected=2
+    )
+    lines = report.markdown(one, {"two": PNG}).splitlines()
+    assert "![" not in lines[2]
+    assert f"![image](data:image/png;base64,{PNG})" in lines[3]
+
+
+def test_very_long_values_are_cut():
+    page = Page(report.page(verdict(finding(examples=[{"member": "x" * 10_000}], total_unexpected=1))))
+    assert "x" * 150 in page.text
+    assert "x" * 201 not in page.text
+
+
+def test_verdicts_and_thresholds_load_without_great_expectations():
+    code = """
+import sys
+import captcha_assets.quality.report, captcha_assets.quality.thresholds, captcha_assets.quality.verdict
+print(sorted({"great_expectations", "pandas", "polars", "scipy", "cv2"} & sys.modules.keys()))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
