@@ -58,17 +58,17 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "line"),
+    ("pattern", "pieces"),
     [
-        (REGISTRY, "https://{}.org/simple"),
-        (REGISTRY, "--index-url http://10.0.0.1/simple"),
-        (REGISTRY, "FROM {}.io/someone/image"),
-        (MACHINE, "cd {}/main"),
+        (REGISTRY, ["https://py", "pi.org/simple"]),
+        (REGISTRY, ["--index", "-url http://10.0.0.1/simple"]),
+        (REGISTRY, ["FROM gh", "cr.io/someone/image"]),
+        (MACHINE, ["cd /", "work/main"]),
+        (MACHINE, ["open('/", "root/.cache')"]),
     ],
 )
-def test_the_patterns_find_what_they_look_for(pattern: re.Pattern[str], line: str) -> None:
-    word = {"https": "py" + "pi", "FROM ": "gh" + "cr", "cd {}": "/" + "work"}.get(line[:5], "")
-    assert pattern.search(line.format(word))
+def test_the_patterns_find_what_they_look_for(pattern: re.Pattern[str], pieces: list[str]) -> None:
+    assert pattern.search("".join(pieces))
 
 
 def test_no_second_lock_file_stands_beside_the_first() -> None:
