@@ -213,8 +213,10 @@ def _class_marks(axes: Axes, tested: Sequence[ClassMetrics], macro_f1: float) ->
         [(entry.recall_low, entry.recall, entry.recall_high, entry.f1) for entry in tested], np.float64
     ).T
     axes.hlines(rows, low, high, color=PALE_BLUE, linewidth=10, label="95 % interval", zorder=1)
-    axes.plot(recall, rows, "o", color=BLUE, markersize=7, label="recall", zorder=3)
-    axes.plot(f1, rows, "D", color=RED, markersize=4.5, markeredgecolor="white", label="F1", zorder=4)
+    axes.plot(recall, rows, "o", color=BLUE, markersize=7, label="recall", zorder=3, clip_on=False)
+    axes.plot(
+        f1, rows, "D", color=RED, markersize=4.5, markeredgecolor="white", label="F1", zorder=4, clip_on=False
+    )
     axes.axvline(
         macro_f1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=f"macro F1 {macro_f1:.3f}", zorder=0
     )
@@ -251,7 +253,7 @@ def _reliability_bars(axes: Axes, filled: Sequence[CalibrationBin]) -> None:
     axes.bar(middles, gap, width, bottom=bottom, color=PALE_RED, label="gap to the mean confidence")
     axes.hlines(
         accuracy, np.subtract(middles, width / 2), np.add(middles, width / 2), color=BLUE, linewidth=2.5,
-        label="accuracy",
+        label="accuracy", clip_on=False,
     )  # fmt: skip
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     _unit_axis(axes)
@@ -323,5 +325,11 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, float]], name: str, label:
         return
     epochs, values = zip(*points, strict=True)
     axes.plot(
-        epochs, values, "o-", color=colour, linewidth=2, markersize=4, label=f"{label} {values[-1]:.3f}"
+        epochs,
+        values,
+        "o-" if len(points) <= 30 else "-",
+        color=colour,
+        linewidth=2,
+        markersize=4,
+        label=f"{label} {values[-1]:.3f}",
     )
