@@ -22,7 +22,7 @@ REGISTRY = re.compile(
     | (?: index-url | extra-index-url | find-links | default-index ) ["'\s=:]+ \S*:// """
 )
 MACHINE = re.compile(
-    r"""(?x) (?<! [\w.}-] ) / (?: root | work | home/\w+ | Users | workspace | opt/\w+ ) / \w"""
+    r"""(?x) (?<! [\w.}-] ) / (?: root | work | home/\w+ | Users | workspace | opt/\w+ ) / [\w.]"""
 )
 
 
