@@ -65,10 +65,10 @@ class Face:
 #: Each picture has two faces, one of each row; each of its characters is drawn in one of them.
 FACES: tuple[tuple[Face, ...], ...] = (
     (
-        *(Face("DejaVuSans-Bold", 0, width) for width in (88, 91, 94)),
-        *(Face("DejaVuSans", bold, 98) for bold in (5, 7)),
+        *(Face("DejaVuSans-Bold", 0, width) for width in (84, 88, 92)),
+        *(Face("DejaVuSans", bold, 95) for bold in (5, 7)),
     ),
-    tuple(Face("DejaVuSansMono-Bold", 0, width) for width in (96, 100, 100, 104)),
+    tuple(Face("DejaVuSansMono-Bold", 0, width) for width in (93, 97, 101)),
 )
 
 #: Where characters start in a picture, and how wide they are.
@@ -122,7 +122,11 @@ def _water() -> Wave:
 
 #: Ripples: how far rows move, the rows from one to the next in radians, and the first one's phase. The
 #: first is Kaptcha's; the others are there for pictures of unknown settings.
-_RIPPLES = ((2.6, 15.0, 0.0), (3.6, 10.0, 0.5), (3.6, 10.0, 3.5), (3.0, 8.0, 2.0), (3.0, 8.0, 5.0))
+_RIPPLES = (
+    (2.6, 15.0, 0.0),
+    *((3.6, 10.0, phase) for phase in (0.5, 2.0, 3.5, 5.0)),
+    *((3.0, 8.0, phase) for phase in (2.0, 5.0)),
+)
 
 
 @cache
@@ -251,7 +255,7 @@ def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
     """
     pair = [row[rng.integers(len(row))] for row in FACES]
     layer, spans = _text(word, [pair[i] for i in rng.integers(2, size=len(word))])
-    number = max(int(rng.integers(-11, len(_RIPPLES))), 0)
+    number = max(int(rng.integers(-9, len(_RIPPLES))), 0)
     picture = (_background() * (255 - _moved(layer, number)) // 255).astype(np.uint8)
     rows = rng.integers(_ROWS, size=(3, 4)).tolist()
     _curve(picture, (20, 20, 50, 50), rows[0])
@@ -307,11 +311,12 @@ def _frames(word: str, spans: Spans, rng: np.random.Generator) -> tuple[Array, A
     reach = np.array([_REACH[character] for character in word]) << 12
     count = len(spans)
     fixed = rng.integers(2, size=count) == 0
-    wide = np.where(fixed, _between(22, 26, rng, count), reach + _between(4, 8, rng, count))
-    high = np.where(fixed, _between(43, 47, rng, count), _between(40, 44, rng, count))
+    wide = np.where(fixed, _between(22, 28, rng, count), reach + _between(4, 8, rng, count))
+    high = np.where(fixed, _between(38, 47, rng, count), _between(40, 44, rng, count))
     centred = start + (width - wide) // 2 + _between(-4, 4, rng, count)
-    usual = (_START << 12) + np.cumsum(reach) - reach - _between(1, 5, rng, count)
-    top = (_ROWS << 12) - high - _between(-1, 2, rng, count)
+    usual = (_START << 12) + np.cumsum(reach) - reach - _between(0, 5, rng, count)
+    free = (_ROWS << 12) - high
+    top = np.where(fixed, free // 2 + _between(-2, 3, rng, count), free - _between(-1, 2, rng, count))
     return np.where(fixed, centred, usual), top, wide, high
 
 
