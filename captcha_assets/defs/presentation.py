@@ -55,10 +55,14 @@ def check_results(verdict: Verdict, asset: str, report: dg.MetadataValue) -> lis
 
 
 def _check_result(finding: Finding, asset: str, report: dg.MetadataValue) -> dg.AssetCheckResult:
-    metadata: dict[str, Any] = {"expected": finding.expected, "observed": finding.observed, "report": report}
+    metadata: dict[str, Any] = {
+        "expected": finding.expected,
+        "observed": finding.observed,
+        "failing rows": finding.total_unexpected,  # a number, so that the UI plots its history
+        "report": report,
+    }
     if finding.examples:
         metadata["examples"] = dg.MetadataValue.json(finding.examples)
-        metadata["failing rows"] = finding.total_unexpected
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=finding.name,

@@ -8,6 +8,7 @@ import polars as pl
 from captcha_assets.evaluation.compare import Comparison, compare
 from captcha_assets.evaluation.evaluate import evaluate
 from captcha_assets.images.local import LocalTables
+from captcha_assets.images.table import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.overview import read_metrics
 from captcha_assets.models.registry import Champion, Decision
@@ -66,7 +67,13 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
 
 def _compared(settings: Settings, data: LocalTables, champion: str, candidate: str) -> Comparison:
     with fetched(registry.model_folder(settings.models, champion)) as folder:
-        measured = evaluate(folder, data.tables, data.splits, settings.evaluation(champion))
+        measured = evaluate(
+            folder,
+            data.tables,
+            data.splits,
+            settings.evaluation(champion),
+            splits_version=content_hash(settings.splits),
+        )
     return compare(measured.predictions, _predictions(settings, candidate))
 
 

@@ -70,19 +70,24 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         fetched(registry.model_folder(settings.models, model_id)) as model,
     ):
         measured = evaluate(
-            model, data.tables, data.splits, settings.evaluation(model_id), splits_version=splits_version
+            model,
+            data.tables,
+            data.splits,
+            settings.evaluation(model_id),
+            splits_version=splits_version,
+            delivery_link="../../quality/image_table/{batch}/report.html",
         )
     metrics = measured.metrics
     return dg.MaterializeResult(
         data_version=dg.DataVersion(measured.version),
         metadata={
             "model": model_id,
-            "accuracy": metrics.accuracy,
+            "accuracy": round(metrics.accuracy, 4),
             "accuracy (95 % interval)": f"{metrics.accuracy_low:.4f} to {metrics.accuracy_high:.4f}",
-            "macro F1": metrics.macro_f1,
-            "expected calibration error": metrics.ece,
+            "macro F1": round(metrics.macro_f1, 4),
+            "expected calibration error": round(metrics.ece, 4),
             "test images": metrics.n,
-            "classes without test images": list(metrics.missing),
+            "classes without test images": ", ".join(metrics.missing) or "none",
             "report": link(settings, measured.report),
             **{name.replace("_", " "): picture(png, name) for name, png in measured.pictures.items()},
         },
