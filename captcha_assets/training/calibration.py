@@ -14,15 +14,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     logits = logits.double()
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    # A model that is right about all of a few images is not right for ever: without the one mistake that
+    # the rule of succession expects, its temperature would go to zero and its probabilities to one.
+    doubt = 1 / (len(labels) + 2)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels, label_smoothing=doubt)
         loss.backward()
         return float(loss.detach())
 
     with torch.enable_grad():
         optimizer.step(closure)
-    # A model that is right about every image has no best temperature: it would go to zero.
     return round(float(log_temperature.detach().exp().clamp(0.05, 20)), 6)

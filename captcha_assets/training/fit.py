@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -82,16 +84,28 @@ def _check_devices(settings: TrainingSettings) -> None:
         raise TrainingError(f"devices is {wanted}, but this machine has {there} GPUs: lower it")
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    """Say whether a checkpoint is undamaged, by the checksums that torch writes into it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
 def _prepare_checkpoints(job: TrainingJob, report: Report) -> bool:
-    """Make the folder of checkpoints and say whether it holds one of this very job."""
-    stamp = job.checkpoints / "job"
-    if not stamp.is_file() or stamp.read_text() != job.fingerprint:
-        if checkpoint_in(job.checkpoints).exists():
-            report("the checkpoint there is of another job: beginning anew")
-        shutil.rmtree(job.checkpoints, ignore_errors=True)
-        job.checkpoints.mkdir(parents=True)
-        stamp.write_text(job.fingerprint)
-    return checkpoint_in(job.checkpoints).is_file()
+    """Make the folder of checkpoints and say whether it holds one that this very job can go on from."""
+    stamp, last = job.checkpoints / "job", checkpoint_in(job.checkpoints)
+    ours = stamp.is_file() and stamp.read_text() == job.fingerprint
+    if ours and last.exists() and _is_whole(last):
+        report(f"going on from {last}")
+        return True
+    if last.exists():
+        report(f"{last} is {'damaged' if ours else 'of another job'}: beginning anew")
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    job.checkpoints.mkdir(parents=True)
+    stamp.write_text(job.fingerprint)
+    return False
 
 
 def setup(job: TrainingJob, report: Report = print) -> Setup:
@@ -137,18 +151,12 @@ def fit(ready: Setup) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Raises:
-        TrainingError: the loss is no number, the memory does not suffice, or the device is lost.
+        NotFiniteError: the loss is no number.
     """
     last = checkpoint_in(ready.job.checkpoints)
-    try:
-        ready.trainer.fit(
-            ready.module, datamodule=ready.data, ckpt_path=last if last.is_file() else None, weights_only=True
-        )
-    except (RuntimeError, MemoryError) as error:
-        advice = _advice(error, ready.job)
-        if advice is None:
-            raise
-        raise TrainingError(advice) from error
+    ready.trainer.fit(
+        ready.module, datamodule=ready.data, ckpt_path=last if last.is_file() else None, weights_only=True
+    )
 
 
 @torch.inference_mode()
@@ -212,8 +220,17 @@ def train(job: TrainingJob, report: Report = print) -> Trained | None:
         The model's id and figures; None in the processes that only help another one.
 
     Raises:
-        TrainingError, ReaderError, PretrainedWeightsError: as `setup` and `fit` say.
+        TrainingError: a split is empty, a device is missing or lost, the memory does not suffice, or the
+            loss is no number; the message says what to do.
+        ReaderError: the tables are missing or damaged.
+        PretrainedWeightsError: ImageNet weights were asked for and cannot be had.
     """
-    ready = setup(job, report)
-    fit(ready)
-    return save(ready) if ready.trainer.is_global_zero else None
+    try:
+        ready = setup(job, report)
+        fit(ready)
+        return save(ready) if ready.trainer.is_global_zero else None
+    except (RuntimeError, MemoryError) as error:
+        advice = _advice(error, job)
+        if advice is None:
+            raise
+        raise TrainingError(advice) from error

@@ -105,7 +105,7 @@ def test_what_is_missing_is_named(delivery, tmp_path):
     tables, splits = delivery
     with pytest.raises(ReaderError, match="does not exist: materialize"):
         read_split(tables, tmp_path / "none.parquet", None)
-    with pytest.raises(ReaderError, match="400 images of .* none of the 0 image tables"):
+    with pytest.raises(ReaderError, match=r"400 images of .* none of the 0 image tables"):
         read_split([], splits, None)
     with pytest.raises(ReaderError, match="labels that are no class: y"):
         read_split(tables, splits, None, classes=CLASSES[:-1])

@@ -1,0 +1,133 @@
+"""Settings and jobs: what is wrong is refused with its name, before anything heavy is imported."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captcha_assets.training.config import JobError, SettingsError, TrainingJob, TrainingSettings
+
+JOB = TrainingJob(
+    tables=(Path("a.parquet"),),
+    splits=Path("splits.parquet"),
+    splits_version="v1",
+    output=Path("model"),
+    checkpoints=Path("checkpoints"),
+    code_version="c1",
+)
+
+
+@pytest.fixture
+def job(tmp_path):
+    for name in ("a.parquet", "splits.parquet"):
+        (tmp_path / name).touch()
+    return dataclasses.replace(JOB, tables=(tmp_path / "a.parquet",), splits=tmp_path / "splits.parquet")
+
+
+def test_every_setting_says_what_it_is_for():
+    for entry in dataclasses.fields(TrainingSettings):
+        assert entry.metadata["help"].endswith(".")
+        assert entry.default is not dataclasses.MISSING
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 is out of bounds: 1 to 10000"),
+        ({"epochs": 2.5}, r"epochs=2\.5 is of the wrong type: int"),
+        ({"epochs": True}, "epochs=True is of the wrong type"),
+        ({"epochs": None}, "epochs=None is of the wrong type"),
+        ({"sample_size": 0}, "sample_size=0 is out of bounds: 1 or more"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of bounds"),
+        ({"pretrained": "yes"}, "pretrained='yes' is of the wrong type: bool"),
+        ({"accelerator": "tpu"}, "accelerator='tpu' is not one of auto, cpu, gpu"),
+        ({"channels": [8, 8, 8]}, r"channels=\[8, 8, 8\]: four numbers"),
+        ({"channels": [8, 8, 8, 0]}, "channels=0 is out of bounds"),
+        ({"channels": [8, 8, 8, "8"]}, "channels=.* is of the wrong type"),
+        ({"batch_size": 65, "devices": 2}, "batch_size=65 cannot be shared by devices=2"),
+        ({"epoch": 3}, "unknown settings: epoch; known are .*epochs"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(values, message):
+    with pytest.raises(SettingsError, match=message):
+        TrainingSettings.of(values)
+
+
+@given(
+    st.builds(
+        TrainingSettings,
+        seed=st.integers(0, 2**31 - 1),
+        sample_size=st.none() | st.integers(1),
+        epochs=st.integers(1, 10_000),
+        learning_rate=st.floats(1e-8, 100),
+        channels=st.tuples(*[st.integers(1, 4096)] * 4),
+        accelerator=st.sampled_from(["auto", "cpu", "gpu"]),
+        pretrained=st.booleans(),
+    )
+)
+def test_settings_survive_json(settings):
+    assert TrainingSettings.of(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+
+
+def test_a_job_survives_its_file(job, tmp_path):
+    job = dataclasses.replace(job, provenance={"run_id": "r1"})
+    job.save(tmp_path / "deep" / "job.json")
+    assert TrainingJob.load(tmp_path / "deep" / "job.json") == job
+
+
+def test_only_what_decides_the_weights_is_in_a_jobs_fingerprint(job):
+    same = dataclasses.replace(job, output=Path("other"), checkpoints=Path("x"), provenance={"run_id": "r2"})
+    assert same.fingerprint == job.fingerprint
+    for change in (
+        {"splits_version": "v2"},
+        {"code_version": "c2"},
+        {"settings": TrainingSettings(seed=1)},
+        {"tables": (Path("a.parquet"), Path("b.parquet"))},
+    ):
+        assert dataclasses.replace(job, **change).fingerprint != job.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tables": []}, "names no image tables"),
+        ({"tables": ["gone.parquet"]}, r"gone\.parquet, which does not exist: materialize"),
+        ({"splits": "gone.parquet"}, r"gone\.parquet, which does not exist: materialize"),
+        ({"tables": 3}, "a field of the wrong type"),
+        ({"spilts": "x"}, "unknown fields: spilts"),
+    ],
+)
+def test_a_job_that_cannot_be_used_says_why(job, tmp_path, change, message):
+    path = tmp_path / "job.json"
+    job.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(JobError, match=message):
+        TrainingJob.load(path)
+
+
+def test_a_job_file_that_is_none_says_so(tmp_path):
+    path = tmp_path / "job.json"
+    with pytest.raises(JobError, match="does not exist"):
+        TrainingJob.load(path)
+    for text, message in (
+        ("{", "is no JSON"),
+        ("[]", "an object is needed"),
+        ("{}", "lacks the fields checkp"),
+    ):
+        path.write_text(text)
+        with pytest.raises(JobError, match=message):
+            TrainingJob.load(path)
+
+
+def test_a_job_is_checked_without_anything_heavy():
+    code = (
+        "import sys, captcha_assets.training.__main__\n"
+        "heavy = {'torch', 'timm', 'numpy', 'pyarrow', 'dagster', 'dagster_pipes', 'polars', 'pydantic'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

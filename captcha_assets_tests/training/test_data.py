@@ -1,0 +1,130 @@
+"""Batches on the device: every image, in an order and a form that the seed and the epoch decide."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captcha_assets.training.augment import Augmentation
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainBatches
+
+STILL = Augmentation(shift=0, rotation=0, scale=0, brightness=0, contrast=0)
+ALL = Share()
+PLAIN = Normalisation(0.0, 1.0)
+
+
+def numbered(count: int) -> Images:
+    """Images whose label is their position."""
+    pixels = torch.arange(count * 8 * 6, dtype=torch.int64).remainder(251).to(torch.uint8)
+    return Images(pixels.view(count, 1, 8, 6), torch.arange(count))
+
+
+def batches(count: int, size: int, *, epoch: int = 0, seed: int = 0, share: Share = ALL, how=STILL):
+    return TrainBatches(numbered(count), how, PLAIN, size, seed, lambda: epoch, share)
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_an_epoch_holds_every_image_once_but_those_that_fill_no_batch(count, size):
+    made = batches(count, size)
+    labels = [labels for _, labels in made]
+    assert len(labels) == len(made) == count // size
+    seen = torch.cat(labels).tolist() if labels else []
+    assert len(seen) == len(set(seen)) == count // size * size
+    assert all(len(one) == size for one in labels)
+
+
+def test_images_keep_their_labels():
+    images = numbered(40)
+    for batch, labels in batches(40, 8):
+        assert torch.equal((batch * 255).round().to(torch.uint8), images.pixels[labels])
+
+
+def test_seed_and_epoch_decide_the_batches_and_nothing_else():
+    def of(**what):
+        torch.manual_seed(torch.randint(1000, ()).item())
+        return [torch.cat([images.flatten(), labels]) for images, labels in batches(40, 8, how=how, **what)]
+
+    how = Augmentation.of(TrainingSettings())
+    first = of(epoch=3, seed=5)
+    assert all(map(torch.equal, first, of(epoch=3, seed=5)))
+    assert not any(map(torch.equal, first, of(epoch=4, seed=5)))
+    assert not any(map(torch.equal, first, of(epoch=3, seed=6)))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_that_train_together_share_the_very_batches_of_one(processes):
+    how = Augmentation.of(TrainingSettings())
+    alone = list(batches(40, 8, how=how))
+    together = [list(batches(40, 8, how=how, share=Share(rank, processes))) for rank in range(processes)]
+    for step, (images, labels) in enumerate(alone):
+        for rank in range(processes):
+            assert torch.equal(together[rank][step][0], images[rank::processes])
+            assert torch.equal(together[rank][step][1], labels[rank::processes])
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 3))
+def test_evaluation_sees_every_image_once(count, size, processes):
+    parts = [EvalBatches(numbered(count), PLAIN, size, Share(rank, processes)) for rank in range(processes)]
+    seen = [labels for part in parts for _, labels in part]
+    assert sorted(torch.cat(seen).tolist()) == list(range(count))
+    assert all(len(list(part)) == len(part) for part in parts)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50))
+def test_normalised_images_have_mean_zero_and_deviation_one(seed, count):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 52, 32), dtype=np.uint8)
+    normal = Normalisation.of(pixels)(torch.from_numpy(pixels).double() / 255)
+    assert abs(float(normal.mean())) < 1e-4
+    assert abs(float(normal.std(correction=0)) - 1) < 1e-4
+
+
+def test_images_of_one_colour_can_be_normalised():
+    assert Normalisation.of(np.full((3, 52, 32), 255, np.uint8)).std > 0
+
+
+def blob(row: int, column: int) -> torch.Tensor:
+    image = torch.zeros(1, 1, 52, 32)
+    image[..., row, column] = 1
+    return image
+
+
+def centre(image: torch.Tensor) -> tuple[float, float]:
+    rows, columns = torch.arange(52.0).view(-1, 1), torch.arange(32.0)
+    return float((image * rows).sum() / image.sum()), float((image * columns).sum() / image.sum())
+
+
+def test_without_strength_nothing_changes():
+    images = torch.rand(5, 1, 52, 32)
+    assert torch.allclose(STILL(images, torch.ones(5, 7)), images, atol=1e-5)
+
+
+def test_images_move_by_the_pixels_that_were_asked_for():
+    how = Augmentation(shift=3, rotation=0, scale=0, brightness=0, contrast=0)
+    changes = torch.zeros(1, 7)
+    changes[0, 3], changes[0, 4] = 1, -1
+    row, column = centre(how(blob(20, 10), changes))
+    assert (row, column) == pytest.approx((23, 7), abs=1e-3)
+
+
+def test_images_turn_without_being_bent():
+    how = Augmentation(shift=0, rotation=90, scale=0, brightness=0, contrast=0)
+    changes = torch.zeros(1, 7)
+    changes[0, 0] = 1
+    row, column = centre(how(blob(26 + 8, 16), changes))
+    assert abs(row - 25.5) == pytest.approx(0.5, abs=0.05)
+    assert abs(column - 15.5) == pytest.approx(8.5, abs=0.05)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31), st.integers(1, 5))
+def test_augmented_images_are_images_still(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    how = Augmentation(shift=16, rotation=45, scale=0.9, brightness=1, contrast=0.95)
+    images = torch.rand(count, 1, 52, 32, generator=generator)
+    changed = how(images, how.draw(count, generator))
+    assert changed.shape == images.shape
+    assert torch.isfinite(changed).all()
+    assert changed.min() >= 0
+    assert changed.max() <= 1

@@ -1,0 +1,133 @@
+"""Training learns, says what it lacks, and tells its figures once an epoch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from captcha_assets.images.reader import read_split
+from captcha_assets.models.folder import ModelFolderError, read_config
+from captcha_assets.models.predictor import TorchPredictor
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.fit import TrainingError, setup, train
+from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
+
+SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def delivery(tmp_path_factory):
+    """A delivery of three characters that are easily told apart."""
+    folder = tmp_path_factory.mktemp("delivery")
+    images, labels = draw_many(400, classes=["c", "w", "7"])
+    ids = write_table(folder / "drawn.parquet", "drawn", images, labels)
+    write_splits(folder / "splits.parquet", ids, labels, ["drawn"] * len(ids))
+    return [folder / "drawn.parquet"], folder / "splits.parquet"
+
+
+def job_in(place, delivery, **settings) -> TrainingJob:
+    tables, splits = delivery
+    return TrainingJob(
+        tables=tuple(tables),
+        splits=splits,
+        splits_version="v1",
+        output=place / "model",
+        checkpoints=place / "checkpoints",
+        code_version="c1",
+        settings=replace(SETTINGS, **settings),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(delivery, tmp_path_factory):
+    place = tmp_path_factory.mktemp("trained")
+    told: list[str] = []
+    return place / "model", train(job_in(place, delivery), told.append), told
+
+
+def test_a_training_learns_to_tell_characters_apart(trained, delivery):
+    model, result, _ = trained
+    test = read_split(*delivery, "test")
+    answers = TorchPredictor(model).predict(test.pixels).argmax(1)
+    assert (answers == test.labels).mean() > 0.95
+    assert result.metrics["validation_accuracy"] > 0.95
+
+
+def test_every_epoch_is_told_in_one_line(trained):
+    lines = [line for line in trained[2] if line.startswith("epoch ")]
+    assert len(lines) == SETTINGS.epochs
+    assert all("validation accuracy" in line and "images/s" in line for line in lines)
+
+
+def test_the_sample_is_what_is_trained_on(delivery, tmp_path):
+    ready = setup(job_in(tmp_path, delivery, sample_size=100), print)
+    images = read_split(*delivery, "train", sample_size=100)
+    assert torch.equal(ready.data.train.pixels[:, 0], torch.from_numpy(images.pixels))
+
+
+def test_every_layer_is_trained(delivery, tmp_path):
+    ready = setup(job_in(tmp_path, delivery), print)
+    assert all(parameter.requires_grad for parameter in ready.module.network.parameters())
+
+
+def test_norms_and_biases_do_not_decay(delivery, tmp_path):
+    ready = setup(job_in(tmp_path, delivery, epochs=1), print)
+    ready.trainer.fit(ready.module, datamodule=ready.data)
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in ready.trainer.optimizers[0].param_groups
+        for parameter in group["params"]
+    }
+    for parameter in ready.module.network.parameters():
+        assert decay[id(parameter)] == (0 if parameter.ndim <= 1 else SETTINGS.weight_decay)
+
+
+def test_an_empty_split_is_named(delivery, tmp_path):
+    tables, splits = delivery
+    table = pq.read_table(splits)
+    only = pa.array(["train"] * len(table), pa.string())
+    pq.write_table(table.set_column(3, "split", only), tmp_path / "splits.parquet")
+    with pytest.raises(TrainingError, match=r"the validation split has 0 images .* add deliveries"):
+        train(job_in(tmp_path, (tables, tmp_path / "splits.parquet")))
+
+
+def test_fewer_images_than_a_batch_are_one_batch(tmp_path):
+    small = write_delivery(tmp_path, 200)
+    ready = setup(job_in(tmp_path, small, batch_size=256, epochs=1), print)
+    ready.trainer.fit(ready.module, datamodule=ready.data)
+    assert ready.module.history[-1]["train_loss"] > 0
+    assert ready.trainer.global_step == 1
+
+
+def test_the_figures_are_the_sums_over_the_whole_split(trained, delivery):
+    model, result, _ = trained
+    validation = read_split(*delivery, "validation")
+    probabilities = TorchPredictor(model).predict(validation.pixels)
+    right = (probabilities.argmax(1) == validation.labels).mean()
+    loss = -np.log(probabilities[np.arange(len(validation)), validation.labels]).mean()
+    assert result.metrics["validation_accuracy"] == pytest.approx(right)
+    assert result.metrics["validation_loss"] == pytest.approx(loss, rel=1e-3)
+    assert read_config(model).temperature == result.metrics["temperature"]
+
+
+def test_a_damaged_checkpoint_is_found_out_and_not_used(delivery, tmp_path):
+    ready = setup(job_in(tmp_path, delivery, epochs=1), print)
+    ready.trainer.fit(ready.module, datamodule=ready.data)
+    last = ready.job.checkpoints / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    told: list[str] = []
+    assert train(ready.job, told.append)
+    assert any("last.ckpt is damaged: beginning anew" in line for line in told)
+
+
+def test_a_finished_model_is_not_there_before_it_is_complete(delivery, tmp_path):
+    job = job_in(tmp_path, delivery)
+    setup(job, print)
+    assert not job.output.exists()
+    with pytest.raises(ModelFolderError, match=r"config\.json is missing"):
+        read_config(job.output)

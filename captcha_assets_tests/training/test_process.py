@@ -1,0 +1,218 @@
+"""The training process: interrupted, killed, orphaned or misled, it keeps its promises."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
+
+from captcha_assets.models import folder
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.processes import (
+    finish,
+    run_as_child,
+    run_with_little_memory,
+    start,
+    wait_until,
+)
+
+SETTINGS = TrainingSettings(epochs=4, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def delivery(tmp_path_factory):
+    return write_delivery(tmp_path_factory.mktemp("delivery"), 200)
+
+
+@pytest.fixture(scope="module")
+def job_in(delivery):
+    def make(place: Path, **settings) -> Path:
+        tables, splits = delivery
+        job = TrainingJob(
+            tables=tuple(tables),
+            splits=splits,
+            splits_version="v1",
+            output=place / "model",
+            checkpoints=place / "checkpoints",
+            code_version="c1",
+            settings=replace(SETTINGS, **settings),
+            provenance={"run_id": "r1"},
+        )
+        job.save(place / "job.json")
+        return place / "job.json"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job_in, tmp_path_factory):
+    place = tmp_path_factory.mktemp("undisturbed")
+    assert finish(job_in(place), place / "log") == 0, (place / "log").read_text()
+    return place
+
+
+def content(place: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (place / "model").iterdir()}
+
+
+def epochs_done(place: Path) -> int:
+    """Epochs that a checkpoint was told to hold: the progress line comes just before it is written."""
+    log = place / "log"
+    return log.read_text().count("validation accuracy") if log.exists() else 0
+
+
+def test_the_same_job_gives_the_same_folder_to_the_byte(undisturbed, job_in, tmp_path):
+    assert finish(job_in(tmp_path), tmp_path / "log") == 0
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_another_seed_gives_another_model(undisturbed, job_in, tmp_path):
+    assert finish(job_in(tmp_path, seed=1), tmp_path / "log") == 0
+    assert content(tmp_path)["model.safetensors"] != content(undisturbed)["model.safetensors"]
+
+
+def test_a_training_killed_in_every_epoch_ends_with_the_same_folder_as_an_undisturbed_one(
+    undisturbed, job_in, tmp_path
+):
+    job, log, last = job_in(tmp_path), tmp_path / "log", tmp_path / "checkpoints" / "last.ckpt"
+    for _ in range(SETTINGS.epochs - 1):
+        seen = last.stat().st_ino if last.exists() else None
+        process = start(job, log)
+        wait_until(lambda seen=seen: last.exists() and last.stat().st_ino != seen)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (tmp_path / "model").exists()
+    assert finish(job, log) == 0
+    assert epochs_done(tmp_path) < 2 * SETTINGS.epochs, "it began anew each time"
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
+    assert sorted(path.name for path in undisturbed.iterdir()) == ["job.json", "log", "model"]
+    metrics, history = folder.read_metrics(undisturbed / "model"), folder.read_history(undisturbed / "model")
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
+    assert metrics["validation_accuracy"] == history[-1]["validation_accuracy"]
+    config = folder.read_config(undisturbed / "model")
+    assert (config.splits_version, config.code_version, config.seed) == ("v1", "c1", 0)
+    assert config.provenance == {"run_id": "r1"}
+    assert config.temperature == metrics["temperature"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_ends_at_once_and_keeps_its_last_checkpoint(job_in, tmp_path, number, status):
+    process = start(job_in(tmp_path, epochs=10_000), tmp_path / "log")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    wait_until(last.exists)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == status
+    assert last.exists()
+    assert not (tmp_path / "model").exists()
+    assert (tmp_path / "log").read_text().splitlines()[-1].startswith("stopped; the last checkpoint is kept")
+
+
+def test_a_training_whose_parent_is_killed_does_not_live_on(job_in, tmp_path):
+    parent = start(job_in(tmp_path, epochs=10_000), tmp_path / "log", run_as_child)
+    wait_until((tmp_path / "checkpoints" / "last.ckpt").exists)
+    child = int((tmp_path / "log").read_text().split()[0])
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    wait_until(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_path):
+    process = start(job_in(tmp_path, seed=7), tmp_path / "log")
+    wait_until((tmp_path / "checkpoints" / "last.ckpt").exists)
+    process.kill()
+    process.join()
+    assert finish(job_in(tmp_path), tmp_path / "log") == 0
+    assert "last.ckpt is of another job: beginning anew" in (tmp_path / "log").read_text()
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_a_loss_that_is_no_number_ends_with_advice(job_in, tmp_path):
+    job = job_in(tmp_path, learning_rate=100.0, weight_decay=10.0, epochs=8)
+    assert finish(job, tmp_path / "log") == 1
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith("error: the loss is no number any more in epoch")
+    assert "lower learning_rate (now 100.0)" in last
+    assert not (tmp_path / "model").exists()
+
+
+def test_too_little_memory_ends_with_advice(job_in, tmp_path):
+    job = job_in(tmp_path, channels=(512, 512, 1024, 1024))
+    assert finish(job, tmp_path / "log", run_with_little_memory) == 1
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith("error: out of memory with batch_size=32: halve it")
+    assert not (tmp_path / "model").exists()
+
+
+def test_missing_devices_end_with_advice(job_in, tmp_path):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has the device")
+    assert finish(job_in(tmp_path, accelerator="gpu"), tmp_path / "log") == 1
+    assert "accelerator is gpu, but this machine has none" in (tmp_path / "log").read_text()
+
+
+def command(job: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "captcha_assets.training", str(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def test_a_job_that_cannot_be_used_is_refused_in_one_line(job_in, tmp_path):
+    job = job_in(tmp_path)
+    value = json.loads(job.read_text())
+    job.write_text(json.dumps(value | {"tables": [str(tmp_path / "none.parquet")]}))
+    ended = command(job)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "none.parquet, which does not exist" in ended.stderr
+
+
+def test_progress_and_the_result_reach_dagster(undisturbed, job_in, tmp_path):
+    messages = tmp_path / "messages"
+    context = {
+        "asset_keys": ["resnet18"],
+        "code_version_by_asset_key": {},
+        "provenance_by_asset_key": {},
+        "partition_key": None,
+        "partition_key_range": None,
+        "partition_time_window": None,
+        "run_id": "r1",
+        "job_name": None,
+        "retry_number": 0,
+        "extras": {},
+    }
+    (tmp_path / "context").write_text(json.dumps(context))
+    ended = command(
+        job_in(tmp_path),
+        **{
+            DAGSTER_PIPES_CONTEXT_ENV_VAR: encode_param({"path": str(tmp_path / "context")}),
+            DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(messages)}),
+        },
+    )
+    assert ended.returncode == 0, ended.stderr
+    sent = [json.loads(line) for line in messages.read_text().splitlines()]
+    told = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
+    assert sum("validation accuracy" in line and line.startswith("epoch ") for line in told) == 4
+    results = [entry["params"]["payload"] for entry in sent if entry["method"] == "report_custom_message"]
+    assert results == [
+        {
+            "model_id": folder.model_id(undisturbed / "model"),
+            "metrics": folder.read_metrics(undisturbed / "model"),
+            "folder": str(tmp_path / "model"),
+        }
+    ]
