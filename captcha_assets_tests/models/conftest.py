@@ -1,0 +1,46 @@
+"""Models that were never trained: narrow networks, made in a moment."""
+
+from pathlib import Path
+
+import pytest
+
+from captcha_assets.dataset import CLASSES
+from captcha_assets.models import folder
+from captcha_assets.models.folder import ModelConfig
+
+CHANNELS = (4, 4, 8, 8)
+
+
+def make_model(place: Path, seed: int = 0, **changes) -> str:
+    """Write a model folder and return its id."""
+    import torch
+
+    from captcha_assets.models.network import build
+
+    torch.manual_seed(seed)
+    network = build("resnet18", CHANNELS, len(CLASSES))
+    config = ModelConfig(
+        architecture="resnet18",
+        channels=CHANNELS,
+        classes=CLASSES,
+        input_size=(52, 32),
+        mean=0.7,
+        std=0.2,
+        temperature=1.5,
+        seed=seed,
+        splits_version="v1",
+        code_version="c1",
+    )
+    config = ModelConfig(**(vars(config) | changes))
+    return folder.save(
+        place, network, config, [{"epoch": 1, "train_loss": 2.5}], {"validation_accuracy": 0.5}
+    )
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> list[Path]:
+    """Three different model folders."""
+    places = [tmp_path_factory.mktemp("models") / str(seed) for seed in range(3)]
+    for seed, place in enumerate(places):
+        make_model(place, seed)
+    return places

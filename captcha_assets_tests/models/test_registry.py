@@ -1,0 +1,269 @@
+"""The registry: what serves is one model at any moment, and the history is never rewritten."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captcha_assets.models import folder, registry
+from captcha_assets.models.folder import ModelFolderError
+from captcha_assets.models.registry import RegistryError, decide
+from captcha_assets.storage import fetched
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["captcha_assets.models.registry"])
+
+
+@pytest.fixture
+def shelf(tmp_path, models):
+    """A registry of three models, none of them champion."""
+    place = tmp_path / "registry"
+    return place, [registry.add_candidate(place, model) for model in models]
+
+
+@pytest.fixture(params=["disk", "s3"])
+def anywhere(request, models):
+    """A registry of three models on a local disk or an object store."""
+    place = request.getfixturevalue("tmp_path" if request.param == "disk" else "bucket") / "registry"
+    return place, [registry.add_candidate(place, model) for model in models]
+
+
+def test_an_empty_registry_holds_nothing(tmp_path):
+    place = tmp_path / "nowhere"
+    assert registry.list_models(place) == []
+    assert registry.candidate(place) is None
+    assert registry.champion(place) is None
+    assert registry.history(place) == []
+    with pytest.raises(RegistryError, match=r"there is no model 'x' .* known are: none"):
+        registry.model_folder(place, "x")
+    with pytest.raises(RegistryError, match="nothing to go back to"):
+        registry.rollback(place, "a try")
+
+
+def test_models_come_are_promoted_and_go_back(anywhere):
+    place, (one, two, three) = anywhere
+    assert registry.list_models(place) == sorted([one, two, three])
+    assert registry.candidate(place).model_id == three
+    registry.promote(place, one, "the first", {"accuracy": 0.9})
+    registry.promote(place, two, "better", {"accuracy": 0.95}, by="human")
+    champion = registry.champion(place)
+    assert (champion.model_id, champion.instead_of, champion.by) == (two, one, "human")
+    assert champion.metrics == {"accuracy": 0.95}
+    back = registry.rollback(place, "it reads m as n")
+    assert registry.champion(place) == back
+    assert (back.model_id, back.instead_of, back.action) == (one, two, "rollback")
+    assert back.metrics == {"accuracy": 0.9}
+    told = [(entry.number, entry.model_id, entry.reason) for entry in registry.history(place)]
+    assert told == [(1, one, "the first"), (2, two, "better"), (3, one, "it reads m as n")]
+    with fetched(registry.model_folder(place, one)) as local:
+        assert folder.verify(local) == one
+
+
+def test_a_model_that_comes_again_is_not_copied_again(shelf, models):
+    place, (one, *_) = shelf
+    before = (place / one / "manifest.json").stat().st_mtime_ns
+    since = registry.candidate(place)
+    registry.add_candidate(place, models[2])
+    assert registry.candidate(place) == since
+    assert registry.add_candidate(place, models[0]) == one
+    assert (place / one / "manifest.json").stat().st_mtime_ns == before
+    assert registry.candidate(place).model_id == one
+
+
+def damage(place):
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.write_bytes(content)
+
+
+def test_a_damaged_model_never_serves(anywhere):
+    place, (one, two, three) = anywhere
+    registry.promote(place, one, "the first")
+    registry.promote(place, two, "better")
+    damage(place / one / "model.safetensors")
+    damage(place / three / "config.json")
+    with pytest.raises(ModelFolderError, match=r"config\.json is damaged"):
+        registry.promote(place, three, "a try")
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors is damaged"):
+        registry.rollback(place, "a try")
+    assert registry.champion(place).model_id == two
+
+
+def test_a_model_under_another_ones_name_never_serves(shelf):
+    place, (one, two, _) = shelf
+    shutil.rmtree(place / one)
+    shutil.copytree(place / two, place / one)
+    with pytest.raises(ModelFolderError, match=f"holds the model {two}"):
+        registry.promote(place, one, "a try")
+
+
+def test_a_damaged_copy_is_replaced_when_the_model_comes_again(shelf, models):
+    place, (one, *_) = shelf
+    damage(place / one / "model.safetensors")
+    registry.add_candidate(place, models[0])
+    assert registry.promote(place, one, "whole again").model_id == one
+
+
+def test_a_damaged_folder_is_not_taken_in(models, tmp_path):
+    model = shutil.copytree(models[0], tmp_path / "model")
+    damage(model / "model.safetensors")
+    with pytest.raises(ModelFolderError, match="is damaged"):
+        registry.add_candidate(tmp_path / "registry", model)
+    assert registry.candidate(tmp_path / "registry") is None
+
+
+def test_promoting_the_champion_changes_nothing(shelf):
+    place, (one, *_) = shelf
+    first = registry.promote(place, one, "the first")
+    assert registry.promote(place, one, "again") == first
+    assert len(registry.history(place)) == 1
+
+
+def test_a_decision_on_a_champion_that_is_gone_is_not_carried_out(shelf):
+    place, (one, two, three) = shelf
+    registry.promote(place, one, "the first")
+    registry.promote(place, two, "a human's choice", by="human")
+    with pytest.raises(RegistryError, match=f"{three} was to replace {one}, but {two} serves by now"):
+        registry.promote(place, three, "better than the first", instead_of=one)
+    assert registry.champion(place).model_id == two
+
+
+def test_going_back_goes_further_every_time(shelf):
+    place, (one, two, three) = shelf
+    for name in (one, two, three):
+        registry.promote(place, name, "next")
+    assert registry.rollback(place, "back").model_id == two
+    assert registry.rollback(place, "further").model_id == one
+    with pytest.raises(RegistryError, match="nothing to go back to"):
+        registry.rollback(place, "beyond the first")
+    registry.promote(place, three, "forward again")
+    assert registry.rollback(place, "back again").model_id == one
+    assert registry.rollback(place, "to a certain one", to=two).model_id == two
+
+
+def test_going_back_is_possible_only_to_what_served(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    with pytest.raises(RegistryError, match=f"{two} never served; those that did: {one}"):
+        registry.rollback(place, "a try", to=two)
+    with pytest.raises(RegistryError, match=f"{one} serves already"):
+        registry.rollback(place, "a try", to=one)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["0", "1", "2", "back"]), max_size=12))
+def test_a_history_only_ever_grows(models, tmp_path_factory, steps):
+    place = tmp_path_factory.mktemp("registry")
+    ids = [registry.add_candidate(place, model) for model in models]
+    past: list[bytes] = []
+    for step in steps:
+        try:
+            if step == "back":
+                registry.rollback(place, "back")
+            else:
+                registry.promote(place, ids[int(step)], "next")
+        except RegistryError:
+            assert step == "back"
+        files = sorted((place / "history").iterdir()) if (place / "history").exists() else []
+        now = [file.read_bytes() for file in files]
+        assert now[: len(past)] == past
+        past = now
+    entries = registry.history(place)
+    assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+    assert [entry.instead_of for entry in entries] == [None, *(entry.model_id for entry in entries)][
+        : len(entries)
+    ]
+    assert registry.champion(place) == (entries[-1] if entries else None)
+
+
+def _change(place, ids, rounds, seed):
+    chance = random.Random(seed)
+    for _ in range(rounds):
+        registry.promote(place, chance.choice(ids), f"by {seed}")
+
+
+def _watch(place, until, found):
+    last = 0
+    while not until.is_set():
+        champion = registry.champion(place)
+        if champion is None or champion.number < last:
+            found.set()
+        last = champion.number if champion else 0
+
+
+def test_changes_by_several_processes_at_once_are_one_after_the_other_to_every_reader(shelf):
+    place, ids = shelf
+    registry.promote(place, ids[0], "the first")
+    until, found = CONTEXT.Event(), CONTEXT.Event()
+    reader = CONTEXT.Process(target=_watch, args=(place, until, found))
+    writers = [CONTEXT.Process(target=_change, args=(place, ids, 15, seed)) for seed in range(3)]
+    for process in (reader, *writers):
+        process.start()
+    for process in writers:
+        process.join()
+    until.set()
+    reader.join()
+    assert [process.exitcode for process in (reader, *writers)] == [0, 0, 0, 0]
+    assert not found.is_set()
+    entries = registry.history(place)
+    assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+    assert all(entry.instead_of == before.model_id for before, entry in pairwise(entries))
+    assert len({entry.reason for entry in entries}) == 4
+
+
+def test_a_change_that_is_killed_happened_wholly_or_not_at_all(shelf):
+    place, ids = shelf
+    registry.promote(place, ids[0], "the first")
+    chance = random.Random(0)
+    for seed in range(6):
+        before = len(registry.history(place))
+        process = CONTEXT.Process(target=_change, args=(place, ids, 10_000, seed))
+        process.start()
+        while len(registry.history(place)) <= before:
+            time.sleep(0.001)
+        time.sleep(chance.random() / 50)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        entries = registry.history(place)
+        assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
+        assert registry.champion(place) == entries[-1]
+    assert registry.promote(place, next(name for name in ids if name != entries[-1].model_id), "goes on")
+
+
+def test_a_damaged_history_is_named(shelf):
+    place, (one, *_) = shelf
+    registry.promote(place, one, "the first")
+    (place / "history" / "000001.json").write_text("{")
+    with pytest.raises(RegistryError, match=r"000001\.json is damaged"):
+        registry.champion(place)
+
+
+def test_the_history_is_files_that_anyone_can_read(shelf):
+    place, (one, *_) = shelf
+    registry.promote(place, one, "the first", {"accuracy": 0.9})
+    entry = json.loads((place / "history" / "000001.json").read_text())
+    assert (entry["model_id"], entry["reason"], entry["metrics"]) == (one, "the first", {"accuracy": 0.9})
+    assert (place / "history" / "000001.json").stat().st_mode & 0o444 == 0o444
+
+
+@pytest.mark.parametrize(
+    ("champion", "candidate", "promoted"),
+    [(None, 0.2, True), (0.9, 0.91, True), (0.9, 0.9, False), (0.9, 0.8, False)],
+)
+def test_the_first_model_is_promoted_and_then_only_a_better_one(champion, candidate, promoted):
+    decision = decide(None if champion is None else {"accuracy": champion}, {"accuracy": candidate})
+    assert decision.promote is promoted
+    assert f"{candidate:.4f}" in decision.reason
+
+
+def test_a_decision_without_figures_is_refused():
+    with pytest.raises(RegistryError, match="evaluate them first"):
+        decide({"accuracy": 0.9}, {})
