@@ -102,7 +102,7 @@ def assign_splits(
     """Give every image of the index its place.
 
     Args:
-        index: `image_id`, `label`, `status`, `group`, `batch` of every image, in any order.
+        index: `image_id`, `label`, `status`, `group`, `batch` and `sources` of every image, in any order.
         previous: the splits before, or None; whoever has a split there keeps it.
         ratios: what each class comes as near to as its groups and earlier places allow.
 
@@ -122,15 +122,21 @@ def assign_splits(
 
 def _with_places(index: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
     """Return the index with each image's earlier `split` and label; conflicts have no split."""
-    images = index.select("image_id", "label", "group", "batch", "status").sort("image_id")
+    images = index.select("image_id", "label", "group", "batch", "sources", "status").sort("image_id")
     if previous is None:
-        earlier = images.select("image_id", split=pl.lit(None, pl.String), old_label="label").clear()
+        earlier = images.select(
+            "image_id", split=pl.lit(None, pl.String), old_label="label", old_batch="batch"
+        ).clear()
     else:
-        earlier = previous.select("image_id", "split", old_label="label")
+        earlier = previous.select("image_id", "split", old_label="label", old_batch="batch")
     usable = pl.col("status") == USABLE
+    # Another delivery of the same image, whatever its name, is no reason to train again: who brought it
+    # first stays named as long as that delivery is there.
+    stays = pl.col("sources").list.eval(pl.element().struct.field("batch")).list.contains(pl.col("old_batch"))
     return images.join(earlier, on="image_id", how="left", maintain_order="left").with_columns(
         split=pl.when(usable).then("split"),
         held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
+        batch=pl.when(stays).then("old_batch").otherwise("batch"),
     )
 
 
@@ -241,7 +247,7 @@ def update_splits(index: AnyPath, target: AnyPath, ratios: SplitRatios = DEFAULT
         target: where the splits lie and go.
         ratios: share of each split.
     """
-    images = pl.read_parquet(str(index), columns=["image_id", "label", "status", "group", "batch"])
+    images = pl.read_parquet(str(index), columns=["image_id", "label", "status", "group", "batch", "sources"])
     previous = _read_previous(target)
     splits = assign_splits(images, previous, ratios)
     version = _write(splits, target)
@@ -252,7 +258,7 @@ def _read_previous(target: AnyPath) -> pl.DataFrame | None:
     if not target.exists():
         return None
     with fetched(target) as local:
-        return pl.read_parquet(local, columns=["image_id", "label", "split"])
+        return pl.read_parquet(local, columns=["image_id", "label", "split", "batch"])
 
 
 def _write(splits: pl.DataFrame, target: AnyPath) -> str:

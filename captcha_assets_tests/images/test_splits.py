@@ -1,0 +1,324 @@
+"""The splits: stable, stratified, leak-free, deterministic, over any history of deliveries."""
+
+import hashlib
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captcha_assets.images.splits import (
+    COLUMN_DESCRIPTIONS,
+    SPLITS,
+    SPLITS_SCHEMA,
+    TIES_SPLITS,
+    SplitError,
+    SplitRatios,
+    assign_splits,
+    take_sample,
+    update_splits,
+)
+from captcha_assets.images.table import content_hash
+
+RATIOS = SplitRatios()
+
+
+def identity(number: int) -> str:
+    return hashlib.md5(str(number).encode()).hexdigest()
+
+
+def index_of(images: dict[int, str | None], groups: list[set[int]] = ()) -> pl.DataFrame:
+    """An index: number to label (None: in conflict); groups of near-duplicates."""
+    tied = {}
+    for group in groups:
+        members = [number for number in group if images.get(number)]
+        name = min(map(identity, members), default=None)
+        tied |= dict.fromkeys(members, name)
+    return pl.DataFrame(
+        {
+            "image_id": list(map(identity, images)),
+            "label": list(images.values()),
+            "status": ["usable" if label else "label_conflict" for label in images.values()],
+            "group": [tied.get(number, identity(number)) for number in images],
+            "batch": ["one"] * len(images),
+            "sources": [[{"batch": "one"}]] * len(images),
+        },
+        schema=dict.fromkeys(["image_id", "label", "status", "group", "batch"], pl.String)
+        | {"sources": pl.List(pl.Struct({"batch": pl.String}))},
+    )
+
+
+def places(splits: pl.DataFrame) -> dict[str, str]:
+    return dict(splits.drop_nulls("split").select("image_id", "split").iter_rows())
+
+
+# An image is a number; its class and its group follow from the number, so that what arrives later ties
+# to what is there. Numbers of one decade are near-duplicates where the decade's chain is unbroken:
+# 3 ties 2 and 4, so 2 and 4 are tied only while 3 is there.
+NUMBERS = st.sets(st.integers(0, 199), max_size=60)
+
+
+def label_of(number: int) -> str:
+    return "abc"[number // 10 % 3]
+
+
+def chains(numbers: set[int]) -> list[set[int]]:
+    """Groups of consecutive numbers of the decades that hold near-duplicates."""
+    groups: list[set[int]] = []
+    for number in sorted(numbers):
+        tied = number // 10 % 2 == 0 and number % 10 and groups and number - 1 in groups[-1]
+        if tied:
+            groups[-1].add(number)
+        else:
+            groups.append({number})
+    return groups
+
+
+def index_after(numbers: set[int], conflicts: set[int]) -> pl.DataFrame:
+    usable = numbers - conflicts
+    return index_of({n: None if n in conflicts else label_of(n) for n in numbers}, chains(usable))
+
+
+HISTORY = st.lists(st.tuples(NUMBERS, st.sets(st.integers(0, 199), max_size=3)), min_size=1, max_size=6)
+
+
+def follow(history):
+    """Yield (index, splits before, splits after) of each step; a step is all that is there then."""
+    previous = None
+    for numbers, conflicts in history:
+        index = index_after(numbers, conflicts)
+        splits = assign_splits(index, previous)
+        yield index, previous, splits
+        previous = splits
+
+
+@given(HISTORY)
+def test_an_image_never_changes_its_split(history):
+    for index, previous, splits in follow(history):
+        if previous is None:
+            continue
+        usable = set(index.filter(pl.col("status") == "usable")["image_id"])
+        before, after = places(previous), places(splits)
+        assert {name: split for name, split in before.items() if name in usable} == {
+            name: split for name, split in after.items() if name in before
+        }
+
+
+@given(HISTORY)
+def test_a_removed_image_vanishes_and_every_image_of_the_index_is_there(history):
+    for index, _, splits in follow(history):
+        assert splits["image_id"].to_list() == sorted(index["image_id"])
+
+
+@given(HISTORY)
+def test_near_duplicates_never_lie_in_two_splits(history):
+    for (numbers, conflicts), (_, _, splits) in zip(history, follow(history), strict=True):
+        after = places(splits)
+        for number in numbers - conflicts:
+            if number // 10 % 2 == 0 and number % 10 and number - 1 in numbers - conflicts:
+                pair = {after.get(identity(number)), after.get(identity(number - 1))}
+                assert len(pair - {None}) <= 1
+        groups = splits.drop_nulls("split").group_by("group").agg(pl.col("split").n_unique())
+        assert (groups["split"] == 1).all()
+
+
+@given(HISTORY)
+def test_only_images_that_tie_two_splits_or_are_in_conflict_are_held_back(history):
+    for index, _, splits in follow(history):
+        rows = splits.join(index.select("image_id", "status", tie="group"), on="image_id")
+        in_conflict = rows.filter(pl.col("status") == "label_conflict")
+        assert in_conflict["held_back"].eq("label_conflict").all()
+        ties = rows.filter((pl.col("status") == "usable") & pl.col("split").is_null())
+        assert ties["held_back"].eq(TIES_SPLITS).all()
+        torn = (
+            rows.drop_nulls("split").group_by("tie").agg(n=pl.col("split").n_unique()).filter(pl.col("n") > 1)
+        )
+        assert set(ties["tie"]) <= set(torn["tie"])
+        assert rows.filter(pl.col("split").is_not_null())["held_back"].is_null().all()
+
+
+@given(HISTORY, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter_and_a_rerun_changes_nothing(history, random):
+    for index, previous, splits in follow(history):
+        order = list(range(len(index)))
+        random.shuffle(order)
+        shuffled = None if previous is None else previous.reverse()
+        assert assign_splits(index[order], shuffled).equals(splits)
+        assert assign_splits(index, splits).equals(splits)
+
+
+def deviations(splits: pl.DataFrame) -> pl.DataFrame:
+    """How many images each class and split is away from its ratio, and the size of the class."""
+    shares = pl.DataFrame({"split": SPLITS, "share": RATIOS.shares})
+    placed = splits.drop_nulls("split")
+    sizes = placed.group_by("label").agg(size=pl.len())
+    counts = placed.group_by("label", "split").agg(n=pl.len())
+    grid = sizes.join(shares, how="cross").join(counts, on=["label", "split"], how="left").fill_null(0)
+    return grid.with_columns(off=(pl.col("n") - pl.col("size") * pl.col("share")).abs())
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6))
+def test_each_class_of_a_growing_set_is_within_one_image_of_its_ratios(sizes):
+    previous = None
+    for size in np.cumsum(sizes):
+        images = {number: "ab"[number % 7 == 0] for number in range(size)}
+        previous = assign_splits(index_of(images), previous)
+        off = deviations(previous)
+        assert (off["off"] <= 1 + 1e-9).all(), off
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_groups_cost_no_more_than_their_size(sizes):
+    ends = np.cumsum([0, *sizes]).tolist()
+    groups = [set(range(start, end)) for start, end in pairwise(ends)]
+    splits = assign_splits(index_of(dict.fromkeys(range(ends[-1]), "a"), groups), None)
+    assert (deviations(splits)["off"] <= max(1, *sizes)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10, 1000, 3217])
+def test_a_large_class_is_within_half_a_percent(count):
+    splits = assign_splits(index_of(dict.fromkeys(range(count), "a")), None)
+    off = deviations(splits)
+    assert (off["off"] <= max(1, 0.005 * count)).all()
+
+
+def test_later_deliveries_even_out_what_a_removed_one_left_uneven():
+    first = assign_splits(index_of(dict.fromkeys(range(100), "a")), None)
+    kept = set(first.filter(pl.col("split") == "train")["image_id"])
+    rest = {n: "a" for n in range(100) if identity(n) in kept}
+    second = assign_splits(index_of(rest), first)
+    assert set(second["split"]) == {"train"}
+    third = assign_splits(index_of(rest | dict.fromkeys(range(100, 400), "a")), second)
+    assert (deviations(third)["off"] <= 1).all()
+
+
+def test_a_new_image_that_ties_two_splits_is_held_back_and_nobody_moves():
+    images = dict.fromkeys(range(40), "a")
+    before = assign_splits(index_of(images), None)
+    one, other = (
+        next(n for n in images if places(before)[identity(n)] == split) for split in ("train", "test")
+    )
+    after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), before)
+    assert places(after) == places(before)
+    new = after.row(by_predicate=pl.col("image_id") == identity(99), named=True)
+    assert (new["split"], new["held_back"]) == (None, TIES_SPLITS)
+    without_one = {number: label for number, label in images.items() if number != one}
+    later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), after)
+    assert places(later)[identity(99)] == "test"
+
+
+def test_a_new_image_follows_its_near_duplicates():
+    images = dict.fromkeys(range(40), "a")
+    before = assign_splits(index_of(images), None)
+    groups = [{number, number + 100} for number in images]
+    after = places(assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), groups), before))
+    assert all(after[identity(number)] == after[identity(number + 100)] for number in images)
+
+
+def test_an_image_found_in_conflict_leaves_and_the_others_stay():
+    images = dict.fromkeys(range(40), "a")
+    before = assign_splits(index_of(images), None)
+    after = assign_splits(index_of(images | {7: None}), before)
+    assert places(before).items() - places(after).items() == {(identity(7), places(before)[identity(7)])}
+
+
+def test_a_relabelled_image_that_ties_two_splits_yields():
+    images = dict.fromkeys(range(40), "a") | {99: "b"}
+    before = assign_splits(index_of(images), None)
+    assert places(before)[identity(99)] == "train"
+    test = next(n for n in range(40) if places(before)[identity(n)] == "test")
+    after = places(assign_splits(index_of(images | {99: "a"}, [{99, test}]), before))
+    assert after[identity(99)] == after[identity(test)] == "test"
+
+
+@given(HISTORY, st.integers(0, 80), st.integers(0, 80))
+def test_a_larger_sample_contains_the_smaller_one(history, one, other):
+    *_, (_, _, splits) = follow(history)
+    small, large = (set(take_sample(splits, size)["image_id"]) for size in sorted((one, other)))
+    assert small <= large
+    assert len(small) == min(one, other, len(places(splits)))
+    assert set(take_sample(splits, None)["image_id"]) == set(places(splits))
+
+
+@given(st.integers(1, 400))
+def test_a_sample_is_stratified_by_split_and_class(size):
+    splits = assign_splits(index_of({n: "abc"[n % 3] for n in range(400)}), None)
+    assert splits["sample_key"].is_between(0, 1, closed="left").all()
+    whole = splits.group_by("split", "label").agg(all=pl.len())
+    part = take_sample(splits, size).group_by("split", "label").agg(n=pl.len())
+    counts = whole.join(part, on=["split", "label"], how="left").fill_null(0)
+    assert ((counts["n"] - counts["all"] * size / 400).abs() <= 1.5).all()
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.2, 0.2), (1.1, -0.1, 0.0)])
+def test_ratios_that_make_no_sense_are_refused(shares):
+    with pytest.raises(SplitError, match="sum to 1"):
+        SplitRatios(*shares)
+
+
+def test_a_split_can_be_left_empty():
+    splits = assign_splits(index_of(dict.fromkeys(range(50), "a")), None, SplitRatios(0.9, 0.1, 0.0))
+    assert splits["split"].value_counts(sort=True).rows() == [("train", 45), ("validation", 5)]
+
+
+def write_index(path, images, groups=()):
+    index_of(images, groups).write_parquet(path)
+    return path
+
+
+def test_the_file_is_updated_in_place_and_summed_up(tmp_path):
+    target = tmp_path / "splits.parquet"
+    index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a") | {100: None})
+    first = update_splits(index, target)
+    assert (first.train, first.validation, first.test, first.held_back) == (70, 20, 10, 1)
+    assert (first.new, first.removed) == (100, 0)
+    assert first.by_class == {"a": {"train": 70, "validation": 20, "test": 10}}
+    assert first.version == content_hash(target)
+    assert pq.read_schema(target).equals(SPLITS_SCHEMA)
+    assert set(COLUMN_DESCRIPTIONS) == set(SPLITS_SCHEMA.names)
+    write_index(index, dict.fromkeys(range(50, 110), "a"))
+    second = update_splits(index, target)
+    assert (second.new, second.removed) == (10, 50)
+
+
+def test_a_rerun_gives_the_same_bytes(tmp_path):
+    target = tmp_path / "splits.parquet"
+    index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
+    first = update_splits(index, target)
+    before = target.read_bytes()
+    again = update_splits(index, target)
+    assert target.read_bytes() == before
+    assert (again.version, again.new) == (first.version, 0)
+
+
+def test_splits_on_an_object_store_are_the_same(tmp_path, bucket):
+    index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
+    (bucket / "index.parquet").write_bytes(index.read_bytes())
+    local = update_splits(index, tmp_path / "splits.parquet")
+    for _ in range(2):
+        assert update_splits(bucket / "index.parquet", bucket / "splits.parquet").version == local.version
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 5))
+def test_an_index_without_images_gives_splits_without_images(conflicts):
+    splits = assign_splits(index_of(dict.fromkeys(range(conflicts))), None)
+    assert len(splits) == conflicts
+    assert places(splits) == {}
+
+
+def test_another_delivery_of_the_same_images_changes_nothing() -> None:
+    index = index_of(dict.fromkeys(range(30), "a"))
+    splits = assign_splits(index, None)
+    # a delivery whose name sorts before the first one's brings the same images again
+    both = pl.lit([{"batch": "earlier"}, {"batch": "one"}], index.schema["sources"])
+    again = index.with_columns(batch=pl.lit("earlier"), sources=both)
+    assert assign_splits(again, splits).equals(splits)
+    # and when the delivery that brought them first is removed, the other one stands for them
+    only = pl.lit([{"batch": "earlier"}], index.schema["sources"])
+    left = assign_splits(again.with_columns(sources=only), splits)
+    assert left["batch"].unique().to_list() == ["earlier"]
+    assert left.drop("batch").equals(splits.drop("batch"))
