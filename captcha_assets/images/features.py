@@ -43,8 +43,8 @@ class Statistics:
     """Statistics of a stack of images (n, 52, 32), each an array of length n."""
 
     def __init__(self, pixels: Pixels) -> None:
-        flat = pixels.reshape(len(pixels), -1)
-        count = flat.shape[1]
+        count = pixels.shape[1] * pixels.shape[2]
+        flat = pixels.reshape(len(pixels), count)
         total = flat.sum(axis=1, dtype=np.uint32).astype(np.float64)
         squares = np.square(flat, dtype=np.uint16).sum(axis=1, dtype=np.uint32).astype(np.float64)
         mean = total / count

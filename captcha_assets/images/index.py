@@ -8,6 +8,7 @@ order they came; what is known about near-duplicates from the index before only 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,7 @@ import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.content import ContentHash
-from captcha_assets.images.duplicates import (
-    NEAR_DUPLICATE_CORRELATION,
-    RULE,
-    Pairs,
-    candidate_pairs,
-    components,
-    correlations,
-    signature_matrix,
-)
+from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
 from captcha_assets.storage import AnyPath, fetched, replacing
 
 USABLE = "usable"
@@ -44,7 +37,6 @@ INDEX_SCHEMA = pa.schema(
         pa.field("member", _TEXT, nullable=False),
         pa.field("copies", pa.int32(), nullable=False),
         pa.field("sources", pa.list_(_SOURCE), nullable=False),
-        pa.field("near_duplicates", pa.list_(_TEXT), nullable=False),
         pa.field("brightness", _REAL, nullable=False),
         pa.field("contrast", _REAL, nullable=False),
         pa.field("ink", _REAL, nullable=False),
@@ -59,15 +51,17 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "member": "Path within that delivery's archive.",
     "copies": "How often it was delivered.",
     "sources": "Every delivery, path and label it came with.",
-    "near_duplicates": "The images of its class that show the same picture.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",
     "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
 
 _RULE_KEY = b"near_duplicate_rule"
+_REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
 _COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "ink"]
-_NO_PAIRS = np.zeros((0, 2), np.int64)
+#: Decoded row groups kept at hand while one class is searched, some 3.5 MB each.
+_ROW_GROUPS_AT_HAND = 64
+_FILES_AT_HAND = 128
 
 
 @dataclass(frozen=True)
@@ -106,8 +100,8 @@ def build_image_index(tables: Mapping[str, AnyPath], target: AnyPath) -> IndexSu
     with ExitStack() as stack:
         local = {name: Path(stack.enter_context(fetched(tables[name]))) for name in sorted(tables)}
         images = _distinct(local)
-        pairs = _near_duplicates(images, local, _known_pairs(target))
-        rows = _grouped(images, pairs)
+        groups = _groups(images, list(local.values()), _known_groups(target))
+        rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
         version = _write(rows, target)
     return _summarize(rows, version)
 
@@ -156,129 +150,100 @@ _SCHEMA_OF_COLUMNS = {
 }
 
 
-def _known_pairs(target: AnyPath) -> pl.DataFrame | None:
-    """Return `image_id`, `label`, `near_duplicates` of the index that is there, if its rule is ours."""
+def _known_groups(target: AnyPath) -> pl.DataFrame | None:
+    """Return `image_id`, `label`, `group` of the usable images of the index before, if its rule is ours."""
     if not target.exists():
         return None
     with fetched(target) as local:
         try:
             metadata = pq.read_schema(local).metadata or {}
         except (pa.ArrowInvalid, OSError):
-            return None  # it is about to be replaced
+            return None  # damaged: it is about to be replaced
         if metadata.get(_RULE_KEY) != RULE.encode():
             return None
-        known = pl.read_parquet(local, columns=["image_id", "label", "near_duplicates"])
-    return known.drop_nulls("label")
+        return pl.read_parquet(local, columns=["image_id", "label", "group"]).drop_nulls("label")
 
 
-def _near_duplicates(images: pl.DataFrame, tables: Mapping[str, Path], known: pl.DataFrame | None) -> Pairs:
-    """Return all pairs of rows of `images` that are near-duplicates, the smaller row first."""
-    place = images.select("image_id", "label").with_row_index("place")
+def _intact(images: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Return `image_id` and `known` (the group) of images all of whose group is still there.
+
+    A group that has lost a member may fall apart: it is searched again.
+    """
+    there = known.join(images, on=["image_id", "label"], how="semi")
+    whole = known.group_by("group").len().join(there.group_by("group").len(), on=["group", "len"], how="semi")
+    return there.join(whole, on="group", how="semi").select("image_id", known="group")
+
+
+def _groups(images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None) -> npt.NDArray[np.int64]:
+    """Return for each image, in order of `image_id`, the first of its near-duplicate group."""
+    places = images.select("image_id", "label", "table", "row").with_row_index("place")
     if known is None:
-        known = place.select("image_id", "label", near_duplicates=pl.lit([], pl.List(pl.String))).clear()
-    seen = place.join(known, on=["image_id", "label"], how="inner")
-    fresh = np.ones(len(images), bool)
-    fresh[seen["place"].to_numpy()] = False
-    pairs = [_among(seen), _NO_PAIRS]
-    for label in images["label"].drop_nulls().unique().sort():
-        rows = np.flatnonzero((images["label"] == label).fill_null(value=False).to_numpy())
-        if fresh[rows].any():
-            pairs.append(_within_class(images, rows, fresh[rows], tables))
-    return np.concatenate(pairs)
+        known = images.select("image_id", "label", group="image_id").clear()
+    places = places.join(_intact(images, known), on="image_id", how="left", maintain_order="left")
+    fresh = places["known"].is_null().to_numpy()
+    first = pl.col("place").min().over(pl.coalesce("known", "image_id"))
+    groups = places.select(first.cast(pl.Int64)).to_series().to_numpy().copy()
+    reader = _BinaryReader(tables)
+    for label in places.filter(fresh)["label"].drop_nulls().unique().sort():
+        # in the order of the files, so that a block of images lies in few row groups
+        members = places.filter(pl.col("label") == label).sort("table", "row")
+        here = members["place"].to_numpy()
+        groups[here] = _search(members, groups[here], fresh[here], reader)
+    return groups
 
 
-def _among(seen: pl.DataFrame) -> Pairs:
-    """Return the known pairs of images that are both still there."""
-    return (
-        seen.select("place", pl.col("near_duplicates"))
-        .explode("near_duplicates", empty_as_null=False)
-        .join(seen.select("image_id", other="place"), left_on="near_duplicates", right_on="image_id")
-        .filter(pl.col("place") < pl.col("other"))
-        .select(pl.col("place", "other").cast(pl.Int64))
-        .to_numpy()
-        .reshape(-1, 2)
-    )
-
-
-def _within_class(
-    images: pl.DataFrame,
-    rows: npt.NDArray[np.int64],
+def _search(
+    members: pl.DataFrame,
+    groups: npt.NDArray[np.int64],
     fresh: npt.NDArray[np.bool_],
-    tables: Mapping[str, Path],
-) -> Pairs:
-    members = images[rows].select("table", "row")
-    signatures = signature_matrix(_read_rows(members, tables, "signature").view(np.float16))
-    candidates = candidate_pairs(signatures, fresh)
-    if len(candidates) == 0:
-        return candidates
-    needed, positions = np.unique(candidates, return_inverse=True)
-    pixels = _read_rows(members[needed], tables, "pixels").reshape(-1, HEIGHT, WIDTH)
-    first, second = positions.reshape(-1, 2).T
-    same = np.concatenate(
-        [
-            correlations(pixels[first[start:end]], pixels[second[start:end]]) >= NEAR_DUPLICATE_CORRELATION
-            for start, end in _blocks(len(candidates))
-        ]
-    )
-    return rows[candidates[same]]
+    reader: "_BinaryReader",
+) -> npt.NDArray[np.int64]:
+    """Return the groups of the images of one class, each by its smallest place."""
+    table, row = members["table"].to_numpy(), members["row"].to_numpy()
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    signatures = reader.read("signature", table, row).view(np.float16)
+
+    def pixels_of(rows: Rows) -> npt.NDArray[np.uint8]:
+        return reader.read("pixels", table[rows], row[rows]).reshape(-1, HEIGHT, WIDTH)
+
+    found = near_duplicate_groups(signatures, pixels_of, first[inverse], fresh)
+    smallest = np.full(len(members), np.iinfo(np.int64).max)
+    np.minimum.at(smallest, found, groups)
+    return smallest[found]
 
 
-def _blocks(count: int, size: int = 1024) -> list[tuple[int, int]]:
-    return [(start, min(start + size, count)) for start in range(0, count, size)]
+class _BinaryReader:
+    """Reads single values of the binary columns of image tables, a row group at a time."""
 
+    def __init__(self, tables: list[Path]) -> None:
+        self._open = lru_cache(_FILES_AT_HAND)(lambda table: pq.ParquetFile(tables[table]))
+        self._row_group = lru_cache(_ROW_GROUPS_AT_HAND)(self._read_row_group)
 
-def _read_rows(wanted: pl.DataFrame, tables: Mapping[str, Path], column: str) -> npt.NDArray[np.uint8]:
-    """Return a binary column's bytes (n, length) at the wanted places, reading only their row groups."""
-    places = wanted.with_row_index("place")
-    result: npt.NDArray[np.uint8] | None = None
-    for number, path in enumerate(tables.values()):
-        here = places.filter(pl.col("table") == number)
-        if here.is_empty():
-            continue
-        values = _read_binary(path, column, here["row"].to_numpy())
-        if result is None:
-            result = np.empty((len(wanted), values.shape[1]), np.uint8)
-        result[here["place"].to_numpy()] = values
-    assert result is not None
-    return result
+    def read(
+        self, column: str, table: npt.NDArray[np.int32], row: npt.NDArray[np.uint32]
+    ) -> npt.NDArray[np.uint8]:
+        """Return the bytes of the values at these places, uint8 (n, length)."""
+        parts, order = [], []
+        for number in np.unique(table):
+            here = np.flatnonzero(table == number)
+            ends = self._ends(int(number))
+            groups = np.searchsorted(ends, row[here], side="right")
+            for group in np.unique(groups):
+                values = self._row_group(column, int(number), int(group))
+                chosen = here[groups == group]
+                order.append(chosen)
+                parts.append(values[row[chosen] - (ends[group] - len(values))])
+        result = np.concatenate(parts)
+        result[np.concatenate(order)] = result.copy()
+        return result
 
+    def _ends(self, table: int) -> npt.NDArray[np.int64]:
+        metadata = self._open(table).metadata
+        return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
-def _read_binary(path: Path, column: str, rows: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
-    """Return the values at `rows` of a binary column whose values are equally long: uint8 (n, length)."""
-    with pq.ParquetFile(path) as file:
-        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        ends = np.cumsum(counts)
-        groups = np.searchsorted(ends, rows, side="right")
-        parts = []
-        for group in np.unique(groups):
-            values = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
-            matrix = np.frombuffer(values.buffers()[2], np.uint8).reshape(counts[group], -1)
-            here = groups == group
-            parts.append((np.flatnonzero(here), matrix[rows[here] - (ends[group] - counts[group])]))
-    order = np.concatenate([where for where, _ in parts])
-    result = np.empty((len(rows), parts[0][1].shape[1]), np.uint8)
-    result[order] = np.concatenate([values for _, values in parts])
-    return result
-
-
-def _grouped(images: pl.DataFrame, pairs: Pairs) -> pl.DataFrame:
-    """Add `group` and `near_duplicates`, and put the columns in order."""
-    ids = images["image_id"]
-    smallest = components(len(images), pairs)
-    both = np.concatenate([pairs, pairs[:, ::-1]])
-    partners = (
-        pl.DataFrame({"image_id": ids.gather(both[:, 0]), "near_duplicates": ids.gather(both[:, 1])})
-        .sort("image_id", "near_duplicates")
-        .group_by("image_id", maintain_order=True)
-        .all()
-    )
-    empty = pl.lit([], pl.List(pl.String))
-    return (
-        images.with_columns(group=ids.gather(smallest))
-        .join(partners, on="image_id", how="left", maintain_order="left")
-        .with_columns(pl.col("near_duplicates").fill_null(empty))
-        .select(INDEX_SCHEMA.names)
-    )
+    def _read_row_group(self, column: str, table: int, group: int) -> npt.NDArray[np.uint8]:
+        values = self._open(table).read_row_group(group, columns=[column]).column(0).combine_chunks()
+        return np.frombuffer(values.buffers()[2], np.uint8).reshape(len(values), -1)
 
 
 def _write(rows: pl.DataFrame, target: AnyPath) -> str:
@@ -293,13 +258,7 @@ def _write(rows: pl.DataFrame, target: AnyPath) -> str:
             part,
             compression="zstd",
             row_group_size=1 << 17,
-            use_dictionary=[
-                "label",
-                "status",
-                "batch",
-                "sources.list.element.batch",
-                "sources.list.element.label",
-            ],
+            use_dictionary=_REPETITIVE,
         )
     return content.hexdigest()
 

@@ -1,0 +1,34 @@
+"""Image tables for the tests, written without an archive."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
+
+
+def write_table(path: Path, batch: str, images: Sequence[tuple[str, np.ndarray]]) -> Path:
+    """Write the image table of a delivery of labelled images."""
+    pixels = np.stack([image for _, image in images]) if images else np.zeros((0, 52, 32), np.uint8)
+    statistics = Statistics(pixels)
+    columns = {
+        "image_id": [image_id(image) for image in pixels],
+        "batch": [batch] * len(pixels),
+        "member": [f"{label}_{n}.png" for n, (label, _) in enumerate(images)],
+        "label": [label for label, _ in images],
+        "pixels": [image.tobytes() for image in pixels],
+        "signature": [signature.tobytes() for signature in signatures(pixels)],
+        "dhash": dhash(pixels),
+        "brightness": statistics.brightness,
+        "contrast": statistics.contrast,
+        "ink": statistics.ink,
+        "source_mode": ["L"] * len(pixels),
+        "file_bytes": [0] * len(pixels),
+        "file_hash": [""] * len(pixels),
+    }
+    pq.write_table(pa.table(columns, IMAGE_TABLE_SCHEMA), path, row_group_size=7)
+    return path

@@ -1,0 +1,283 @@
+"""Whatever is in a delivery: a bad member is refused with a reason, and the good images arrive."""
+
+import resource
+import signal
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from captcha_assets.images.archive import MEMBER_LIMIT, DeliveryError, list_members, open_delivery
+from captcha_assets.images.decode import decode
+from captcha_assets.images.rejection import Reason, Rejection
+from captcha_assets.images.table import build_image_table
+from captcha_assets_tests.images.bad_members import ACCEPTED, CASES, GOOD, PIXELS
+from captcha_assets_tests.images.files import RawInfo, good_members, patch_directory, write_zip
+
+GOOD_MEMBERS = good_members()
+
+
+def ingest(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    table, rejected = archive.with_name("table.parquet"), archive.with_name("rejected.parquet")
+    summary = build_image_table(archive, "bad", table, rejected)
+    images, refused = pl.read_parquet(table), pl.read_parquet(rejected)
+    assert (summary.images, summary.rejected) == (len(images), len(refused))
+    return images, refused
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_member_is_refused_with_its_reason_and_the_good_ones_arrive(case, tmp_path):
+    reason, members, spoil = CASES[case]
+    archive = write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members])
+    if spoil:
+        spoil(archive)
+    images, refused = ingest(archive)
+    assert refused["reason"].to_list() == [reason.value]
+    assert "\n" not in refused["detail"][0]
+    assert set(GOOD_MEMBERS) <= set(images["member"])
+    assert len(images) + len(refused) == len(GOOD_MEMBERS) + len(members)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_all_of_it_at_once(tmp_path):
+    members = [member for _, case, spoil in CASES.values() if spoil is None for member in case]
+    images, refused = ingest(write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members]))
+    assert set(GOOD_MEMBERS) <= set(images["member"])
+    assert len(images) + len(refused) == len(GOOD_MEMBERS) + len(members)
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_an_unusual_png_is_converted_and_its_mode_recorded(case):
+    mode, data = ACCEPTED[case]
+    decoded = decode(data)
+    assert decoded.source_mode == mode
+    assert np.array_equal(decoded.pixels, PIXELS)
+
+
+def test_every_reason_has_a_case():
+    tried = {reason for reason, _, _ in CASES.values()} | {Reason.UNREADABLE}
+    assert tried == set(Reason)
+
+
+def test_colours_become_gray_by_their_weights():
+    red = np.zeros((52, 32, 3), np.uint8)
+    red[:26, :, 2] = 255
+    import cv2
+
+    pixels, mode = decode(cv2.imencode(".png", red)[1].tobytes())
+    assert mode == "RGB"
+    assert set(np.unique(pixels)) == {0, 76}
+
+
+def test_of_names_that_differ_in_case_the_lower_one_is_kept(tmp_path):
+    for order in (("A_1.png", "a_1.png"), ("a_1.png", "A_1.png")):
+        archive = write_zip(tmp_path / "case.zip", [(name, GOOD) for name in order])
+        images, refused = ingest(archive)
+        assert images["member"].to_list() == ["a_1.png"]
+        assert refused["member"].to_list() == ["A_1.png"]
+
+
+def test_folders_and_clutter_are_passed_over(tmp_path):
+    clutter = ["__MACOSX/._a_1.png", "Dataset/.DS_Store", "Thumbs.db", "Dataset/._a_2.png", "Dataset/"]
+    archive = write_zip(tmp_path / "mac.zip", GOOD_MEMBERS | dict.fromkeys(clutter, b""))
+    assert list_members(archive).ignored == len(clutter)
+    images, refused = ingest(archive)
+    assert (len(images), len(refused)) == (len(GOOD_MEMBERS), 0)
+
+
+def test_files_that_a_folder_would_not_give_are_listed(tmp_path):
+    comment = b'{"unreadable": [["Dataset/a_7.png", "Permission denied"]]}'
+    _, refused = ingest(write_zip(tmp_path / "folder.zip", GOOD_MEMBERS, comment))
+    assert refused.rows() == [("bad", "Dataset/a_7.png", "unreadable", "Permission denied")]
+
+
+@pytest.mark.parametrize(
+    "comment", [b'{"unreadable": 3}', b'{"unreadable": [[1]]}', b'{"unreadable"', b"hello", b"\xff"]
+)
+def test_somebody_elses_comment_is_no_list(comment, tmp_path):
+    _, refused = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
+    assert refused.is_empty()
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(write_zip(path, GOOD_MEMBERS).read_bytes()[:-200])
+
+
+def _cut_in_the_directory(path: Path) -> None:
+    data = write_zip(path, GOOD_MEMBERS).read_bytes()
+    path.write_bytes(data[: len(data) // 2] + data[-22:])
+
+
+def _encrypted(path: Path) -> None:
+    write_zip(path, [(RawInfo(name, flags=1), data) for name, data in GOOD_MEMBERS.items()])
+
+
+def _damaged_directory(path: Path) -> None:
+    data = bytearray(write_zip(path, GOOD_MEMBERS).read_bytes())
+    data[data.rindex(b"PK\1\2")] = 0
+    path.write_bytes(data)
+
+
+def _bomb(path: Path) -> None:
+    # every member is within its limit, all of them together are not
+    write_zip(path, {f"a_{n}.png": bytes(60_000) for n in range(100)})
+
+
+def _part_of_several(path: Path) -> None:
+    data = bytearray(write_zip(path, GOOD_MEMBERS).read_bytes())
+    data[data.rindex(b"PK\5\6") + 4] = 3
+    path.write_bytes(data)
+
+
+WHOLE = {
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "no members": (lambda path: write_zip(path, {}), "holds no files"),
+    "only folders": (lambda path: write_zip(path, {"Dataset/": b""}), "holds no files"),
+    "truncated": (_truncated, "is cut off"),
+    "cut in the directory": (_cut_in_the_directory, "is damaged"),
+    "damaged directory": (_damaged_directory, "is damaged"),
+    "encrypted": (_encrypted, "is encrypted"),
+    "bomb of small members": (_bomb, "would unpack to"),
+    "part of several": (_part_of_several, "is damaged"),
+    "text": (lambda path: path.write_text("hello"), "is not a zip archive"),
+    "web page": (lambda path: path.write_text("<!doctype html>"), "HTML"),
+    "gzip": (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(99)), "gzip"),
+    "RAR": (lambda path: path.write_bytes(b"Rar!\x1a\7" + bytes(99)), "RAR"),
+    "image": (lambda path: path.write_bytes(GOOD), "PNG"),
+    "missing": (Path.exists, "cannot be read"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
+    make, words = WHOLE[case]
+    archive = tmp_path / "bad.zip"
+    make(archive)
+    with pytest.raises(DeliveryError, match=words) as caught, open_delivery(archive):
+        pass
+    assert str(archive) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DeliveryError):
+        build_image_table(archive, "bad", tmp_path / "t" / "t.parquet", tmp_path / "t" / "r.parquet")
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_archive_behind_other_bytes_is_read(tmp_path):
+    archive = write_zip(tmp_path / "plain.zip", GOOD_MEMBERS)
+    behind = tmp_path / "behind.zip"
+    behind.write_bytes(b"#!/bin/sh\n" * 50 + archive.read_bytes())
+    assert len(ingest(behind)[0]) == len(GOOD_MEMBERS)
+
+
+def test_sizes_wider_than_32_bits_are_read(tmp_path):
+    archive = tmp_path / "wide.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in GOOD_MEMBERS.items():
+            with file.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+    assert len(ingest(archive)[0]) == len(GOOD_MEMBERS)
+    patch_directory(archive, next(iter(GOOD_MEMBERS)), 24, 0xFFFFFFFF)  # says it is wide, and is not
+    images, refused = ingest(archive)
+    assert (len(images), refused["reason"].to_list()) == (len(GOOD_MEMBERS) - 1, ["too_large"])
+
+
+def test_more_members_than_16_bits_count_are_listed(tmp_path):
+    archive = write_zip(
+        tmp_path / "many.zip", {f"a_{n}.png": b"" for n in range(65_540)}, method=zipfile.ZIP_STORED
+    )
+    assert len(list_members(archive).entries) == 65_540
+
+
+def test_members_come_in_the_order_of_their_names_whatever_the_archives(tmp_path):
+    names = list(GOOD_MEMBERS)
+    archive = write_zip(tmp_path / "order.zip", [(name, GOOD_MEMBERS[name]) for name in reversed(names)])
+    with open_delivery(archive) as delivery:
+        read = dict(delivery)
+        assert list(read) == sorted(names)
+        assert read == GOOD_MEMBERS
+        assert len(delivery) == len(names)
+
+
+def test_a_delivery_yields_rejections_in_their_place(tmp_path):
+    archive = write_zip(tmp_path / "mixed.zip", [("a_1.png", GOOD), ("../a_2.png", GOOD)])
+    with open_delivery(archive) as delivery:
+        (first, refused), (second, data) = delivery
+    assert (first, second, data) == ("../a_2.png", "a_1.png", GOOD)
+    assert isinstance(refused, Rejection)
+    assert refused.reason is Reason.UNSAFE_PATH
+
+
+def test_a_delivery_without_a_usable_image_makes_two_tables(tmp_path):
+    archive = write_zip(tmp_path / "none.zip", {"a_1.png": b"no"})
+    images, refused = ingest(archive)
+    assert (len(images), len(refused)) == (0, 1)
+    assert images.columns[0] == "image_id"
+
+
+INGEST = """
+import sys
+from pathlib import Path
+from captcha_assets.images.table import build_image_table
+archive, folder = Path(sys.argv[1]), Path(sys.argv[2])
+build_image_table(archive, "batch", folder / "table.parquet", folder / "rejected.parquet")
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start(archive: Path, folder: Path, **options) -> subprocess.Popen:
+    command = [sys.executable, "-c", INGEST, str(archive), str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    first = write_zip(tmp_path / "first.zip", GOOD_MEMBERS)
+    second = write_zip(tmp_path / "second.zip", good_members(300, seed=1))
+    folder = tmp_path / "out"
+    assert start(first, folder).wait() == 0
+    before = (folder / "table.parquet").read_bytes()
+
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    process = start(second, folder, preexec_fn=small_disk)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "File too large" in errors.splitlines()[-1]
+    assert (folder / "table.parquet").read_bytes() == before
+    assert names(folder) == ["rejected.parquet", "table.parquet"]
+
+
+def test_two_runs_at_once_end_in_the_same_bytes(tmp_path):
+    archive = write_zip(tmp_path / "delivery.zip", good_members(200, seed=2))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert start(archive, alone).wait() == 0
+    processes = [start(archive, together) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert names(together) == ["rejected.parquet", "table.parquet"]
+    for name in names(alone):
+        assert (alone / name).read_bytes() == (together / name).read_bytes()
+
+
+def test_bombs_are_met_within_bounded_memory(tmp_path):
+    bombs = [(f"a_{n}.png", bytes(64 << 20)) for n in range(4)]
+    archive = write_zip(tmp_path / "bombs.zip", [*GOOD_MEMBERS.items(), *bombs])
+    for name, _ in bombs[:2]:
+        patch_directory(archive, name, 24, MEMBER_LIMIT // 2)  # half of them say they are small
+    tracemalloc.start()
+    with open_delivery(archive) as delivery:
+        read = dict(delivery)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(isinstance(content, Rejection) for content in read.values()) == 4
+    assert peak < 2 * MEMBER_LIMIT

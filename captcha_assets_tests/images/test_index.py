@@ -1,0 +1,155 @@
+"""The image index: one row per distinct image, whatever way the deliveries came."""
+
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captcha_assets.images import duplicates
+from captcha_assets.images import index as image_index
+from captcha_assets.images.features import image_id
+from captcha_assets.images.index import COLUMN_DESCRIPTIONS, INDEX_SCHEMA, build_image_index, list_conflicts
+from captcha_assets.images.table import content_hash
+from captcha_assets.sources.generator import render
+from captcha_assets_tests.images.copies import COPIES
+from captcha_assets_tests.images.tables import write_table
+
+
+@cache
+def pool() -> tuple[tuple[str, np.ndarray], ...]:
+    """Twelve images of two classes, and copies of some of them."""
+    rng = np.random.default_rng(0)
+    images = [(label, render(label, rng)) for label in "ab" for _ in range(6)]
+    copies = [
+        (label, COPIES[kind](image[None])[0]) for label, image in images[::3] for kind in ("left", "noise")
+    ]
+    return tuple(images + copies)
+
+
+A, B = pool()[0][1], pool()[1][1]
+
+
+@pytest.fixture
+def index(tmp_path):
+    """Build the index of deliveries, given as name to labelled images; return summary and rows."""
+
+    def build(deliveries, fresh=False):
+        target = tmp_path / "index.parquet"
+        if fresh:
+            target.unlink(missing_ok=True)
+        tables = {
+            name: write_table(tmp_path / f"{name}.parquet", name, images)
+            for name, images in deliveries.items()
+        }
+        return build_image_index(tables, target), pl.read_parquet(target)
+
+    return build
+
+
+def test_exact_copies_are_one_image_with_all_its_sources(index):
+    summary, rows = index({"two": [("a", A), ("a", A)], "one": [("b", B), ("a", A)]})
+    assert (summary.images, summary.usable, summary.duplicates) == (2, 2, 2)
+    row = rows.row(by_predicate=pl.col("image_id") == image_id(A), named=True)
+    assert (row["label"], row["batch"], row["member"], row["copies"]) == ("a", "one", "a_1.png", 3)
+    assert [source["batch"] for source in row["sources"]] == ["one", "two", "two"]
+
+
+def test_contradicting_labels_set_an_image_aside_with_its_sources(index, tmp_path):
+    summary, rows = index({"one": [("a", A), ("b", B)], "two": [("b", A)]})
+    assert (summary.images, summary.usable, summary.conflicts) == (2, 1, 1)
+    conflict = rows.row(by_predicate=pl.col("image_id") == image_id(A), named=True)
+    assert (conflict["status"], conflict["label"]) == ("label_conflict", None)
+    listed = list_conflicts(tmp_path / "index.parquet")
+    assert listed["image_id"].to_list() == [image_id(A)]
+    assert [(s["batch"], s["label"]) for s in listed["sources"][0]] == [("one", "a"), ("two", "b")]
+
+
+def test_near_duplicates_of_one_class_share_a_group(index):
+    copies = [("a", copy(A[None])[0]) for copy in COPIES.values()]
+    summary, rows = index({"one": [("a", A), ("b", B)], "two": copies})
+    ids = {image_id(A), *(image_id(image) for _, image in copies)}
+    tied = rows.filter(pl.col("image_id").is_in(ids))
+    assert set(tied["group"]) == {min(ids)}
+    assert (summary.groups, summary.images_in_groups) == (1, len(ids))
+    assert rows.filter(~pl.col("image_id").is_in(ids))["group"].to_list() == [image_id(B)]
+
+
+def test_near_duplicates_of_two_classes_are_not_tied(index):
+    summary, _ = index({"one": [("a", A), ("b", COPIES["noise"](A[None])[0])]})
+    assert summary.groups == 0
+
+
+def test_a_missing_image_keeps_its_place_by_its_other_source(index):
+    index({"one": [("a", A)], "two": [("a", A), ("b", B)]})
+    _, rows = index({"two": [("a", A), ("b", B)]})
+    assert set(rows["batch"]) == {"two"}
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("deliveries", [{}, {"one": []}, {"one": [], "two": [("a", A)]}])
+def test_few_or_no_images_make_an_index(index, deliveries):
+    summary, rows = index(deliveries)
+    assert summary.images == len(rows) == sum(map(len, deliveries.values()))
+
+
+def test_the_schema_is_kept_and_described(index, tmp_path):
+    index({"one": list(pool())})
+    assert pq.read_schema(tmp_path / "index.parquet").equals(INDEX_SCHEMA)
+    assert set(COLUMN_DESCRIPTIONS) == set(INDEX_SCHEMA.names)
+
+
+def test_the_version_is_that_of_the_content(index, tmp_path):
+    summary, _ = index({"one": list(pool())})
+    assert summary.version == content_hash(tmp_path / "index.parquet")
+
+
+DELIVERY = st.lists(st.sampled_from(range(len(pool()))), max_size=8)
+STEP = st.dictionaries(st.sampled_from(["one", "two", "three"]), DELIVERY, max_size=3)
+
+
+def labelled(places, swap):
+    """Images of the pool; every seventh place is mislabelled in deliveries that swap."""
+    return [("b" if swap and place % 7 == 0 else pool()[place][0], pool()[place][1]) for place in places]
+
+
+@settings(max_examples=25)
+@given(st.lists(STEP, min_size=1, max_size=4))
+def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, steps):
+    folder = tmp_path_factory.mktemp("history")
+    grown, fresh = folder / "grown.parquet", folder / "fresh.parquet"
+    for step in steps:
+        tables = {
+            name: write_table(folder / f"{name}.parquet", name, labelled(places, name == "two"))
+            for name, places in step.items()
+        }
+        build_image_index(tables, grown)
+        build_image_index(dict(reversed(tables.items())), fresh)
+        assert grown.read_bytes() == fresh.read_bytes()
+        fresh.unlink()
+
+
+def test_groups_found_by_another_rule_are_found_anew(index, tmp_path, monkeypatch):
+    copies = {"one": [("a", A), ("a", COPIES["left"](A[None])[0])]}
+    monkeypatch.setattr(duplicates, "NEAR_DUPLICATE_CORRELATION", 1.1)
+    monkeypatch.setattr(image_index, "RULE", "another")
+    assert index(copies)[0].groups == 0
+    monkeypatch.undo()
+    assert index(copies)[0].groups == 1
+
+
+def test_a_damaged_index_is_made_anew(index, tmp_path):
+    summary, _ = index({"one": list(pool())})
+    (tmp_path / "index.parquet").write_bytes(b"damaged")
+    assert index({"one": list(pool())})[0] == summary
+
+
+def test_an_index_on_an_object_store_is_the_same(index, bucket, tmp_path):
+    summary, _ = index({"one": list(pool())})
+    (bucket / "one.parquet").write_bytes((tmp_path / "one.parquet").read_bytes())
+    for _ in range(2):
+        assert build_image_index({"one": bucket / "one.parquet"}, bucket / "index.parquet") == summary
+    assert (bucket / "index.parquet").read_bytes() == (tmp_path / "index.parquet").read_bytes()

@@ -1,0 +1,91 @@
+"""Killed anywhere: a rerun ends in the same bytes, nothing half-written is seen, nothing is left behind."""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from captcha_assets_tests.images.files import good_members, write_zip
+
+INGEST = """
+import sys
+from pathlib import Path
+from captcha_assets.images.index import build_image_index
+from captcha_assets.images.splits import update_splits
+from captcha_assets.images.table import build_image_table
+
+archive, folder = Path(sys.argv[1]), Path(sys.argv[2])
+table = folder / "table.parquet"
+print("ready", flush=True)
+build_image_table(archive, "batch", table, folder / "rejected.parquet", processes=1)
+build_image_index({"batch": table}, folder / "index.parquet")
+update_splits(folder / "index.parquet", folder / "splits.parquet")
+"""
+
+
+def start(archive: Path, folder: Path) -> subprocess.Popen:
+    """Start the ingestion in a session of its own; it has loaded its libraries when this returns."""
+    command = [sys.executable, "-c", INGEST, str(archive), str(folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def finish(archive: Path, folder: Path) -> float:
+    process = start(archive, folder)
+    began = time.monotonic()
+    assert process.wait() == 0
+    return time.monotonic() - began
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")} if folder.exists() else {}
+
+
+def wait_for_the_end_of_all(session: int) -> None:
+    """Wait until no process of a killed ingestion is left; the test's timeout ends a wait in vain."""
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(session, 0)
+            time.sleep(0.01)
+
+
+def kill_at_random_moments(tmp_path: Path, kills: int) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    archive = write_zip(tmp_path / "delivery.zip", good_members(3 * 84) | {"a_9999.png": b"broken"})
+    earlier = write_zip(tmp_path / "earlier.zip", good_members(84, seed=1))
+    takes = finish(archive, tmp_path / "reference")
+    finish(earlier, tmp_path / "before")
+    wanted, before = visible(tmp_path / "reference"), visible(tmp_path / "before")
+    for number in range(kills):
+        folder = tmp_path / f"killed-{number}"
+        shutil.copytree(tmp_path / "before", folder)
+        process = start(archive, folder)
+        time.sleep(chance.uniform(0, takes))
+        process.kill()
+        process.wait()
+        wait_for_the_end_of_all(process.pid)
+        for name, data in visible(folder).items():
+            assert data in (before[name], wanted[name])
+        finish(archive, folder)
+        assert visible(folder) == wanted
+        assert sorted(path.name for path in folder.iterdir()) == sorted(wanted)
+
+
+def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
+    kill_at_random_moments(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_an_ingestion_killed_fifty_times_runs_again_to_the_same_bytes(tmp_path):
+    kill_at_random_moments(tmp_path, 50)
