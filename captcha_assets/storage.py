@@ -17,12 +17,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from upath import UPath
+if TYPE_CHECKING:
+    from upath import UPath
 
-#: A local path, or one on an object store.
-AnyPath = Path | UPath
+#: A local path, or one on an object store. The name alone: a machine that trains has no `upath`.
+AnyPath: TypeAlias = Union[Path, "UPath"]
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def _workshop(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk keep what was written to a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -83,9 +84,9 @@ def replacing(target: AnyPath) -> Iterator[Path]:
     with _workshop(target) as workshop:
         part = workshop / "new" / target.name
         yield part
-        _sync(part)
+        sync(part)
         part.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextmanager
@@ -105,15 +106,15 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
         part.mkdir()
         yield part
         for entry in (part, *part.rglob("*")):
-            _sync(entry)
+            sync(entry)
         with _locked(target.parent):
             if target.exists():
                 target.rename(workshop / "old")
             part.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
 
 
-def _upload_folder(folder: Path, target: UPath) -> None:
+def _upload_folder(folder: Path, target: "UPath") -> None:
     """Make `target` hold the files of `folder` and no others; it has no manifest until it is complete."""
     store, root = target.fs, target.path.rstrip("/")
     places = {

@@ -25,9 +25,9 @@ from captcha_assets.evaluation.mistakes import Mistake
 from captcha_assets.evaluation.report import Delivery, render
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
-from captcha_assets.models.manifest import json_text, sha256
+from captcha_assets.models.manifest import json_text, writing_folder
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets.storage import AnyPath, replacing_folder
+from captcha_assets.storage import AnyPath
 
 
 class EvaluationError(ValueError):
@@ -99,9 +99,8 @@ def evaluate(
     )
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
     version = xxhash.xxh3_128_hexdigest((json_text(figures) + predictions.write_csv()).encode())
-    with replacing_folder(target) as part:
+    with writing_folder(target, model_id=name, version=version) as part:
         _write(part, {**figures, "splits_version": splits_version}, predictions, pictures, page)
-        _write_manifest(part, name, version)
     return Evaluation(name, split, metrics, predictions, pictures, target / "report.html", version)
 
 
@@ -204,8 +203,3 @@ def _write(
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(page)
-
-
-def _write_manifest(folder: Path, name: str, version: str) -> None:
-    files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json_text({"files": files, "model_id": name, "version": version}))

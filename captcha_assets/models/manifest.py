@@ -1,17 +1,16 @@
-"""Local folders that are complete or absent, and know the hash of every file they hold.
+"""Folders that know the hash of every file they hold.
 
 The training process uses this module, so it needs nothing outside the standard library.
 """
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from captcha_assets.storage import AnyPath, replacing_folder
 
 MANIFEST = "manifest.json"
 
@@ -31,35 +30,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or folder lies on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left behind."""
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        pid = left.name.removeprefix(f".{target.name}.").split(".")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
 @contextmanager
-def writing_folder(target: Path, **facts: Any) -> Iterator[Path]:
+def writing_folder(target: AnyPath, **facts: Any) -> Iterator[Path]:
     """Yield an empty folder; when the block ends well it gets its manifest and becomes `target`.
 
     A `target` of old is replaced. When the block raises, it stays as it was.
@@ -68,24 +40,11 @@ def writing_folder(target: Path, **facts: Any) -> Iterator[Path]:
         target: the folder to make.
         facts: further entries of the manifest; a callable one is given the files' hashes.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    name = f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    part, old = target.with_name(f"{name}.tmp"), target.with_name(f"{name}.old.tmp")
-    try:
-        part.mkdir()
+    with replacing_folder(target) as part:
         yield part
         files = {file.name: sha256(file) for file in sorted(part.iterdir())}
         told = {key: fact(files) if callable(fact) else fact for key, fact in facts.items()}
         (part / MANIFEST).write_text(json_text({"files": files, **told}))
-        for file in (*part.iterdir(), part):
-            sync(file)
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

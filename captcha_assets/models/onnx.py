@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.manifest import json_text, sha256, writing_folder
 from captcha_assets.models.predictor import TorchPredictor, open_session, run_session
+from captcha_assets.storage import AnyPath
 
 if TYPE_CHECKING:
     import onnx
@@ -99,7 +100,7 @@ def _compare(model: Path, exported: Path, images: NDArray[np.uint8]) -> Parity:
     )
 
 
-def export(model: Path, target: Path, images: NDArray[np.uint8]) -> Parity:
+def export(model: Path, target: AnyPath, images: NDArray[np.uint8]) -> Parity:
     """Write a model as ONNX and compare it with torch on real images.
 
     The folder holds `model.onnx` (input `images`, uint8 (N, 1, H, W); output `probabilities`, float32
@@ -108,7 +109,7 @@ def export(model: Path, target: Path, images: NDArray[np.uint8]) -> Parity:
 
     Args:
         model: local model folder.
-        target: local folder to make.
+        target: folder to make.
         images: uint8 (N, H, W), real ones.
 
     Raises:

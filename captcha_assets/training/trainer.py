@@ -14,7 +14,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from captcha_assets.models.manifest import sync
+from captcha_assets.storage import sync
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainBatches

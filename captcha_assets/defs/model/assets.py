@@ -12,7 +12,7 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched, replacing_folder
+from captcha_assets.storage import fetched
 
 #: Raise it with a change of the training that should train again.
 _TRAINING_CODE = "1"
@@ -119,9 +119,8 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     with (
         local.local_tables(settings) as data,
         fetched(registry.model_folder(settings.models, model_id)) as model,
-        replacing_folder(target) as part,
     ):
-        parity = onnx.export(model, part, read_split(data.tables, data.splits, "test").pixels)
+        parity = onnx.export(model, target, read_split(data.tables, data.splits, "test").pixels)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(parity.version),
         check_results=[
