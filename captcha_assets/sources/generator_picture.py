@@ -54,7 +54,7 @@ class Face:
     Attributes:
         font: file name without its ending, one of those that come with matplotlib.
         bolder: added around the outline, in eighths of a pixel.
-        stretch: width in percent of the usual one.
+        stretch: width in percent of the font's own.
     """
 
     font: str
@@ -62,7 +62,8 @@ class Face:
     stretch: int = 100
 
 
-#: Each picture has two faces, one of each row; each of its characters is drawn in one of them.
+#: Each picture has two faces, one of each row, and each of its characters is drawn in one of them: Kaptcha
+#: takes Arial and Courier, for which Java on a plain machine puts a sans serif and a monospaced one.
 FACES: tuple[tuple[Face, ...], ...] = (
     (
         *(Face("DejaVuSans-Bold", 0, width) for width in (84, 88, 92)),
@@ -89,9 +90,13 @@ class Wave:
 
 
 def _wave(x: Array, y: Array) -> Wave:
-    """Return the wave that fetches the pixel (row, column) from the place `y`, `x`, in sixteenths."""
-    x, y = x.ravel() + 16 * _MARGIN, y.ravel() + 16 * _MARGIN
+    """Return the wave that fetches each pixel from the column `x` and the row `y`, both (50, 200)."""
+    x, y = (_sixteenths(places).ravel() + 16 * _MARGIN for places in (x, y))
     return Wave((y >> 4) * (_COLUMNS + 2 * _MARGIN) + (x >> 4), _weights(x & 15, y & 15))
+
+
+def _sixteenths(places: Array) -> Array:
+    return np.floor(places * 16 + 0.5).astype(np.int64)
 
 
 def _weights(x: Array, y: Array) -> Array:
@@ -109,15 +114,19 @@ def _fetch(layer: Array, index: Array, weights: Array) -> Array:
     return (total + 128) >> 8
 
 
-@cache
-def _water() -> Wave:
-    """The wave around the centre: 3 pixels high there, gone at 50 pixels' distance."""
+def _water_places() -> tuple[Array, Array]:
+    """The wave around the centre, 3 pixels high there, gone at 50 pixels' distance: columns and rows."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
     x, y = x - _COLUMNS / 2, y - _ROWS / 2
     distance = np.sqrt(x * x + y * y)
     height = 3 * np.sin(distance * math.pi - 10) * np.maximum(1 - distance / 50, 0)
     move = height / np.maximum(distance, 1)
-    return _wave(_sixteenths(x + x * move + _COLUMNS / 2), _sixteenths(y + y * move + _ROWS / 2))
+    return x + x * move + _COLUMNS / 2, y + y * move + _ROWS / 2
+
+
+@cache
+def _water() -> Wave:
+    return _wave(*_water_places())
 
 
 #: Ripples: how far rows move, the rows from one to the next in radians, and the first one's phase. The
@@ -129,16 +138,16 @@ _RIPPLES = (
 )
 
 
-@cache
-def _ripple(number: int) -> Wave:
-    """The ripple over the whole picture: rows move sideways, columns up and down."""
+def _ripple_places(number: int) -> tuple[Array, Array]:
+    """The ripple over the whole picture, rows sideways, columns up and down: columns and rows."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
     reach, length, phase = _RIPPLES[number]
-    return _wave(_sixteenths(x + reach * np.sin(y / length + phase)), _sixteenths(y + 1.7 * np.sin(x / 5)))
+    return x + reach * np.sin(y / length + phase), y + 1.7 * np.sin(x / 5)
 
 
-def _sixteenths(place: Array) -> Array:
-    return np.floor(place * 16 + 0.5).astype(np.int64)
+@cache
+def _ripple(number: int) -> Wave:
+    return _wave(*_ripple_places(number))
 
 
 @cache
@@ -278,7 +287,7 @@ def cut(picture: Array, word: str, spans: Spans, rng: np.random.Generator) -> Ar
         The characters, uint8 (their number, 52, 32).
     """
     left, top, wide, high = _frames(word, spans, rng)
-    turn = rng.integers(-300, 301, size=(2, len(spans)))
+    turn = rng.integers(-450, 451, size=(2, len(spans)))
     row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
     x = _each(left) + _each(wide) * (2 * column + 1) // (2 * WIDTH) + _each(turn[0]) * (row - HEIGHT // 2)
     y = _each(top) + _each(high) * (2 * row + 1) // (2 * HEIGHT) + _each(turn[1]) * (column - WIDTH // 2)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH, label_of
+from captcha_assets.sources import generator_picture as picture
 from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
 
 #: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
-RECORDED = "10becb36b0355e295b5d6ec896402b33809efc36989a776d8394d92aa441bc93"
+RECORDED = "cf55a8817956e691fc3f153c0d79d685ce6978ff24aee232720cff813bf377f4"
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -46,6 +47,12 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(archive, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, again], check=True, env={"OMP_NUM_THREADS": "1"})
     assert again.read_bytes() == archive.read_bytes()
+
+
+def test_no_place_in_a_wave_is_so_near_a_tie_that_processors_could_round_it_differently():
+    waves = [picture._water_places(), *(picture._ripple_places(n) for n in range(len(picture._RIPPLES)))]
+    places = np.stack([np.stack(wave) for wave in waves])
+    assert np.array_equal(picture._sixteenths(places - 1e-10), picture._sixteenths(places + 1e-10))
 
 
 def test_the_archive_has_the_layout_of_the_kaggle_data_set(archive):
@@ -89,6 +96,22 @@ def test_a_longer_delivery_begins_with_the_images_of_a_shorter_one(first, more, 
 def test_another_seed_gives_other_images():
     seen = {image.tobytes() for seed in range(4) for _, image in generate(105, seed)}
     assert len(seen) == 4 * 105
+
+
+def test_every_character_leaves_ink_in_every_face():
+    for face in (face for row in picture.FACES for face in row):
+        for label in CLASSES:
+            ink, gap = picture._glyph(label, face)
+            assert ink.max() > 200
+            assert 10 <= ink.shape[1] <= 36
+            assert -2 <= gap <= 5
+
+
+def test_the_widest_word_stays_inside_the_picture():
+    for seed in range(50):
+        drawn, spans = picture.draw("mmmmm", np.random.default_rng(seed))
+        assert drawn.shape == (50, 200)
+        assert all(left >= 0 and left + width <= 200 for left, width in spans)
 
 
 @settings(max_examples=40, deadline=None)
