@@ -30,7 +30,9 @@ def _labelled(pairs: Iterable[tuple[str, np.ndarray]]) -> Images:
 
 
 def _decoded(name: str, data: bytes) -> tuple[str, np.ndarray]:
-    return label_of(name), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert image is not None, f"{name} cannot be decoded"
+    return label_of(name), image
 
 
 def real_characters(folder: Path) -> Images:
@@ -107,7 +109,7 @@ def _mistakes(said: np.ndarray, labels: np.ndarray) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__)
-    parser.add_argument("--images", type=int, default=40_000, help="generated images to train on")
+    parser.add_argument("--images", type=int, default=30_000, help="generated images to train on")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings; 0 for the sheet alone")
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "data")
