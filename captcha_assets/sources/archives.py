@@ -259,7 +259,8 @@ def contents(archive: Path) -> Contents:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = sum(not info.is_dir() for info in opened.infolist())
+            # zipfile's own is_dir() fails on a damaged name that is empty.
+            members = sum(not info.filename.endswith("/") for info in opened.infolist())
             return Contents(members, _unreadable(opened.comment))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise DeliveryError(f"{archive} is not a complete zip archive ({error})") from error

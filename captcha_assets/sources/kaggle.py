@@ -225,8 +225,6 @@ def _receive(
     with client.datasets.dataset_api_client.download_dataset(request) as response:
         length = response.headers.get("Content-Length")
         size = None if length is None else int(length)
-        if size is not None and _size(part) > size:
-            part.unlink()
         with _reporting(_what(handle), part, size, progress):
             try:
                 download_file(response, os.fspath(part), handle)

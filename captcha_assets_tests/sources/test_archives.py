@@ -51,6 +51,15 @@ def test_a_folder_becomes_an_archive_of_all_its_files(tmp_path):
     assert archives.contents(tmp_path / "packed.zip") == archives.Contents(5)
 
 
+def test_the_files_of_a_folder_are_packed_in_order_of_their_names(tmp_path):
+    folder = make_folder(tmp_path / "folder")
+    (folder / "z.png").write_bytes(b"after the folder named more")
+    archives.archive_to(folder, tmp_path / "packed.zip")
+    names = list(members(tmp_path / "packed.zip"))
+    assert names == sorted(names)
+    assert names[-2:] == ["more/b_3.png", "z.png"]
+
+
 def test_other_tools_can_read_a_packed_folder(tmp_path):
     archives.archive_to(make_folder(tmp_path / "folder"), tmp_path / "packed.zip")
     if shutil.which("unzip") is None:
@@ -189,6 +198,12 @@ def test_damage_to_a_zip_is_a_clear_error_or_none(data):
         except DeliveryError:
             return
         assert members_found <= 2
+
+
+def test_a_member_without_a_name_is_counted_as_any_other(tmp_path):
+    path = make_zip(tmp_path / "some.zip", count=1)
+    path.write_bytes(path.read_bytes().replace(b"Dataset/a_0.png", b"\0" * 15))
+    assert archives.contents(path).members == 1
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,9 @@ def test_an_inbox_that_is_a_link_works_as_any_other(settings, tmp_path):
     settings.home.mkdir()
     settings.inbox.symlink_to(tmp_path / "drop", target_is_directory=True)
     make_zip(tmp_path / "drop" / "a.zip")
+    waiting = inbox.scan(settings, now=later()).arrivals
+    inbox.take(settings, waiting[0])
+    assert inbox.scan(settings, now=later()).arrivals == waiting
     assert take_all(settings) == ["a"]
     assert list((tmp_path / "drop").iterdir()) == []
     assert take_all(settings) == []
