@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASS_SHARES
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
+from captcha_assets.images.splits import TIES_SPLITS
 from captcha_assets.quality import thresholds
 from captcha_assets.storage import AnyPath
 
 #: Reading these costs more than all the others together.
-_WIDE = {"pixels", "signature", "sources", "near_duplicates"}
+_WIDE = {"pixels", "signature", "sources"}
 
 
 class QualityError(ValueError):
@@ -237,15 +238,23 @@ def missing_images(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
 
 
 def near_duplicates(rows: pl.DataFrame, index_table: pl.LazyFrame) -> Frame:
-    """One row for each pair of near-duplicates that both have a split."""
-    places = rows.lazy().select("image_id", "split", "batch").drop_nulls("split")
-    place = places.unique("image_id", keep="any")
+    """One row for each placed image of a near-duplicate group, beside the first placed image of its group.
+
+    Groups that hold an image held back for tying two splits are left out: without that image they are
+    several groups.
+    """
+    place = (
+        rows.lazy().select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
+    )
+    grouped = index_table.select("image_id", "label", "group")
+    ties = rows.lazy().filter(pl.col("held_back") == TIES_SPLITS).select("image_id")
+    tied = grouped.join(ties, on="image_id", how="semi").select("group")
+    members = grouped.join(tied, on="group", how="anti").join(place, on="image_id").sort("image_id")
+    first = members.unique("group", keep="first").drop("label")
     pairs = (
-        index_table.select("image_id", "label", near_duplicate="near_duplicates")
-        .explode("near_duplicate")
-        .filter(pl.col("image_id") < pl.col("near_duplicate"))
-        .join(place, on="image_id")
-        .join(place, left_on="near_duplicate", right_on="image_id", suffix="_of_near_duplicate")
+        first.join(members, on="group", suffix="_of_near_duplicate")
+        .rename({"image_id_of_near_duplicate": "near_duplicate"})
+        .filter(pl.col("image_id") != pl.col("near_duplicate"))
         .sort("image_id", "near_duplicate")
     )
     return Frame(

@@ -65,7 +65,6 @@ def image_index(turns: int = 20) -> pl.DataFrame:
             group="image_id",
             copies=pl.lit(1, pl.Int32),
             sources=pl.concat_list(source),
-            near_duplicates=pl.lit([], pl.List(pl.String)),
         )
         .select(INDEX_SCHEMA.names)
         .sort("image_id")
