@@ -21,6 +21,7 @@ class PretrainedWeightsError(RuntimeError):
 def _fetched(architecture: str) -> str:
     """Return the local path of the architecture's ImageNet weights, fetched from the hub if need be."""
     from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
     config = timm.get_pretrained_cfg(architecture)
     repository = config.hf_hub_id if config else None
@@ -28,6 +29,10 @@ def _fetched(architecture: str) -> str:
         raise PretrainedWeightsError(
             f"there are no ImageNet weights of {architecture}: set pretrained to false"
         )
+    try:
+        return hf_hub_download(repository, "model.safetensors", local_files_only=True)
+    except LocalEntryNotFoundError:
+        pass
     try:
         return hf_hub_download(repository, "model.safetensors")
     except OSError as error:

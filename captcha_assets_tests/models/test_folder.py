@@ -159,17 +159,6 @@ def test_a_folder_is_complete_or_absent(models, tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_what_killed_writers_left_is_cleared_away(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left, alive = tmp_path / f".model.{gone.pid}.00.tmp", tmp_path / f".model.{os.getppid()}.00.tmp"
-    left.mkdir()
-    alive.mkdir()
-    make_model(tmp_path / "model")
-    assert not left.exists()
-    assert alive.exists()
-
-
 def test_the_weights_are_of_every_layer(models):
     network = folder.load(models[0]).model
     assert isinstance(network, torch.nn.Module)
