@@ -1,5 +1,6 @@
 """A verdict as one page of HTML that needs nothing beside it: styles and pictures are inside."""
 
+import base64
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -25,10 +26,16 @@ def _template() -> Template:
     return environment.get_template("report.html.jinja")
 
 
-def page(verdict: Verdict) -> str:
-    """Return the report: what stops the flow first, then the warnings, then what is as it should be."""
+def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
+    """Return the report: what stops the flow first, then the warnings, then what is as it should be.
+
+    Args:
+        verdict: what was found.
+        figures: PNGs by title, shown above the findings.
+    """
     return _template().render(
         verdict=verdict,
+        figures={title: base64.b64encode(png).decode() for title, png in (figures or {}).items()},
         sections=[*verdict.failures, *verdict.warnings],
         passed=[finding for finding in verdict.findings if finding.passed],
         columns=_columns,

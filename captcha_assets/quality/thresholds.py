@@ -97,3 +97,23 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         Check("held_back", "Hardly any image is held back.", False),
     ),
 }
+
+# --- drift of a delivery ---------------------------------------------------------------------------
+# With thousands of images every p-value is tiny, so that a difference nobody would see counts as
+# significant. An alarm therefore asks for more: a difference beyond what is tolerated, by more than chance
+# explains. With few images chance rules, with many the tolerance.
+
+#: Rate of alarms among undisturbed deliveries, all features together (divided among them).
+FALSE_ALARMS = 0.01
+#: Images cut from one picture resemble each other, so that many tell less than their number: real ones
+#: are worth 1/1.4 of independent ones, generated ones 1/1.5; the rest is margin. (Their classes do not
+#: depend on each other.)
+DESIGN_EFFECT = 2.0
+#: Tolerated difference of the distributions of a statistic: at most this share of the images would have to
+#: change places (the Kolmogorov-Smirnov distance). A shift by a quarter of a standard deviation.
+TOLERATED_DISTANCE = 0.1
+#: Tolerated change of a class's frequency, as a part of itself; as in `CLASS_TOLERANCE`.
+TOLERATED_CLASS_CHANGE = 0.25
+#: Tolerated shift of the class's mean images, in standard deviations of single images, along the
+#: directions in which images of one class differ most.
+TOLERATED_SHAPE_SHIFT = 0.1

@@ -1,0 +1,360 @@
+"""Drift of a delivery: does it still look like what the model was trained on?
+
+Both sides are summarized in one pass (`summarize`); the summaries, a few hundred kilobytes whatever the
+number of images, are compared (`compare`). Six things are looked at: the distributions of brightness,
+contrast, ink and sharpness, the class frequencies, and the shapes: the mean image of each class, as a
+coarse picture along the directions in which images of one class differ most (principal components).
+Shapes are compared class by class, so that another mix of classes does not pass for other letters.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy import stats
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.quality import thresholds
+from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.storage import AnyPath, fetched, replacing
+
+Array = NDArray[Any]
+
+#: The statistics whose distributions are compared; the last is computed here.
+STATISTICS = ("brightness", "contrast", "ink", "sharpness")
+#: All that is compared.
+FEATURES = (*STATISTICS, "class_frequencies", "shapes")
+
+#: Fewer training images than this say too little about what is usual.
+MIN_REFERENCE = 200
+
+_LEVELS = np.linspace(0, 1, 1001)
+_COARSE = 4  # a coarse pixel is the sum of 4 x 4
+_COMPONENTS = 24
+_ROWS_AT_ONCE = 8192
+
+
+class DriftError(ValueError):
+    """A comparison that cannot be made."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is kept of a set of images.
+
+    Attributes:
+        quantiles: float64 (4, 1001), evenly spaced quantiles of each of `STATISTICS`.
+        counts: int64 (classes,), images of each class.
+        means: float32 (classes, 52, 32), the mean image of each class; zeros where there is none.
+        covariance: float64 (104, 104), of the coarse pixels within the classes.
+    """
+
+    quantiles: Array
+    counts: Array
+    means: Array
+    covariance: Array
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class DriftFeature:
+    """How one feature of a delivery differs from the reference.
+
+    Attributes:
+        name: one of `FEATURES`.
+        words: what was found.
+        statistic: the size of the difference: Kolmogorov-Smirnov distance of a statistic, Cohen's w of the
+            class frequencies, standard deviations of the shapes.
+        threshold: above this the difference is an alarm: what is tolerated, and what chance may add.
+        p_value: probability of at least such a difference if the true one were just tolerated.
+        passed: whether it is no alarm.
+    """
+
+    name: str
+    words: str
+    statistic: float
+    threshold: float
+    p_value: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class DriftVerdict:
+    """How a delivery differs from what the model was trained on.
+
+    Attributes:
+        features: one for each of `FEATURES`.
+        images: number of images of the delivery.
+        reference_images: number of images of the reference.
+    """
+
+    features: tuple[DriftFeature, ...]
+    images: int
+    reference_images: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no alarm."""
+        return not self.drifted
+
+    @property
+    def drifted(self) -> tuple[DriftFeature, ...]:
+        """The features that drifted."""
+        return tuple(feature for feature in self.features if not feature.passed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as values that JSON knows."""
+        return {**asdict(self), "passed": self.passed}
+
+    def verdict(self, subject: str) -> Verdict:
+        """Return it as a quality verdict whose checks only warn, for `report.page` and `verdict.save`."""
+        return Verdict(subject, tuple(map(_finding, self.features)), self.images)
+
+
+#: How the size of a feature's difference is measured.
+_MEASURES = dict.fromkeys(STATISTICS, "a Kolmogorov-Smirnov distance") | {
+    "class_frequencies": "a change of the frequency, as a part of itself,",
+    "shapes": "a shift, in standard deviations,",
+}
+
+
+def _finding(feature: DriftFeature) -> Finding:
+    what = f"{feature.name.replace('_', ' ').capitalize()} as in the training images."
+    expected = f"{_MEASURES[feature.name]} of at most {feature.threshold:.3g}: tolerance and chance together"
+    observed = f"{feature.statistic:.3g}: {feature.words}"
+    return Finding(feature.name, what, expected, observed, feature.passed, blocking=False)
+
+
+# --- what is kept of a set of images
+
+
+class _Sums:
+    """Sums over images, from which a summary is made. All of them are whole numbers, so the order is free."""
+
+    def __init__(self) -> None:
+        self.statistics: list[Array] = []
+        self.counts = np.zeros(len(CLASSES), np.int64)
+        self.pixels = np.zeros((len(CLASSES), HEIGHT * WIDTH))
+        self.products: Array = np.zeros((_coarse_size(), _coarse_size()))
+
+    def add(self, pixels: Array, labels: Array, statistics: Array) -> None:
+        """Add images: uint8 (n, 52, 32), positions in `CLASSES` (n,), brightness, contrast, ink (n, 3)."""
+        members = (labels[:, None] == np.arange(len(CLASSES))).astype(np.float32)
+        coarse = _coarsened(pixels.astype(np.float64))
+        self.counts += members.sum(axis=0).astype(np.int64)
+        self.pixels += members.T @ pixels.reshape(len(pixels), HEIGHT * WIDTH).astype(np.float32)
+        self.products += coarse.T @ coarse
+        sharpness = _edges(pixels) / np.maximum(statistics[:, 1], 1)
+        self.statistics.append(np.column_stack([statistics, sharpness]))
+
+    def summary(self) -> Summary:
+        """Return the summary of all that was added."""
+        every = np.concatenate([np.zeros((0, len(STATISTICS))), *self.statistics])
+        quantiles = np.quantile(every, _LEVELS, axis=0).T if len(every) else np.zeros((len(STATISTICS), 1001))
+        divisor: Array = np.maximum(self.counts, 1)[:, None]
+        coarse = _coarsened(self.pixels.reshape(-1, HEIGHT, WIDTH))
+        within = self.products - (coarse / divisor).T @ coarse
+        spare = max(len(every) - int(np.count_nonzero(self.counts)), 1)
+        means = (self.pixels / divisor).astype(np.float32).reshape(-1, HEIGHT, WIDTH)
+        return Summary(quantiles, self.counts, means, within / spare)
+
+
+def _coarse_size() -> int:
+    return (HEIGHT // _COARSE) * (WIDTH // _COARSE)
+
+
+def _coarsened(images: Array) -> Array:
+    """Return the sums of blocks of pixels: (n, 52, 32) to (n, 104)."""
+    blocks = images.reshape(len(images), HEIGHT // _COARSE, _COARSE, WIDTH // _COARSE, _COARSE)
+    return blocks.sum(axis=(2, 4)).reshape(len(images), _coarse_size())
+
+
+def _edges(pixels: Array) -> Array:
+    """Return the mean difference of neighbouring pixels, down and across: (n, 52, 32) to (n,)."""
+    signed = pixels.astype(np.int16)
+    down, across = (np.abs(np.diff(signed, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    return down + across
+
+
+def summarize(tables: Sequence[AnyPath], splits: AnyPath | None = None) -> Summary:
+    """Summarize image tables in one pass; memory does not grow with them.
+
+    Args:
+        tables: image tables.
+        splits: only images that have the split `train` here are looked at; all of them without it.
+    """
+    wanted = None if splits is None else _training_images(splits)
+    sums = _Sums()
+    for table in tables:
+        with fetched(table) as local:
+            for rows in _rows(str(local), wanted):
+                sums.add(*_arrays(rows))
+    return sums.summary()
+
+
+def _training_images(splits: AnyPath) -> pa.Array:
+    with fetched(splits) as local:
+        rows = pq.read_table(local, columns=["image_id", "split"])
+    return rows.filter(pc.equal(rows["split"], "train"))["image_id"].combine_chunks()
+
+
+def _rows(path: str, wanted: pa.Array | None) -> Iterator[pa.Table]:
+    """Yield the usable rows of a table, some thousand at a time."""
+    names = ["image_id", "label", "pixels", *STATISTICS[:3]]
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=names)
+            known = pc.is_in(rows["label"], pa.array(CLASSES))
+            keep = known if wanted is None else pc.and_(known, pc.is_in(rows["image_id"], wanted))
+            kept = rows.filter(keep)
+            yield from (kept.slice(start, _ROWS_AT_ONCE) for start in range(0, len(kept), _ROWS_AT_ONCE))
+
+
+def _arrays(rows: pa.Table) -> tuple[Array, Array, Array]:
+    """Return pixels (n, 52, 32), positions of the labels (n,), brightness, contrast and ink (n, 3)."""
+    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(-1, HEIGHT, WIDTH)
+    labels = pc.index_in(rows["label"], pa.array(CLASSES)).to_numpy()
+    return pixels, labels, np.column_stack([rows[name].to_numpy() for name in STATISTICS[:3]])
+
+
+def save(summary: Summary, path: AnyPath) -> None:
+    """Write a summary as a `.npz` file."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, classes=np.array(CLASSES), **asdict(summary))
+
+
+def load(path: AnyPath) -> Summary:
+    """Read what `save` wrote.
+
+    Raises:
+        DriftError: it is absent, unreadable, or of other classes.
+    """
+    again = "summarize the training images again"
+    try:
+        with fetched(path) as local, np.load(local, allow_pickle=False) as arrays:
+            kept = {name: arrays[name] for name in arrays.files}
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise DriftError(f"{path} cannot be read ({error}): {again}") from error
+    if tuple(kept.pop("classes", ())) != CLASSES:
+        raise DriftError(f"{path} was made with other classes: {again}")
+    return Summary(**kept)
+
+
+# --- the comparison
+
+
+def compare(reference: Summary, delivery: Summary) -> DriftVerdict:
+    """Compare a delivery with the training images.
+
+    Args:
+        reference: summary of the training images.
+        delivery: summary of the delivery; a few dozen images can only show large differences.
+
+    Raises:
+        DriftError: the reference has too few images.
+    """
+    if reference.images < MIN_REFERENCE:
+        raise DriftError(
+            f"{reference.images} training images are too few to say what is usual: {MIN_REFERENCE} are needed"
+        )
+    if delivery.images == 0:
+        features = tuple(DriftFeature(name, "no images", 0.0, 0.0, 1.0, passed=True) for name in FEATURES)
+    else:
+        distributions = (_distribution(reference, delivery, name) for name in STATISTICS)
+        features = (*distributions, _frequencies(reference, delivery), _shapes(reference, delivery))
+    return DriftVerdict(features, delivery.images, reference.images)
+
+
+#: Probability of an alarm that chance is allowed for each feature.
+_ALPHA = thresholds.FALSE_ALARMS / len(FEATURES)
+
+
+def _worth(reference: Array | int, delivery: Array | int) -> Array:
+    """Return how many independent images two samples are worth in a comparison with each other."""
+    return reference * delivery / np.maximum(reference + delivery, 1) / thresholds.DESIGN_EFFECT
+
+
+def _distribution(reference: Summary, delivery: Summary, name: str) -> DriftFeature:
+    before, now = (each.quantiles[STATISTICS.index(name)] for each in (reference, delivery))
+    root = np.sqrt(_worth(reference.images, delivery.images))
+    distance = float(stats.ks_2samp(before, now, method="asymp").statistic)
+    threshold = thresholds.TOLERATED_DISTANCE + stats.kstwobign.isf(_ALPHA) / root
+    p_value = stats.kstwobign.sf(root * max(distance - thresholds.TOLERATED_DISTANCE, 0))
+    shift = (now.mean() - before.mean()) / max(before.std(), 1e-9)
+    words = f"mean {before.mean():.3g} before, {now.mean():.3g} now ({shift:+.2f} standard deviations)"
+    return _feature(name, words, distance, threshold, p_value)
+
+
+def _feature(name: str, words: str, statistic: float, threshold: float, p_value: float) -> DriftFeature:
+    passed = bool(statistic <= threshold)
+    return DriftFeature(name, words, float(statistic), float(threshold), float(p_value), passed)
+
+
+def _excess(
+    name: str, words: str, squares: float, *, freedom: int, worth: float, tolerated: float
+) -> DriftFeature:
+    """Judge a sum of squares: chi-squared without a difference, else larger by `worth` times its square.
+
+    If the true difference is just the tolerated one, it is distributed as a non-central chi-squared.
+    """
+    centre = worth * tolerated**2
+    threshold = np.sqrt(stats.ncx2.isf(_ALPHA, freedom, centre) / worth)
+    p_value = stats.ncx2.sf(squares, freedom, centre)
+    return _feature(name, words, np.sqrt(squares / worth), threshold, p_value)
+
+
+def _frequencies(reference: Summary, delivery: Summary) -> DriftFeature:
+    """Judge the class whose frequency is the least likely, were it just as far off as is tolerated."""
+    # Half an image more of each class: one that the reference lacks is rare, not impossible.
+    before, total = reference.counts + 0.5, (reference.counts + 0.5).sum()
+    low, high = (
+        stats.betabinom(delivery.images, before * factor, total - before * factor)
+        for factor in (1 - thresholds.TOLERATED_CLASS_CHANGE, 1 + thresholds.TOLERATED_CLASS_CHANGE)
+    )
+    each = np.minimum(low.cdf(delivery.counts), high.sf(delivery.counts - 1))
+    tests = 2 * len(CLASSES)
+    usual, shares = before / total, delivery.counts / delivery.images
+    worst = int(np.lexsort((-np.abs(shares / usual - 1), each))[0])
+    bound = high.isf(_ALPHA / tests) if shares[worst] > usual[worst] else low.ppf(_ALPHA / tests)
+    threshold = np.abs(bound[worst] / delivery.images / usual[worst] - 1)
+    changed = np.argsort(each, kind="stable")[:3]
+    words = ", ".join(
+        f"{CLASSES[i]} {100 * usual[i]:.1f} % before, {100 * shares[i]:.1f} % now" for i in changed
+    )
+    p_value = min(1.0, float(each[worst]) * tests)
+    return _feature("class_frequencies", words, abs(shares[worst] / usual[worst] - 1), threshold, p_value)
+
+
+def _shapes(reference: Summary, delivery: Summary) -> DriftFeature:
+    axes = _axes(reference.covariance)
+    before, now = (_coarsened(each.means.astype(np.float64)) @ axes for each in (reference, delivery))
+    worth = _worth(reference.counts, delivery.counts)
+    by_class = worth * ((now - before) ** 2).sum(axis=1)
+    sizes = np.sqrt(((now - before) ** 2).mean(axis=1))
+    furthest = [i for i in np.argsort(-by_class, kind="stable")[:3] if worth[i]]
+    return _excess(
+        "shapes",
+        "furthest off: " + ", ".join(f"{CLASSES[i]} ({sizes[i]:.2f} standard deviations)" for i in furthest),
+        float(by_class.sum()),
+        freedom=max(int(np.count_nonzero(worth)) * axes.shape[1], 1),
+        worth=max(float(worth.sum()) * axes.shape[1], 1e-9),
+        tolerated=thresholds.TOLERATED_SHAPE_SHIFT,
+    )
+
+
+def _axes(covariance: Array) -> Array:
+    """Return directions (104, 24) in which images of a class have unit variance: its principal components."""
+    variances, directions = np.linalg.eigh(covariance)
+    largest = np.argsort(-variances, kind="stable")[:_COMPONENTS]
+    largest = largest[variances[largest] > 1e-9 * max(variances.max(), 1e-9)]
+    return directions[:, largest] / np.sqrt(variances[largest])

@@ -1,0 +1,113 @@
+"""A picture of a delivery beside the training images: distributions, class frequencies, mean images."""
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.quality.drift import STATISTICS, DriftVerdict, Summary
+
+Array = NDArray[Any]
+
+_BEFORE, _NOW, _ALARM, _MUTED = "#b9c2cc", "#2a6fb0", "#c8442f", "#66727f"
+_STYLE: Any = {
+    "axes.edgecolor": "#c9d1d9",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "ytick.major.size": 0,
+}
+
+
+def picture(reference: Summary, delivery: Summary, verdict: DriftVerdict) -> bytes:
+    """Draw how a delivery differs from the training images; what drifted has a red title.
+
+    Args:
+        reference: summary of the training images.
+        delivery: summary of the delivery.
+        verdict: what `compare` says of the two.
+
+    Returns:
+        A PNG, 860 pixels wide: the UI shows pictures at their own size.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 6.9), dpi=100, layout="constrained")
+        parts: Any = figure.subfigures(3, 1, height_ratios=[1, 1, 1.15])
+        top, middle, bottom = parts
+        passed = {feature.name: feature.passed for feature in verdict.features}
+        for position, axes in enumerate(top.subplots(1, len(STATISTICS))):
+            _draw_distribution(axes, reference.quantiles[position], delivery.quantiles[position])
+            _title(axes, STATISTICS[position], passed=passed[STATISTICS[position]])
+        frequencies, shapes = middle.subplots(), bottom.subplots()
+        _draw_frequencies(frequencies, reference, delivery)
+        _title(frequencies, "class frequencies", passed=passed["class_frequencies"])
+        _draw_shapes(shapes, reference, delivery)
+        _title(shapes, "mean images of the classes", passed=passed["shapes"])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _title(axes: Axes, text: str, *, passed: bool) -> None:
+    axes.set_title(
+        text if passed else f"{text}: drifted",
+        loc="left",
+        fontsize=10,
+        fontweight="bold",
+        color="#1f2933" if passed else _ALARM,
+    )
+
+
+def _draw_distribution(axes: Axes, before: Array, now: Array) -> None:
+    ends = min(before[0], now[0]), max(before[-1], now[-1])
+    edges = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 41).tolist()
+    # Evenly spaced quantiles stand for the images themselves.
+    axes.hist(before, edges, density=True, color=_BEFORE)
+    axes.hist(now, edges, density=True, histtype="step", color=_NOW, linewidth=1.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_frequencies(axes: Axes, reference: Summary, delivery: Summary) -> None:
+    places = np.arange(len(CLASSES))
+    for offset, summary, color, name in (
+        (-0.2, reference, _BEFORE, "training images"),
+        (0.2, delivery, _NOW, "this delivery"),
+    ):
+        label = f"{name} ({summary.images:,})"
+        shares = summary.counts / max(summary.images, 1)
+        axes.bar(places + offset, shares, width=0.4, color=color, label=label)
+    axes.set_xticks(places, CLASSES)
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+
+
+def _draw_shapes(axes: Axes, reference: Summary, delivery: Summary) -> None:
+    absent = ((reference.counts == 0) | (delivery.counts == 0))[:, None, None]
+    before, now = (np.where(absent, np.nan, each.means) for each in (reference, delivery))
+    # Half the contrast of the images themselves is room enough for a difference.
+    difference = 255 - 2 * np.abs(now - before).clip(max=127.5)
+    rows = [_in_a_row(images) for images in (before, now, difference)]
+    axes.imshow(np.vstack(rows), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_xticks((np.arange(len(CLASSES)) + 0.5) * (WIDTH + 4) - 2, CLASSES)
+    axes.set_yticks((np.arange(3) + 0.5) * (HEIGHT + 4) - 2, ["training", "delivery", "difference"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _in_a_row(images: Array) -> Array:
+    """Return images (n, 52, 32) side by side with a margin: (56, n * 36)."""
+    padded = np.pad(images, ((0, 0), (0, 4), (0, 4)), constant_values=np.nan)
+    return np.hstack(list(padded))
