@@ -5,7 +5,6 @@ classification is another version of this file (and of the generator, `sources/g
 """
 
 import re
-from pathlib import PurePosixPath
 
 #: Name of the Kaggle data set, `owner/slug`.
 KAGGLE_DATASET = "tahabakhtari/captcha-characters-dataset-118k-images"
@@ -40,7 +39,7 @@ def label_of(member: str) -> str:
     Raises:
         LabelError: the name is not `<label>_<n>.png`, or the label is not one of `CLASSES`.
     """
-    name = PurePosixPath(member).name
+    name = member.rpartition("/")[2]
     match = _NAME.fullmatch(name)
     if match is None:
         raise LabelError(f"{name!r} is not named <label>_<n>.png")

@@ -9,6 +9,7 @@ import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,15 +102,32 @@ def _assemble(pixels: npt.NDArray[np.uint8], refusals: _Refusals, found: dict[st
         "reason": refusals.reasons,
         "detail": refusals.details,
     }
-    arrays = [pa.array(columns[field.name], field.type) for field in ROW_SCHEMA]
+    arrays = [arrow_array(columns[field.name], field.type) for field in ROW_SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=ROW_SCHEMA)
 
 
-def _binary(rows: npt.NDArray[np.generic]) -> pa.Array:
-    """Return a binary array of the bytes of each row, without copying them."""
-    rows = np.ascontiguousarray(rows)
+# pyarrow's own `pa.array` imports pandas at its first call, which takes as long as 40,000 images: arrays
+# are made of their buffers instead.
+
+
+def arrow_array(values: Any, data_type: pa.DataType) -> pa.Array:
+    """Return an array of numbers (a numpy array), of strings (a list, None for null), or `values` itself."""
+    if isinstance(values, pa.Array):
+        return values
+    if isinstance(values, np.ndarray):
+        return pa.Array.from_buffers(data_type, len(values), [None, pa.py_buffer(values)])
+    encoded = [b"" if value is None else value.encode() for value in values]
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    valid = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
+    buffers = [valid, offsets, b"".join(encoded)]
+    return pa.Array.from_buffers(data_type, len(values), list(map(pa.py_buffer, buffers)))
+
+
+def _binary(rows: npt.NDArray[Any]) -> pa.Array:
+    """Return a binary array of the bytes of each row."""
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * (rows.nbytes // max(len(rows), 1))
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(rows)]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
     return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from captcha_assets.dataset import CLASSES
 from captcha_assets.images.archive import list_members
 from captcha_assets.images.content import ContentHash, content_hash
-from captcha_assets.images.rows import CHUNK, Chunk, read_chunks
+from captcha_assets.images.rows import CHUNK, Chunk, arrow_array, read_chunks
 from captcha_assets.storage import AnyPath, replacing
 
 __all__ = [
@@ -232,7 +232,7 @@ def _where(rows: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
 
 
 def _as(schema: pa.Schema, rows: pa.RecordBatch, batch: str) -> pa.RecordBatch:
-    name = pa.repeat(pa.scalar(batch), len(rows))
+    name = arrow_array([batch] * len(rows), pa.string())
     arrays = [name if field.name == "batch" else rows[field.name] for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -274,10 +274,10 @@ class _Tally:
         self._converted = 0
 
     def add(self, good: pa.RecordBatch, bad: pa.RecordBatch) -> None:
-        self._ids.append(good["image_id"].to_numpy(zero_copy_only=False).astype("S32"))
+        self._ids.append(np.array(good["image_id"].to_pylist(), "S32"))
         self._labels.update(_counts(good["label"]))
         self._reasons.update(_counts(bad["reason"]))
-        self._converted += pc.sum(pc.not_equal(good["source_mode"], "L")).as_py() or 0
+        self._converted += sum(number for mode, number in _counts(good["source_mode"]).items() if mode != "L")
 
     def summary(self, table_version: str, rejected_version: str) -> IngestSummary:
         ids = np.concatenate(self._ids)
