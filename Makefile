@@ -58,7 +58,7 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 ui: setup ## Open Dagster's web UI on port 3000
-	DAGSTER_HOME="$${DAGSTER_HOME:-$${CAPTCHA_HOME:-$(CURDIR)}/.dagster}" $(BIN)/dg dev
+	$(BIN)/captcha-assets ui
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
