@@ -27,7 +27,7 @@ $(READY): requirements.lock pyproject.toml
 			"install one (Debian: apt-get install python3-venv) or name one: make PYTHON=/path/to/python" >&2; \
 		exit 1; }
 	@$(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { \
-		echo "Creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear .venv; }
+		echo "Creating .venv with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@echo "Installing what requirements.lock names (about 7 GB the first time)"
 	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}"; \
