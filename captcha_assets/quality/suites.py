@@ -270,7 +270,6 @@ def _groups(rows: pl.DataFrame) -> Rule:
         "groups_consistent",
         "images",
         [
-            ExpectColumnValuesToNotBeNull(column="group_of_root"),
             ExpectColumnPairValuesToBeEqual(column_A="group", column_B="group_of_root"),
             ExpectColumnPairValuesAToBeGreaterThanB(column_A="image_id", column_B="group", or_equal=True),
         ],

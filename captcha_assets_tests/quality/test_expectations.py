@@ -223,6 +223,7 @@ def test_a_sound_index_passes_every_check(tmp_path):
         (row(3, label=None), "labels_in_alphabet"),
         (row(3, status="label_conflict"), "labels_in_alphabet"),
         (row(3, status="odd"), "labels_in_alphabet"),
+        (row(3, status="odd", label=None), "labels_in_alphabet"),
         (row(3, group="nobody"), "groups_consistent"),
         (lambda index: row(3, group=index["image_id"][4])(index), "groups_consistent"),
         (
@@ -292,6 +293,7 @@ def test_sound_splits_pass_every_check(tmp_path):
         ),
         (row(3, split=None), {"split_or_reason"}),
         (row(3, held_back="whim"), {"split_or_reason"}),
+        (row(3, split="dev"), {"split_or_reason"}),
         (row(3, image_id="nobody"), {"agrees_with_index", "no_image_forgotten"}),
         (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_forgotten"}),
         (in_splits("test", "test"), {"ratios_exact"}),
