@@ -1,18 +1,17 @@
 """Near-duplicates: the same picture shifted by a pixel, brightened, re-encoded, resized and back.
 
-Whether two images are near-duplicates depends on these two alone, never on what else there is. Comparing
-pixels for all pairs would be far too slow, so there are three conditions, each stricter on fewer pairs:
-the magnitudes of the signatures, which a shift leaves as they are; the signatures at nine shifts; the
-pixels at the best of these. Only groups are asked for, so pairs that are tied already are passed over:
-a thousand copies of one picture cost no more than a thousand pictures.
+Two images of a class are near-duplicates if their signatures meet and their pixels agree, which depends
+on these two alone, never on what else there is. Comparing all pairs would be quadratic; signatures are
+sorted, so that only images that meet are compared. Only groups are asked for, so pairs that are tied
+already are passed over: a thousand copies of one picture cost no more than a thousand pictures.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from captcha_assets.images.features import BORDER, SIGNATURE_SIZE, SIGNATURE_VERSION, frequencies
+from captcha_assets.images.features import ACROSS, BORDER, CROPS, DOWN, SIGNATURE_VERSION
 
 #: Correlation of smoothed pixels from which two images of one class count as one picture. Copies (shift,
 #: brightness, JPEG 50, noise of 10, resize and back) stay above 0.9985 on real and on generated
@@ -20,27 +19,20 @@ from captcha_assets.images.features import BORDER, SIGNATURE_SIZE, SIGNATURE_VER
 #: exceeds 0.978, of 16 million generated ones none 0.980.
 NEAR_DUPLICATE_CORRELATION = 0.996
 
-#: What the signatures of such copies have in common at least. Copies stay above 0.9823 at the best shift
-#: and 0.9915 in magnitude; four in a thousand pairs of distinct real images of one class pass the second
-#: of these bounds, four in ten thousand the first.
-SIGNATURE_CORRELATION = 0.980
-MAGNITUDE_CORRELATION = 0.988
-
 #: Names the rule: groups found by another one are found anew.
-RULE = f"{SIGNATURE_VERSION}/{MAGNITUDE_CORRELATION}/{SIGNATURE_CORRELATION}/{NEAR_DUPLICATE_CORRELATION}"
+RULE = f"{SIGNATURE_VERSION}/{NEAR_DUPLICATE_CORRELATION}"
 
 Pixels = npt.NDArray[np.uint8]
-Signatures = npt.NDArray[np.float32]
+Signatures = npt.NDArray[np.uint32]
 Rows = npt.NDArray[np.int64]
 
-_HALF = SIGNATURE_SIZE // 2
-_SHIFTS = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
-_BLOCK = 1024  # rows compared at once; every pair of a block may be close, so a block bounds the memory
-_PAIR_BLOCK = 2048
+#: Pairs that are looked at together, and pairs whose pixels are: they bound the memory.
+_MEETINGS = 1 << 20
+_PAIRS = 1 << 11
 
 
 def near_duplicate_groups(
-    signatures: npt.NDArray[np.float16],
+    signatures: Signatures,
     pixels_of: Callable[[Rows], Pixels],
     known: Rows | None = None,
     fresh: npt.NDArray[np.bool_] | None = None,
@@ -48,8 +40,8 @@ def near_duplicate_groups(
     """Return for each image of one class the first row of its near-duplicate group.
 
     Args:
-        signatures: float16 (n, 76), see `features.signatures`.
-        pixels_of: gives the pixels (m, 52, 32) of rows; asked for few of them, a block at a time.
+        signatures: uint32 (n, 12, 5), see `features.signatures`.
+        pixels_of: gives the pixels (m, 52, 32) of rows; asked for those that meet, some at a time.
         known: for each row the first row of a group that is known already; default: none is known.
         fresh: rows that nobody has compared yet; pairs of other rows are left out. Default: all.
 
@@ -57,83 +49,96 @@ def near_duplicate_groups(
         int64 (n,), smallest row of each row's group; its own number where it is alone.
     """
     count = len(signatures)
-    fresh = np.ones(count, bool) if fresh is None else fresh
-    ties = _Ties(signatures.astype(np.float32), pixels_of, np.arange(count) if known is None else known)
-    magnitudes = np.hypot(ties.signatures[:, :_HALF], ties.signatures[:, _HALF:])
-    for rows, others in _blocks(fresh):
-        close = magnitudes[rows] @ magnitudes[others].T >= MAGNITUDE_CORRELATION
-        close &= ties.first[rows][:, None] != ties.first[others]
-        one, other = np.nonzero(close)
-        ties.examine(np.stack([rows[one], others[other]], axis=1))
+    everyone = np.arange(count)
+    new = everyone if fresh is None else np.flatnonzero(fresh)
+    old = np.setdiff1d(everyone, new)
+    ties = _Ties(everyone if known is None else known, pixels_of)
+    for cells in np.moveaxis(signatures, 1, 0):
+        ties.meet(_Crops(cells, everyone, DOWN), _Crops(cells, new, ACROSS).in_order())
+        ties.meet(_Crops(cells, old, ACROSS), _Crops(cells, new, DOWN).in_order())
     return ties.first
 
 
-def _blocks(fresh: npt.NDArray[np.bool_]) -> Iterator[tuple[Rows, Rows]]:
-    """Yield blocks of rows to compare: every pair with a fresh row in it is in one of them."""
-    new, old = np.flatnonzero(fresh), np.flatnonzero(~fresh)
-    for start in range(0, len(new), _BLOCK):
-        rows = new[start : start + _BLOCK]
-        for others in (new[start:], old):
-            for begin in range(0, len(others), _BLOCK):
-                yield rows, others[begin : begin + _BLOCK]
+class _Crops:
+    """Crops of some rows: `cell`, `row` and `crop` are parallel arrays."""
+
+    def __init__(self, cells: Signatures, rows: Rows, crops: tuple[int, ...]) -> None:
+        self.cell = cells[rows][:, list(crops)].ravel()
+        self.row = np.repeat(rows, len(crops))
+        self.crop = np.tile(np.array(crops), len(rows))
+
+    def in_order(self) -> "_Crops":
+        """Sort them by cell."""
+        order = np.argsort(self.cell, kind="stable")
+        self.cell, self.row, self.crop = self.cell[order], self.row[order], self.crop[order]
+        return self
 
 
 class _Ties:
     """Which rows of one class belong together, as far as is known."""
 
-    def __init__(self, signatures: Signatures, pixels_of: Callable[[Rows], Pixels], first: Rows) -> None:
-        self.signatures = signatures
+    def __init__(self, first: Rows, pixels_of: Callable[[Rows], Pixels]) -> None:
         self.first = first
-        self._spectra = signatures[:, :_HALF] + 1j * signatures[:, _HALF:]
         self._pixels_of = pixels_of
-        self._turns = _turns()
 
-    def examine(self, pairs: Rows) -> None:
-        """Tie those of the pairs (m, 2) together that are near-duplicates.
+    def meet(self, ones: _Crops, others: _Crops) -> None:
+        """Compare the images of which a crop of `ones` and a crop of `others`, sorted, lie in one cell.
 
-        A few pairs of every group are tried first: those that they tie need not be tried.
+        A few of those that each one meets are tried first: whom they tie to it need not be tried.
         """
+        one, begin, end = _runs(ones.cell, others.cell)
         few = 1
-        while len(pairs):
-            now = np.minimum(*(_rank(self.first[side]) for side in pairs.T)) < few
-            tried = pairs[now]
-            blocks = [tried[start : start + _PAIR_BLOCK] for start in range(0, len(tried), _PAIR_BLOCK)]
-            self._tie(np.concatenate([block[self._same(block)] for block in blocks]))
-            pairs = pairs[~now]
-            pairs = pairs[self.first[pairs[:, 0]] != self.first[pairs[:, 1]]]
-            few *= 4
+        while True:
+            begin = self._past_friends(self.first[ones.row[one]], begin, others)
+            left = begin < end
+            one, begin, end = one[left], begin[left], end[left]
+            if len(one) == 0:
+                return
+            number = np.minimum(end - begin, few)
+            pair, other = np.repeat(one, number), np.repeat(begin, number) + _counted(number)
+            self._compare(ones.row[pair], ones.crop[pair], others.row[other], others.crop[other])
+            begin = begin + number
+            few = max(1, min(4 * few, _MEETINGS // len(one)))
 
-    def _same(self, pairs: Rows) -> npt.NDArray[np.bool_]:
-        agreement = (self._spectra[pairs[:, 0]] * self._spectra[pairs[:, 1]].conj()) @ self._turns
-        same: npt.NDArray[np.bool_] = agreement.real.max(axis=1) >= SIGNATURE_CORRELATION
-        if same.any():
-            pairs, shift = pairs[same], agreement[same].real.argmax(axis=1)
-            rows, places = np.unique(pairs, return_inverse=True)
+    def _past_friends(self, groups: Rows, begin: Rows, others: _Crops) -> Rows:
+        """Return where, from `begin` on, the first of `others` stands that is not in the group."""
+        theirs = np.append(self.first[others.row], -1)  # nobody's friend stands at the end
+        changes = np.flatnonzero(np.diff(theirs)) + 1
+        friends = np.flatnonzero(theirs[begin] == groups)
+        begin = begin.copy()
+        begin[friends] = changes[np.searchsorted(changes, begin[friends], side="right")]
+        return begin
+
+    def _compare(self, one: Rows, one_crop: Rows, other: Rows, other_crop: Rows) -> None:
+        """Tie the pairs together of which these crops agree."""
+        apart = np.flatnonzero(self.first[one] != self.first[other])
+        for start in range(0, len(apart), _PAIRS):
+            here = apart[start : start + _PAIRS]
+            rows, place = np.unique(np.stack([one[here], other[here]]), return_inverse=True)
             smooth = smoothed(self._pixels_of(rows))
-            one, other = smooth[places.reshape(-1, 2).T]
-            same[same] = correlations(one, other, shift) >= NEAR_DUPLICATE_CORRELATION
-        return same
-
-    def _tie(self, pairs: Rows) -> None:
-        if len(pairs):
-            known = np.stack([np.arange(len(self.first)), self.first], axis=1)
-            self.first = components(len(self.first), np.concatenate([known, pairs]))
-
-
-def _rank(values: Rows) -> Rows:
-    """Return for each value how many equal ones stand before it."""
-    order = np.argsort(values, kind="stable")
-    rank = np.empty(len(values), np.int64)
-    rank[order] = np.arange(len(values)) - np.searchsorted(values[order], values[order])
-    return rank
+            first, second = place.reshape(2, -1)
+            agreement = correlations(smooth[first], one_crop[here], smooth[second], other_crop[here])
+            same = here[agreement >= NEAR_DUPLICATE_CORRELATION]
+            if len(same):
+                pairs = np.stack([one[same], other[same]], axis=1)
+                known = np.stack([np.arange(len(self.first)), self.first], axis=1)
+                self.first = components(len(self.first), np.concatenate([known, pairs]))
 
 
-def _turns() -> npt.NDArray[np.complex64]:
-    """Return (38, 9): what each of nine shifts does to the phases of a signature."""
-    down, across = frequencies()
-    shifts = np.array(_SHIFTS).T
-    turns = np.outer(down, shifts[0]) + np.outer(across, shifts[1])
-    return np.exp(2j * np.pi * turns).astype(np.complex64)
+def _runs(wanted: npt.NDArray[np.uint32], cells: npt.NDArray[np.uint32]) -> tuple[Rows, Rows, Rows]:
+    """Return which of `wanted` stand in the sorted `cells`, and for each where its run begins and ends."""
+    if len(cells) == 0:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, nothing
+    begin = np.searchsorted(cells, wanted)
+    which = np.flatnonzero(cells[begin.clip(max=len(cells) - 1)] == wanted)
+    return which, begin[which], np.searchsorted(cells, wanted[which], side="right")
+
+
+def _counted(numbers: Rows) -> Rows:
+    """Return 0, 1, ... for each number, one after the other: [2, 3] gives [0, 1, 0, 1, 2]."""
+    starts = np.cumsum(numbers) - numbers
+    return np.arange(numbers.sum()) - np.repeat(starts, numbers)
 
 
 def smoothed(images: Pixels) -> npt.NDArray[np.uint16]:
@@ -145,30 +150,30 @@ def smoothed(images: Pixels) -> npt.NDArray[np.uint16]:
 
 
 def correlations(
-    one: npt.NDArray[np.uint16], other: npt.NDArray[np.uint16], shifts: npt.NDArray[np.int64]
+    one: npt.NDArray[np.uint16], one_crop: Rows, other: npt.NDArray[np.uint16], other_crop: Rows
 ) -> npt.NDArray[np.float64]:
-    """Return how well each image agrees with its partner shifted by up to a pixel.
+    """Return how well a crop of each image agrees with a crop of its partner.
 
     Args:
         one: smoothed images (n, 50, 30).
+        one_crop: which of `CROPS` to take, int (n,).
         other: their partners.
-        shifts: which of nine shifts took the first to the second, int (n,).
+        other_crop: the same for the partners.
 
     Returns:
-        float64 (n,): correlation of the interiors, 48 by 28. The sums in it are exact.
+        float64 (n,): correlation of the crops, 48 by 28. The sums in it are exact.
     """
-    result = np.zeros(len(one))
-    for number, (down, across) in enumerate(_SHIFTS):
-        here = np.flatnonzero(shifts == number)
-        result[here] = _correlation(_interior(one[here], 0, 0), _interior(other[here], -down, -across))
-    return result
+    return _correlation(_cropped(one, one_crop), _cropped(other, other_crop))
 
 
-def _interior(smooth: npt.NDArray[np.uint16], down: int, across: int) -> npt.NDArray[np.float64]:
+def _cropped(smooth: npt.NDArray[np.uint16], crop: Rows) -> npt.NDArray[np.float64]:
     _, height, width = smooth.shape
     edge = BORDER - 1  # smoothing has taken one pixel already
-    inner = smooth[:, edge + down : height - edge + down, edge + across : width - edge + across]
-    return inner.reshape(len(inner), inner.shape[1] * inner.shape[2]).astype(np.float64)
+    result = np.empty((len(smooth), height - 2 * edge, width - 2 * edge))
+    for number, (down, across) in enumerate(CROPS):
+        here = crop == number
+        result[here] = smooth[here, edge + down : height - edge + down, edge + across : width - edge + across]
+    return result.reshape(len(smooth), -1) if len(smooth) else result.reshape(0, 1)
 
 
 def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

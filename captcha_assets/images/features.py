@@ -21,14 +21,26 @@ INK_LEVEL = 128
 BORDER = 2
 _ROWS, _COLUMNS = HEIGHT - 2 * BORDER, WIDTH - 2 * BORDER
 
-#: Highest frequencies (cycles per interior) of the signature, down and across.
-_DOWN, _ACROSS = 5, 3
+#: Crops a signature looks at, pixels down and across from the middle: whatever the shift between two
+#: copies, up to a pixel each way, one of the first's DOWN crops shows what one of the second's ACROSS does.
+CROPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+DOWN, ACROSS = (0, 1, 2), (0, 3, 4)
 
-#: Numbers in a signature: real and imaginary parts of half of the spectrum; the other half mirrors it.
-SIGNATURE_SIZE = (2 * _DOWN + 1) * (2 * _ACROSS + 1) - 1
+#: Low frequencies that describe a crop, down and across, but for the mean.
+_FREQUENCIES = 7, 5
 
-#: Changes when a signature means something else: pairs found with another version are found anew.
-SIGNATURE_VERSION = 1
+#: Chances that two copies get to meet: each is a division of all descriptions into cells of its own, and
+#: images of one cell are compared. Copies (shift, noise of 10, JPEG 50, brightness by 20, resize to three
+#: quarters and back) meet in 998 of 1,000 cases or more; of pairs of distinct real images of one class
+#: one in 5,000 does, of generated ones one in 300,000.
+CHANCES = 12
+
+#: Width of a cell in each of the 34 directions; descriptions have length 1. Copies differ by 0.03 in all,
+#: distinct images of a class by 0.9.
+_CELL = 0.17
+
+#: Changes when a signature means something else: groups found with another version are found anew.
+SIGNATURE_VERSION = 2
 
 _SCALE = 512  # of the integer basis: nine bits keep every sum exact and the basis true to 0.1 %
 
@@ -72,54 +84,51 @@ def dhash(pixels: Pixels) -> npt.NDArray[np.uint64]:
     return np.packbits(bits.reshape(len(pixels), 64), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
-def _basis(size: int, highest: int) -> npt.NDArray[np.float32]:
-    """Return (size, 2 * highest + 1): windowed cosines of 0..highest, then sines of 1..highest."""
-    place = np.arange(size)[:, None]
-    turns = 2 * np.pi * place / size
-    waves = [np.cos(turns * np.arange(highest + 1)), np.sin(turns * np.arange(1, highest + 1))]
-    window = np.sin(np.pi * (place + 0.5) / size)
-    return np.round(_SCALE * window * np.hstack(waves)).astype(np.float32)
+def _cosines(size: int, number: int) -> npt.NDArray[np.float32]:
+    """Return the first cosines of a crop of `size` pixels, (size + 2, 3 * number): middle, up, down."""
+    place, frequency = np.arange(size)[:, None], np.arange(number)
+    scale = np.where(frequency > 0, np.sqrt(2), 1) / np.sqrt(size)
+    waves = scale * np.cos(np.pi * (place + 0.5) * frequency / size)
+    shifted = [np.pad(waves, ((1 + shift, 1 - shift), (0, 0))) for shift in (0, -1, 1)]
+    return np.round(_SCALE * np.hstack(shifted)).astype(np.float32)
 
 
-_WAVES_DOWN, _WAVES_ACROSS = _basis(_ROWS, _DOWN).astype(np.float64), _basis(_COLUMNS, _ACROSS)
-_FLAT = np.outer(_WAVES_DOWN.sum(axis=0), _WAVES_ACROSS.sum(axis=0, dtype=np.float64))
+def _drawn(name: str, rows: int, columns: int) -> Floats:
+    """Return whole numbers below 2**32 as if drawn by chance, the same for ever."""
+    names = [f"{name} {row} {column}".encode() for row in range(rows) for column in range(columns)]
+    return np.array([xxhash.xxh32_intdigest(name) for name in names], np.float64).reshape(rows, columns)
 
 
-def frequencies() -> tuple[Floats, Floats]:
-    """Return the frequency down and across, in turns a pixel, of each complex number of a signature."""
-    down, across = np.meshgrid(np.arange(-_DOWN, _DOWN + 1), np.arange(_ACROSS + 1), indexing="ij")
-    keep = (across > 0) | (down > 0)
-    return down[keep] / _ROWS, across[keep] / _COLUMNS
+_COSINES_DOWN = _cosines(_ROWS, _FREQUENCIES[0]).astype(np.float64)
+_COSINES_ACROSS = _cosines(_COLUMNS, _FREQUENCIES[1])
+_DIRECTIONS = _FREQUENCIES[0] * _FREQUENCIES[1] - 1
+_OFFSETS = _drawn("offset", CHANCES, _DIRECTIONS) / 2**32
+_FACTORS = _drawn("factor", CHANCES, _DIRECTIONS)
 
 
-def signatures(pixels: Pixels) -> npt.NDArray[np.float16]:
-    """Return the signature of each image, float16 (n, 76): low frequencies of its interior.
+def descriptions(pixels: Pixels) -> Floats:
+    """Return what each crop of each image looks like from afar: float64 (n, 5, 34) of length 1.
 
-    A row is the real parts, then the imaginary parts, of the Fourier coefficients named by
-    `frequencies`, after a sine window, without the mean, scaled to unit length. A shift by a pixel
-    turns the phases by a known angle and leaves the magnitudes nearly as they are; brightness and
-    contrast cancel. A picture without structure has a signature of zeros.
+    Low frequencies of the cosine transform without the mean: brightness and contrast cancel. A crop
+    without structure is described by zeros.
     """
-    interior = pixels[:, BORDER:-BORDER, BORDER:-BORDER].astype(np.float32)
-    waves = _WAVES_DOWN.T @ (interior @ _WAVES_ACROSS).astype(np.float64)
-    waves = waves - (waves[:, :1, :1] / _FLAT[0, 0]) * _FLAT
-    real, imaginary = _combine(waves)
-    parts = np.concatenate([real, imaginary], axis=1)
-    length = np.sqrt(np.square(parts).sum(axis=1, keepdims=True))
-    return np.divide(parts, length, out=np.zeros_like(parts), where=length > 0).astype(np.float16)
+    near = BORDER - 1
+    inner = pixels[:, near:-near, near:-near].astype(np.float32)
+    waves = _COSINES_DOWN.T @ (inner @ _COSINES_ACROSS).astype(np.float64)
+    down, across = _FREQUENCIES
+    crops = [(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)]  # which third of the basis is CROPS' shift
+    parts = [waves[:, i * down :, j * across :][:, :down, :across] for i, j in crops]
+    found = np.stack([part.reshape(len(pixels), down * across)[:, 1:] for part in parts], axis=1)
+    length = np.sqrt(np.square(found).sum(axis=2, keepdims=True))
+    return np.divide(found, length, out=np.zeros_like(found), where=length > 0)
 
 
-def _combine(waves: Floats) -> tuple[Floats, Floats]:
-    """Turn products of sines and cosines (n, 11, 7) into complex coefficients of a half plane."""
-    cosines, sines = waves[:, : _DOWN + 1], waves[:, _DOWN + 1 :]
-    cosines = np.concatenate([cosines[:, :0:-1], cosines], axis=1)  # frequencies -5..5
-    sines = np.concatenate([-sines[:, ::-1], np.zeros_like(sines[:, :1]), sines], axis=1)
-    pad = np.zeros_like(cosines[:, :, :1])
-    cos_cos, cos_sin = (
-        cosines[:, :, : _ACROSS + 1],
-        np.concatenate([pad, cosines[:, :, _ACROSS + 1 :]], axis=2),
-    )
-    sin_cos, sin_sin = sines[:, :, : _ACROSS + 1], np.concatenate([pad, sines[:, :, _ACROSS + 1 :]], axis=2)
-    down, across = np.meshgrid(np.arange(-_DOWN, _DOWN + 1), np.arange(_ACROSS + 1), indexing="ij")
-    keep = (across > 0) | (down > 0)
-    return (cos_cos - sin_sin)[:, keep], (-(sin_cos + cos_sin))[:, keep]
+def signatures(pixels: Pixels) -> npt.NDArray[np.uint32]:
+    """Return the signature of each image, uint32 (n, 12, 5): for every chance, the cell of every crop."""
+    places = descriptions(pixels) / _CELL
+    result = np.empty((len(pixels), CHANCES, len(CROPS)), np.uint32)
+    for chance in range(CHANCES):
+        cells = np.floor(places + _OFFSETS[chance])
+        # whole numbers far below 2**53: the product is exact
+        result[:, chance] = (cells @ _FACTORS[chance]).astype(np.int64).astype(np.uint32)
+    return result

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.content import ContentHash
 from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
+from captcha_assets.images.features import CHANCES, CROPS
 from captcha_assets.storage import AnyPath, fetched, replacing
 
 USABLE = "usable"
@@ -201,7 +202,7 @@ def _search(
     """Return the groups of the images of one class, each by its smallest place."""
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    signatures = reader.read("signature", table, row).view(np.float16)
+    signatures = reader.read("signature", table, row).view(np.uint32).reshape(-1, CHANCES, len(CROPS))
 
     def pixels_of(rows: Rows) -> npt.NDArray[np.uint8]:
         return reader.read("pixels", table[rows], row[rows]).reshape(-1, HEIGHT, WIDTH)

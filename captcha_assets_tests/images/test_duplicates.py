@@ -1,6 +1,7 @@
 """Near-duplicates: copies are found, different pictures of one class are kept apart."""
 
 import zipfile
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from captcha_assets.images.duplicates import (
     near_duplicate_groups,
     smoothed,
 )
-from captcha_assets.images.features import signatures
+from captcha_assets.images.features import ACROSS, DOWN, signatures
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import COPIES, shifted
 
@@ -29,7 +30,11 @@ def by_definition(images):
     """The same by comparing the pixels of all pairs at all shifts."""
     one, other = np.triu_indices(len(images), 1)
     smooth = smoothed(images)
-    best = np.max([correlations(smooth[one], smooth[other], np.full(len(one), s)) for s in range(9)], axis=0)
+    best = np.zeros(len(one))
+    for i, j in product(DOWN, ACROSS):
+        crops = np.full(len(one), i), np.full(len(one), j)
+        best = np.maximum(best, correlations(smooth[one], crops[0], smooth[other], crops[1]))
+        best = np.maximum(best, correlations(smooth[other], crops[0], smooth[one], crops[1]))
     same = best >= NEAR_DUPLICATE_CORRELATION
     return components(len(images), np.stack([one[same], other[same]], axis=1)).tolist()
 

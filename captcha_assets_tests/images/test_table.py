@@ -48,7 +48,7 @@ def test_a_row_says_all_about_its_image(build):
         assert row["batch"] == "delivery"
         assert row["brightness"] == pytest.approx(pixels.mean())
         assert row["file_bytes"] == len(members[row["member"]])
-        assert len(row["signature"]) == 152
+        assert len(row["signature"]) == 240
     assert rows["file_hash"].n_unique() == 30
     assert summary.images == 30
     assert summary.images_by_class == dict(rows["label"].value_counts().sort("label").iter_rows())
