@@ -40,7 +40,10 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## From nothing to a promoted model, every asset materialized
 	$(BIN)/captcha-assets batch add starter synthetic:3000:1
 	$(BIN)/captcha-assets update --config configs/demo.yaml
-	$(BIN)/captcha-assets summary
+	@echo
+	@$(BIN)/captcha-assets model show champion
+	@echo
+	@echo "Open the web UI with: make ui"
 
 test: setup ## Run the test suite, all but the slow tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov -m "not slow"
@@ -57,7 +60,7 @@ lint: setup ## Check style: Python, YAML, Dockerfiles
 types: setup ## Check types
 	$(BIN)/mypy
 
-ui: setup ## Open Dagster's web UI on port 3000
+ui: setup ## Start Dagster's web UI on port 3000, with its reports on 3001
 	$(BIN)/captcha-assets ui
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)

@@ -73,8 +73,8 @@ def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) ->
     groups: dict[tuple[str, ...], None] = {}
     for key in graph.toposorted_asset_keys:
         if key in selected:
-            made_together = sorted(graph.get(key).execution_set_entity_keys & selected)
-            groups[tuple(other.to_user_string() for other in made_together)] = None
+            together = graph.get(key).execution_set_asset_keys
+            groups[tuple(sorted(other.to_user_string() for other in together))] = None
     return list(groups)
 
 

@@ -1,5 +1,8 @@
 """DVC's record of the deliveries: `data.dvc` says which bytes `data/` holds."""
 
+import io
+import logging
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,12 +47,13 @@ def take_snapshot(home: Path) -> Snapshot:
     if not (home / "data").is_dir():
         raise SnapshotError(f"{home / 'data'} does not exist: add a delivery first")
     try:
-        with _project(home) as repo:
+        # DVC's hints about git would stand between the platform's own lines.
+        with redirect_stdout(io.StringIO()), _project(home) as repo:
             repo.add(str(home / "data"))
             remote = repo.config["core"].get("remote")
             if remote:
                 repo.push(targets=[str(home / "data.dvc")])
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], remote)
@@ -58,6 +62,7 @@ def take_snapshot(home: Path) -> Snapshot:
 def _project(home: Path) -> "Repo":
     from dvc.repo import Repo  # noqa: PLC0415
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)
     if (home / ".dvc").is_dir():
         return Repo(str(home))
     repo = Repo.init(str(home), no_scm=True)

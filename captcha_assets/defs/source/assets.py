@@ -49,6 +49,9 @@ def raw_batch(
             "dagster/partition_row_count": raw.members,
             "size": dg.MetadataValue.int(raw.bytes),
             "kaggle version": raw.kaggle_version or "not from Kaggle",
+            "files that could not be read": dg.MetadataValue.json(
+                [f"{file.member}: {file.reason}" for file in raw.unreadable]
+            ),
         },
     )
 

@@ -1,0 +1,61 @@
+"""DVC's record of the deliveries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from captcha_assets.sources.snapshot import SnapshotError, take_snapshot
+
+
+def dvc(home: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    raw = tmp_path / "home" / "data" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "one.zip").write_bytes(b"first")
+    return tmp_path / "home"
+
+
+def test_a_home_that_is_not_the_repository_becomes_a_dvc_project_of_its_own(home: Path) -> None:
+    taken = take_snapshot(home)
+    assert (taken.files, taken.size, taken.remote) == (1, 5, None)
+    assert taken.md5 in (home / "data.dvc").read_text()
+    assert "up to date" in dvc(home, "status")
+
+
+def test_the_same_data_has_the_same_version_and_other_data_another(home: Path) -> None:
+    first = take_snapshot(home)
+    assert take_snapshot(home) == first
+    (home / "data" / "raw" / "two.zip").write_bytes(b"second")
+    assert take_snapshot(home).md5 != first.md5
+
+
+def test_the_data_is_pushed_where_a_remote_is_configured_and_comes_back_from_there(
+    home: Path, tmp_path: Path
+) -> None:
+    take_snapshot(home)
+    dvc(home, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    assert take_snapshot(home).remote == "store"
+    (home / "data" / "raw" / "one.zip").unlink()
+    subprocess.run(["rm", "-rf", str(home / ".dvc" / "cache")], check=True)
+    dvc(home, "pull")
+    assert (home / "data" / "raw" / "one.zip").read_bytes() == b"first"
+
+
+def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path: Path) -> None:
+    take_snapshot(home)
+    (tmp_path / "file").touch()
+    dvc(home, "remote", "add", "--default", "store", str(tmp_path / "file"))
+    with pytest.raises(SnapshotError, match="DVC could not record"):
+        take_snapshot(home)
+
+
+def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="add a delivery"):
+        take_snapshot(tmp_path)
