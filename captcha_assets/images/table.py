@@ -65,6 +65,9 @@ REJECTED_SCHEMA = pa.schema(
     [pa.field(name, _TEXT, nullable=False) for name in ("batch", "member", "reason", "detail")]
 )
 
+_REPETITIVE = {"batch", "label", "source_mode", "reason"}
+_BINARY = {"pixels", "signature"}
+
 #: Of both tables.
 COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
@@ -241,9 +244,13 @@ class _Writer:
     """Writes a table batch by batch and hashes its content on the way."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        plain = [name for name in ("batch", "label", "source_mode", "reason") if name in schema.names]
+        names = schema.names
         self._file = pq.ParquetWriter(
-            path, schema, compression="zstd", compression_level=1, use_dictionary=plain
+            path,
+            schema,
+            compression={name: "none" if name == "signature" else "zstd" for name in names},
+            use_dictionary=[name for name in names if name in _REPETITIVE],
+            write_statistics=[name for name in names if name not in _BINARY],
         )
         self._content = ContentHash(schema)
 
