@@ -83,7 +83,7 @@ class Classifier(pl.LightningModule):
             "validation_loss": validation_loss / validation_count,
             "validation_accuracy": validation_right / validation_count,
         }
-        self.log_dict(metrics)
+        self.log_dict(metrics, sync_dist=True)
         self.history.append({"epoch": self.current_epoch + 1, **metrics})
 
     def configure_optimizers(self) -> Any:

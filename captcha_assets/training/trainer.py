@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.strategies.launchers import subprocess_script
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
 from captcha_assets.storage import sync
@@ -19,6 +20,7 @@ from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainBatches
 from captcha_assets.training.module import Classifier
+from captcha_assets.training.together import SharedBatchNorms
 
 Report = Callable[[str], None]
 
@@ -133,10 +135,12 @@ def _precision(settings: TrainingSettings) -> Any:
 
 def _tame() -> None:
     """Keep Lightning from what is meant for other ways of using it."""
-    # Where omegaconf is installed Lightning imports it to look for its objects in a checkpoint. Beside the
-    # antlr that Dagster needs it cannot be imported; and there are none.
+    # Where omegaconf and hydra are installed, Lightning imports them to see whether they are in use. They
+    # are not, and beside the antlr that Dagster needs they cannot be imported.
     vars(checkpoint_connector)["_OMEGACONF_AVAILABLE"] = False
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    vars(subprocess_script)["_HYDRA_AVAILABLE"] = False
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
@@ -153,11 +157,10 @@ def make_trainer(settings: TrainingSettings, checkpoints: Path, report: Report) 
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
-        sync_batchnorm=gpu and settings.devices > 1,
         precision=_precision(settings),
         max_epochs=settings.epochs,
         callbacks=[_Progress(report), keep, _OurSignals()],
-        plugins=[_AtomicFiles()],
+        plugins=[_AtomicFiles(), SharedBatchNorms()] if settings.devices > 1 else [_AtomicFiles()],
         benchmark=gpu,
         default_root_dir=checkpoints,
         logger=False,

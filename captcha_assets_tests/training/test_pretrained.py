@@ -95,7 +95,7 @@ def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(hub
 
 @pytest.fixture
 def cache(hub, monkeypatch, tmp_path) -> Path:
-    """An empty cache, and the hub that answers; the hub's client reads its environment once, when it is imported."""
+    """An empty cache and the hub that fills it; its client reads the environment at import only."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
