@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.content import ContentHash
+from captcha_assets.images.decisions import read_decisions, with_decisions
 from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
 from captcha_assets.images.features import CHANCES, CROPS
 from captcha_assets.storage import AnyPath, fetched, replacing
@@ -90,17 +91,23 @@ class IndexSummary:
     version: str
 
 
-def build_image_index(tables: Mapping[str, AnyPath], target: AnyPath) -> IndexSummary:
+def build_image_index(
+    tables: Mapping[str, AnyPath], target: AnyPath, decisions: AnyPath | None = None
+) -> IndexSummary:
     """Bring the image tables of all deliveries together; the index is complete or absent.
 
     Args:
         tables: delivery name to its image table.
         target: where the index goes. An index that lies there is consulted for near-duplicates among
             images it knows; without it the result is the same.
+        decisions: file of what somebody decided about single images, see `decisions`.
+
+    Raises:
+        DecisionError: the decisions cannot be followed.
     """
     with ExitStack() as stack:
         local = {name: Path(stack.enter_context(fetched(tables[name]))) for name in sorted(tables)}
-        images = _distinct(local)
+        images = _distinct(local, read_decisions(decisions))
         groups = _groups(images, list(local.values()), _known_groups(target))
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
         version = _write(rows, target)
@@ -117,27 +124,27 @@ def list_conflicts(target: AnyPath) -> pl.DataFrame:
     )
 
 
-def _distinct(tables: Mapping[str, Path]) -> pl.DataFrame:
+def _distinct(tables: Mapping[str, Path], decisions: pl.DataFrame) -> pl.DataFrame:
     """Return a row per image, in order of `image_id`, with where its first source lies (`table`, `row`)."""
     scans = [
         pl.scan_parquet(path, row_index_name="row").select("row", *_COLUMNS, table=pl.lit(number, pl.Int32))
         for number, path in enumerate(tables.values())
     ]
     nothing = pl.LazyFrame(schema={"row": pl.UInt32, **_SCHEMA_OF_COLUMNS, "table": pl.Int32})
-    conflict = pl.col("label").n_unique() > 1
-    return (
+    images = (
         pl.concat([nothing, *scans])
         .sort("image_id", "batch", "member")
         .group_by("image_id", maintain_order=True)
         .agg(
-            pl.when(conflict).then(None).otherwise(pl.col("label").first()).alias("label"),
-            pl.when(conflict).then(pl.lit(LABEL_CONFLICT)).otherwise(pl.lit(USABLE)).alias("status"),
+            pl.when(pl.col("label").n_unique() == 1).then(pl.col("label").first()).alias("label"),
             pl.struct("batch", "member", "label").alias("sources"),
             pl.len().cast(pl.Int32).alias("copies"),
             pl.col("batch", "member", "brightness", "contrast", "ink", "table", "row").first(),
         )
-        .collect()
     )
+    label = pl.coalesce("decided", "label")
+    status = pl.when(label.is_null()).then(pl.lit(LABEL_CONFLICT)).otherwise(pl.lit(USABLE))
+    return with_decisions(images, decisions).with_columns(label=label, status=status).collect()
 
 
 _SCHEMA_OF_COLUMNS = {
