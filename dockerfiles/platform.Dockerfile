@@ -17,7 +17,8 @@ RUN uv pip install --constraint requirements.lock --requirement pyproject.toml \
     --extra platform --extra s3 --extra postgres
 COPY README.md ./
 COPY captcha_assets captcha_assets
-RUN uv pip install --no-deps .
+# Editable: Dagster finds defs/ by the project file beside the package.
+RUN uv pip install --no-deps --editable .
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="captcha-assets platform" \
@@ -25,7 +26,7 @@ LABEL org.opencontainers.image.title="captcha-assets platform" \
     org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --create-home captcha \
     && install --directory --owner=captcha --group=captcha /var/lib/captcha-assets/.dagster
-COPY --from=build /app/.venv /app/.venv
+COPY --from=build /app /app
 WORKDIR /app
 COPY workspace.yaml ./
 COPY configs configs

@@ -56,7 +56,7 @@ def with_policies(definitions: dg.Definitions) -> dg.Definitions:
 
 
 def _with_policy(asset: Any) -> Any:
-    if not isinstance(asset, dg.AssetsDefinition):
+    if not isinstance(asset, dg.AssetsDefinition) or not asset.is_materializable:
         return asset
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=ON_NEW_CONTENT)

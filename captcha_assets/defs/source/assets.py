@@ -4,19 +4,26 @@ import warnings
 
 import dagster as dg
 
+from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import BATCH, batches
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, kaggle, snapshot
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
-warnings.filterwarnings("ignore", "Function `observable_source_asset`", dg.BetaWarning)
+warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
 
 
-@dg.observable_source_asset(
-    group_name="source",
-    tags={"dagster/kind/kaggle": ""},
-    description="The version of the Kaggle data set that is published now. Observed, never made.",
-    automation_condition=dg.AutomationCondition.on_cron("0 6 * * *"),
+@dg.multi_observable_source_asset(
+    specs=[
+        dg.AssetSpec(
+            "kaggle_dataset",
+            group_name="source",
+            kinds={"kaggle"},
+            description="The version of the Kaggle data set that is published now. Observed, never made.",
+            automation_condition=dg.AutomationCondition.on_cron("0 6 * * *"),
+            owners=OWNERS,
+        )
+    ]
 )
 def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
     """Ask Kaggle for the published version; the data version is its number."""

@@ -1,0 +1,63 @@
+"""What the code location holds, as a user of the UI meets it."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from captcha_assets.definitions import defs
+
+SNAPSHOT = Path(__file__).with_name("specs.json")
+
+
+def described(graph: object, key: dg.AssetKey) -> dict:
+    node = graph.get(key)
+    return {
+        "group": node.group_name,
+        "inputs": sorted(parent.to_user_string() for parent in node.parent_keys),
+        "partitions": node.partitions_def.name if node.partitions_def else None,
+        "kinds": sorted(node.kinds),
+        "owners": sorted(node.owners),
+        "code version": node.code_version,
+        "automation": node.automation_condition.get_label() if node.automation_condition else None,
+        "checks": {check.name: graph.get(check).blocking for check in sorted(node.check_keys)},
+        "pools": sorted(node.pools or ()),
+        "columns": [column.name for column in schema.columns]
+        if (schema := node.metadata.get("dagster/column_schema"))
+        else [],
+    }
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return defs()
+
+
+def test_every_asset_is_as_recorded(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    found = {key.to_user_string(): described(graph, key) for key in sorted(graph.get_all_asset_keys())}
+    recorded = json.loads(SNAPSHOT.read_text())
+    assert found == recorded, "a change of the interface: write it to specs.json if it is meant"
+
+
+def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.group_name in {"source", "images", "dataset", "model"}, key
+        assert node.kinds, key
+        assert node.owners, key
+        assert node.code_version or not node.is_materializable, key
+
+
+def test_the_sensors_are_off_until_switched_on(definitions: dg.Definitions) -> None:
+    sensors = {sensor.name: sensor for sensor in definitions.sensors or ()}
+    assert set(sensors) == {"automation", "inbox_sensor"}
+    assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors.values())
+
+
+def test_one_training_at_a_time(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(dg.AssetKey("resnet18")).pools == {"training"}
