@@ -71,6 +71,7 @@ def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = Non
     rules = [suites.columns(parts["columns"])]
     if frames.sound(parts["columns"]):
         parts["images"] = frames.index(lazy)
+        parts["grouped"] = frames.grouped(parts["images"].rows)
         in_conflict = int((parts["images"].rows["status"] == LABEL_CONFLICT).sum())
         parts["conflicts"] = frames.share(in_conflict, len(parts["images"].rows), "indexes")
         rules += suites.image_index(parts["images"].rows, frames.conflicts(lazy, MAX_EXAMPLES))
@@ -167,7 +168,7 @@ def _validate(
 ) -> list[ExpectationValidationResult]:
     asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
     whole = asset.add_batch_definition_whole_dataframe(name)
-    batch = whole.get_batch(batch_parameters={"dataframe": frame.rows.to_pandas()})
+    batch = whole.get_batch(batch_parameters={"dataframe": _looked_at(frame, suite).to_pandas()})
     result_format = {
         "result_format": "COMPLETE",
         "partial_unexpected_count": MAX_EXAMPLES,
@@ -214,9 +215,20 @@ def _example_rows(
     frame: Frame, positions: Sequence[int], results: Iterable[ExpectationValidationResult]
 ) -> pl.DataFrame:
     """Return those rows with what identifies them and the columns that were looked at."""
-    kwargs = [_configuration(result).kwargs for result in results]
-    looked_at = [each[name] for each in kwargs for name in ("column", "column_A", "column_B") if name in each]
+    looked_at = (name for result in results for name in _columns(_configuration(result)))
     return frame.rows[list(positions)].select(list(dict.fromkeys([*frame.key, *looked_at])))
+
+
+def _columns(expectation: ExpectationConfiguration) -> list[str]:
+    return [
+        expectation.kwargs[name] for name in ("column", "column_A", "column_B") if name in expectation.kwargs
+    ]
+
+
+def _looked_at(frame: Frame, suite: gx.ExpectationSuite) -> pl.DataFrame:
+    """Return the columns that the suite needs: Great Expectations copies what it is given."""
+    needed = {name for expectation in suite.expectations for name in _columns(expectation.configuration)}
+    return frame.rows.select(sorted(needed) or frame.rows.columns[:1])
 
 
 def _plain(example: Mapping[str, Any]) -> dict[str, Any]:

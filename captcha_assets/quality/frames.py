@@ -139,14 +139,18 @@ def classes(rows: pl.DataFrame) -> Frame:
 
 
 def index(table: pl.LazyFrame) -> Frame:
-    """One row for each image of the index, with the group of the image that its group is named after."""
+    """One row for each image of the index."""
     narrow = table.select("image_id", "label", "status", "group", "batch", "member")
-    # The first only: an image that stands there twice must not multiply the others.
-    roots = table.select(pl.col("image_id").alias("group"), pl.col("group").alias("group_of_root"))
-    joined = narrow.join(
-        roots.unique("group", keep="any"), on="group", how="left", maintain_order="left"
-    ).with_columns(label_as_judged=_label_as_judged())
-    return Frame(joined.collect(engine="streaming"), ("image_id", "batch", "member"), "images")
+    rows = narrow.with_columns(label_as_judged=_label_as_judged()).collect(engine="streaming")
+    return Frame(rows, ("image_id", "batch", "member"), "images")
+
+
+def grouped(rows: pl.DataFrame) -> Frame:
+    """One row for each image whose group is named after another one, with the group of that other one."""
+    others = rows.filter(pl.col("group") != pl.col("image_id")).drop("label_as_judged")
+    roots = rows.select(group="image_id", group_of_root="group").unique("group", keep="first")
+    joined = others.join(roots, on="group", how="left", maintain_order="left")
+    return Frame(joined, ("image_id", "batch", "member"), "images in groups of others")
 
 
 def conflicts(table: pl.LazyFrame, at_most: int) -> pl.DataFrame:
@@ -184,12 +188,13 @@ def placed(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
 
 
 def extremes(rows: pl.DataFrame, what: str) -> Frame:
-    """One row for each image or group (`what` is the column): the first and last of its splits by name."""
+    """One row for each image or group (column `what`) of several rows: the first and last of its splits."""
     spread = (
         rows.lazy()
         .filter(pl.col("split").is_not_null())
         .group_by(what)
-        .agg(one_split=pl.col("split").min(), other_split=pl.col("split").max())
+        .agg(one_split=pl.col("split").min(), other_split=pl.col("split").max(), rows=pl.len())
+        .filter(pl.col("rows") > 1)
         .sort(what)
     )
     return Frame(spread.collect(), (what, "one_split", "other_split"), f"{what}s")

@@ -268,7 +268,7 @@ def _groups(rows: pl.DataFrame) -> Rule:
     largest = shared.sort(descending=True).head(1).to_list()
     return Rule(
         "groups_consistent",
-        "images",
+        "grouped",
         [
             ExpectColumnPairValuesToBeEqual(column_A="group", column_B="group_of_root"),
             ExpectColumnPairValuesAToBeGreaterThanB(column_A="image_id", column_B="group", or_equal=True),
@@ -310,7 +310,7 @@ def _not_in_two(rows: pl.DataFrame, spread: Frame, check: str) -> Rule:
         "image_ids" if column == "image_id" else "groups",
         [ExpectColumnPairValuesToBeEqual(column_A="one_split", column_B="other_split")],
         f"each {what} in one split only",
-        f"{len(torn):,} of {len(spread.rows):,} in more than one",
+        f"{len(torn):,} in more than one; {len(spread.rows):,} with several rows",
         examples.select("group", "image_id", "label", "split", "batch").head(MAX_EXAMPLES),
         len(examples),
     )
