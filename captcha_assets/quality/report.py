@@ -13,7 +13,7 @@ from captcha_assets.quality.verdict import IMAGE_COLUMNS, Finding, Verdict
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     # Everything from a delivery, names above all, may be hostile: nothing is shown unescaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -23,7 +23,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = _shown
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
@@ -33,7 +33,7 @@ def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
         verdict: what was found.
         figures: PNGs by title, shown above the findings.
     """
-    return _template().render(
+    return _template("report.html.jinja").render(
         verdict=verdict,
         figures={title: base64.b64encode(png).decode() for title, png in (figures or {}).items()},
         sections=[*verdict.failures, *verdict.warnings],
@@ -41,6 +41,17 @@ def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
         columns=_columns,
         image_columns=list(IMAGE_COLUMNS),
     )
+
+
+def history(verdicts: Mapping[str, Verdict]) -> str:
+    """Return a page that shows how each check went from delivery to delivery.
+
+    Args:
+        verdicts: verdicts by delivery, in the order of the rows. The page links to `<delivery>/report.html`,
+            so it belongs into the folder above theirs.
+    """
+    names = (finding.name for verdict in verdicts.values() for finding in verdict.findings)
+    return _template("history.html.jinja").render(verdicts=verdicts, checks=list(dict.fromkeys(names)))
 
 
 def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import subprocess
 import sys
@@ -153,3 +154,24 @@ print(sorted({"great_expectations", "pandas", "polars", "scipy", "cv2"} & sys.mo
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_the_history_shows_each_check_of_each_delivery_and_links_to_its_report():
+    good = verdict(
+        finding("unique_members", passed=True), finding("few_rejects", passed=True, blocking=False)
+    )
+    bad = verdict(finding("unique_members"), finding("few_rejects", blocking=False), finding("new_check"))
+    page = Page(report.history({"first": good, "second": bad}))
+    assert [value for name, value in page.attributes if name == "href"] == [
+        "first/report.html",
+        "second/report.html",
+    ]
+    marks = [value for name, value in page.attributes if name == "class" and str(value).startswith("mark ")]
+    assert marks == ["mark passed", "mark passed", "mark failed", "mark warning", "mark failed"]
+    assert [page.text.count(mark) for mark in "\u2713\u2717"] == [3, 3]  # once in the legend
+
+
+def test_the_history_lets_no_name_do_harm():
+    judged = verdict(finding())
+    harmful = report.history({HOSTILE[1]: dataclasses.replace(judged, subject=HOSTILE[1])})
+    assert Page(harmful).tags == Page(report.history({"first": judged})).tags
