@@ -1,0 +1,158 @@
+"""Thousands of damaged archives: each ends in rows or in one clear error, never in a crash or a hang."""
+
+import contextlib
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from captcha_assets.images.archive import ArchiveReader, DeliveryError, list_members
+from captcha_assets.images.rejection import Reason
+from captcha_assets.images.rows import read_chunk
+from captcha_assets.images.table import build_image_table
+from captcha_assets_tests.images.bad_members import ACCEPTED, CASES
+from captcha_assets_tests.images.files import SIGNATURE, chunk, good_members, write_zip
+
+REASONS = {reason.value for reason in Reason}
+TELLING = [
+    b"PK\1\2",
+    b"PK\3\4",
+    b"PK\5\6",
+    b"PK\6\6",
+    b"PK\6\7",
+    b"\xff\xff\xff\xff",
+    bytes(4),
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+]
+KINDS = [
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"PLTE",
+    b"tRNS",
+    b"acTL",
+    b"iCCP",
+    b"zTXt",
+    b"eXIf",
+    b"gAMA",
+    b"bKGD",
+    b"sBIT",
+    b"hIST",
+]
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """Flip bits, cut, repeat, overwrite: one to six times."""
+    data = bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        place = chance.randrange(len(data) + 1)
+        length = chance.choice([1, 1, 2, 4, 8, 30, 200])
+        match chance.randrange(6):
+            case 0:
+                data[place : place + length] = chance.randbytes(length)
+            case 1:
+                del data[place : place + length]
+            case 2:
+                data[place:place] = data[place : place + length]
+            case 3:
+                data[place : place + 4] = chance.choice(TELLING)
+            case 4 if data:
+                data[place % len(data)] ^= 1 << chance.randrange(8)
+            case 5 if chance.random() < 0.2:
+                del data[place:]
+    return bytes(data)
+
+
+def chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    place = len(SIGNATURE)
+    while place + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, place)
+        yield kind, png[place + 8 : place + 8 + length]
+        place += length + 12
+
+
+def misbuilt(png: bytes, chance: random.Random) -> bytes:
+    """Damage what the chunks hold and their order, under checksums that are right."""
+    parts = list(chunks(png))
+    for _ in range(chance.randint(1, 3)):
+        number = chance.randrange(len(parts))
+        kind, body = parts[number]
+        match chance.randrange(5):
+            case 0:
+                parts[number] = kind, damaged(body, chance)
+            case 1 if kind == b"IDAT":
+                with contextlib.suppress(zlib.error):  # damaged already
+                    lines = zlib.decompressobj().decompress(body, 100_000)
+                    parts[number] = kind, zlib.compress(damaged(lines, chance))
+            case 2:
+                parts.insert(
+                    number, (chance.choice(KINDS), chance.randbytes(chance.choice([0, 1, 4, 26, 768])))
+                )
+            case 3:
+                parts.insert(chance.randrange(len(parts)), parts[number])
+            case _:
+                header = bytearray(body)
+                if kind == b"IHDR" and header:
+                    header[chance.randrange(len(header))] = chance.choice([0, 1, 2, 3, 4, 6, 8, 16, 255])
+                parts[number] = kind, bytes(header)
+    return SIGNATURE + b"".join(chunk(*part) for part in parts)
+
+
+def archives(folder: Path, chance: random.Random) -> Iterator[bytes]:
+    """Yield damaged archives without end."""
+    good = good_members()
+    odd = {f"a_{n}.png": data for n, (_, data) in enumerate(ACCEPTED.values())}
+    bad = {
+        f"b_{n}.png": case[0][1] for n, (_, case, _) in enumerate(CASES.values()) if len(case[0][1]) < 5000
+    }
+    whole = [write_zip(folder / "seed.zip", members).read_bytes() for members in (good, odd, good | bad)]
+    while True:
+        if chance.random() < 0.5:
+            yield damaged(chance.choice(whole), chance)
+        else:
+            names = chance.sample(sorted(odd), 3)
+            members = good | {name: misbuilt(odd[name], chance) for name in names}
+            yield write_zip(folder / "seed.zip", members).read_bytes()
+
+
+def try_archive(archive: Path) -> None:
+    """Read it as ingestion does; every member is a row, with an image or a reason."""
+    try:
+        entries = list_members(archive).entries
+    except DeliveryError:
+        return
+    reader = ArchiveReader(archive)
+    rows = read_chunk(reader, entries)
+    reader.close()
+    assert rows["member"].to_pylist() == [entry.name for entry in entries]
+    reasons = rows["reason"].to_pylist()
+    assert set(reasons) <= REASONS | {None}
+    usable = rows.filter(pc.is_null(rows["reason"]))
+    assert usable["label"].null_count == usable["file_hash"].null_count == 0
+
+
+def fuzz(folder: Path, count: int) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    archive = folder / f"seed-{seed}.zip"  # what a crash leaves lying there is what it crashed on
+    for number, data in zip(range(count), archives(folder, random.Random(seed)), strict=False):
+        archive.write_bytes(data)
+        try_archive(archive)
+        if number % 100 == 0:
+            with contextlib.suppress(DeliveryError):
+                build_image_table(archive, "fuzz", folder / "table.parquet", folder / "rejected.parquet")
+
+
+def test_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
+    fuzz(tmp_path, 300)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
+    fuzz(tmp_path, 20_000)
