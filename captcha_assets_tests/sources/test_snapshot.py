@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from captcha_assets.settings import REPOSITORY
+from captcha_assets.sources import generator
 from captcha_assets.sources.snapshot import SnapshotError, take_snapshot
 
 
@@ -59,3 +62,11 @@ def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path
 def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="add a delivery"):
         take_snapshot(tmp_path)
+
+
+def test_the_committed_record_is_that_of_the_starter_delivery(tmp_path: Path) -> None:
+    generator.write_archive(tmp_path / "home" / "data" / "raw" / "starter.zip", 3000, seed=1)
+    recorded = yaml.safe_load((REPOSITORY / "data.dvc").read_text())["outs"][0]
+    if recorded["nfiles"] > 1:
+        pytest.skip("this repository's data.dvc records other deliveries")
+    assert take_snapshot(tmp_path / "home").md5 == recorded["md5"]
