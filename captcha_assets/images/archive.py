@@ -61,6 +61,13 @@ _PLAIN_NAME = re.compile(rb"[\w\-. ]+(?:/[\w\-. ]+)*")
 _ARCHIVES = re.compile(r"\.(zip|tar|tgz|gz|bz2|xz|zst|7z|rar|jar)$", re.IGNORECASE)
 
 
+_KINDS = {
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89PNG": "a PNG image",
+    b"<": "a web page",
+}
 _UNIX = 3
 _UNSAFE = (
     (re.compile(r"[\\\x00-\x1f]"), "its path holds a backslash or a control character"),
@@ -128,7 +135,8 @@ class ArchiveReader:
         packed = self._packed(entry)
         data = packed if entry.method == _STORED else _inflate(packed, entry.size)
         if len(data) != entry.size:
-            raise Rejection(Reason.CORRUPT, f"unpacks to {len(data)} bytes, the archive says {entry.size}")
+            found = "more" if len(data) > entry.size else f"{len(data)} bytes"
+            raise Rejection(Reason.CORRUPT, f"unpacks to {found}, the archive says {entry.size} bytes")
         if zlib.crc32(data) != entry.crc:
             raise Rejection(Reason.CORRUPT, "its checksum differs from the archive's")
         return data
@@ -136,11 +144,14 @@ class ArchiveReader:
     def _packed(self, member: Member) -> bytes:
         # the local header repeats the name and may carry an extra field of unknown length: one read
         # with room to spare, and a second one where that was not enough
-        guess = _LOCAL.size + len(member.name.encode()) + 64 + member.packed
+        name = member.name.encode()
+        guess = _LOCAL.size + len(name) + 64 + member.packed
         block = os.pread(self._descriptor, guess, member.offset)
         if len(block) < _LOCAL.size or not block.startswith(b"PK\3\4"):
             raise Rejection(Reason.CORRUPT, "is not where the archive's directory says it is")
         name_length, extra_length = _LOCAL.unpack_from(block)[-2:]
+        if block[_LOCAL.size : _LOCAL.size + name_length] != name:
+            raise Rejection(Reason.CORRUPT, "has another name in the archive than in its directory")
         start = _LOCAL.size + name_length + extra_length
         packed = block[start : start + member.packed]
         if len(packed) < member.packed:
@@ -276,15 +287,8 @@ def _what_it_is(descriptor: int) -> str:
     head = os.pread(descriptor, 16, 0)
     if head.startswith(b"PK\3\4"):
         return "is cut off: the directory at its end is missing. Deliver it again"
-    known = {
-        b"Rar!": "RAR",
-        b"7z\xbc\xaf": "7-Zip",
-        b"\x1f\x8b": "gzip",
-        b"\x89PNG": "PNG image",
-        b"<": "HTML or XML",
-    }
-    kind = next((name for magic, name in known.items() if head.startswith(magic)), None)
-    return f"is not a zip archive{f' but a {kind} file' if kind else ''}: deliver a .zip"
+    kind = next((name for magic, name in _KINDS.items() if head.startswith(magic)), None)
+    return f"is not a zip archive{f' but {kind}' if kind else ''}: deliver a .zip"
 
 
 def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry], int]:
@@ -311,7 +315,7 @@ def _records(path: Path, directory: _Directory) -> Iterator[tuple[tuple[int, ...
     data, place = directory.records, 0
     for _ in range(directory.number):
         if data[place : place + 4] != b"PK\1\2" or len(data) - place < _CENTRAL.size:
-            raise DeliveryError(f"{path} is damaged: its directory ends early. Deliver it again")
+            raise DeliveryError(f"{path} is damaged: its directory cannot be read. Deliver it again")
         record = _CENTRAL.unpack_from(data, place)
         name_end = place + _CENTRAL.size + record[10]
         extra_end = name_end + record[11]

@@ -61,6 +61,13 @@ def _broken_crc() -> bytes:
     return bytes(broken)
 
 
+def _rename(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"b_9.png")  # in the directory, which comes last
+    data[place : place + 1] = b"a"
+    path.write_bytes(bytes(data))
+
+
 def _said_size(size: int, form: str = "<I", offset: int = 24) -> Callable[[Path], None]:
     return lambda path: patch_directory(path, "a_9.png", offset, size, form)
 
@@ -106,6 +113,7 @@ CASES: dict[str, Case] = {
     "bomb that says it is small": (Reason.CORRUPT, [("a_9.png", bytes(64 << 20))], _said_size(1500)),
     "larger than it says": (Reason.CORRUPT, [("a_9.png", GOOD)], _said_size(len(GOOD) - 7)),
     "smaller than it says": (Reason.CORRUPT, [("a_9.png", GOOD)], _said_size(len(GOOD) + 7)),
+    "named differently in two places": (Reason.CORRUPT, [("b_9.png", GOOD)], _rename),
     "packed part cut off": (Reason.CORRUPT, [("a_9.png", GOOD)], _said_size(40, offset=20)),
     "wrong checksum in the archive": (Reason.CORRUPT, [("a_9.png", GOOD)], _said_size(1, offset=16)),
     "lies somewhere else": (Reason.CORRUPT, [("a_9.png", GOOD)], _said_size(7, offset=42)),

@@ -65,6 +65,16 @@ def test_every_reason_has_a_case():
     assert tried == set(Reason)
 
 
+def test_the_documentation_lists_every_case():
+    text = (Path(__file__).parents[2] / "docs" / "bad-input.md").read_text()
+    for name, (reason, _, _) in CASES.items():
+        assert f"| {name} | `{reason}` |" in text
+    for name, (mode, _) in ACCEPTED.items():
+        assert f"| {name} | `{mode}` |" in text
+    for name in WHOLE:
+        assert f"| {name} | `delivery.zip` " in text
+
+
 def test_colours_become_gray_by_their_weights():
     red = np.zeros((52, 32, 3), np.uint8)
     red[:26, :, 2] = 255
@@ -146,7 +156,7 @@ WHOLE = {
     "bomb of small members": (_bomb, "would unpack to"),
     "part of several": (_part_of_several, "is damaged"),
     "text": (lambda path: path.write_text("hello"), "is not a zip archive"),
-    "web page": (lambda path: path.write_text("<!doctype html>"), "HTML"),
+    "web page": (lambda path: path.write_text("<!doctype html>"), "web page"),
     "gzip": (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(99)), "gzip"),
     "RAR": (lambda path: path.write_bytes(b"Rar!\x1a\7" + bytes(99)), "RAR"),
     "image": (lambda path: path.write_bytes(GOOD), "PNG"),
