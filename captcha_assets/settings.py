@@ -134,6 +134,15 @@ class Settings(BaseSettings):
         """The registry: one folder per model, the candidate and champion pointers, the history."""
         return self.artifact_root / "models"
 
+    @property
+    def label_decisions(self) -> Path:
+        """What somebody decided about images whose labels contradict each other; a file to commit."""
+        return self.home / "label_decisions.csv"
+
+    def training_summary(self, model_id: str) -> UPath:
+        """Summary of the images that a model was trained on, which deliveries are compared with."""
+        return self.artifact_root / "training_summary" / f"{model_id}.npz"
+
     def evaluation(self, model_id: str) -> UPath:
         """Folder of a model's metrics, plots and report."""
         return self.artifact_root / "evaluation" / model_id

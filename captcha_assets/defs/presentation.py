@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from captcha_assets.quality import report as quality_report
+from captcha_assets.quality import verdict
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath
@@ -49,12 +51,25 @@ def check_specs(asset: str, checks: Iterable[Any]) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def check_results(verdict: Verdict, asset: str, report: dg.MetadataValue) -> list[dg.AssetCheckResult]:
-    """One check result per finding: what was expected, what was found, the failing examples."""
-    return [_check_result(finding, asset, report) for finding in verdict.findings]
+def published(
+    settings: Settings, judgement: tuple[Verdict, str], table: str, batch: str | None = None
+) -> tuple[list[dg.AssetCheckResult], dg.MetadataValue]:
+    """Keep a verdict and its report.
+
+    Returns:
+        One check result per finding (what was expected, what was found, the failing examples as
+        pictures), and the link to the report.
+    """
+    judged, page = judgement
+    folder = settings.verdict(table, batch)
+    verdict.save(judged, page, folder)
+    report = link(settings, folder / "report.html")
+    return [_check_result(finding, table, report, judged.pictures) for finding in judged.findings], report
 
 
-def _check_result(finding: Finding, asset: str, report: dg.MetadataValue) -> dg.AssetCheckResult:
+def _check_result(
+    finding: Finding, asset: str, report: dg.MetadataValue, pictures: Mapping[str, str]
+) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {
         "expected": finding.expected,
         "observed": finding.observed,
@@ -62,7 +77,7 @@ def _check_result(finding: Finding, asset: str, report: dg.MetadataValue) -> dg.
         "report": report,
     }
     if finding.examples:
-        metadata["examples"] = dg.MetadataValue.json(finding.examples)
+        metadata["examples"] = dg.MetadataValue.md(quality_report.markdown(finding, pictures))
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=finding.name,

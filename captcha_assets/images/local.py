@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
+from captcha_assets.storage import AnyPath, fetched
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,16 @@ class LocalTables:
     batches: tuple[str, ...]
 
 
+def batches_of(splits: AnyPath) -> tuple[str, ...]:
+    """The deliveries that have images in the splits, in order of their names."""
+    return tuple(pl.scan_parquet(str(splits)).select("batch").unique().collect().to_series().sort())
+
+
 @contextmanager
 def local_tables(settings: Settings) -> Iterator[LocalTables]:
     """Yield local copies of the splits and of the image tables that they refer to."""
     with ExitStack() as stack:
         splits = stack.enter_context(fetched(settings.splits))
-        batches = tuple(pl.scan_parquet(splits).select("batch").unique().collect().to_series().sort())
+        batches = batches_of(splits)
         tables = tuple(stack.enter_context(fetched(settings.image_table(name))) for name in batches)
         yield LocalTables(tables, splits, batches)

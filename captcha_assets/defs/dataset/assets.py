@@ -3,9 +3,10 @@
 import dagster as dg
 
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.presentation import check_results, check_specs, column_schema, counts, link
+from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.images import index
 from captcha_assets.images import splits as split_table
+from captcha_assets.images.local import batches_of
 from captcha_assets.quality import thresholds, verdict
 from captcha_assets.settings import Settings
 
@@ -28,15 +29,13 @@ def image_index(
 
     deliveries = context.instance.get_dynamic_partitions(BATCH)
     passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
-    summary = index.build_image_index(
-        {name: settings.image_table(name) for name in passed}, settings.image_index
-    )
-    judged, report = expectations.judge_image_index(settings.image_index)
-    verdict.save(judged, report, settings.verdict("image_index"))
-    report_link = link(settings, settings.verdict("image_index") / "report.html")
+    tables = {name: settings.image_table(name) for name in passed}
+    summary = index.build_image_index(tables, settings.image_index, settings.label_decisions)
+    judgement = expectations.judge_image_index(settings.image_index, tables)
+    results, report = published(settings, judgement, "image_index")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(summary.version),
-        check_results=check_results(judged, "image_index", report_link),
+        check_results=results,
         metadata={
             "dagster/row_count": summary.images,
             "usable": summary.usable,
@@ -48,7 +47,7 @@ def image_index(
             "deliveries": deliveries,
             "deliveries held back": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
-            "quality report": report_link,
+            "quality report": report,
         },
     )
 
@@ -67,13 +66,13 @@ def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     from captcha_assets.quality import expectations
 
     summary = split_table.update_splits(settings.image_index, settings.splits)
-    judged, report = expectations.judge_splits(settings.splits, settings.image_index)
-    verdict.save(judged, report, settings.verdict("splits"))
-    report_link = link(settings, settings.verdict("splits") / "report.html")
+    tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
+    judgement = expectations.judge_splits(settings.splits, settings.image_index, tables)
+    results, report = published(settings, judgement, "splits")
     sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(summary.version),
-        check_results=check_results(judged, "splits", report_link),
+        check_results=results,
         metadata={
             "dagster/row_count": sum(sizes.values()) + summary.held_back,
             "images by split": counts(sizes, "split"),
@@ -81,6 +80,6 @@ def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "new images": summary.new,
             "removed images": summary.removed,
             "path": dg.MetadataValue.path(str(settings.splits)),
-            "quality report": report_link,
+            "quality report": report,
         },
     )

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from captcha_assets.defs.images.checks import DRIFT, drift_result
 from captcha_assets.defs.partitions import batches
-from captcha_assets.defs.presentation import check_results, check_specs, column_schema, counts, link
+from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.images import table
-from captcha_assets.quality import thresholds, verdict
+from captcha_assets.quality import thresholds
 from captcha_assets.settings import Settings
 
 
@@ -32,7 +33,7 @@ from captcha_assets.settings import Settings
             metadata=column_schema(table.REJECTED_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
     ],
-    check_specs=check_specs("image_table", thresholds.CHECKS["image_table"]),
+    check_specs=[*check_specs("image_table", thresholds.CHECKS["image_table"]), DRIFT],
     partitions_def=batches,
 )
 def image_tables(
@@ -44,20 +45,19 @@ def image_tables(
     batch = context.partition_key
     image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
     summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected)
-    judged, report = expectations.judge_image_table(image_table, rejected)
-    verdict.save(judged, report, settings.verdict("image_table", batch))
-    report_link = link(settings, settings.verdict("image_table", batch) / "report.html")
+    judgement = expectations.judge_image_table(image_table, rejected)
+    results, report = published(settings, judgement, "image_table", batch)
     yield dg.MaterializeResult(
         "image_table",
         data_version=dg.DataVersion(summary.table_version),
-        check_results=check_results(judged, "image_table", report_link),
+        check_results=[*results, drift_result(settings, batch)],
         metadata={
             "dagster/partition_row_count": summary.images,
             "duplicates within": summary.duplicates_within,
             "converted to grayscale": summary.converted,
             "images by class": counts(summary.images_by_class, "class"),
             "path": dg.MetadataValue.path(str(image_table)),
-            "quality report": report_link,
+            "quality report": report,
         },
     )
     yield dg.MaterializeResult(

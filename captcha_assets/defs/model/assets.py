@@ -33,10 +33,14 @@ def resnet18(
     pipes: dg.ResourceParam[dg.PipesSubprocessClient],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
+    from captcha_assets.quality import drift
+
     with local.local_tables(settings) as data:
         job = job_for(settings, data, config.to_settings(), _TRAINING_CODE, context.run_id)
         trained = run_training(context, pipes, job)
+        seen = drift.summarize(data.tables, data.splits)
     model_id = registry.add_candidate(settings.models, trained)
+    drift.save(seen, settings.training_summary(model_id))
     metrics, history = folder.read_metrics(trained), folder.read_history(trained)
     shutil.rmtree(trained.parent)
     return dg.MaterializeResult(
