@@ -194,8 +194,14 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            return (error.message if error else event.message or "failed").strip()
+            return _plainly(error.message if error else event.message or "failed")
     return "the run failed before its first step"
+
+
+def _plainly(message: str) -> str:
+    """An error of this library speaks for itself; another one keeps the name of its class."""
+    name, _, words = message.strip().partition(": ")
+    return words if words and name.startswith("captcha_assets.") else message.strip()
 
 
 def update(
@@ -210,19 +216,19 @@ def update(
     Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
     same content is not made again.
     """
-    broken: set[str] = set()
+    broken: set[Step] = set()
     for assets in steps_in_order(definitions, selection):
         for step, reasons in needed(definitions, instance, assets).items():
             obstacle = _obstacle(definitions, instance, step, broken)
             if obstacle:
                 yield Outcome(step, reasons, error=obstacle)
-                broken.update(step.assets)
+                broken.update(Step((asset,), step.partition) for asset in step.assets)
                 continue
             yield step, reasons
             run_id, error = make(definitions, instance, step, run_config)
             yield Outcome(step, reasons, run_id, error)
-            if error and step.partition is None:
-                broken.update(step.assets)
+            if error:
+                broken.update(Step((asset,), step.partition) for asset in step.assets)
 
 
 def plan(
@@ -270,12 +276,17 @@ def backfill_steps(
 
 
 def _obstacle(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, broken: set[str]
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, broken: set[Step]
 ) -> str | None:
     graph = definitions.resolve_asset_graph()
-    parents = {p.to_user_string() for name in step.assets for p in graph.get(dg.AssetKey(name)).parent_keys}
-    failed = sorted(parents & broken)
-    if failed:
-        return f"waits for {', '.join(failed)}"
+    parents = sorted({parent for name in step.assets for parent in graph.get(dg.AssetKey(name)).parent_keys})
+    missing = [
+        parent.to_user_string()
+        for parent in parents
+        if Step((parent.to_user_string(),), step.partition) in broken
+        or (graph.get(parent).is_partitioned and not instance.get_materialized_partitions(parent))
+    ]
+    if missing:
+        return f"waits for {', '.join(missing)}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
     return f"held up by the failed check {', '.join(checks)}" if checks else None
