@@ -10,6 +10,11 @@ from torch import Tensor
 from captcha_assets.training.config import TrainingSettings
 
 
+def draw_changes(count: int, generator: torch.Generator) -> Tensor:
+    """Draw the changes of so many images: float32 (count, 7), -1 to 1, on the generator's device."""
+    return torch.rand(count, 7, generator=generator, device=generator.device).mul_(2).sub_(1)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How far images may change; each change is drawn evenly between minus and plus its strength."""
@@ -30,16 +35,12 @@ class Augmentation:
         """Take the strengths from the settings."""
         return cls(settings.shift, settings.rotation, settings.scale, settings.brightness, settings.contrast)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw the changes of so many images: (count, 7), -1 to 1, on the generator's device."""
-        return torch.rand(count, 7, generator=generator, device=generator.device).mul_(2).sub_(1)
-
     def __call__(self, images: Tensor, changes: Tensor) -> Tensor:
         """Return the changed images.
 
         Args:
             images: float (N, 1, H, W), 0 to 1.
-            changes: (N, 7) as `draw` returns them, on the same device.
+            changes: (N, 7) as `draw_changes` returns them, on the same device.
         """
         grid = F.affine_grid(self._matrices(images, changes), list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -6,13 +6,13 @@ the same batches, and a training that goes on after an interruption sees what it
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captcha_assets.training.augment import Augmentation
+from captcha_assets.training.augment import Augmentation, draw_changes
 
 
 @dataclass(frozen=True)
@@ -62,39 +62,71 @@ class Share:
 
 
 @dataclass(frozen=True)
-class TrainBatches:
-    """The training images, shuffled and augmented anew each epoch, in batches of one fixed size.
-
-    An epoch leaves out the images that fill no batch: other ones each time.
-    """
+class TrainImages:
+    """Images to learn from, and what is done to them each time they are seen."""
 
     images: Images
     augmentation: Augmentation
     normalisation: Normalisation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "TrainImages":
+        """Return the images on `device`."""
+        return replace(self, images=self.images.to(device))
+
+    def batch(self, places: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return float32 (B, 1, H, W) augmented and normalised images and their int64 (B,) labels.
+
+        Args:
+            places: int64 (B,), which images.
+            changes: (B, 7), what `augmentation` does to them.
+        """
+        changed = self.augmentation(self.images.pixels[places].float() / 255, changes)
+        return self.normalisation(changed), self.images.labels[places]
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What the steps of an epoch look at: every image once, in another order and form each epoch.
+
+    An epoch leaves out the images that fill no batch: other ones each time. Steps come in stretches of
+    up to `stretch`, so that what Lightning does around each of its own steps is paid once a stretch.
+    """
+
+    count: int
+    """Images there are."""
     batch_size: int
     """Images a step, over all processes together."""
     seed: int
     epoch: Callable[[], int]
     """Asked for the epoch's number when an epoch begins."""
+    device: torch.device
     share: Share = Share()
+    stretch: int = 32
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self.count // self.batch_size
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return math.ceil(self.steps / self.stretch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 (B, 1, H, W) normalised images and int64 (B,) labels."""
+        """Yield int64 (K, B) places of images and float32 (K, B, 7) changes, for K steps each."""
         generator = self._generator()
-        order = torch.randperm(len(self.images), generator=generator, device=generator.device)
-        mine = slice(self.share.rank, None, self.share.of)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            places = order[start : start + self.batch_size][mine]
-            changes = self.augmentation.draw(self.batch_size, generator)[mine]
-            batch = self.augmentation(self.images.pixels[places].float() / 255, changes)
-            yield self.normalisation(batch), self.images.labels[places]
+        used = self.steps * self.batch_size
+        order = torch.randperm(self.count, generator=generator, device=self.device)[:used]
+        changes = draw_changes(used, generator)
+        places = order.view(self.steps, self.batch_size)[:, self.share.rank :: self.share.of]
+        changes = changes.view(self.steps, self.batch_size, -1)[:, self.share.rank :: self.share.of]
+        yield from zip(places.split(self.stretch), changes.split(self.stretch), strict=True)
 
     def _generator(self) -> torch.Generator:
         seed = np.random.SeedSequence((self.seed, self.epoch())).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.images.pixels.device).manual_seed(int(seed >> np.uint64(1)))
+        return torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.network import ARCHITECTURE, build, imagenet_normalisation
+from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets.training.data import EvalBatches, Images, Normalisation
+from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
 from captcha_assets.training.module import Classifier, NotFiniteError
 from captcha_assets.training.trainer import Report, SplitData, checkpoint_in, eval_batch_size, make_trainer
 
@@ -59,7 +60,7 @@ def _images(job: TrainingJob, split: str) -> SplitImages:
     return images
 
 
-def _on_device(images: SplitImages) -> Images:
+def _tensors(images: SplitImages) -> Images:
     return Images(torch.from_numpy(images.pixels)[:, None], torch.from_numpy(images.labels))
 
 
@@ -129,9 +130,10 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
     measured = imagenet_normalisation(network) if chosen.pretrained else None
     normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
-    data = SplitData(_on_device(train), _on_device(validation), normalisation, chosen)
-    trainer = make_trainer(chosen, job.checkpoints, report)
-    return Setup(job, Classifier(network, chosen), data, trainer, train.classes)
+    images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
+    data = SplitData(images, _tensors(validation), chosen)
+    module = Classifier(network, chosen, images, data.steps)
+    return Setup(job, module, data, make_trainer(chosen, job.checkpoints, report), train.classes)
 
 
 def _advice(error: Exception, job: TrainingJob) -> str | None:
@@ -168,7 +170,7 @@ def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
     """Fit the temperature on the validation split and return it with the figures of the whole training."""
     device = ready.trainer.strategy.root_device
     images = ready.data.validation.to(device)
-    batches = EvalBatches(images, ready.data.normalisation, eval_batch_size(ready.job.settings))
+    batches = EvalBatches(images, ready.data.train.normalisation, eval_batch_size(ready.job.settings))
     logits, labels = _logits(ready.module.network.to(device).eval(), batches), ready.data.validation.labels
     temperature = fit_temperature(logits, labels)
     return temperature, {
@@ -182,8 +184,8 @@ def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
 
 
 def _config(ready: Setup, temperature: float) -> ModelConfig:
-    job, normalisation = ready.job, ready.data.normalisation
-    height, width = ready.data.train.pixels.shape[-2:]
+    job, normalisation = ready.job, ready.data.train.normalisation
+    height, width = ready.data.train.images.pixels.shape[-2:]
     return ModelConfig(
         architecture=ARCHITECTURE,
         channels=job.settings.channels,
@@ -197,7 +199,12 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         code_version=job.code_version,
         settings=asdict(job.settings),
         packages={name: version(name) for name in _PACKAGES},
-        provenance=dict(job.provenance),
+        # Sums of floats depend on how many threads share them: needed to train the very same model again.
+        provenance={
+            "device": ready.trainer.strategy.root_device.type,
+            "threads": torch.get_num_threads(),
+            **job.provenance,
+        },
     )
 
 

@@ -9,6 +9,7 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
 from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.data import TrainImages
 
 Batch = tuple[Tensor, Tensor]
 
@@ -23,30 +24,50 @@ class Classifier(pl.LightningModule):
     Args:
         network: normalised images (N, 1, H, W) to logits (N, classes).
         settings: how to train.
+        images: what to learn from; moved to the device when the training begins.
+        steps: optimizer steps of the whole training.
     """
 
-    sums: Tensor
-
-    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
+    def __init__(
+        self, network: nn.Module, settings: TrainingSettings, images: TrainImages, steps: int
+    ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.network = network
         self.settings = settings
+        self.images = images
+        self.steps = steps
         self.history: list[dict[str, Any]] = []
-        # Rows: training, validation. Columns: loss, right answers, images.
-        self.register_buffer("sums", torch.zeros(2, 3, dtype=torch.float64), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes) of normalised images (N, 1, H, W)."""
         logits: Tensor = self.network(images)
         return logits
 
-    def training_step(self, batch: Batch) -> Tensor:
-        """Return the loss of one batch."""
-        images, labels = batch
+    def on_fit_start(self) -> None:
+        """Take the images to the device, once."""
+        self.images = self.images.to(self.device)
+        # Rows: training, validation. Columns: loss, right answers, images. No buffer: of several processes
+        # each has its own sums, and buffers are made the same in all.
+        self._sums = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
+
+    def training_step(self, stretch: tuple[Tensor, Tensor]) -> None:
+        """Take one optimizer step after the other; nothing leaves the device."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
+        for places, changes in zip(*stretch, strict=True):
+            self._learn(places, changes, optimizer)
+            schedule.step()
+
+    def _learn(self, places: Tensor, changes: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        images, labels = self.images.batch(places, changes)
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
         self._count(0, loss.detach() * len(labels), logits.detach(), labels)
-        return loss
 
     def validation_step(self, batch: Batch) -> None:
         """Count one batch."""
@@ -56,13 +77,13 @@ class Classifier(pl.LightningModule):
 
     def _count(self, row: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         right = (logits.argmax(1) == labels).sum()
-        self.sums[row, 0] += loss
-        self.sums[row, 1] += right
-        self.sums[row, 2] += len(labels)
+        self._sums[row, 0] += loss
+        self._sums[row, 1] += right
+        self._sums[row, 2] += len(labels)
 
     def on_train_epoch_start(self) -> None:
         """Count from zero."""
-        self.sums.zero_()
+        self._sums.zero_()
 
     def on_validation_epoch_end(self) -> None:
         """Fetch the epoch's sums from the device, once, and note what they say: validation ends an epoch.
@@ -70,7 +91,7 @@ class Classifier(pl.LightningModule):
         Raises:
             NotFiniteError: the loss is no number.
         """
-        sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").cpu()
+        sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").cpu()
         if not torch.isfinite(sums).all():
             raise NotFiniteError(
                 f"the loss is no number any more in epoch {self.current_epoch + 1}: lower learning_rate "
@@ -96,11 +117,11 @@ class Classifier(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             chosen.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=self.steps,
             pct_start=chosen.warmup,
             cycle_momentum=False,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimizer], [schedule]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history beside the weights."""

@@ -11,52 +11,53 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.strategies.launchers import subprocess_script
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from captcha_assets.storage import sync
-from captcha_assets.training.augment import Augmentation
+from captcha_assets.storage import replacing
 from captcha_assets.training.config import TrainingSettings
-from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainBatches
+from captcha_assets.training.data import EvalBatches, Images, Share, TrainImages, TrainPlan
 from captcha_assets.training.module import Classifier
 from captcha_assets.training.together import SharedBatchNorms
 
 Report = Callable[[str], None]
 
-_LAST = "last"
-
 
 class SplitData(pl.LightningDataModule):
-    """Training and validation images, moved to the device as soon as the trainer knows which."""
+    """The order of the training images, and the validation images, on the device that the trainer chose."""
 
-    def __init__(
-        self, train: Images, validation: Images, normalisation: Normalisation, settings: TrainingSettings
-    ) -> None:
+    def __init__(self, train: TrainImages, validation: Images, settings: TrainingSettings) -> None:
         super().__init__()
-        self.train, self.validation = train, validation
-        self.normalisation, self.settings = normalisation, settings
+        self.train, self.validation, self.settings = train, validation, settings
 
-    def _here(self, images: Images) -> tuple[Images, Share]:
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all devices together: fewer than asked for where there are not so many."""
+        devices = self.settings.devices
+        return min(self.settings.batch_size, len(self.train)) // devices * devices
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return len(self.train) // self.batch_size * self.settings.epochs
+
+    def _place(self) -> tuple[pl.Trainer, torch.device, Share]:
         assert self.trainer is not None
         share = Share(self.trainer.global_rank, self.trainer.world_size)
-        return images.to(self.trainer.strategy.root_device), share
+        return self.trainer, self.trainer.strategy.root_device, share
 
-    def train_dataloader(self) -> TrainBatches:
-        """Return the training images, to be shuffled and augmented every epoch."""
-        trainer, chosen = self.trainer, self.settings
-        assert trainer is not None
-        images, share = self._here(self.train)
-        size = min(chosen.batch_size, len(images)) // share.of * share.of
-        augmentation = Augmentation.of(chosen)
-        return TrainBatches(
-            images, augmentation, self.normalisation, size, chosen.seed, lambda: trainer.current_epoch, share
-        )
+    def train_dataloader(self) -> TrainPlan:
+        """Return what the steps of an epoch look at, on the trainer's device."""
+        trainer, device, share = self._place()
+        seed, epoch = self.settings.seed, lambda: trainer.current_epoch
+        return TrainPlan(len(self.train), self.batch_size, seed, epoch, device, share)
 
     def val_dataloader(self) -> EvalBatches:
-        """Return the validation images."""
-        images, share = self._here(self.validation)
-        return EvalBatches(images, self.normalisation, eval_batch_size(self.settings), share)
+        """Return the validation images, on the trainer's device."""
+        _, device, share = self._place()
+        size = eval_batch_size(self.settings)
+        return EvalBatches(self.validation.to(device), self.train.normalisation, size, share)
 
 
 def eval_batch_size(settings: TrainingSettings) -> int:
@@ -68,12 +69,8 @@ class _AtomicFiles(TorchCheckpointIO):
     """Checkpoints that are complete or absent: written beside their place, then renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
-        torch.save(checkpoint, part)
-        sync(part)
-        part.replace(target)
+        with replacing(Path(path)) as part:
+            torch.save(checkpoint, part)
 
 
 class _Progress(Callback):
@@ -91,21 +88,31 @@ class _Progress(Callback):
             return
         self._told = time.monotonic()
         self._report(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: step {arguments[-1] + 1} of "
-            f"{trainer.num_training_batches}"
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
+            f"{(arguments[-1] + 1) / trainer.num_training_batches:.0%} done"
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         last, seconds = pl_module.history[-1], time.monotonic() - self._began
-        batches = trainer.train_dataloader
-        assert isinstance(batches, TrainBatches)
-        images = len(batches) * batches.batch_size
+        plan = trainer.train_dataloader
+        assert isinstance(plan, TrainPlan)
+        images = plan.steps * plan.batch_size
         self._report(
             f"epoch {last['epoch']}/{trainer.max_epochs}: loss {last['train_loss']:.4f}, validation loss "
             f"{last['validation_loss']:.4f}, validation accuracy {last['validation_accuracy']:.4f} "
             f"({seconds:.1f} s, {images / seconds:.0f} images/s)"
         )
+
+
+class _Keep(Checkpoint):
+    """Keeps a checkpoint of the last finished epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self._path)
 
 
 class _OurSignals(Callback):
@@ -121,7 +128,7 @@ class _OurSignals(Callback):
 
 def checkpoint_in(folder: Path) -> Path:
     """Return where the last epoch's checkpoint lies, whether there is one or not."""
-    return folder / f"{_LAST}.ckpt"
+    return folder / "last.ckpt"
 
 
 def _precision(settings: TrainingSettings) -> Any:
@@ -143,23 +150,19 @@ def _tame() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
 
 
 def make_trainer(settings: TrainingSettings, checkpoints: Path, report: Report) -> pl.Trainer:
     """Return a trainer that keeps a checkpoint of every finished epoch in `checkpoints`."""
     _tame()
     gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    keep = ModelCheckpoint(
-        checkpoints, _LAST, enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1
-    )
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
         precision=_precision(settings),
         max_epochs=settings.epochs,
-        callbacks=[_Progress(report), keep, _OurSignals()],
+        callbacks=[_Progress(report), _Keep(checkpoint_in(checkpoints)), _OurSignals()],
         plugins=[_AtomicFiles(), SharedBatchNorms()] if settings.devices > 1 else [_AtomicFiles()],
         benchmark=gpu,
         default_root_dir=checkpoints,

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captcha_assets.training.augment import Augmentation
-from captcha_assets.training.config import TrainingSettings
-from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainBatches
+from captcha_assets.training.augment import Augmentation, draw_changes
+from captcha_assets.training.data import EvalBatches, Images, Normalisation, Share, TrainImages, TrainPlan
 
 STILL = Augmentation(shift=0, rotation=0, scale=0, brightness=0, contrast=0)
 ALL = Share()
@@ -21,47 +20,55 @@ def numbered(count: int) -> Images:
     return Images(pixels.view(count, 1, 8, 6), torch.arange(count))
 
 
-def batches(count: int, size: int, *, epoch: int = 0, seed: int = 0, share: Share = ALL, how=STILL):
-    return TrainBatches(numbered(count), how, PLAIN, size, seed, lambda: epoch, share)
+def plan(count: int, size: int, *, epoch: int = 0, seed: int = 0, share: Share = ALL, stretch: int = 4):
+    return TrainPlan(count, size, seed, lambda: epoch, torch.device("cpu"), share, stretch)
 
 
-@given(st.integers(1, 60), st.integers(1, 20))
-def test_an_epoch_holds_every_image_once_but_those_that_fill_no_batch(count, size):
-    made = batches(count, size)
-    labels = [labels for _, labels in made]
-    assert len(labels) == len(made) == count // size
-    seen = torch.cat(labels).tolist() if labels else []
+def steps(made: TrainPlan) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Places and changes of every step of an epoch."""
+    return [step for stretch in made for step in zip(*stretch, strict=True)]
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 9))
+def test_an_epoch_holds_every_image_once_but_those_that_fill_no_batch(count, size, stretch):
+    size = min(size, count)
+    made = plan(count, size, stretch=stretch)
+    places = [places for places, _ in steps(made)]
+    assert len(places) == made.steps == count // size
+    assert len(list(made)) == len(made)
+    seen = torch.cat(places).tolist()
     assert len(seen) == len(set(seen)) == count // size * size
-    assert all(len(one) == size for one in labels)
+    assert all(len(one) == size for one in places)
 
 
 def test_images_keep_their_labels():
     images = numbered(40)
-    for batch, labels in batches(40, 8):
+    source = TrainImages(images, STILL, PLAIN)
+    for places, changes in steps(plan(40, 8)):
+        batch, labels = source.batch(places, changes)
         assert torch.equal((batch * 255).round().to(torch.uint8), images.pixels[labels])
 
 
-def test_seed_and_epoch_decide_the_batches_and_nothing_else():
+def test_seed_and_epoch_decide_the_steps_and_nothing_else():
     def of(**what):
-        torch.manual_seed(torch.randint(1000, ()).item())
-        return [torch.cat([images.flatten(), labels]) for images, labels in batches(40, 8, how=how, **what)]
+        torch.rand(())
+        return [torch.cat([places, changes.flatten()]) for places, changes in steps(plan(40, 8, **what))]
 
-    how = Augmentation.of(TrainingSettings())
     first = of(epoch=3, seed=5)
     assert all(map(torch.equal, first, of(epoch=3, seed=5)))
+    assert all(map(torch.equal, first, of(epoch=3, seed=5, stretch=2)))
     assert not any(map(torch.equal, first, of(epoch=4, seed=5)))
     assert not any(map(torch.equal, first, of(epoch=3, seed=6)))
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_that_train_together_share_the_very_batches_of_one(processes):
-    how = Augmentation.of(TrainingSettings())
-    alone = list(batches(40, 8, how=how))
-    together = [list(batches(40, 8, how=how, share=Share(rank, processes))) for rank in range(processes)]
-    for step, (images, labels) in enumerate(alone):
+def test_processes_that_train_together_share_the_very_steps_of_one(processes):
+    alone = steps(plan(40, 8))
+    together = [steps(plan(40, 8, share=Share(rank, processes))) for rank in range(processes)]
+    for step, (places, changes) in enumerate(alone):
         for rank in range(processes):
-            assert torch.equal(together[rank][step][0], images[rank::processes])
-            assert torch.equal(together[rank][step][1], labels[rank::processes])
+            assert torch.equal(together[rank][step][0], places[rank::processes])
+            assert torch.equal(together[rank][step][1], changes[rank::processes])
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 3))
@@ -123,7 +130,7 @@ def test_augmented_images_are_images_still(seed, count):
     generator = torch.Generator().manual_seed(seed)
     how = Augmentation(shift=16, rotation=45, scale=0.9, brightness=1, contrast=0.95)
     images = torch.rand(count, 1, 52, 32, generator=generator)
-    changed = how(images, how.draw(count, generator))
+    changed = how(images, draw_changes(count, generator))
     assert changed.shape == images.shape
     assert torch.isfinite(changed).all()
     assert changed.min() >= 0

@@ -1,5 +1,6 @@
 """Training learns, says what it lacks, and tells its figures once an epoch."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from captcha_assets.images.reader import read_split
 from captcha_assets.models.folder import ModelFolderError, read_config
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.data import EvalBatches, TrainPlan
 from captcha_assets.training.fit import TrainingError, setup, train
 from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
 
@@ -65,7 +67,7 @@ def test_every_epoch_is_told_in_one_line(trained):
 def test_the_sample_is_what_is_trained_on(delivery, tmp_path):
     ready = setup(job_in(tmp_path, delivery, sample_size=100), print)
     images = read_split(*delivery, "train", sample_size=100)
-    assert torch.equal(ready.data.train.pixels[:, 0], torch.from_numpy(images.pixels))
+    assert torch.equal(ready.data.train.images.pixels[:, 0], torch.from_numpy(images.pixels))
 
 
 def test_every_layer_is_trained(delivery, tmp_path):
@@ -99,7 +101,22 @@ def test_fewer_images_than_a_batch_are_one_batch(tmp_path):
     ready = setup(job_in(tmp_path, small, batch_size=256, epochs=1), print)
     ready.trainer.fit(ready.module, datamodule=ready.data)
     assert ready.module.history[-1]["train_loss"] > 0
-    assert ready.trainer.global_step == 1
+    assert ready.module.steps == 1
+
+
+def test_steps_are_the_same_however_many_make_a_stretch(delivery, tmp_path):
+    """A stretch is how many steps Lightning sees as one; what is learnt must not depend on it."""
+    weights = []
+    for stretch in (1, 3, 32):
+        ready = setup(job_in(tmp_path / str(stretch), delivery, epochs=2), print)
+        plan = TrainPlan(len(ready.data.train), 16, 0, lambda: 0, torch.device("cpu"), stretch=stretch)
+        assert len(plan) == math.ceil(plan.steps / stretch)
+        ready.trainer.fit(
+            ready.module, plan, EvalBatches(ready.data.validation, ready.data.train.normalisation, 256)
+        )
+        weights.append(torch.cat([value.flatten() for value in ready.module.state_dict().values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
 
 
 def test_the_figures_are_the_sums_over_the_whole_split(trained, delivery):

@@ -102,7 +102,7 @@ def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
     assert metrics["validation_accuracy"] == history[-1]["validation_accuracy"]
     config = folder.read_config(undisturbed / "model")
     assert (config.splits_version, config.code_version, config.seed) == ("v1", "c1", 0)
-    assert config.provenance == {"run_id": "r1"}
+    assert config.provenance == {"run_id": "r1", "device": "cpu", "threads": 1}
     assert config.temperature == metrics["temperature"]
 
 
