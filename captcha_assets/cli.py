@@ -314,13 +314,13 @@ def ui(settings: Settings, port: int) -> None:
         pass
     environment = os.environ | {"CAPTCHA_HOME": str(settings.home), "DAGSTER_HOME": _dagster_home(settings)}
     command = [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(port)]
+    project = Path(__file__).parent.parent
     with serving(settings):
-        process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parent.parent)
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            sys.exit(process.wait())
-        except KeyboardInterrupt:
-            process.wait(timeout=20)
+        process = subprocess.Popen(command, env=environment, cwd=project, start_new_session=True)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            # The whole group, since `dg dev` starts processes of its own.
+            signal.signal(stop, lambda *_: os.killpg(process.pid, signal.SIGINT))
+        sys.exit(max(process.wait(), 0))
 
 
 @main.command()

@@ -10,6 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from captcha_assets.settings import Settings
 
+
+class ReportServerError(RuntimeError):
+    """The reports cannot be served; the message says what to do."""
+
+
 _SHOWN = {".html", ".png", ".json"}
 
 
@@ -39,10 +44,16 @@ def serving(settings: Settings) -> Iterator[threading.Thread]:
     """Serve the artifacts' reports at `settings.reports_url`, on this machine only, while the block runs.
 
     Raises:
-        OSError: the port is taken.
+        ReportServerError: the port is taken; the message says how to choose another one.
     """
     port = urlsplit(settings.reports_url).port or 80
-    server = ThreadingHTTPServer(("127.0.0.1", port), _handler(settings))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(settings))
+    except OSError as error:
+        raise ReportServerError(
+            f"reports cannot be served on port {port} ({error.strerror}): stop what uses it, or choose "
+            "another port with CAPTCHA_REPORTS_URL=http://localhost:PORT"
+        ) from error
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
