@@ -26,9 +26,11 @@ Pixels = npt.NDArray[np.uint8]
 Signatures = npt.NDArray[np.uint32]
 Rows = npt.NDArray[np.int64]
 
-#: Pairs that are looked at together, and pairs whose pixels are: they bound the memory.
+#: Meetings looked at together, pairs whose pixels are read together, and pairs that are calculated
+#: together: they bound the memory.
 _MEETINGS = 1 << 20
-_PAIRS = 1 << 11
+_PAIRS = 1 << 14
+_CALCULATED = 1 << 10
 
 
 def near_duplicate_groups(
@@ -115,9 +117,8 @@ class _Ties:
         for start in range(0, len(apart), _PAIRS):
             here = apart[start : start + _PAIRS]
             rows, place = np.unique(np.stack([one[here], other[here]]), return_inverse=True)
-            smooth = smoothed(self._pixels_of(rows))
-            first, second = place.reshape(2, -1)
-            agreement = correlations(smooth[first], one_crop[here], smooth[second], other_crop[here])
+            crops = np.stack([one_crop[here], other_crop[here]])
+            agreement = _agreement(self._pixels_of(rows), place.reshape(2, -1), crops)
             same = here[agreement >= NEAR_DUPLICATE_CORRELATION]
             if len(same):
                 pairs = np.stack([one[same], other[same]], axis=1)
@@ -143,6 +144,16 @@ def _counted(numbers: Rows) -> Rows:
     """Return 0, 1, ... for each number, one after the other: [2, 3] gives [0, 1, 0, 1, 2]."""
     starts = np.cumsum(numbers) - numbers
     return np.arange(numbers.sum()) - np.repeat(starts, numbers)
+
+
+def _agreement(pixels: Pixels, places: Rows, crops: Rows) -> npt.NDArray[np.float64]:
+    """Return the correlation of pairs (2, n) of images, a block at a time."""
+    result = np.empty(places.shape[1])
+    for start in range(0, len(result), _CALCULATED):
+        here = slice(start, start + _CALCULATED)
+        one, other = (smoothed(pixels[side]) for side in places[:, here])
+        result[here] = correlations(one, crops[0, here], other, crops[1, here])
+    return result
 
 
 def smoothed(images: Pixels) -> npt.NDArray[np.uint16]:

@@ -62,7 +62,7 @@ _RULE_KEY = b"near_duplicate_rule"
 _REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
 _COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "ink"]
 #: Decoded row groups kept at hand while one class is searched, some 3.5 MB each.
-_ROW_GROUPS_AT_HAND = 64
+_ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
 
 

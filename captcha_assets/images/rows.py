@@ -7,7 +7,7 @@ fails.
 
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,13 @@ def _binary(rows: npt.NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
 
 
-def read_chunks(archive: Path, chunks: Iterable[Chunk]) -> Iterator[pa.RecordBatch]:
-    """Read chunk after chunk of one archive."""
+def read_chunks(archive: Path, chunks: list[Chunk]) -> Iterator[pa.RecordBatch]:
+    """Read chunk after chunk of one archive, and empty the list on the way."""
     reader = ArchiveReader(archive)
+    chunks.reverse()
     try:
-        for chunk in chunks:
-            yield read_chunk(reader, chunk)
+        while chunks:
+            yield read_chunk(reader, chunks.pop())
     finally:
         reader.close()
 

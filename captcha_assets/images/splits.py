@@ -47,6 +47,10 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
 }
 
 
+_SPLIT = pl.Enum(SPLITS)
+_EARLIER = dict.fromkeys(["image_id", "split", "old_label", "old_batch"], pl.String)
+
+
 class SplitError(ValueError):
     """Ratios or tables that splits cannot be made from."""
 
@@ -109,34 +113,53 @@ def assign_splits(
     Returns:
         The splits (`SPLITS_SCHEMA`), a row per image of the index, in order of `image_id`.
     """
-    images = _with_places(index, previous)
-    images = _with_ties(images)
+    images = _with_ties(_with_places(index, previous))
     places = _place_new(images.filter(pl.col("undecided")), _counts(images), ratios)
     images = (
         images.join(places, on=["label", "group"], how="left", maintain_order="left")
-        .with_columns(split=pl.when("undecided").then("new_split").otherwise("split"))
-        .with_columns(group=pl.col("image_id").min().over("group", "split"))
+        .with_columns(place=pl.coalesce("place", pl.when("undecided").then("new_place")))
+        .with_columns(
+            group=pl.col("image_id").first().over("group", "place")
+        )  # the smallest: they are sorted
+        .with_columns(split=pl.col("place").cast(_SPLIT).cast(pl.String))
     )
     return _with_sample_keys(images).select(SPLITS_SCHEMA.names)
 
 
 def _with_places(index: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
-    """Return the index with each image's earlier `split` and label; conflicts have no split."""
-    images = index.select("image_id", "label", "group", "batch", "sources", "status").sort("image_id")
-    if previous is None:
-        earlier = images.select(
-            "image_id", split=pl.lit(None, pl.String), old_label="label", old_batch="batch"
-        ).clear()
-    else:
+    """Return the index with each image's earlier `place` (its split's number) and label.
+
+    Conflicts have no place.
+    """
+    columns = ["image_id", "label", "group", "batch", "sources", "status"]
+    images = index.select(columns).sort("image_id")
+    earlier = pl.DataFrame(schema=_EARLIER)
+    if previous is not None:
         earlier = previous.select("image_id", "split", old_label="label", old_batch="batch")
+    images = images.join(earlier, on="image_id", how="left", maintain_order="left")
     usable = pl.col("status") == USABLE
-    # Another delivery of the same image, whatever its name, is no reason to train again: who brought it
-    # first stays named as long as that delivery is there.
-    stays = pl.col("sources").list.eval(pl.element().struct.field("batch")).list.contains(pl.col("old_batch"))
-    return images.join(earlier, on="image_id", how="left", maintain_order="left").with_columns(
-        split=pl.when(usable).then("split"),
-        held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
-        batch=pl.when(stays).then("old_batch").otherwise("batch"),
+    return (
+        images.drop("sources")
+        .join(_brought_earlier(images), on="image_id", how="left", maintain_order="left")
+        .with_columns(
+            place=pl.when(usable).then(pl.col("split").cast(_SPLIT).to_physical()),
+            held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
+            batch=pl.coalesce("earlier_batch", "batch"),
+        )
+    )
+
+
+def _brought_earlier(images: pl.DataFrame) -> pl.DataFrame:
+    """Return `image_id`, `earlier_batch` of images that another delivery than now named brought first.
+
+    Another delivery of the same image, whatever its name, is no reason to train again: who brought it
+    first stays named as long as that delivery is there.
+    """
+    batches = pl.col("sources").list.eval(pl.element().struct.field("batch"))
+    return (
+        images.filter(pl.col("old_batch") != pl.col("batch"))
+        .filter(batches.list.contains(pl.col("old_batch")))
+        .select("image_id", earlier_batch="old_batch")
     )
 
 
@@ -146,33 +169,30 @@ def _with_ties(images: pl.DataFrame) -> pl.DataFrame:
     Afterwards `undecided` marks the images of groups that have no place yet.
     """
     usable = pl.col("status") == USABLE
-    torn = (pl.col("split").drop_nulls().n_unique() > 1).over("group")
+    first, last = pl.col("place").min().over("group"), pl.col("place").max().over("group")
+    torn = (first != last).fill_null(value=False)
     # a relabelled image is new to its class: it is the one that ties, so it is the one that yields
-    relabelled = pl.col("split").is_not_null() & (pl.col("label") != pl.col("old_label"))
-    images = images.with_columns(split=pl.when(~(torn & relabelled)).then("split"))
-    torn = (pl.col("split").drop_nulls().n_unique() > 1).over("group")
-    ties = usable & pl.col("split").is_null() & torn
+    relabelled = pl.col("place").is_not_null() & (pl.col("label") != pl.col("old_label"))
+    images = images.with_columns(place=pl.when(~(torn & relabelled)).then("place"))
+    ties = usable & pl.col("place").is_null() & torn
     return images.with_columns(
         held_back=pl.when(ties).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
-        split=pl.when(usable & ~ties).then(
-            pl.coalesce("split", pl.col("split").drop_nulls().first().over("group"))
-        ),
-    ).with_columns(undecided=pl.col("split").is_null() & pl.col("held_back").is_null())
+        place=pl.when(usable & ~ties).then(pl.coalesce("place", first)),
+    ).with_columns(undecided=pl.col("place").is_null() & pl.col("held_back").is_null())
 
 
 def _counts(images: pl.DataFrame) -> dict[str, npt.NDArray[np.int64]]:
     """Return how many images of each class each split holds already."""
     counts = {label: np.zeros(len(SPLITS), np.int64) for label in images["label"].drop_nulls().unique()}
-    placed = images.drop_nulls("split").group_by("label", "split").len()
-    for label, split, number in placed.iter_rows():
-        counts[label][SPLITS.index(split)] = number
+    for label, place, number in images.drop_nulls("place").group_by("label", "place").len().iter_rows():
+        counts[label][place] = number
     return counts
 
 
 def _place_new(
     images: pl.DataFrame, counts: dict[str, npt.NDArray[np.int64]], ratios: SplitRatios
 ) -> pl.DataFrame:
-    """Return `label`, `group`, `new_split` of the groups of these images.
+    """Return `label`, `group`, `new_place` of the groups of these images.
 
     Large groups are placed first: the small ones even out what they leave uneven.
     """
@@ -188,9 +208,9 @@ def _place_new(
         count = counts[str(label)]
         share = _divide(len(same), (targets[str(label)] - count) / int(str(size)))
         count += share * int(str(size))
-        places = np.repeat(np.array(SPLITS), share)
-        placed.append(same.select("label", "group", new_split=pl.Series(places)))
-    nothing = groups.select("label", "group", new_split=pl.lit(None, pl.String)).clear()
+        places = pl.Series(np.repeat(np.arange(len(SPLITS)), share), dtype=pl.UInt8)
+        placed.append(same.select("label", "group", new_place=places))
+    nothing = groups.select("label", "group", new_place=pl.lit(None, pl.UInt8)).clear()
     return pl.concat([nothing, *placed])
 
 
@@ -222,9 +242,9 @@ def _divide(number: int, wanted: npt.NDArray[np.float64]) -> npt.NDArray[np.int6
 
 def _with_sample_keys(images: pl.DataFrame) -> pl.DataFrame:
     """Spread the images of each split and class evenly over [0, 1), in order of `image_id`."""
-    stratum = ["split", "label"]
+    stratum = ["place", "label"]
     key = (pl.int_range(pl.len()).over(stratum) + 0.5) / pl.len().over(stratum)
-    return images.with_columns(sample_key=pl.when(pl.col("split").is_not_null()).then(key))
+    return images.with_columns(sample_key=pl.when(pl.col("place").is_not_null()).then(key))
 
 
 def take_sample(splits: pl.DataFrame, size: int | None) -> pl.DataFrame:

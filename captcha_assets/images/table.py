@@ -164,15 +164,17 @@ def _rows(archive: Path, chunks: list[Chunk], processes: int) -> Iterator[pa.Rec
         yield from read_chunks(archive, chunks)
         return
     with ExitStack() as stack:
-        shares = [chunks[start::processes] for start in range(processes)]
+        shares = (chunks[start::processes] for start in range(processes))
         workers = [stack.enter_context(_Worker(archive, share)) for share in shares]
+        total = len(chunks)
+        chunks.clear()  # the workers have them now
         pool = stack.enter_context(ThreadPoolExecutor(processes))
         # each worker is asked for its next chunk as soon as its last one is taken, and waits at most
         # one chunk ahead: memory stays bounded and the order is the archive's
         asked: deque[Future[pa.RecordBatch]] = deque(pool.submit(worker.next) for worker in workers)
-        for number in range(len(chunks)):
+        for number in range(total):
             yield asked.popleft().result()
-            if number + processes < len(chunks):
+            if number + processes < total:
                 asked.append(pool.submit(workers[number % processes].next))
 
 
