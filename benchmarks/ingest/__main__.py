@@ -1,0 +1,186 @@
+"""Ingestion against its targets and against other tools: `python -m benchmarks.ingest [--help]`.
+
+Makes the archives once (in `.scratch/benchmarks`), ingests them in processes of their own, watches their
+memory, and prints a table of ratios last. cleanvision and imagededup are measured on a sample, where
+`--tools` has made their environment. Nothing else should run meanwhile.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from captcha_assets.sources.generator import write_archive
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SCRATCH = ROOT / ".scratch" / "benchmarks"
+TOOLS = SCRATCH / "tools"
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """Seconds per step, and the highest memory of all its processes together."""
+
+    seconds: dict[str, float]
+    images: int
+    peak: int
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+def archive(count: int, seed: int) -> Path:
+    path = SCRATCH / f"images-{count}-{seed}.zip"
+    if not path.exists():
+        print(f"making {path.name} (once)", flush=True)
+        write_archive(path, count, seed)
+    return path
+
+
+def joined(one: Path, other: Path) -> Path:
+    """An archive of the images of two, under names that differ."""
+    path = SCRATCH / f"{one.stem}-and-{other.stem}.zip"
+    if not path.exists():
+        with zipfile.ZipFile(path, "w") as target:
+            for number, source in enumerate((one, other)):
+                with zipfile.ZipFile(source) as members:
+                    for name in members.namelist():
+                        target.writestr(f"{number}/{name}", members.read(name))
+    return path
+
+
+def watch(process: subprocess.Popen[str]) -> int:
+    """Wait for a process; return the peak of the resident memory of it and its children, in bytes.
+
+    Shared pages count once per process: the true figure is lower.
+    """
+    peak = 0
+    root = psutil.Process(process.pid)
+    while process.poll() is None:
+        total = 0
+        try:
+            for part in [root, *root.children(recursive=True)]:
+                total += part.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+        peak = max(peak, total)
+        time.sleep(0.02)
+    return peak
+
+
+def run(*command: str | Path, cores: Iterable[int] | None = None) -> tuple[str, int]:
+    """Run a Python program; return the last line it prints and its peak of memory."""
+    mask = set(cores) if cores else os.sched_getaffinity(0)
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: os.sched_setaffinity(0, mask),  # noqa: PLW1509 - nothing runs beside it here
+    )
+    peak = watch(process)
+    output = process.communicate()[0]
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} ended with status {process.returncode}")
+    return output.splitlines()[-1], peak
+
+
+def ingest(folder: Path, *deliveries: tuple[str, Path]) -> Ingestion:
+    folder.mkdir(parents=True, exist_ok=True)
+    named = [f"{name}={path}" for name, path in deliveries]
+    line, peak = run(sys.executable, "-m", "benchmarks.ingest.ours", folder, *named)
+    result = json.loads(line)
+    return Ingestion(result["seconds"], result["images"], peak)
+
+
+def loose_files(source: Path, count: int) -> Path:
+    """A folder of the first images of an archive: the other tools read nothing else."""
+    folder = SCRATCH / f"loose-{count}"
+    if not folder.exists():
+        folder.mkdir()
+        with zipfile.ZipFile(source) as members:
+            for name in members.namelist()[:count]:
+                (folder / Path(name).name).write_bytes(members.read(name))
+    return folder
+
+
+def make_tools() -> None:
+    venv.create(TOOLS, with_pip=True, clear=True)
+    install = [TOOLS / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", HERE / "requirements.txt"]
+    subprocess.run(install, check=True)
+
+
+def tool_rates(source: Path, sample: int) -> Iterator[tuple[str, float | None]]:
+    """Yield each tool's name and images a second, None where its environment is missing."""
+    for name in ("cleanvision", "imagededup"):
+        if not TOOLS.exists():
+            yield name, None
+            continue
+        line, _ = run(TOOLS / "bin" / "python", HERE / f"{name}_run.py", loose_files(source, sample))
+        yield name, sample / float(line)
+
+
+def table(rows: list[tuple[str, str, str, str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
+    parser.add_argument("--count", type=int, default=118_000, help="images of the first delivery (118,000)")
+    parser.add_argument("--sample", type=int, default=2_000, help="images for the other tools (2,000)")
+    parser.add_argument("--tools", action="store_true", help="make the other tools' environment first")
+    arguments = parser.parse_args()
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    if arguments.tools:
+        make_tools()
+    first, more = archive(arguments.count, 1), archive(1_000, 2)
+    double = joined(first, archive(arguments.count, 3))
+    folder, twice = SCRATCH / "tables", SCRATCH / "tables-twice"
+    for old in (folder, twice):
+        shutil.rmtree(old, ignore_errors=True)
+    whole = ingest(folder, ("first", first))
+    added = ingest(folder, ("more", more))
+    large = ingest(twice, ("double", double))
+    loop, _ = run(
+        sys.executable, "-m", "benchmarks.ingest.pillow_loop", first, SCRATCH / "pillow.parquet", cores=[0]
+    )
+    print(f"{'seconds':25s}{whole.images:>10,}{'+1,000':>10}")
+    for step, seconds in whole.seconds.items():
+        print(f"{step:25s}{seconds:10.2f}{added.seconds[step]:10.2f}")
+    rows = [("", "measured", "target", "")]
+    rate = whole.images / whole.total
+    rows.append((f"{whole.images:,} images", f"{whole.total:.1f} s", "20 s", verdict(whole.total <= 20)))
+    rows.append(("peak of memory", f"{whole.peak / 1e9:.2f} GB", "1.5 GB", verdict(whole.peak <= 1.5e9)))
+    growth = large.peak / whole.peak
+    rows.append(("peak with twice the images", f"{growth:.2f} times", "1.2 times", verdict(growth <= 1.2)))
+    share = added.total / whole.total
+    rows.append(("1,000 more images", f"{share:.1%} of the first", "10%", verdict(share <= 0.1)))
+    ratio = float(loop) / whole.total
+    rows.append(("Pillow loop, one core", f"{ratio:.1f} times as long", "3 times", verdict(ratio >= 3)))
+    for (name, other), least in zip(tool_rates(first, arguments.sample), (15, 5), strict=True):
+        measured = f"{rate / other:.1f} times as long" if other else "not measured: --tools"
+        rows.append((name, measured, f"{least} times", verdict(rate / other >= least) if other else ""))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

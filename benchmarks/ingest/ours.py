@@ -1,0 +1,50 @@
+"""One ingestion, as the platform does it, timed step by step: `python -m benchmarks.ingest.ours`.
+
+Arguments: a folder for the tables, then `name=archive` for each delivery that is new; tables that lie in the
+folder already are deliveries from before. Prints one line of JSON: seconds per step, from the moment the
+libraries are loaded.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from captcha_assets.images.index import build_image_index
+from captcha_assets.images.splits import update_splits
+from captcha_assets.images.table import build_image_table
+from captcha_assets.quality.expectations import judge_image_index, judge_image_table, judge_splits
+
+
+class Stopwatch:
+    """Seconds per step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, step: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = work(*arguments)
+        self.seconds[step] = self.seconds.get(step, 0) + time.perf_counter() - began
+        return result
+
+
+def main(folder: Path, *deliveries: str) -> None:
+    watch = Stopwatch()
+    index, splits = folder / "image_index.parquet", folder / "splits.parquet"
+    for name, archive in (delivery.split("=", 1) for delivery in deliveries):
+        table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
+        watch.time("image_table", build_image_table, Path(archive), name, table, rejected)
+        watch.time("verdict on image_table", judge_image_table, table, rejected)
+    tables = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.parquet"))}
+    summary = watch.time("image_index", build_image_index, tables, index)
+    watch.time("verdict on image_index", judge_image_index, index, tables)
+    watch.time("splits", update_splits, index, splits)
+    watch.time("verdict on splits", judge_splits, splits, index, tables)
+    print(json.dumps({"images": summary.images, "seconds": watch.seconds}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
