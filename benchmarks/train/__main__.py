@@ -1,0 +1,45 @@
+"""What training costs, and what of it is not the network: `python -m benchmarks.train [--help]`.
+
+Prints last: Lightning's overhead over a bare loop, with a network so small that only overhead remains;
+ours against the usual way, on the same images, with the same network; and on a GPU how much of the card
+is used and how long it takes from random weights to 99 %.
+"""
+
+import argparse
+import logging
+import os
+import warnings
+
+from benchmarks.train import device, overhead, usual
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--images", type=int, default=2048, help="images of the comparison with the usual way"
+    )
+    parser.add_argument("--channels", type=int, nargs=4, default=[64, 128, 256, 512])
+    parser.add_argument("--workers", type=int, default=min(4, len(os.sched_getaffinity(0))))
+    parser.add_argument("--gpu-images", type=int, default=118_000)
+    parser.add_argument("--gpu-batch-size", type=int, default=1024)
+    parser.add_argument("--gpu-epochs", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=5)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _options()
+    warnings.filterwarnings("ignore")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    tables = [
+        overhead.table(options.rounds),
+        usual.table(options.images, options.workers, tuple(options.channels), options.rounds),
+        device.table(options.gpu_images, options.gpu_epochs, options.gpu_batch_size, options.seeds),
+    ]
+    print(*("\n".join(lines) for lines in tables), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What the comparisons share: images, a clock, and training as the platform does it."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from captcha_assets.dataset import CLASSES
+from captcha_assets.models.network import ARCHITECTURE, build
+from captcha_assets.sources.generator import generate
+from captcha_assets.training.augment import Augmentation
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.data import Images, Normalisation, TrainImages, TrainPlan
+from captcha_assets.training.module import Classifier
+from captcha_assets.training.trainer import SplitData, make_trainer
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def characters(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Generated characters: uint8 (N, 52, 32), and class numbers (N,)."""
+    labels, images = zip(*generate(count, seed), strict=True)
+    return np.stack(images), np.array([CLASSES.index(label) for label in labels])
+
+
+def tensors(pixels: np.ndarray, labels: np.ndarray) -> Images:
+    """Images as training holds them."""
+    return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels))
+
+
+def to_learn_from(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings) -> TrainImages:
+    """Images to learn from, augmented as training does."""
+    return TrainImages(tensors(pixels, labels), Augmentation.of(settings), Normalisation.of(pixels))
+
+
+def network(settings: TrainingSettings) -> nn.Module:
+    """A resnet18 with new weights."""
+    torch.manual_seed(settings.seed)
+    return build(ARCHITECTURE, settings.channels, len(CLASSES))
+
+
+def now() -> float:
+    """The clock, when the device has done all that it was told."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def conditions(rounds: int) -> str:
+    """What a comparison was made under."""
+    return f"median of {rounds} rounds on {DEVICE.type}, {torch.get_num_threads()} threads"
+
+
+class Clock(pl.Callback):
+    """Seconds that the training steps of each epoch take, without validation."""
+
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.start = now()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if arguments[-1] + 1 == trainer.num_training_batches:
+            self.epochs.append(now() - self.start)
+
+    @property
+    def warm(self) -> float:
+        """Seconds of an epoch, the first one left out."""
+        return sum(self.epochs[1:]) / len(self.epochs[1:])
+
+
+class Stretched(SplitData):
+    """Training data with another number of steps to each of Lightning's."""
+
+    stretch = 1
+
+    def train_dataloader(self) -> TrainPlan:
+        return replace(super().train_dataloader(), stretch=self.stretch)
+
+
+def train(
+    made: nn.Module,
+    data: SplitData,
+    settings: TrainingSettings,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Classifier, Clock]:
+    """Train as the platform does."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(settings, Path(folder), report)
+        trainer.callbacks.insert(0, clock)
+        module = Classifier(made, settings, data.train, data.steps)
+        trainer.fit(module, datamodule=data)
+    return module, clock

@@ -1,0 +1,74 @@
+"""How much of the device is used, and how long it takes from random weights to 99 %."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from benchmarks.train.common import DEVICE, characters, network, now, tensors, to_learn_from, train
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.trainer import SplitData
+
+#: Floating point operations of a resnet18's forward and backward pass over one image of 52x32.
+FLOP_AN_IMAGE = 2 * 0.387e9
+
+
+def peak() -> float:
+    """Floating point operations a second that the device reaches in bf16 matrix products."""
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    for _ in range(3):
+        a @ a
+    start = now()
+    for _ in range(20):
+        a @ a
+    return 20 * 2 * 8192**3 / (now() - start)
+
+
+def speeds(pixels: np.ndarray, labels: np.ndarray, sizes: list[int]) -> Iterator[str]:
+    """Images a second for several batch sizes."""
+    best = peak()
+    for size in sizes:
+        settings = TrainingSettings(epochs=4, batch_size=size)
+        part = SplitData(
+            to_learn_from(pixels, labels, settings), tensors(pixels[:256], labels[:256]), settings
+        )
+        _, clock = train(network(settings), part, settings)
+        rate = len(labels) // size * size / clock.warm
+        yield (
+            f"  batch {size:<32}{rate:8.0f} images/s   {rate * FLOP_AN_IMAGE / best:5.1%} of the peak "
+            f"({best / 1e12:.0f} TFLOP/s)"
+        )
+
+
+def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, seeds: int) -> Iterator[str]:
+    """Seconds of fitting until 99 % of the validation images are read, the first time cold."""
+    held = len(labels) * 2 // 10
+    for seed in range(seeds):
+        chosen = replace(settings, seed=seed)
+        data = SplitData(
+            to_learn_from(pixels[held:], labels[held:], chosen), tensors(pixels[:held], labels[:held]), chosen
+        )
+        start = time.perf_counter()
+        module, clock = train(network(chosen), data, chosen)
+        whole, accuracy = time.perf_counter() - start, [one["validation_accuracy"] for one in module.history]
+        reached = next((number for number, value in enumerate(accuracy, 1) if value >= 0.99), None)
+        seconds = f"{sum(clock.epochs[:reached]):8.2f} s" if reached else "   never"
+        yield (
+            f"  seed {seed} ({'warm' if seed else 'cold'}){'':<22}{seconds} of steps to 0.99; "
+            f"{accuracy[-1]:.4f} after {whole:.2f} s in all"
+        )
+
+
+def table(count: int, epochs: int, batch_size: int, seeds: int) -> list[str]:
+    """Measure on the GPU, where there is one."""
+    if DEVICE.type != "cuda":
+        return ["On the GPU: this machine has none"]
+    pixels, labels = characters(count)
+    settings = TrainingSettings(epochs=epochs, batch_size=batch_size)
+    return [
+        f"On {torch.cuda.get_device_name()}: {count} generated images",
+        *speeds(pixels, labels, [64, 256, 1024, 4096]),
+        *to_99(pixels, labels, settings, seeds),
+    ]
