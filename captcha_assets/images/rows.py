@@ -93,8 +93,8 @@ def _assemble(pixels: npt.NDArray[np.uint8], refusals: _Refusals, found: dict[st
     columns = {
         **found,
         "image_id": [image_id(image) for image in pixels],
-        "pixels": _binary(pixels),
-        "signature": _binary(signatures(pixels)),
+        "pixels": binary_array(pixels),
+        "signature": binary_array(signatures(pixels)),
         "dhash": dhash(pixels),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,
@@ -124,7 +124,7 @@ def arrow_array(values: Any, data_type: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(data_type, len(values), list(map(pa.py_buffer, buffers)))
 
 
-def _binary(rows: npt.NDArray[Any]) -> pa.Array:
+def binary_array(rows: npt.NDArray[Any]) -> pa.Array:
     """Return a binary array of the bytes of each row."""
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * (rows.nbytes // max(len(rows), 1))
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]

@@ -144,8 +144,8 @@ def build_image_table(
     del listing, entries
     with replacing(table) as table_part, replacing(rejected) as rejected_part:
         with (
-            _Writer(table_part, IMAGE_TABLE_SCHEMA) as images,
-            _Writer(rejected_part, REJECTED_SCHEMA) as refused,
+            TableWriter(table_part, IMAGE_TABLE_SCHEMA) as images,
+            TableWriter(rejected_part, REJECTED_SCHEMA) as refused,
         ):
             for rows in _rows(archive, chunks, processes):
                 good, bad = _divide(rows, batch)
@@ -242,7 +242,7 @@ def _as(schema: pa.Schema, rows: pa.RecordBatch, batch: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-class _Writer:
+class TableWriter:
     """Writes a table batch by batch and hashes its content on the way."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -257,15 +257,17 @@ class _Writer:
         self._content = ContentHash(schema)
 
     def write(self, rows: pa.RecordBatch) -> None:
+        """Append the next rows as a row group."""
         if len(rows):
             self._file.write_batch(rows)
             self._content.update(rows)
 
     @property
     def version(self) -> str:
+        """Data version of what has been written."""
         return self._content.hexdigest()
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "TableWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

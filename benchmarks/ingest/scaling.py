@@ -1,0 +1,142 @@
+"""Index and splits at growing sizes: `python -m benchmarks.ingest.scaling [ROWS ...]`.
+
+Makes image tables of deliveries of 100,000 images each (once, in `.scratch/benchmarks`; 1.8 GB per million):
+generated characters, shifted at random and under a random shade, one in fifty a noisy copy of another. Builds
+the index and the splits of the first ROWS in a process of its own each, and prints time and memory, and last
+how many times as long each took as the size before it.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.index import build_image_index
+from captcha_assets.images.rows import CHUNK, arrow_array, binary_array
+from captcha_assets.images.splits import update_splits
+from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, TableWriter
+from captcha_assets.sources.generator import generate
+from captcha_assets.storage import replacing
+
+SCRATCH = Path(__file__).resolve().parents[2] / ".scratch" / "benchmarks"
+DELIVERY = 100_000
+SIZES = [10_000, 100_000, 1_000_000]
+
+
+def shades(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random fields, float (count, 52, 32)."""
+    down = np.cos(np.pi * (np.arange(52)[:, None] + 0.5) * np.arange(6) / 52)
+    across = np.cos(np.pi * (np.arange(32)[:, None] + 0.5) * np.arange(4) / 32)
+    return down @ rng.normal(0, 15, (count, 6, 4)) @ across.T
+
+
+def varied(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another picture of each character: moved by up to four pixels, under a shade, every fiftieth a copy."""
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4)), mode="edge")
+    down, across = rng.integers(0, 9, (2, len(images)))
+    rows, columns = np.arange(52), np.arange(32)
+    moved = padded[
+        np.arange(len(images))[:, None, None],
+        (down[:, None] + rows)[:, :, None],
+        (across[:, None] + columns)[:, None, :],
+    ]
+    fields = shades(len(images), rng)
+    moved[1::50], fields[1::50] = moved[::50], fields[::50]
+    fields[1::50] += rng.normal(0, 3, fields[1::50].shape)
+    return np.clip(moved + fields, 0, 255).astype(np.uint8)
+
+
+def rows_of(pixels: np.ndarray, labels: list[str], batch: str, start: int) -> pa.RecordBatch:
+    statistics = Statistics(pixels)
+    columns = {
+        "image_id": [image_id(image) for image in pixels],
+        "batch": [batch] * len(pixels),
+        "member": [f"Dataset/{label}_{start + n}.png" for n, label in enumerate(labels)],
+        "label": labels,
+        "pixels": binary_array(pixels),
+        "signature": binary_array(signatures(pixels)),
+        "dhash": dhash(pixels),
+        "brightness": statistics.brightness,
+        "contrast": statistics.contrast,
+        "ink": statistics.ink,
+        "source_mode": ["L"] * len(pixels),
+        "file_bytes": np.full(len(pixels), 1700, np.int32),
+        "file_hash": [f"{batch} {start + n}" for n in range(len(pixels))],
+    }
+    arrays = [arrow_array(columns[field.name], field.type) for field in IMAGE_TABLE_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=IMAGE_TABLE_SCHEMA)
+
+
+def delivery(number: int, size: int) -> Path:
+    """The image table of one delivery, in order of its labels as any delivery is."""
+    path = SCRATCH / "scaling" / f"{number:04}-{size}.parquet"
+    if path.exists():
+        return path
+    rng = np.random.default_rng(number)
+    characters = sorted(generate(21_000, 1), key=lambda pair: pair[0])
+    chosen = np.sort(rng.integers(len(characters), size=size))
+    chosen[1::50] = chosen[::50][: len(chosen[1::50])]
+    with replacing(path) as part, TableWriter(part, IMAGE_TABLE_SCHEMA) as table:
+        for start in range(0, size, CHUNK):
+            here = [characters[place] for place in chosen[start : start + CHUNK]]
+            pixels = varied(np.stack([image for _, image in here]), rng)
+            table.write(rows_of(pixels, [label for label, _ in here], f"delivery-{number:04}", start))
+    return path
+
+
+def deliveries(rows: int) -> dict[str, Path]:
+    sizes = [min(DELIVERY, rows - start) for start in range(0, rows, DELIVERY)]
+    return {f"delivery-{number:04}": delivery(number, size) for number, size in enumerate(sizes)}
+
+
+def measure(rows: int) -> None:
+    """Build index and splits in this process; print one line of JSON."""
+    folder = SCRATCH / f"scaling-{rows}"
+    index, splits = folder / "index.parquet", folder / "splits.parquet"
+    for path in (index, splits):
+        path.unlink(missing_ok=True)
+    tables = deliveries(rows)
+    began = time.perf_counter()
+    summary = build_image_index(tables, index)
+    indexed = time.perf_counter()
+    update_splits(index, splits)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    times = {"index": indexed - began, "splits": time.perf_counter() - indexed}
+    print(json.dumps({**times, "peak": peak, "groups": summary.groups}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest.scaling", description=__doc__)
+    parser.add_argument("rows", type=int, nargs="*", default=SIZES, help="numbers of rows")
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    results = []
+    for rows in arguments.rows:
+        deliveries(rows)
+        command = [sys.executable, "-m", "benchmarks.ingest.scaling", "--measure", str(rows)]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        results.append({"rows": rows, **json.loads(line)})
+    print(f"{'rows':>12}{'index, s':>12}{'splits, s':>12}{'peak, GB':>12}{'groups':>12}{'times as long':>16}")
+    before = None
+    for result in results:
+        total = result["index"] + result["splits"]
+        ratio = f"{total / before:.1f}" if before else ""
+        print(
+            f"{result['rows']:>12,}{result['index']:>12.2f}{result['splits']:>12.2f}"
+            f"{result['peak'] / 1e9:>12.2f}{result['groups']:>12,}{ratio:>16}"
+        )
+        before = total
+
+
+if __name__ == "__main__":
+    main()
