@@ -99,7 +99,7 @@ def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
     whole, parted = staleness(ui, partitioned=False), staleness(ui, partitioned=True)
     assert len(whole) >= 7
     assert set(whole.values()) == {"FRESH"}
-    assert parted == dict.fromkeys(("raw_batch", "image_table", "rejected_images"), ["FRESH"])
+    assert parted == {key: ["FRESH"] for key in ("raw_batch", "image_table", "rejected_images")}
 
 
 def test_the_asset_graph_shows_every_asset(ui: str, page: Any) -> None:
