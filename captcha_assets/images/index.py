@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-from captcha_assets.images.content import ContentHash
 from captcha_assets.images.decisions import read_decisions, with_decisions
 from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
 from captcha_assets.images.features import CHANCES, CROPS
-from captcha_assets.storage import AnyPath, fetched, replacing
+from captcha_assets.images.frames import write_frame
+from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"
 LABEL_CONFLICT = "label_conflict"
@@ -110,7 +110,7 @@ def build_image_index(
         images = _distinct(local, read_decisions(decisions))
         groups = _groups(images, list(local.values()), _known_groups(target))
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
-        version = _write(rows, target)
+        version = write_frame(rows, INDEX_SCHEMA, target, _REPETITIVE, {_RULE_KEY: RULE})
     return _summarize(rows, version)
 
 
@@ -252,23 +252,6 @@ class _BinaryReader:
     def _read_row_group(self, column: str, table: int, group: int) -> npt.NDArray[np.uint8]:
         values = self._open(table).read_row_group(group, columns=[column]).column(0).combine_chunks()
         return np.frombuffer(values.buffers()[2], np.uint8).reshape(len(values), -1)
-
-
-def _write(rows: pl.DataFrame, target: AnyPath) -> str:
-    """Write the index and return its data version."""
-    table = rows.to_arrow().cast(INDEX_SCHEMA)
-    content = ContentHash(INDEX_SCHEMA)
-    for batch in table.to_batches():
-        content.update(batch)
-    with replacing(target) as part:
-        pq.write_table(
-            table.replace_schema_metadata({_RULE_KEY: RULE}),
-            part,
-            compression="zstd",
-            row_group_size=1 << 17,
-            use_dictionary=_REPETITIVE,
-        )
-    return content.hexdigest()
 
 
 def _summarize(rows: pl.DataFrame, version: str) -> IndexSummary:

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES
-from captcha_assets.images.content import ContentHash
+from captcha_assets.images.frames import write_frame
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.storage import AnyPath, fetched, replacing
+from captcha_assets.storage import AnyPath, fetched
 
 SPLITS = ("train", "validation", "test")
 
@@ -101,7 +100,9 @@ class SplitSummary:
 
 
 def assign_splits(
-    index: pl.DataFrame, previous: pl.DataFrame | None, ratios: SplitRatios = DEFAULT_RATIOS
+    index: pl.DataFrame | pl.LazyFrame,
+    previous: pl.DataFrame | None,
+    ratios: SplitRatios = DEFAULT_RATIOS,
 ) -> pl.DataFrame:
     """Give every image of the index its place.
 
@@ -113,7 +114,7 @@ def assign_splits(
     Returns:
         The splits (`SPLITS_SCHEMA`), a row per image of the index, in order of `image_id`.
     """
-    images = _with_ties(_with_places(index, previous))
+    images = _with_ties(_with_places(index.lazy(), previous))
     places = _place_new(images.filter(pl.col("undecided")), _counts(images), ratios)
     images = (
         images.join(places, on=["label", "group"], how="left", maintain_order="left")
@@ -126,40 +127,43 @@ def assign_splits(
     return _with_sample_keys(images).select(SPLITS_SCHEMA.names)
 
 
-def _with_places(index: pl.DataFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
+def _with_places(index: pl.LazyFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
     """Return the index with each image's earlier `place` (its split's number) and label.
 
     Conflicts have no place.
     """
-    columns = ["image_id", "label", "group", "batch", "sources", "status"]
-    images = index.select(columns).sort("image_id")
+    images = index.select("image_id", "label", "group", "batch", "status").collect().sort("image_id")
     earlier = pl.DataFrame(schema=_EARLIER)
     if previous is not None:
         earlier = previous.select("image_id", "split", old_label="label", old_batch="batch")
     images = images.join(earlier, on="image_id", how="left", maintain_order="left")
     usable = pl.col("status") == USABLE
-    return (
-        images.drop("sources")
-        .join(_brought_earlier(images), on="image_id", how="left", maintain_order="left")
-        .with_columns(
-            place=pl.when(usable).then(pl.col("split").cast(_SPLIT).to_physical()),
-            held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
-            batch=pl.coalesce("earlier_batch", "batch"),
-        )
+    return images.join(
+        _brought_earlier(index, images), on="image_id", how="left", maintain_order="left"
+    ).with_columns(
+        place=pl.when(usable).then(pl.col("split").cast(_SPLIT).to_physical()),
+        held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
+        batch=pl.coalesce("earlier_batch", "batch"),
     )
 
 
-def _brought_earlier(images: pl.DataFrame) -> pl.DataFrame:
+def _brought_earlier(index: pl.LazyFrame, images: pl.DataFrame) -> pl.DataFrame:
     """Return `image_id`, `earlier_batch` of images that another delivery than now named brought first.
 
     Another delivery of the same image, whatever its name, is no reason to train again: who brought it
     first stays named as long as that delivery is there.
     """
+    renamed = images.filter(pl.col("old_batch") != pl.col("batch"))
+    renamed = renamed.select("image_id", earlier_batch="old_batch")
+    if renamed.is_empty():
+        return renamed
     batches = pl.col("sources").list.eval(pl.element().struct.field("batch"))
     return (
-        images.filter(pl.col("old_batch") != pl.col("batch"))
-        .filter(batches.list.contains(pl.col("old_batch")))
-        .select("image_id", earlier_batch="old_batch")
+        index.select("image_id", "sources")
+        .join(renamed.lazy(), on="image_id")
+        .filter(batches.list.contains(pl.col("earlier_batch")))
+        .select("image_id", "earlier_batch")
+        .collect()
     )
 
 
@@ -267,10 +271,9 @@ def update_splits(index: AnyPath, target: AnyPath, ratios: SplitRatios = DEFAULT
         target: where the splits lie and go.
         ratios: share of each split.
     """
-    images = pl.read_parquet(str(index), columns=["image_id", "label", "status", "group", "batch", "sources"])
     previous = _read_previous(target)
-    splits = assign_splits(images, previous, ratios)
-    version = _write(splits, target)
+    splits = assign_splits(pl.scan_parquet(str(index)), previous, ratios)
+    version = write_frame(splits, SPLITS_SCHEMA, target, ["label", "split", "held_back", "batch"])
     return _summarize(splits, previous, version)
 
 
@@ -279,22 +282,6 @@ def _read_previous(target: AnyPath) -> pl.DataFrame | None:
         return None
     with fetched(target) as local:
         return pl.read_parquet(local, columns=["image_id", "label", "split", "batch"])
-
-
-def _write(splits: pl.DataFrame, target: AnyPath) -> str:
-    table = splits.to_arrow().cast(SPLITS_SCHEMA)
-    content = ContentHash(SPLITS_SCHEMA)
-    for batch in table.to_batches():
-        content.update(batch)
-    with replacing(target) as part:
-        pq.write_table(
-            table,
-            part,
-            compression="zstd",
-            row_group_size=1 << 17,
-            use_dictionary=["label", "split", "held_back", "batch"],
-        )
-    return content.hexdigest()
 
 
 def _summarize(splits: pl.DataFrame, previous: pl.DataFrame | None, version: str) -> SplitSummary:

@@ -1,0 +1,39 @@
+"""Data frames as tables with a data version."""
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captcha_assets.images.content import ContentHash
+from captcha_assets.storage import AnyPath, replacing
+
+_ROWS_AT_ONCE = 1 << 17
+
+
+def write_frame(
+    frame: pl.DataFrame,
+    schema: pa.Schema,
+    target: AnyPath,
+    repetitive: list[str],
+    metadata: dict[bytes, str] | None = None,
+) -> str:
+    """Write a data frame as Parquet, complete or not at all, and return its data version.
+
+    Args:
+        frame: columns in the order of `schema`.
+        schema: what is stored.
+        target: where it goes.
+        repetitive: columns of few different values, as Parquet names them.
+        metadata: of the file; no part of its content.
+    """
+    content = ContentHash(schema)
+    stored = schema.with_metadata(metadata)
+    with (
+        replacing(target) as part,
+        pq.ParquetWriter(part, stored, compression="zstd", use_dictionary=repetitive) as file,
+    ):
+        for rows in frame.iter_slices(_ROWS_AT_ONCE):  # a copy of all of it would double the memory
+            for batch in rows.to_arrow().cast(schema).combine_chunks().to_batches():
+                content.update(batch)
+                file.write_batch(batch.replace_schema_metadata(metadata))
+    return content.hexdigest()
