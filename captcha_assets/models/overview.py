@@ -86,6 +86,4 @@ def _accuracy(settings: Settings, model_id: str) -> str | None:
     if metrics is None:
         return None
     low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return (
-        f"{metrics['accuracy']:.4f} ({low:.4f} to {high:.4f} with 95 % confidence, {metrics['n']:,} images)"
-    )
+    return f"{metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {metrics['n']:,})"

@@ -67,7 +67,7 @@ def update(placed: Path) -> Iterator[subprocess.Popen[str]]:
     log = (placed / "update.log").open("w")
     process = subprocess.Popen(command, env=environment(placed), stdout=log, stderr=log, text=True)
     try:
-        wait_until(lambda: "epoch 2/500" in (placed / "update.log").read_text(), 120, "no epoch was trained")
+        wait_until(lambda: "epoch 2/500" in (placed / "update.log").read_text(), 300, "no epoch was trained")
         yield process
     finally:
         process.kill()
@@ -94,7 +94,7 @@ def test_an_interrupted_training_goes_on_where_it_was(placed: Path, update: subp
     log = placed / "second.log"
     again = subprocess.Popen(command, env=environment(placed), stdout=log.open("w"), stderr=subprocess.STDOUT)
     try:
-        wait_until(lambda: "epoch" in log.read_text(), 120, "no epoch was trained")
+        wait_until(lambda: "epoch" in log.read_text(), 300, "no epoch was trained")
         first = next(line for line in log.read_text().splitlines() if "epoch" in line)
         assert "epoch 1/500" not in first
     finally:
