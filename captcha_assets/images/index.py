@@ -192,11 +192,12 @@ def _groups(images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None
     first = pl.col("place").min().over(pl.coalesce("known", "image_id"))
     groups = places.select(first.cast(pl.Int64)).to_series().to_numpy().copy()
     reader = _BinaryReader(tables)
-    for label in places.filter(fresh)["label"].drop_nulls().unique().sort():
-        # in the order of the files, so that a block of images lies in few row groups
-        members = places.filter(pl.col("label") == label).sort("table", "row")
+    # in the order of the files, so that what is read together lies together
+    usable = places.drop_nulls("label").sort("label", "table", "row")
+    for members in usable.partition_by("label"):
         here = members["place"].to_numpy()
-        groups[here] = _search(members, groups[here], fresh[here], reader)
+        if fresh[here].any():
+            groups[here] = _search(members, groups[here], fresh[here], reader)
     return groups
 
 
