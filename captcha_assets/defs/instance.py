@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing
@@ -20,6 +21,10 @@ nux:
 concurrency:
   pools:
     default_limit: 1
+# A run whose process was killed is ended, and what it held is free again.
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 30
 """
 
 
@@ -33,8 +38,9 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance and make known to it every delivery that the home holds."""
+    """Open the instance, end what killed commands left in it, and tell it every delivery of the home."""
     instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
+    give_up_lost_runs(instance)
     known = set(instance.get_dynamic_partitions(BATCH))
     new = [name for name in known_batches(settings) if name not in known]
     if new:

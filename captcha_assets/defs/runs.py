@@ -19,6 +19,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.loader import LoadingContext
 
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.processes import PROCESS_TAG, this_process
 
 
 @dataclass(frozen=True, order=True)
@@ -182,7 +183,7 @@ def make(
         instance=instance,
         run_config=config,
         partition_key=step.partition,
-        tags=dict(tags or {}),
+        tags={PROCESS_TAG: this_process(), **(tags or {})},
         raise_on_error=False,
     )
     return result.run_id, None if result.success else _why(result)
