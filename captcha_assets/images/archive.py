@@ -33,6 +33,9 @@ SMALL = 1 << 16
 #: Members of one archive: seventeen times the known data set. Bounds the memory of the directory.
 COUNT_LIMIT = 2_000_000
 
+#: Bytes of an archive's directory: 250 for each of the most members.
+DIRECTORY_LIMIT = 500_000_000
+
 #: Bytes of a member's path, as on Linux.
 NAME_LIMIT = 4096
 
@@ -216,7 +219,6 @@ class _Directory(NamedTuple):
     """The archive's central directory, unread; `shift` is what its offsets are short of."""
 
     records: bytes
-    number: int
     shift: int
     archive_bytes: int
     comment: bytes
@@ -225,7 +227,6 @@ class _Directory(NamedTuple):
 class _End(NamedTuple):
     """What the record at the end of an archive says, and where this record starts."""
 
-    number: int
     length: int
     offset: int
     disk: int
@@ -243,16 +244,14 @@ def _read_directory(path: Path) -> _Directory:
                 raise DeliveryError(
                     f"{path} is damaged or a part of several: its directory does not fit in it"
                 )
-            if end.number > COUNT_LIMIT:
-                raise DeliveryError(
-                    f"{path} holds {end.number:,} members, more than {COUNT_LIMIT:,}: split it"
-                )
+            if end.length > DIRECTORY_LIMIT:
+                raise DeliveryError(f"{path} has a directory of {end.length:,} bytes: split it")
             records = os.pread(file.fileno(), end.length, end.offset + shift)
     except IsADirectoryError as error:
         raise DeliveryError(f"{path} is a folder, not a zip archive") from error
     except OSError as error:
         raise DeliveryError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
-    return _Directory(records, end.number, shift, size, end.comment)
+    return _Directory(records, shift, size, end.comment)
 
 
 def _find_end(path: Path, descriptor: int, size: int) -> _End:
@@ -263,10 +262,10 @@ def _find_end(path: Path, descriptor: int, size: int) -> _End:
     place = tail.rfind(b"PK\5\6")
     if place < 0 or len(tail) - place < _END.size:
         raise DeliveryError(f"{path} {_what_it_is(descriptor)}")
-    _, disk, _, _, count, length, offset, comment_length = _END.unpack_from(tail, place)
+    _, disk, _, _, number, length, offset, comment_length = _END.unpack_from(tail, place)
     comment = tail[place + _END.size :][:comment_length]
-    end = _End(count, length, offset, disk, tail_start + place, comment)
-    if _UNKNOWN_16 in {count, disk} or _UNKNOWN_32 in {length, offset}:
+    end = _End(length, offset, disk, tail_start + place, comment)
+    if _UNKNOWN_16 in {number, disk} or _UNKNOWN_32 in {length, offset}:
         return _find_end64(path, descriptor, end)
     return end
 
@@ -279,8 +278,8 @@ def _find_end64(path: Path, descriptor: int, end: _End) -> _End:
     record = os.pread(descriptor, _END64.size, start)
     if len(record) < _END64.size or not record.startswith(b"PK\6\6"):
         raise DeliveryError(f"{path} is damaged: the record of its directory is missing. Deliver it again")
-    _, _, _, _, disk, _, _, count, length, offset = _END64.unpack(record)
-    return _End(count, length, offset, disk, start, end.comment)
+    _, _, _, _, disk, _, _, _, length, offset = _END64.unpack(record)
+    return _End(length, offset, disk, start, end.comment)
 
 
 def _what_it_is(descriptor: int) -> str:
@@ -296,13 +295,17 @@ def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry]
     members: list[Member] = []
     refused: list[Entry] = []
     ignored = 0
-    for record, raw, extra in _records(path, directory):
+    for number, (record, raw, extra) in enumerate(_records(path, directory)):
+        if number >= COUNT_LIMIT:
+            raise DeliveryError(f"{path} holds more than {COUNT_LIMIT:,} members: split it")
         name = raw.decode("utf-8", "backslashreplace")
         if name.endswith("/") or _CLUTTER.search(name):
             ignored += 1
             continue
         member = _member(name, record, extra, directory.shift)
         problem = _name_problem(raw) or _record_problem(member, record)
+        if problem is None and member.offset > directory.archive_bytes:
+            problem = Rejection(Reason.CORRUPT, "lies beyond the end of the archive")
         if problem is None:
             members.append(member)
         else:
@@ -312,8 +315,9 @@ def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry]
 
 def _records(path: Path, directory: _Directory) -> Iterator[tuple[tuple[int, ...], bytes, bytes]]:
     """Yield each record of the directory with its name and its extra field, as they stand there."""
+    # the number of records that the archive states is no help: 16 bits are too few for many archives
     data, place = directory.records, 0
-    for _ in range(directory.number):
+    while place < len(data):
         if data[place : place + 4] != b"PK\1\2" or len(data) - place < _CENTRAL.size:
             raise DeliveryError(f"{path} is damaged: its directory cannot be read. Deliver it again")
         record = _CENTRAL.unpack_from(data, place)
@@ -406,9 +410,14 @@ def _left_out(comment: bytes) -> list[Entry]:
     """Return the files that could not be read when the folder was packed; the comment lists them."""
     try:
         rows = json.loads(comment)["unreadable"] if comment.startswith(b'{"unreadable"') else []
-        return [Refused(str(name), Rejection(Reason.UNREADABLE, str(why))) for name, why in rows]
-    except (ValueError, KeyError, TypeError):
+        return [Refused(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []  # somebody else's comment
+
+
+def _line(text: object) -> str:
+    """Return what can be stored as one line of UTF-8."""
+    return " ".join(str(text).encode(errors="backslashreplace").decode().split())
 
 
 def _check_whole(path: Path, entries: Iterable[Entry], size: int) -> None:

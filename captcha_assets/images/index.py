@@ -66,6 +66,10 @@ _ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
 
 
+class StaleTableError(ValueError):
+    """Image tables that this version cannot use; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class IndexSummary:
     """What an index holds.
@@ -104,6 +108,7 @@ def build_image_index(
 
     Raises:
         DecisionError: the decisions cannot be followed.
+        StaleTableError: an image table was made by another version.
     """
     with ExitStack() as stack:
         local = {name: Path(stack.enter_context(fetched(tables[name]))) for name in sorted(tables)}
@@ -210,7 +215,10 @@ def _search(
     """Return the groups of the images of one class, each by its smallest place."""
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    signatures = reader.read("signature", table, row).view(np.uint32).reshape(-1, CHANCES, len(CROPS))
+    stored = reader.read("signature", table, row)
+    if stored.shape[1] != 4 * CHANCES * len(CROPS):
+        raise StaleTableError("image tables were made by another version: materialize image_table again")
+    signatures = stored.view(np.uint32).reshape(-1, CHANCES, len(CROPS))
 
     def pixels_of(rows: Rows) -> npt.NDArray[np.uint8]:
         return reader.read("pixels", table[rows], row[rows]).reshape(-1, HEIGHT, WIDTH)

@@ -6,6 +6,7 @@ fails.
 """
 
 import pickle
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,7 @@ def read_chunks(archive: Path, chunks: list[Chunk]) -> Iterator[pa.RecordBatch]:
 
 def main() -> int:
     """Serve as a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for who started it, who ends it then
     # the parent process alone writes here: this is how it hands over work
     archive, chunks = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:

@@ -185,9 +185,11 @@ class _Worker:
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "captcha_assets.images.rows"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
-        )
+        # there is a worker per processor already: more threads of each would only wait for each other
+        single = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
+        environment = {**os.environ, **single, "PYTHONPATH": path}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
         self._work = pickle.dumps((archive, share), pickle.HIGHEST_PROTOCOL)
         self._stream: pa.ipc.RecordBatchStreamReader | None = None
 

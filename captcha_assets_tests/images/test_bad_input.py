@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -108,7 +109,15 @@ def test_files_that_a_folder_would_not_give_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "comment", [b'{"unreadable": 3}', b'{"unreadable": [[1]]}', b'{"unreadable"', b"hello", b"\xff"]
+    "comment",
+    [
+        b'{"unreadable": 3}',
+        b'{"unreadable": [[1]]}',
+        b'{"unreadable"',
+        b'{"unreadable":' + b"[" * 60_000,
+        b"hello",
+        b"\xff",
+    ],
 )
 def test_somebody_elses_comment_is_no_list(comment, tmp_path):
     _, refused = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
@@ -177,6 +186,34 @@ def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
     with pytest.raises(DeliveryError):
         build_image_table(archive, "bad", tmp_path / "t" / "t.parquet", tmp_path / "t" / "r.parquet")
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("name", ['"\\ud800"', '"two\\nlines"', "null", "[1, {}]"])
+def test_a_list_of_unreadable_files_may_hold_anything(name, tmp_path):
+    comment = b'{"unreadable": [[' + name.encode() + b', "gone"]]}'
+    _, refused = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
+    assert refused["reason"].to_list() == ["unreadable"]
+    assert "\n" not in refused["member"][0]
+
+
+def test_an_offset_wider_than_any_file_is_refused(tmp_path):
+    archive = tmp_path / "far.zip"
+    far = RawInfo("a_9.png")
+    # the field of wide numbers: none of the sizes needs it, the offset does
+    far.extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    write_zip(archive, [*GOOD_MEMBERS.items(), (far, GOOD)])
+    patch_directory(archive, "a_9.png", 42, 0xFFFFFFFF)
+    images, refused = ingest(archive)
+    assert (len(images), refused["reason"].to_list()) == (len(GOOD_MEMBERS), ["corrupt"])
+
+
+def test_the_number_of_members_that_an_archive_states_is_not_believed(tmp_path):
+    archive = write_zip(tmp_path / "count.zip", GOOD_MEMBERS)
+    data = bytearray(archive.read_bytes())
+    place = data.rindex(b"PK\5\6")
+    data[place + 8 : place + 12] = struct.pack("<HH", 1, 1)
+    archive.write_bytes(data)
+    assert len(ingest(archive)[0]) == len(GOOD_MEMBERS)
 
 
 def test_an_archive_behind_other_bytes_is_read(tmp_path):

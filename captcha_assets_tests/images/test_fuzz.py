@@ -3,6 +3,7 @@
 import contextlib
 import random
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,16 @@ def misbuilt(png: bytes, chance: random.Random) -> bytes:
     return SIGNATURE + b"".join(chunk(*part) for part in parts)
 
 
+def wide_archive(path: Path, members: dict[str, bytes]) -> bytes:
+    """An archive with 64-bit sizes and a comment that lists unreadable files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            with archive.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+        archive.comment = b'{"unreadable": [["Dataset/a_7.png", "Permission denied"]]}'
+    return path.read_bytes()
+
+
 def archives(folder: Path, chance: random.Random) -> Iterator[bytes]:
     """Yield damaged archives without end."""
     good = good_members()
@@ -112,6 +123,7 @@ def archives(folder: Path, chance: random.Random) -> Iterator[bytes]:
         f"b_{n}.png": case[0][1] for n, (_, case, _) in enumerate(CASES.values()) if len(case[0][1]) < 5000
     }
     whole = [write_zip(folder / "seed.zip", members).read_bytes() for members in (good, odd, good | bad)]
+    whole.append(wide_archive(folder / "seed.zip", good))
     while True:
         if chance.random() < 0.5:
             yield damaged(chance.choice(whole), chance)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from captcha_assets.images import duplicates
 from captcha_assets.images import index as image_index
 from captcha_assets.images.features import image_id
-from captcha_assets.images.index import COLUMN_DESCRIPTIONS, INDEX_SCHEMA, build_image_index, list_conflicts
+from captcha_assets.images.index import (
+    COLUMN_DESCRIPTIONS,
+    INDEX_SCHEMA,
+    StaleTableError,
+    build_image_index,
+    list_conflicts,
+)
 from captcha_assets.images.table import content_hash
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import COPIES
@@ -139,6 +145,14 @@ def test_groups_found_by_another_rule_are_found_anew(index, tmp_path, monkeypatc
     assert index(copies)[0].groups == 0
     monkeypatch.undo()
     assert index(copies)[0].groups == 1
+
+
+def test_a_table_of_another_version_is_named(index, tmp_path):
+    index({"one": list(pool())})
+    table = pl.read_parquet(tmp_path / "one.parquet").with_columns(signature=pl.lit(b"12345678"))
+    table.write_parquet(tmp_path / "one.parquet")
+    with pytest.raises(StaleTableError, match="materialize image_table again"):
+        build_image_index({"one": tmp_path / "one.parquet"}, tmp_path / "new.parquet")
 
 
 def test_a_damaged_index_is_made_anew(index, tmp_path):
