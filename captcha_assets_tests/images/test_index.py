@@ -138,6 +138,25 @@ def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, ste
         fresh.unlink()
 
 
+def test_of_old_deliveries_only_what_meets_new_images_is_read(index, monkeypatch):
+    rng = np.random.default_rng(5)
+    old = [(label, render(label, rng)) for label in "ab" for _ in range(70)]
+    index({"old": old})
+    read = []
+    original = image_index._BinaryReader._read_row_group
+
+    def spy(self, column, table, group):
+        read.append((column, group))
+        return original(self, column, table, group)
+
+    monkeypatch.setattr(image_index._BinaryReader, "_read_row_group", spy)
+    summary, _ = index({"old": old, "new": [("a", COPIES["noise"](old[3][1][None])[0])]})
+    assert summary.groups == 1
+    assert read.count(("pixels", 0)) == 2  # where the copied image lies, and the new table's only one
+    assert sum(column == "pixels" for column, _ in read) == 2
+    assert all(group <= 10 for _, group in read)  # nothing at all of the other class
+
+
 def test_groups_found_by_another_rule_are_found_anew(index, tmp_path, monkeypatch):
     copies = {"one": [("a", A), ("a", COPIES["left"](A[None])[0])]}
     monkeypatch.setattr(duplicates, "NEAR_DUPLICATE_CORRELATION", 1.1)
