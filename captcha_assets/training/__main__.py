@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from captcha_assets.training.config import JobError, SettingsError, TrainingJob
+from captcha_assets.models import folder
+from captcha_assets.models.folder import ModelFolderError
+from captcha_assets.training.config import JobError, SettingsError, TrainingError, TrainingJob
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Channel:
     """Where lines and the result go."""
 
     report: Callable[[str], None]
+    fail: Callable[[str], None]
     result: Callable[[dict[str, Any]], None]
 
 
@@ -31,18 +34,22 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
 @contextmanager
 def _channel() -> Iterator[Channel]:
     """Yield the way to Dagster where it started this process, otherwise to the terminal."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        yield Channel(lambda _: None, lambda _: None)
+        yield Channel(lambda _: None, _complain, lambda _: None)
     elif "DAGSTER_PIPES_CONTEXT" not in os.environ:
-        yield Channel(_say, lambda _: None)
+        yield Channel(_say, _complain, lambda _: None)
     else:
         from dagster_pipes import open_dagster_pipes  # noqa: PLC0415
 
         with open_dagster_pipes() as pipes:
-            yield Channel(pipes.log.info, pipes.report_custom_message)
+            yield Channel(pipes.log.info, pipes.log.error, pipes.report_custom_message)
 
 
 def _end_with(parent: int, every: float = 0.5) -> None:
@@ -62,26 +69,32 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     os._exit(128 + number)
 
 
+def _is_done(job: TrainingJob) -> bool:
+    """Say whether the model was written before, by a process whose end nobody saw."""
+    try:
+        folder.verify(job.output)
+        return folder.read_config(job.output).provenance.get("job") == job.fingerprint
+    except ModelFolderError:
+        return False
+
+
 def _train(path: Path, channel: Channel) -> None:
     job = TrainingJob.load(path)
-    # Threads that wait by spinning take the cores from everyone else on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from captcha_assets.training.fit import train  # noqa: PLC0415
+    if _is_done(job):
+        channel.report(f"{job.output} is the model of this very job already")
+    else:
+        # Threads that wait by spinning take the cores from everyone else on the machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from captcha_assets.training.fit import train  # noqa: PLC0415
 
-    trained = train(job, channel.report)
-    if trained is None:
-        return
+        if not train(job, channel.report):
+            return
+    model_id, metrics = folder.model_id(job.output), folder.read_metrics(job.output)
     channel.report(
-        f"{trained.model_id}: validation accuracy {trained.metrics['validation_accuracy']:.4f}, "
-        f"temperature {trained.metrics['temperature']:.3f}, written to {job.output}"
+        f"{model_id}: validation accuracy {metrics['validation_accuracy']:.4f}, "
+        f"temperature {metrics['temperature']:.3f}, in {job.output}"
     )
-    channel.result({"model_id": trained.model_id, "metrics": trained.metrics, "folder": str(job.output)})
-
-
-def _one_line(error: Exception) -> bool:
-    """Say whether an error explains itself to a user, so that a traceback would only hide it."""
-    ours = type(error).__module__.startswith("captcha_assets.")
-    return ours or isinstance(error, OSError)
+    channel.result({"model_id": model_id, "metrics": metrics, "folder": str(job.output)})
 
 
 def main(arguments: list[str]) -> int:
@@ -90,16 +103,13 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if len(arguments) != 1:
-        print("usage: python -m captcha_assets.training JOB.json", file=sys.stderr)  # noqa: T201
+        _complain("usage: python -m captcha_assets.training JOB.json")
         return 2
     with _channel() as channel:
         try:
             _train(Path(arguments[0]), channel)
-        except Exception as error:
-            if not _one_line(error):
-                raise
-            channel.report(f"error: {error}")
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        except (JobError, SettingsError, TrainingError, ModelFolderError, OSError) as error:
+            channel.fail(f"error: {error}")
             return 2 if isinstance(error, (JobError, SettingsError)) else 1
     return 0
 

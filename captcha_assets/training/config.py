@@ -18,6 +18,10 @@ class JobError(ValueError):
     """A job file that cannot be used; the message says why."""
 
 
+class TrainingError(RuntimeError):
+    """A training that cannot begin or go on; the message is one line that says what to do."""
+
+
 def _setting(
     default: Any,
     meaning: str,
@@ -46,7 +50,7 @@ class TrainingSettings:
     )
     epochs: int = _setting(12, "How often every training image is seen.", 1, 10_000)
     batch_size: int = _setting(64, "Images a step, over all devices together.", 1, 65_536)
-    learning_rate: float = _setting(0.05, "Highest learning rate of the one-cycle schedule.", 1e-8, 100)
+    learning_rate: float = _setting(0.2, "Highest learning rate of the one-cycle schedule.", 1e-8, 100)
     momentum: float = _setting(0.9, "Nesterov momentum of the SGD.", 0, 0.9999)
     weight_decay: float = _setting(5e-4, "Weight decay; norms and biases have none.", 0, 10)
     label_smoothing: float = _setting(0.05, "Share of the target given to the other classes.", 0, 0.9)

@@ -13,22 +13,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.reader import ReaderError, SplitImages, read_split
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.network import ARCHITECTURE, build, imagenet_normalisation
+from captcha_assets.models.network import ARCHITECTURE, PretrainedWeightsError, build, imagenet_normalisation
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
 from captcha_assets.training.module import Classifier, NotFiniteError
 from captcha_assets.training.trainer import Report, SplitData, checkpoint_in, eval_batch_size, make_trainer
 
 _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot begin or go on; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +199,7 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         provenance={
             "device": ready.trainer.strategy.root_device.type,
             "threads": torch.get_num_threads(),
+            "job": job.fingerprint,
             **job.provenance,
         },
     )
@@ -227,15 +224,18 @@ def train(job: TrainingJob, report: Report = print) -> Trained | None:
         The model's id and figures; None in the processes that only help another one.
 
     Raises:
-        TrainingError: a split is empty, a device is missing or lost, the memory does not suffice, or the
-            loss is no number; the message says what to do.
-        ReaderError: the tables are missing or damaged.
-        PretrainedWeightsError: ImageNet weights were asked for and cannot be had.
+        TrainingError: the tables are damaged, a split is empty, ImageNet weights cannot be had, a device
+            is missing or lost, the memory does not suffice, or the loss is no number; the message says
+            what to do.
     """
     try:
         ready = setup(job, report)
         fit(ready)
         return save(ready) if ready.trainer.is_global_zero else None
+    except TrainingError:
+        raise
+    except (ReaderError, PretrainedWeightsError) as error:
+        raise TrainingError(str(error)) from error
     except (RuntimeError, MemoryError) as error:
         advice = _advice(error, job)
         if advice is None:

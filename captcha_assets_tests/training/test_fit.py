@@ -12,9 +12,9 @@ import torch
 from captcha_assets.images.reader import read_split
 from captcha_assets.models.folder import ModelFolderError, read_config
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.data import EvalBatches, TrainPlan
-from captcha_assets.training.fit import TrainingError, setup, train
+from captcha_assets.training.fit import setup, train
 from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
 
 SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), accelerator="cpu")
@@ -94,6 +94,14 @@ def test_an_empty_split_is_named(delivery, tmp_path):
     pq.write_table(table.set_column(3, "split", only), tmp_path / "splits.parquet")
     with pytest.raises(TrainingError, match=r"the validation split has 0 images .* add deliveries"):
         train(job_in(tmp_path, (tables, tmp_path / "splits.parquet")))
+
+
+def test_tables_that_do_not_hold_what_was_placed_are_named(delivery, tmp_path):
+    _, splits = delivery
+    images, labels = draw_many(3)
+    write_table(tmp_path / "other.parquet", "drawn", images, labels)
+    with pytest.raises(TrainingError, match=r"images of .* are in none of the 1 image tables"):
+        train(job_in(tmp_path, ([tmp_path / "other.parquet"], splits)))
 
 
 def test_fewer_images_than_a_batch_are_one_batch(tmp_path):

@@ -102,7 +102,9 @@ def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
     assert metrics["validation_accuracy"] == history[-1]["validation_accuracy"]
     config = folder.read_config(undisturbed / "model")
     assert (config.splits_version, config.code_version, config.seed) == ("v1", "c1", 0)
-    assert config.provenance == {"run_id": "r1", "device": "cpu", "threads": 1}
+    job = TrainingJob.load(undisturbed / "job.json")
+    told = {"run_id": "r1", "device": "cpu", "threads": 1, "job": job.fingerprint}
+    assert config.provenance == told
     assert config.temperature == metrics["temperature"]
 
 
@@ -136,6 +138,13 @@ def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_pa
     assert finish(job_in(tmp_path), tmp_path / "log") == 0
     assert "last.ckpt is of another job: beginning anew" in (tmp_path / "log").read_text()
     assert content(tmp_path) == content(undisturbed)
+
+
+def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
+    before = (undisturbed / "model" / "manifest.json").stat().st_ino
+    assert finish(undisturbed / "job.json", tmp_path / "log") == 0
+    assert "is the model of this very job already" in (tmp_path / "log").read_text()
+    assert (undisturbed / "model" / "manifest.json").stat().st_ino == before
 
 
 def test_a_loss_that_is_no_number_ends_with_advice(job_in, tmp_path):
