@@ -1,9 +1,6 @@
 """ImageNet weights: from the hub, or from a server that answers as the hub does, or a way out."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from captcha_assets.models import folder
 from captcha_assets.models.network import CHANNELS, PretrainedWeightsError, build
 from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.fit import train
 from captcha_assets_tests.training.examples import write_delivery
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=32, accelerator="cpu", pretrained=True, learning_rate=1e-8)
@@ -60,39 +58,6 @@ def hub(weights) -> Iterator[str]:
     server.server_close()
 
 
-def train(place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    tables, splits = write_delivery(place, 200)
-    job = TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        output=place / "model",
-        checkpoints=place / "checkpoints",
-        code_version="c1",
-        settings=SETTINGS,
-    )
-    job.save(place / "job.json")
-    return subprocess.run(
-        [sys.executable, "-m", "captcha_assets.training", str(place / "job.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"HF_HOME": str(place / "hf")} | environment,
-    )
-
-
-def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(hub, weights, tmp_path):
-    ended = train(tmp_path, {"HF_ENDPOINT": hub})
-    assert ended.returncode == 0, ended.stderr
-    config = folder.read_config(tmp_path / "model")
-    assert (config.mean, config.std) == (pytest.approx(0.449), pytest.approx(0.226))
-    theirs, ours = load_file(weights), load_file(tmp_path / "model" / "model.safetensors")
-    # The learning rate is too small to move a weight by more than this.
-    assert torch.allclose(ours["conv1.weight"], theirs["conv1.weight"].sum(1, keepdim=True), atol=1e-5)
-    assert torch.allclose(ours["layer4.1.conv2.weight"], theirs["layer4.1.conv2.weight"], atol=1e-5)
-    assert ours["fc.weight"].shape == (20, 512)
-
-
 @pytest.fixture
 def cache(hub, monkeypatch, tmp_path) -> Path:
     """An empty cache and the hub that fills it; its client reads the environment at import only."""
@@ -100,6 +65,27 @@ def cache(hub, monkeypatch, tmp_path) -> Path:
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     return tmp_path / "cache"
+
+
+def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cache, weights, tmp_path):
+    tables, splits = write_delivery(tmp_path, 200)
+    job = TrainingJob(
+        tables=tuple(tables),
+        splits=splits,
+        splits_version="v1",
+        output=tmp_path / "model",
+        checkpoints=tmp_path / "checkpoints",
+        code_version="c1",
+        settings=SETTINGS,
+    )
+    assert train(job, print)
+    config = folder.read_config(job.output)
+    assert (config.mean, config.std) == (pytest.approx(0.449), pytest.approx(0.226))
+    theirs, ours = load_file(weights), load_file(job.output / "model.safetensors")
+    # The learning rate is too small to move a weight by more than this.
+    assert torch.allclose(ours["conv1.weight"], theirs["conv1.weight"].sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(ours["layer4.1.conv2.weight"], theirs["layer4.1.conv2.weight"], atol=1e-5)
+    assert ours["fc.weight"].shape == (20, 512)
 
 
 def test_weights_that_cannot_be_had_end_with_a_way_out(cache, monkeypatch):
