@@ -33,8 +33,6 @@ $(READY): requirements.lock pyproject.toml
 	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}"; \
 	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	echo '--editable .' | $(BIN)/uv pip sync --python $(BIN)/python requirements.lock -
-	@mkdir -p .dagster
-	@test -e .env || echo 'DAGSTER_HOME="$(CURDIR)/.dagster"' >.env
 	@touch $@
 
 demo: setup ## From nothing to a promoted model, every asset materialized
@@ -67,6 +65,6 @@ lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrad
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --quiet $(LOCK) --output-file requirements.lock
 
-clean: ## Remove the environment and the tools' caches; data, artifacts and .env stay
+clean: ## Remove the environment and the tools' caches; data and artifacts stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
