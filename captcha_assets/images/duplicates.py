@@ -26,9 +26,10 @@ Pixels = npt.NDArray[np.uint8]
 Signatures = npt.NDArray[np.uint32]
 Rows = npt.NDArray[np.int64]
 
-#: Meetings looked at together, pairs whose pixels are read together, and pairs that are calculated
-#: together: they bound the memory.
+#: Meetings looked at together, meetings that wait until pixels are compared, pairs whose pixels are read
+#: together, and pairs that are calculated together: they bound the memory.
 _MEETINGS = 1 << 20
+_UNSETTLED = 1 << 16
 _PAIRS = 1 << 14
 _CALCULATED = 1 << 10
 
@@ -58,6 +59,7 @@ def near_duplicate_groups(
     for cells in np.moveaxis(signatures, 1, 0):
         ties.meet(_Crops(cells, everyone, DOWN), _Crops(cells, new, ACROSS).in_order())
         ties.meet(_Crops(cells, old, ACROSS), _Crops(cells, new, DOWN).in_order())
+    ties.settle()
     return ties.first
 
 
@@ -71,7 +73,7 @@ class _Crops:
 
     def in_order(self) -> "_Crops":
         """Sort them by cell."""
-        order = np.argsort(self.cell, kind="stable")
+        order = np.argsort(self.cell)
         self.cell, self.row, self.crop = self.cell[order], self.row[order], self.crop[order]
         return self
 
@@ -82,11 +84,12 @@ class _Ties:
     def __init__(self, first: Rows, pixels_of: Callable[[Rows], Pixels]) -> None:
         self.first = first
         self._pixels_of = pixels_of
+        self._met: list[Rows] = []
 
     def meet(self, ones: _Crops, others: _Crops) -> None:
-        """Compare the images of which a crop of `ones` and a crop of `others`, sorted, lie in one cell.
+        """Have images meet of which a crop of `ones` and a crop of `others`, sorted, lie in one cell.
 
-        A few of those that each one meets are tried first: whom they tie to it need not be tried.
+        Each one meets a few first: whom they tie to it need not be met.
         """
         one, begin, end = _runs(ones.cell, others.cell)
         few = 1
@@ -98,7 +101,10 @@ class _Ties:
                 return
             number = np.minimum(end - begin, few)
             pair, other = np.repeat(one, number), np.repeat(begin, number) + _counted(number)
-            self._compare(ones.row[pair], ones.crop[pair], others.row[other], others.crop[other])
+            met = np.stack([ones.row[pair], others.row[other], ones.crop[pair], others.crop[other]])
+            self._met.append(met[:, self.first[met[0]] != self.first[met[1]]])
+            if sum(meetings.shape[1] for meetings in self._met) >= _UNSETTLED:
+                self.settle()
             begin = begin + number
             few = max(1, min(4 * few, _MEETINGS // len(one)))
 
@@ -111,18 +117,21 @@ class _Ties:
         begin[friends] = changes[np.searchsorted(changes, begin[friends], side="right")]
         return begin
 
-    def _compare(self, one: Rows, one_crop: Rows, other: Rows, other_crop: Rows) -> None:
-        """Tie the pairs together of which these crops agree."""
-        apart = np.flatnonzero(self.first[one] != self.first[other])
-        for start in range(0, len(apart), _PAIRS):
-            here = apart[start : start + _PAIRS]
-            rows, place = np.unique(np.stack([one[here], other[here]]), return_inverse=True)
-            crops = np.stack([one_crop[here], other_crop[here]])
-            agreement = _agreement(self._pixels_of(rows), place.reshape(2, -1), crops)
-            same = here[agreement >= NEAR_DUPLICATE_CORRELATION]
-            if len(same):
-                pairs = np.stack([one[same], other[same]], axis=1)
+    def settle(self) -> None:
+        """Compare the pixels of those who met, in the order of their rows, and tie those that agree."""
+        met = np.concatenate([np.zeros((4, 0), np.int64), *self._met], axis=1)
+        self._met = []
+        swapped = met[0] > met[1]
+        met[:, swapped] = met[:, swapped][[1, 0, 3, 2]]
+        met = np.unique(met, axis=1)  # copies meet again and again
+        for start in range(0, met.shape[1], _PAIRS):
+            one, other, *crops = met[:, start : start + _PAIRS]
+            rows, places = np.unique(np.stack([one, other]), return_inverse=True)
+            agreement = _agreement(self._pixels_of(rows), places.reshape(2, -1), np.stack(crops))
+            same = agreement >= NEAR_DUPLICATE_CORRELATION
+            if same.any():
                 known = np.stack([np.arange(len(self.first)), self.first], axis=1)
+                pairs = np.stack([one[same], other[same]], axis=1)
                 self.first = components(len(self.first), np.concatenate([known, pairs]))
 
 
@@ -135,6 +144,7 @@ def _runs(wanted: npt.NDArray[np.uint32], cells: npt.NDArray[np.uint32]) -> tupl
     known = np.zeros(1 << 16, bool)
     known[cells.astype(np.uint16)] = True
     which = np.flatnonzero(known[wanted.astype(np.uint16)])
+    which = which[np.argsort(wanted[which])]  # searching in order is eight times as fast
     begin = np.searchsorted(cells, wanted[which])
     there = cells[begin.clip(max=len(cells) - 1)] == wanted[which]
     return which[there], begin[there], np.searchsorted(cells, wanted[which[there]], side="right")

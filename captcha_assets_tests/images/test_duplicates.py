@@ -111,7 +111,7 @@ def test_many_copies_of_one_picture_are_one_group():
         return crowd[rows]
 
     assert set(near_duplicate_groups(signatures(crowd), pixels_of).tolist()) == {0}
-    assert sum(asked) < 20 * len(crowd)
+    assert sum(asked) < 30 * len(crowd)  # not 3,000 times
 
 
 def test_pictures_without_structure_are_nobodys_copy():
