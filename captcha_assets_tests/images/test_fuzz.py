@@ -1,6 +1,7 @@
 """Thousands of damaged archives: each ends in rows or in one clear error, never in a crash or a hang."""
 
 import contextlib
+import os
 import random
 import struct
 import zipfile
@@ -150,7 +151,8 @@ def try_archive(archive: Path) -> None:
 
 
 def fuzz(folder: Path, count: int) -> None:
-    seed = random.SystemRandom().randrange(1 << 32)
+    # In CI always the same archives, so that a red build is the doing of the change; elsewhere new ones.
+    seed = 0 if os.environ.get("CI") else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     archive = folder / f"seed-{seed}.zip"  # what a crash leaves lying there is what it crashed on
     for number, data in zip(range(count), archives(folder, random.Random(seed)), strict=False):
@@ -166,5 +168,6 @@ def test_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_twenty_thousand_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
     fuzz(tmp_path, 20_000)

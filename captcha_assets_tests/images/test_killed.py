@@ -87,5 +87,6 @@ def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_an_ingestion_killed_fifty_times_runs_again_to_the_same_bytes(tmp_path):
     kill_at_random_moments(tmp_path, 50)
