@@ -7,7 +7,7 @@ import dagster as dg
 from captcha_assets.defs.images.checks import DRIFT, drift_result
 from captcha_assets.defs.partitions import batches
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
-from captcha_assets.images import table
+from captcha_assets.images import features, table
 from captcha_assets.quality import thresholds
 from captcha_assets.settings import Settings
 
@@ -19,7 +19,7 @@ from captcha_assets.settings import Settings
             deps=["raw_batch"],
             group_name="images",
             kinds={"parquet", "polars", "great_expectations"},
-            code_version="1",
+            code_version=f"1.{features.SIGNATURE_VERSION}",  # tables of another signature cannot be compared
             description="One row per usable image: pixels, label, hashes, statistics, provenance.",
             metadata=column_schema(table.IMAGE_TABLE_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
