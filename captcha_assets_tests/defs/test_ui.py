@@ -102,7 +102,7 @@ def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
     assert parted == {key: ["FRESH"] for key in ("raw_batch", "image_table", "rejected_images")}
 
 
-def test_the_asset_graph_shows_every_asset(ui: str, page: Any) -> None:
+def test_the_asset_graph_shows_every_group(ui: str, page: Any) -> None:
     page.goto(f"{ui}/asset-groups?expanded=captcha_assets:source,captcha_assets:images")
     for group in ("source", "images", "dataset", "model"):
         page.get_by_text(group, exact=True).first.wait_for()
