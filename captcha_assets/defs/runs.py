@@ -4,7 +4,7 @@ Stale means what the Dagster UI calls stale: Dagster's own resolver decides, so 
 disagree. One thing is added, which Dagster does not see: that a delivery was removed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,6 +65,11 @@ class _Lookup(LoadingContext):
     @property
     def loaders(self) -> dict[type, Any]:
         return self._loaders
+
+
+def selected(text: str) -> dg.AssetSelection:
+    """The assets that `text` names, in Dagster's selection syntax."""
+    return dg.AssetSelection.all() if text == "*" else dg.AssetSelection.from_string(text)
 
 
 def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
@@ -255,23 +260,26 @@ def plan(
 def backfill_steps(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
-    selection: dg.AssetSelection,
+    assets: Sequence[str],
     chosen: list[str] | None,
 ) -> list[Step]:
-    """The steps that make `selection` for the chosen deliveries (None: all of them), inputs first.
+    """The steps that make `assets` for the chosen deliveries (None: all of them), inputs first.
 
     Raises:
         ValueError: an asset or a delivery is not known.
     """
     graph = definitions.resolve_asset_graph()
+    known = {key.to_user_string() for key in graph.materializable_asset_keys}
+    if strange := set(assets) - known:
+        raise ValueError(f"no such asset: {', '.join(sorted(strange))}; known are {', '.join(sorted(known))}")
     unknown = set(chosen or ()) - set(instance.get_dynamic_partitions(BATCH))
     if unknown:
         raise ValueError(f"no such delivery: {', '.join(sorted(unknown))}; see: captcha-assets batch list")
     steps: list[Step] = []
-    for assets in steps_in_order(definitions, selection):
-        partitions = _partitions(graph, instance, assets[0])
+    for together in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
+        partitions = _partitions(graph, instance, together[0])
         steps += [
-            Step(assets, name) for name in partitions if name is None or chosen is None or name in chosen
+            Step(together, name) for name in partitions if name is None or chosen is None or name in chosen
         ]
     return steps
 

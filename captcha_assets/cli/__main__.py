@@ -1,0 +1,5 @@
+"""`python -m captcha_assets.cli`."""
+
+from captcha_assets.cli import main
+
+main()

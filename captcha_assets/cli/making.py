@@ -1,0 +1,125 @@
+"""`captcha-assets update` and `backfill`: making assets without a daemon."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from captcha_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from captcha_assets.defs.runs import Step
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be made and why, and make nothing.")
+@click.option("--select", default="*", show_default=True, help="Which assets, in Dagster's selection syntax.")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run config, a YAML file."
+)
+@click.pass_obj
+def update(settings: Settings, dry_run: bool = False, select: str = "*", config: Path | None = None) -> None:
+    """Make what is missing or out of date, inputs first, and nothing else."""
+    from captcha_assets.defs import runs
+    from captcha_assets.defs.instance import open_instance
+
+    selection = runs.selected(select)
+    with open_instance(settings) as instance:
+        if dry_run:
+            _dry_run(_definitions(), instance, selection)
+        else:
+            _update(_definitions(), instance, selection, _run_config(config))
+
+
+def _dry_run(
+    definitions: "dg.Definitions", instance: "dg.DagsterInstance", selection: "dg.AssetSelection"
+) -> None:
+    from captcha_assets.defs import runs
+
+    planned = runs.plan(definitions, instance, selection)
+    for step, reasons in planned:
+        click.echo(f"would make {step}: {'; '.join(reasons)}")
+    click.echo(f"{len(planned)} to make" if planned else "everything is up to date")
+
+
+def _update(
+    definitions: "dg.Definitions",
+    instance: "dg.DagsterInstance",
+    selection: "dg.AssetSelection",
+    run_config: dict[str, Any],
+) -> None:
+    from captcha_assets.defs import runs
+
+    outcomes = []
+    for event in runs.update(definitions, instance, selection, run_config):
+        if isinstance(event, runs.Outcome):
+            outcomes.append(event)
+            if event.error:
+                click.echo(
+                    f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}"
+                )
+        else:
+            step, reasons = event
+            click.echo(f"making {step}: {'; '.join(reasons)}")
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if not outcomes:
+        click.echo("everything is up to date")
+    elif failed:
+        names = ", ".join(str(outcome.step) for outcome in failed)
+        raise click.ClickException(f"{len(failed)} of {len(outcomes)} not made: {names}")
+    else:
+        click.echo(f"{len(outcomes)} made")
+
+
+@click.command()
+@click.argument("assets", nargs=-1, required=True, metavar="ASSET...")
+@click.option("--batches", "names", default="all", show_default=True, metavar="NAME,NAME|all")
+@click.pass_obj
+def backfill(settings: Settings, assets: Sequence[str], names: str) -> None:
+    """Make ASSETs anew for the chosen deliveries, stale or not, and run to completion."""
+    from captcha_assets.defs import runs
+    from captcha_assets.defs.instance import open_instance
+
+    definitions = _definitions()
+    with open_instance(settings) as instance:
+        steps = runs.backfill_steps(definitions, instance, assets, _chosen(names))
+        failed = _run_all(definitions, instance, steps)
+    click.echo(f"{len(steps) - len(failed)} made, {len(failed)} failed")
+    if failed:
+        retry = ",".join(sorted({step.partition for step in failed if step.partition}))
+        raise click.ClickException(f"try again: captcha-assets backfill {' '.join(assets)} --batches {retry}")
+
+
+def _chosen(names: str) -> list[str] | None:
+    return None if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _run_all(
+    definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence[Any]
+) -> list[Any]:
+    from captcha_assets.defs import runs
+
+    failed: list[Step] = []
+    for number, step in enumerate(steps, 1):
+        click.echo(f"[{number}/{len(steps)}] {step}")
+        _run_id, error = runs.make(definitions, instance, step)
+        if error:
+            click.echo(f"  failed: {error}")
+            failed.append(step)
+    return failed
+
+
+def _definitions() -> "dg.Definitions":
+    from captcha_assets.definitions import defs
+    from captcha_assets.defs.console import with_quiet_console
+
+    return with_quiet_console(defs())
+
+
+def _run_config(path: Path | None) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text()) or {} if path else {}

@@ -1,0 +1,41 @@
+"""What commands print: tables for people, one JSON object a line for programs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print rows as a table of the named columns, or whole, as JSON, one a line."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+    else:
+        print_table(columns, rows)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print a table; what is None shows as a dash."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(str(row[name]) if row[name] is not None else "-" for name in columns))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # what is piped is not cut to a screen that is not there
+    console.print(table)
+
+
+def print_fields(shown: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one thing: a line a field, or one JSON object."""
+    if as_json:
+        click.echo(json.dumps(shown))
+        return
+    width = max(map(len, shown))
+    for key, value in shown.items():
+        click.echo(f"{key:<{width}}  {value}")
