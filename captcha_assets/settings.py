@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         """Summary of the images that a model was trained on, which deliveries are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"
 
+    def training_splits(self, model_id: str) -> UPath:
+        """The splits as the model's training found them."""
+        return self.artifact_root / "training_summary" / f"{model_id}.splits.parquet"
+
     def evaluation(self, model_id: str) -> UPath:
         """Folder of a model's metrics, plots and report."""
         return self.artifact_root / "evaluation" / model_id

@@ -12,7 +12,7 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
+from captcha_assets.storage import fetched, replacing
 
 #: Raise it with a change of the training that should train again.
 _TRAINING_CODE = "1"
@@ -39,8 +39,11 @@ def resnet18(
         job = job_for(settings, data, config.to_settings(), _TRAINING_CODE, context.run_id)
         trained = run_training(context, pipes, job)
         seen = drift.summarize(data.tables, data.splits)
-    model_id = registry.add_candidate(settings.models, trained)
+        model_id = folder.verify(trained)
+        with replacing(settings.training_splits(model_id)) as part:
+            shutil.copyfile(data.splits, part)
     drift.save(seen, settings.training_summary(model_id))
+    registry.add_candidate(settings.models, trained)
     metrics, history = folder.read_metrics(trained), folder.read_history(trained)
     shutil.rmtree(trained.parent)
     return dg.MaterializeResult(
