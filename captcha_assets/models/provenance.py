@@ -1,0 +1,107 @@
+"""What a training is told about its own origin, so that the model can be traced and made again.
+
+All of it goes into the model's folder (`provenance` in `config.json`) and is no part of its identity.
+"""
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from captcha_assets.images.content import content_hash
+from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.sources import archives, deliveries
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A delivery as a training found it.
+
+    Attributes:
+        batch: its name.
+        source: where it was registered from.
+        dataset: `owner/slug`, for a delivery from Kaggle.
+        kaggle_version: the version that was fetched.
+        sha256: hash of its archive; `md5` likewise, which is what DVC records (None where the archive is
+            not on this machine).
+        image_table: data version of its images.
+    """
+
+    batch: str
+    source: str
+    dataset: str | None
+    kaggle_version: int | None
+    sha256: str | None
+    md5: str | None
+    image_table: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The code as git knows it: the commit, and whether the package differs from it."""
+
+    id: str
+    modified: bool
+
+
+def recorded(settings: Settings, batches: Iterable[str]) -> dict[str, Any]:
+    """Return what to record with a model that is about to be trained on these deliveries."""
+    commit = code_commit()
+    return {
+        "sources": [asdict(origin(settings, batch)) for batch in batches],
+        "dvc_md5": dvc_md5(settings),
+        "commit": commit.id if commit else None,
+        "commit_modified": commit.modified if commit else None,
+    }
+
+
+def origins(provenance: dict[str, Any]) -> list[Origin]:
+    """Return the deliveries that `recorded` told a model of; none for a model older than that."""
+    return [Origin(**row) for row in provenance.get("sources", ())]
+
+
+def origin(settings: Settings, batch: str) -> Origin:
+    """Describe a delivery from its registration, its archive and its image table."""
+    known, archive = deliveries.registration(settings, batch), deliveries.archive_path(settings, batch)
+    digest = archives.digest_of(archive) if archive.exists() else None
+    return Origin(
+        batch=batch,
+        source=str(known.source) if known else deliveries.FOUND,
+        dataset=known.dataset if known else None,
+        kaggle_version=known.kaggle_version if known else None,
+        sha256=digest.sha256 if digest else known.sha256 if known else None,
+        md5=digest.md5 if digest else None,
+        image_table=content_hash(settings.image_table(batch)),
+    )
+
+
+def dvc_md5(settings: Settings) -> str | None:
+    """Return DVC's hash of `data/` as `data.dvc` of the home has it; None where there is no such file."""
+    path = settings.home / "data.dvc"
+    if not path.is_file():
+        return None
+    outs = (yaml.safe_load(path.read_text()) or {}).get("outs") or [{}]
+    return outs[0].get("md5")
+
+
+def code_commit(repository: Path = REPOSITORY) -> Commit | None:
+    """Return the commit that the package's code is checked out from; None where it is no git checkout."""
+    head = _git(repository, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    return Commit(head, bool(_git(repository, "status", "--porcelain", "--", "captcha_assets")))
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
+    if not (repository / ".git").exists():  # a package installed somewhere inside another checkout
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
