@@ -1,8 +1,9 @@
 """What training costs, and what of it is not the network: `python -m benchmarks.train [--help]`.
 
 Prints last: Lightning's overhead over a bare loop, with a network so small that only overhead remains;
-ours against the usual way, on the same images, with the same network; and on a GPU how much of the card
-is used and how long it takes from random weights to 99 %.
+ours against the usual way, on the same images, with the same network, by the clock and by CPU time (with
+that of the loader's workers); and on a GPU how much of the card is used and how long it takes from random
+weights to 99 %. Every figure is that of a warm epoch, and the ways take turns.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytorch_lightning as pl
 import torch
 from torch import nn
@@ -53,28 +54,46 @@ def now() -> float:
     return time.perf_counter()
 
 
+def cpu_seconds() -> float:
+    """CPU time that this process and those it has started (a loader's workers) have taken."""
+    process = psutil.Process()
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
 def conditions(rounds: int) -> str:
     """What a comparison was made under."""
     return f"median of {rounds} rounds on {DEVICE.type}, {torch.get_num_threads()} threads"
 
 
+def verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
 class Clock(pl.Callback):
-    """Seconds that the training steps of each epoch take, without validation."""
+    """Seconds, and CPU seconds, that the training steps of each epoch take, without validation."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
+        self.cpu: list[float] = []
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self.start = now()
+        self.cpu_start, self.start = cpu_seconds(), now()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if arguments[-1] + 1 == trainer.num_training_batches:
             self.epochs.append(now() - self.start)
+            self.cpu.append(cpu_seconds() - self.cpu_start)
 
     @property
     def warm(self) -> float:
         """Seconds of an epoch, the first one left out."""
         return sum(self.epochs[1:]) / len(self.epochs[1:])
+
+    @property
+    def warm_cpu(self) -> float:
+        """CPU seconds of an epoch, the first one left out."""
+        return sum(self.cpu[1:]) / len(self.cpu[1:])
 
 
 class Stretched(SplitData):

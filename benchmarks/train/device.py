@@ -64,7 +64,12 @@ def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, se
 def table(count: int, epochs: int, batch_size: int, seeds: int) -> list[str]:
     """Measure on the GPU, where there is one."""
     if DEVICE.type != "cuda":
-        return ["On the GPU: this machine has none"]
+        return [
+            "On a GPU: skipped, torch finds none here. On a machine with one, the same command compares with",
+            "  the usual way there (20 times the images a second is the aim) and adds",
+            "  - images a second for batches of 64 to 4,096, as a share of the card's measured bf16 peak",
+            f"  - seconds from random weights to 99 % on {count:,} images, cold and warm, {seeds} seeds",
+        ]
     pixels, labels = characters(count)
     settings = TrainingSettings(epochs=epochs, batch_size=batch_size)
     return [
