@@ -1,0 +1,71 @@
+"""Archives through the platform's library: image tables, verdicts, index, splits."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from captcha_assets.images.index import build_image_index
+from captcha_assets.images.local import LocalTables, batches_of
+from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.splits import update_splits
+from captcha_assets.images.table import build_image_table
+from captcha_assets.quality.expectations import judge_image_table
+from captcha_assets.settings import Settings, load_settings
+from captcha_assets.sources.archives import archive_to
+from captcha_assets.sources.generator import write_archive
+
+#: Deliveries to train on.
+GENERATED, REAL = "generated", "real"
+#: Other sets to test on: the test split, with what is in it of both, and samples of the Kaggle data set.
+TEST, KAGGLE = "test", "kaggle"
+
+
+def new_home(folder: Path) -> Settings:
+    """An empty home: an image keeps its split for ever, so what was there before would decide."""
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = load_settings(home=folder, artifacts=str(folder / "artifacts"))
+    settings.raw.mkdir(parents=True)
+    return settings
+
+
+def deliver(settings: Settings, name: str, source: Path | int, *, judged: bool = True) -> None:
+    """Make the image table of an archive, a folder, or so many generated images, and judge it."""
+    archive = settings.raw / f"{name}.zip"
+    if isinstance(source, int):
+        write_archive(archive, source)
+    else:
+        archive_to(source, archive)
+    table, rejected = settings.image_table(name), settings.rejected_images(name)
+    build_image_table(archive, name, table, rejected)
+    if judged:
+        verdict, _ = judge_image_table(table, rejected)
+        if not verdict.passed:
+            raise SystemExit(f"{source} fails the checks {', '.join(one.check for one in verdict.failures)}")
+
+
+def split(settings: Settings, names: Iterable[str]) -> LocalTables:
+    """Bring deliveries together and give every image its split."""
+    build_image_index({name: settings.image_table(name) for name in names}, settings.image_index)
+    update_splits(settings.image_index, settings.splits)
+    batches = batches_of(settings.splits)
+    return LocalTables(
+        tuple(Path(settings.image_table(name)) for name in batches), Path(settings.splits), batches
+    )
+
+
+def of_batch(images: SplitImages, batch: str) -> SplitImages:
+    """Those images that one delivery brought."""
+    mine = np.flatnonzero(images.batches == batch)
+    return SplitImages(
+        images.image_ids[mine], images.pixels[mine], images.labels[mine], images.batches[mine], images.classes
+    )
+
+
+def all_of(folder: Path, name: str, source: Path) -> SplitImages:
+    """All images of an archive or a folder that nothing is trained on."""
+    settings = new_home(folder)
+    deliver(settings, name, source, judged=False)
+    data = split(settings, [name])
+    return read_split(data.tables, data.splits, None)
