@@ -6,23 +6,24 @@ Importing this module imports Great Expectations, which takes seconds: import it
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import great_expectations as gx
-import polars as pl
+import pandas as pd
+from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-from great_expectations.data_context.data_context.abstract_data_context import AbstractDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
-from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
 
-from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT
+from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.splits import DEFAULT_RATIOS, SPLITS_SCHEMA, SplitRatios
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.quality import frames, pictures, report, suites
-from captcha_assets.quality.frames import Frame, QualityError
-from captcha_assets.quality.suites import Rule
+from captcha_assets.quality.frames import QualityError
+from captcha_assets.quality.suites import Measure, Rule
 from captcha_assets.quality.thresholds import CHECKS, Check
-from captcha_assets.quality.verdict import MAX_EXAMPLES, Finding, Verdict
+from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.storage import AnyPath
 
 __all__ = ["QualityError", "judge_image_index", "judge_image_table", "judge_splits"]
@@ -42,15 +43,14 @@ def judge_image_table(table: AnyPath, rejected: AnyPath) -> tuple[Verdict, str]:
         QualityError: one of the tables is absent or cannot be read.
     """
     lazy, refused = frames.scan(table), frames.scan(rejected).collect()
-    parts = {"columns": frames.columns(lazy, IMAGE_TABLE_SCHEMA)}
-    rules = [suites.columns(parts["columns"])]
-    if frames.sound(parts["columns"]):
-        parts["images"] = frames.images(table)
-        parts["delivery"] = frames.delivery(len(parts["images"].rows), len(refused))
-        parts["classes"] = frames.classes(parts["images"].rows)
-        rules += suites.image_table(parts, refused)
-    findings = _judge("image_table", parts, rules)
-    return _reported(f"image_table/{table.stem}", findings, lazy, {table.stem: table})
+    described = frames.columns(lazy, IMAGE_TABLE_SCHEMA)
+    rules = [suites.columns(described)]
+    if frames.sound(described):
+        rows = frames.images(table)
+        rules += suites.image_table(rows, frames.classes(rows), refused)
+    return _reported(
+        "image_table", f"image_table/{table.stem}", rules, frames.rows(lazy), {table.stem: table}
+    )
 
 
 def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = None) -> tuple[Verdict, str]:
@@ -67,15 +67,11 @@ def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = Non
         QualityError: a table is absent or cannot be read.
     """
     lazy = frames.scan(index)
-    parts = {"columns": frames.columns(lazy, INDEX_SCHEMA)}
-    rules = [suites.columns(parts["columns"])]
-    if frames.sound(parts["columns"]):
-        parts["images"] = frames.index(lazy)
-        parts["grouped"] = frames.grouped(parts["images"].rows)
-        in_conflict = int((parts["images"].rows["status"] == LABEL_CONFLICT).sum())
-        parts["conflicts"] = frames.share(in_conflict, len(parts["images"].rows), "indexes")
-        rules += suites.image_index(parts["images"].rows, frames.conflicts(lazy, MAX_EXAMPLES))
-    return _reported("image_index", _judge("image_index", parts, rules), lazy, tables or {})
+    described = frames.columns(lazy, INDEX_SCHEMA)
+    rules = [suites.columns(described)]
+    if frames.sound(described):
+        rules += suites.image_index(frames.index(lazy), frames.conflicts(lazy))
+    return _reported("image_index", "image_index", rules, frames.rows(lazy), tables or {})
 
 
 def judge_splits(
@@ -98,83 +94,54 @@ def judge_splits(
     Raises:
         QualityError: a table is absent or cannot be read.
     """
-    lazy, known = frames.scan(splits), frames.scan(index)
-    parts = {"columns": frames.columns(lazy, SPLITS_SCHEMA)}
-    rules = [suites.columns(parts["columns"])]
-    if frames.sound(parts["columns"]):
-        wanted = asdict(ratios)
-        parts |= _split_frames(lazy, known, wanted)
-        rules += suites.splits(parts, wanted)
-    return _reported("splits", _judge("splits", parts, rules), lazy, tables or {})
-
-
-def _split_frames(splits: pl.LazyFrame, index: pl.LazyFrame, wanted: Mapping[str, float]) -> dict[str, Frame]:
-    images = frames.placed(splits, index)
-    held = int(images.rows["held_back"].count())
-    return {
-        "images": images,
-        "image_ids": frames.extremes(images.rows, "image_id"),
-        "groups": frames.extremes(images.rows, "group"),
-        "pairs": frames.near_duplicates(images.rows, index),
-        "places": frames.ratios(images.rows, wanted),
-        "absent": frames.missing_images(splits, index),
-        "held": frames.share(held, len(images.rows), "splits"),
-    }
+    lazy, images = frames.scan(splits), frames.scan(index)
+    described = frames.columns(lazy, SPLITS_SCHEMA)
+    rules = [suites.columns(described)]
+    if frames.sound(described):
+        known = frames.known_images(images)
+        rules += suites.splits(frames.placed(lazy, known), known, asdict(ratios))
+    return _reported("splits", "splits", rules, frames.rows(lazy), tables or {})
 
 
 def _reported(
-    subject: str, findings: tuple[Finding, ...], table: pl.LazyFrame, tables: Mapping[str, AnyPath]
+    table: str, subject: str, rules: Sequence[Rule], rows: int, tables: Mapping[str, AnyPath]
 ) -> tuple[Verdict, str]:
-    rows = table.select(pl.len()).collect().item()
-    verdict = Verdict(subject, findings, rows, pictures.of_examples(findings, tables))
-    return verdict, report.page(verdict)
-
-
-def _judge(table: str, parts: Mapping[str, Frame], rules: Sequence[Rule]) -> tuple[Finding, ...]:
-    """Validate each frame once, with all the expectations on it, and gather the results by check."""
-    context = gx.get_context(mode="ephemeral")
-    context.enable_analytics(enable=False)
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    results: dict[str, list[ExpectationValidationResult]] = {rule.check: [] for rule in rules}
-    for name, frame in parts.items():
-        suite = _suite(name, [rule for rule in rules if rule.frame == name])
-        for result in _validate(context, name, frame, suite):
-            results[_configuration(result).meta["check"]].append(result)
+    results = _validate([measure for rule in rules for measure in rule.measures])
     by_check = {rule.check: rule for rule in rules}
-    return tuple(
-        _finding(check, rule, parts[rule.frame], results[check.name])
+    findings = tuple(
+        _finding(check, rule, [results[measure.name] for measure in rule.measures])
         if (rule := by_check.get(check.name))
         else _not_judged(check)
         for check in CHECKS[table]
     )
+    verdict = Verdict(subject, findings, rows, pictures.of_examples(findings, tables))
+    return verdict, report.page(verdict)
 
 
-def _configuration(result: ExpectationValidationResult) -> ExpectationConfiguration:
+@cache
+def _batches() -> BatchDefinition:
+    """Great Expectations, set up once in a process: it keeps nothing and asks nobody."""
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(enable=False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("tables").add_dataframe_asset("measures")
+    return asset.add_batch_definition_whole_dataframe("one verdict")
+
+
+def _validate(measures: Sequence[Measure]) -> dict[str, ExpectationValidationResult]:
+    """Judge all the measures of a verdict as one row; the results go by their names."""
+    values = pd.DataFrame([{measure.name: measure.value for measure in measures}])
+    batch = _batches().get_batch({"dataframe": values})
+    suite = gx.ExpectationSuite(name="measures")
+    for name, _, at_least, at_most in measures:
+        limits = ExpectColumnMaxToBeBetween(column=name, min_value=at_least, max_value=at_most)
+        suite.add_expectation(limits)
+    return {_name(result): result for result in batch.validate(suite).results}
+
+
+def _name(result: ExpectationValidationResult) -> str:
     assert result.expectation_config is not None, "the result of an expectation says which one"
-    return result.expectation_config
-
-
-def _suite(name: str, rules: Iterable[Rule]) -> gx.ExpectationSuite:
-    suite = gx.ExpectationSuite(name=name)
-    for rule in rules:
-        for expectation in rule.expectations:
-            expectation.meta = {"check": rule.check}
-            suite.add_expectation(expectation)
-    return suite
-
-
-def _validate(
-    context: AbstractDataContext, name: str, frame: Frame, suite: gx.ExpectationSuite
-) -> list[ExpectationValidationResult]:
-    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
-    whole = asset.add_batch_definition_whole_dataframe(name)
-    batch = whole.get_batch(batch_parameters={"dataframe": _looked_at(frame, suite).to_pandas()})
-    result_format = {
-        "result_format": "COMPLETE",
-        "partial_unexpected_count": MAX_EXAMPLES,
-        "return_unexpected_index_query": False,
-    }
-    return batch.validate(suite, result_format=result_format).results
+    return str(result.expectation_config.kwargs["column"])
 
 
 def _not_judged(check: Check) -> Finding:
@@ -184,51 +151,17 @@ def _not_judged(check: Check) -> Finding:
     )
 
 
-def _finding(
-    check: Check, rule: Rule, frame: Frame, results: Sequence[ExpectationValidationResult]
-) -> Finding:
-    passed = all(result.success for result in results)
-    examples, total, observed = rule.examples, rule.total, rule.found
-    if examples is None:
-        unexpected = _unexpected_rows(results)
-        examples, total = _example_rows(frame, unexpected[:MAX_EXAMPLES], results), len(unexpected)
-        others = f"{total:,} of {len(frame.rows):,} {frame.unit} are not as expected; " if total else ""
-        observed = others + observed
+def _finding(check: Check, rule: Rule, results: Sequence[ExpectationValidationResult]) -> Finding:
     return Finding(
         check.name,
         check.description,
         rule.expected,
-        "; ".join([*_errors(results), observed]),
-        passed,
+        "; ".join([*_errors(results), rule.found]),
+        all(result.success for result in results),
         check.blocking,
-        [_plain(example) for example in examples.to_dicts()],
-        total,
+        [_plain(example) for example in rule.examples.to_dicts()],
+        rule.total,
     )
-
-
-def _unexpected_rows(results: Iterable[ExpectationValidationResult]) -> list[int]:
-    """Return the positions of the rows that any of the expectations refuses."""
-    return sorted({row for result in results for row in result.result.get("unexpected_index_list") or []})
-
-
-def _example_rows(
-    frame: Frame, positions: Sequence[int], results: Iterable[ExpectationValidationResult]
-) -> pl.DataFrame:
-    """Return those rows with what identifies them and the columns that were looked at."""
-    looked_at = (name for result in results for name in _columns(_configuration(result)))
-    return frame.rows[list(positions)].select(list(dict.fromkeys([*frame.key, *looked_at])))
-
-
-def _columns(expectation: ExpectationConfiguration) -> list[str]:
-    return [
-        expectation.kwargs[name] for name in ("column", "column_A", "column_B") if name in expectation.kwargs
-    ]
-
-
-def _looked_at(frame: Frame, suite: gx.ExpectationSuite) -> pl.DataFrame:
-    """Return the columns that the suite needs: Great Expectations copies what it is given."""
-    needed = {name for expectation in suite.expectations for name in _columns(expectation.configuration)}
-    return frame.rows.select(sorted(needed) or frame.rows.columns[:1])
 
 
 def _plain(example: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""What the expectations look at: narrow frames made of the tables, never the pixels themselves."""
+"""What is measured of the tables: counts, shares, and the rows that are not as they should be.
 
-from collections.abc import Mapping
+Every row is looked at here, by Polars; what comes out is small, however large the table.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +16,7 @@ from captcha_assets.dataset import CLASS_SHARES
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.splits import TIES_SPLITS
 from captcha_assets.quality import thresholds
+from captcha_assets.quality.verdict import MAX_EXAMPLES
 from captcha_assets.storage import AnyPath
 
 #: Reading these costs more than all the others together.
@@ -24,18 +28,26 @@ class QualityError(ValueError):
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What one suite judges.
+class Unexpected:
+    """Rows that are not as they should be.
 
     Attributes:
-        rows: a narrow table.
-        key: the columns that say which row is meant.
+        total: how many there are.
+        whole: of how many.
         unit: what a row is, in the plural.
+        examples: the first of them.
     """
 
-    rows: pl.DataFrame
-    key: tuple[str, ...]
+    total: int
+    whole: int
     unit: str
+    examples: pl.DataFrame
+
+
+def unexpected(rows: pl.DataFrame, wrong: pl.Expr, shown: Sequence[str], unit: str) -> Unexpected:
+    """Find the rows that are wrong (null counts as right); the columns `shown` say which they are."""
+    found = rows.filter(wrong).select(shown)
+    return Unexpected(len(found), len(rows), unit, found.head(MAX_EXAMPLES))
 
 
 def scan(path: AnyPath) -> pl.LazyFrame:
@@ -54,13 +66,18 @@ def scan(path: AnyPath) -> pl.LazyFrame:
     return lazy
 
 
-def columns(lazy: pl.LazyFrame, wanted: pa.Schema) -> Frame:
+def rows(lazy: pl.LazyFrame) -> int:
+    """Number of rows of a table."""
+    return int(lazy.select(pl.len()).collect().item())
+
+
+def columns(lazy: pl.LazyFrame, wanted: pa.Schema) -> pl.DataFrame:
     """One row for each wanted column: the type it has and should have, the number of its empty values."""
     schema, types = lazy.collect_schema(), polars_schema(wanted)
     counted = [name for name in types if name in schema and name not in _WIDE]
     filled = [name for name in counted if not wanted.field(name).nullable]
     empty = lazy.select(_empty(name, schema[name]).sum() for name in filled).collect().row(0, named=True)
-    rows = pl.DataFrame(
+    return pl.DataFrame(
         {
             "column": list(types),
             "type": [str(schema[name]) if name in schema else "missing" for name in types],
@@ -69,7 +86,6 @@ def columns(lazy: pl.LazyFrame, wanted: pa.Schema) -> Frame:
         },
         schema_overrides={"empty": pl.Int64},
     )
-    return Frame(rows, ("column", "type", "expected", "empty"), "columns")
 
 
 def polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:
@@ -82,16 +98,15 @@ def _empty(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
 
 
-def sound(frame: Frame) -> bool:
+def sound(described: pl.DataFrame) -> bool:
     """Whether the types are right (`columns`), so that anything else can be judged."""
-    return frame.rows.filter(pl.col("type") != pl.col("expected")).is_empty()
+    return described.filter(pl.col("type") != pl.col("expected")).is_empty()
 
 
-def images(path: AnyPath) -> Frame:
+def images(path: AnyPath) -> pl.DataFrame:
     """One row for each image of a delivery: names, label, number of pixels, statistics."""
     narrow = scan(path).select("image_id", "member", "label", "brightness", "contrast", "ink").collect()
-    rows = narrow.with_columns(_lengths(path, "pixels").alias("pixel_bytes"))
-    return Frame(rows, ("image_id", "member", "label"), "images")
+    return narrow.with_columns(_lengths(path, "pixels").alias("pixel_bytes"))
 
 
 def _lengths(path: AnyPath, column: str) -> pl.Series:
@@ -104,17 +119,7 @@ def _lengths(path: AnyPath, column: str) -> pl.Series:
     return pl.Series(np.concatenate([*lengths, []])).fill_nan(0).cast(pl.Int32)
 
 
-def delivery(usable: int, rejected: int) -> Frame:
-    """One row: how many members a delivery has, how many of them are usable and refused."""
-    members = usable + rejected
-    share = rejected / members if members else 0.0
-    rows = pl.DataFrame(
-        {"members": [members], "usable": [usable], "rejected": [rejected], "share_rejected": [share]}
-    )
-    return Frame(rows, ("members", "usable", "rejected"), "deliveries")
-
-
-def classes(rows: pl.DataFrame) -> Frame:
+def classes(rows: pl.DataFrame) -> pl.DataFrame:
     """One row for each known class: how many images it has, and the range that counts as balanced.
 
     Balanced among the classes that are there: an absent one is another check's matter.
@@ -129,35 +134,34 @@ def classes(rows: pl.DataFrame) -> Frame:
     expected = total * balanced
     chance = thresholds.CLASS_SIGMAS * (expected * (1 - balanced)).sqrt()
     slack = pl.max_horizontal(thresholds.CLASS_TOLERANCE * expected, chance)
-    with_range = counted.with_columns(
+    return counted.with_columns(
         balanced=balanced,
         share=(pl.col("images") / total).fill_nan(0.0),
         lowest=(expected - slack).floor().clip(0),
         highest=(expected + slack).ceil(),
     )
-    return Frame(with_range, ("label", "images", "share", "known_share"), "classes")
 
 
-def index(table: pl.LazyFrame) -> Frame:
+def index(table: pl.LazyFrame) -> pl.DataFrame:
     """One row for each image of the index."""
     narrow = table.select("image_id", "label", "status", "group", "batch", "member")
-    rows = narrow.with_columns(label_as_judged=_label_as_judged()).collect(engine="streaming")
-    return Frame(rows, ("image_id", "batch", "member"), "images")
+    return narrow.with_columns(label_as_judged=_label_as_judged()).collect(engine="streaming")
 
 
-def grouped(rows: pl.DataFrame) -> Frame:
+def grouped(rows: pl.DataFrame) -> pl.DataFrame:
     """One row for each image whose group is named after another one, with the group of that other one."""
     others = rows.filter(pl.col("group") != pl.col("image_id")).drop("label_as_judged")
-    roots = rows.select(group="image_id", group_of_root="group").unique("group", keep="first")
-    joined = others.join(roots, on="group", how="left", maintain_order="left")
-    return Frame(joined, ("image_id", "batch", "member"), "images in groups of others")
+    named = others.select(image_id="group").unique()
+    roots = rows.select("image_id", group_of_root="group").join(named, on="image_id", how="semi")
+    first = roots.unique("image_id", keep="first").rename({"image_id": "group"})
+    return others.join(first, on="group", how="left", maintain_order="left")
 
 
-def conflicts(table: pl.LazyFrame, at_most: int) -> pl.DataFrame:
+def conflicts(table: pl.LazyFrame) -> pl.DataFrame:
     """The first images with contradicting labels; `sources` says which file claims which label."""
     source = pl.element().struct
     claim = pl.format("{}/{}: {}", source.field("batch"), source.field("member"), source.field("label"))
-    some = table.filter(pl.col("status") == LABEL_CONFLICT).sort("image_id").head(at_most)
+    some = table.filter(pl.col("status") == LABEL_CONFLICT).sort("image_id").head(MAX_EXAMPLES)
     claims = pl.col("sources").list.eval(claim).list.join("; ")
     return some.select("image_id", "batch", "copies", claims.alias("sources")).collect()
 
@@ -172,53 +176,54 @@ def _label_as_judged() -> pl.Expr:
     )
 
 
-def placed(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
+def known_images(index_table: pl.LazyFrame) -> pl.DataFrame:
+    """What the index says of each image, as far as the splits are judged by it."""
+    return index_table.select("image_id", "label", "status", "group", "batch").collect(engine="streaming")
+
+
+def placed(splits: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
     """One row for each image of the splits, with what the index says of it."""
-    known = index_table.select(
-        "image_id", pl.col("label").alias("label_in_index"), pl.col("status").alias("status_in_index")
-    ).unique("image_id", keep="any")
-    rows = splits.select("image_id", "label", "group", "split", "held_back", "batch", "sample_key")
+    said = known.select("image_id", label_in_index="label", status_in_index="status")
+    rows = splits.select("image_id", "label", "group", "split", "held_back", "batch")
     has_split, has_reason = pl.col("split").is_not_null(), pl.col("held_back").is_not_null()
-    joined = rows.join(known, on="image_id", how="left", maintain_order="left").with_columns(
+    return beside(rows.collect(engine="streaming"), said).with_columns(
         places=has_split.cast(pl.Int8) + has_reason.cast(pl.Int8),
         status_of_placed=pl.when(has_split).then("status_in_index"),
         label_if_usable=pl.when(pl.col("status_in_index") == USABLE).then("label"),
     )
-    return Frame(joined.collect(engine="streaming"), ("image_id", "label", "split", "batch"), "images")
 
 
-def extremes(rows: pl.DataFrame, what: str) -> Frame:
+def beside(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """Put what is said of each image beside its row; null where nothing is."""
+    if rows["image_id"].equals(said["image_id"]):  # both tables are in order of their images
+        return pl.concat([rows, said.drop("image_id")], how="horizontal")
+    once = said.unique("image_id", keep="any")
+    return rows.join(once, on="image_id", how="left", maintain_order="left")
+
+
+def extremes(rows: pl.DataFrame, what: str) -> pl.DataFrame:
     """One row for each image or group (column `what`) of several rows: the first and last of its splits."""
-    spread = (
-        rows.lazy()
-        .filter(pl.col("split").is_not_null())
+    return (
+        rows.filter(pl.col(what).is_duplicated() & pl.col("split").is_not_null())
         .group_by(what)
         .agg(one_split=pl.col("split").min(), other_split=pl.col("split").max(), rows=pl.len())
         .filter(pl.col("rows") > 1)
         .sort(what)
     )
-    return Frame(spread.collect(), (what, "one_split", "other_split"), f"{what}s")
 
 
-def share(part: int, whole: int, unit: str) -> Frame:
-    """One row: the share that `part` is of `whole`."""
-    return Frame(pl.DataFrame({"share": [part / whole if whole else 0.0]}), ("share",), unit)
-
-
-def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Frame:
+def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> pl.DataFrame:
     """One row for each class and split: how many images, how many there should be, what is allowed."""
-    placed_rows = rows.filter(pl.col("split").is_not_null(), pl.col("label").is_not_null())
-    groups = (
-        placed_rows.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
-    )
-    totals = placed_rows.group_by("label").len("of_class").join(groups, on="label")
+    placed_rows = rows.select("label", "group", "split").drop_nulls(["label", "split"])
+    shared = placed_rows.filter(pl.col("group").is_duplicated())
+    sizes = shared.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
     counted = placed_rows.group_by("label", "split").len("images")
+    totals = counted.group_by("label").agg(of_class=pl.col("images").sum())
+    totals = totals.join(sizes, on="label", how="left").with_columns(pl.col("largest_group").fill_null(1))
     shares = pl.DataFrame({"split": list(wanted), "wanted": list(wanted.values())})
     every = totals.join(shares, how="cross").join(counted, on=["label", "split"], how="left")
     should = pl.col("wanted") * pl.col("of_class")
-    return Frame(
-        _with_slack(every, should).sort("label", "split"), ("label", "split", "images", "should"), "places"
-    )
+    return _with_slack(every, should).sort("label", "split")
 
 
 def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
@@ -235,33 +240,29 @@ def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
     )
 
 
-def missing_images(splits: pl.LazyFrame, index_table: pl.LazyFrame) -> Frame:
+def missing_images(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """One row for each usable image of the index that has no row in the splits."""
-    usable = index_table.filter(pl.col("status") == USABLE).select("image_id", "label", "batch")
-    absent = usable.join(splits.select("image_id"), on="image_id", how="anti", maintain_order="left")
-    return Frame(absent.collect(engine="streaming"), ("image_id", "label", "batch"), "images")
+    here = beside(known, rows.select("image_id", there=pl.lit(value=True)))
+    absent = here.filter(pl.col("there").is_null() & (pl.col("status") == USABLE))
+    return absent.select("image_id", "label", "batch")
 
 
-def near_duplicates(rows: pl.DataFrame, index_table: pl.LazyFrame) -> Frame:
+def near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """One row for each placed image of a near-duplicate group, beside the first placed image of its group.
 
     Groups that hold an image held back for tying two splits are left out: without that image they are
     several groups.
     """
-    place = (
-        rows.lazy().select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
-    )
-    grouped = index_table.select("image_id", "label", "group")
-    ties = rows.lazy().filter(pl.col("held_back") == TIES_SPLITS).select("image_id")
-    tied = grouped.join(ties, on="image_id", how="semi").select("group")
-    members = grouped.join(tied, on="group", how="anti").join(place, on="image_id").sort("image_id")
+    shared = known.filter(pl.col("group").is_duplicated()).select("image_id", "label", "group")
+    here = rows.join(shared, on="image_id", how="semi")
+    place = here.select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
+    ties = here.filter(pl.col("held_back") == TIES_SPLITS)
+    tied = shared.join(ties, on="image_id", how="semi")
+    members = shared.join(tied, on="group", how="anti").join(place, on="image_id").sort("image_id")
     first = members.unique("group", keep="first").drop("label")
-    pairs = (
+    return (
         first.join(members, on="group", suffix="_of_near_duplicate")
         .rename({"image_id_of_near_duplicate": "near_duplicate"})
         .filter(pl.col("image_id") != pl.col("near_duplicate"))
         .sort("image_id", "near_duplicate")
-    )
-    return Frame(
-        pairs.collect(), ("image_id", "near_duplicate", "label", "batch", "batch_of_near_duplicate"), "pairs"
     )

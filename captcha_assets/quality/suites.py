@@ -1,65 +1,68 @@
-"""The suites: for each check its expectations, in Great Expectations' terms and in words.
+"""The suites: for each check what was measured, what it may be, and both in words.
 
-Importing this module imports Great Expectations, which takes seconds.
+Of every row that is not as it should be, Polars keeps count; Great Expectations judges the counts and
+shares (`expectations`), so that it costs the same whatever the size of the table.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
-from great_expectations.expectations.core.expect_column_pair_values_a_to_be_greater_than_b import (
-    ExpectColumnPairValuesAToBeGreaterThanB,
-)
-from great_expectations.expectations.core.expect_column_pair_values_to_be_equal import (
-    ExpectColumnPairValuesToBeEqual,
-)
-from great_expectations.expectations.core.expect_column_values_to_be_between import (
-    ExpectColumnValuesToBeBetween,
-)
-from great_expectations.expectations.core.expect_column_values_to_be_in_set import ExpectColumnValuesToBeInSet
-from great_expectations.expectations.core.expect_column_values_to_be_unique import (
-    ExpectColumnValuesToBeUnique,
-)
-from great_expectations.expectations.core.expect_column_values_to_not_be_in_set import (
-    ExpectColumnValuesToNotBeInSet,
-)
-from great_expectations.expectations.core.expect_column_values_to_not_be_null import (
-    ExpectColumnValuesToNotBeNull,
-)
-from great_expectations.expectations.core.expect_table_row_count_to_be_between import (
-    ExpectTableRowCountToBeBetween,
-)
-from great_expectations.expectations.core.expect_table_row_count_to_equal import ExpectTableRowCountToEqual
-from great_expectations.expectations.expectation import Expectation
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
+from captcha_assets.quality import frames
 from captcha_assets.quality import thresholds as limits
-from captcha_assets.quality.frames import Frame
+from captcha_assets.quality.frames import Unexpected
 from captcha_assets.quality.verdict import MAX_EXAMPLES
+
+
+class Measure(NamedTuple):
+    """A figure and what it may be.
+
+    Attributes:
+        name: what was counted; of one check only.
+        value: how many, or which share.
+        at_least: the lowest that passes.
+        at_most: the highest that passes.
+    """
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One check as Great Expectations sees it.
+    """One check of one table.
 
     Attributes:
         check: its name in `thresholds.CHECKS`.
-        frame: name of the frame it looks at.
-        expectations: all of them must hold.
+        measures: all of them must be within their limits.
         expected: the same in words, with the thresholds.
-        found: what the frame holds, in words.
-        examples: rows that say more than those of the frame would; None for those of the frame.
-        total: how many such rows there are; only with `examples`.
+        found: what the table holds, in words.
+        examples: the first rows that are not as they should be.
+        total: how many such rows there are.
     """
 
     check: str
-    frame: str
-    expectations: Sequence[Expectation]
+    measures: Sequence[Measure]
     expected: str
     found: str
-    examples: pl.DataFrame | None = None
-    total: int = 0
+    examples: pl.DataFrame
+    total: int
+
+
+def _none(check: str, what: str, wrong: Unexpected, expected: str, found: str) -> Rule:
+    """Return a rule that bears no unexpected row."""
+    return _bearing(check, [Measure(what, wrong.total, at_most=0)], wrong, expected, found)
+
+
+def _bearing(check: str, measures: Sequence[Measure], wrong: Unexpected, expected: str, found: str) -> Rule:
+    counted = f"{wrong.total:,} of {wrong.whole:,} {wrong.unit} are not as expected; " if wrong.total else ""
+    return Rule(check, measures, expected, counted + found, wrong.examples, wrong.total)
 
 
 def _listed(values: pl.Series, at_most: int = 25) -> str:
@@ -73,54 +76,64 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def columns(frame: Frame) -> Rule:
-    """The columns and their types, for any table."""
-    wrong = frame.rows.filter((pl.col("type") != pl.col("expected")) | (pl.col("empty") > 0))["column"]
-    return Rule(
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _not_in(column: str, values: Sequence[object]) -> pl.Expr:
+    return ~pl.col(column).is_in(list(values))
+
+
+def columns(described: pl.DataFrame) -> Rule:
+    """The columns and their types, for any table (`frames.columns`)."""
+    keys = ["column", "type", "expected", "empty"]
+    amiss = (pl.col("type") != pl.col("expected")) | (pl.col("empty") != 0)
+    wrong = frames.unexpected(described, amiss, keys, "columns")
+    names = described.filter(amiss)["column"]
+    return _none(
         "columns_and_types",
-        "columns",
-        [
-            ExpectColumnPairValuesToBeEqual(column_A="type", column_B="expected"),
-            ExpectColumnValuesToBeInSet(column="empty", value_set=[0]),
-        ],
-        ", ".join(f"{name} {dtype}" for name, dtype in frame.rows.select("column", "expected").iter_rows()),
-        f"not so: {', '.join(wrong)}"
-        if len(wrong)
-        else f"all {len(frame.rows)} columns, none with empty values",
+        "columns_amiss",
+        wrong,
+        ", ".join(f"{name} {dtype}" for name, dtype in described.select("column", "expected").iter_rows()),
+        f"not so: {', '.join(names)}"
+        if wrong.total
+        else f"all {len(described)} columns, none with empty values",
     )
 
 
-def image_table(parts: Mapping[str, Frame], refused: pl.DataFrame) -> list[Rule]:
+def image_table(rows: pl.DataFrame, classes: pl.DataFrame, refused: pl.DataFrame) -> list[Rule]:
     """All but the columns of a delivery's image table.
 
     Args:
-        parts: the frames `images`, `delivery` and `classes`.
+        rows: `frames.images`.
+        classes: `frames.classes` of them.
         refused: the refused members, with `member`, `reason` and `detail`.
     """
-    rows = parts["images"].rows
     return [
         _not_empty(rows),
-        *_rejects(parts["delivery"].rows, refused),
-        _unique("unique_members", "member", "member", rows),
+        *_rejects(len(rows), refused),
+        _unique("unique_members", "member", "member", rows, ["image_id", "member", "label"]),
         _labels(rows),
         _image_size(rows),
         _statistics(rows),
-        *_classes(parts["classes"].rows),
+        *_classes(classes),
     ]
 
 
 def _not_empty(rows: pl.DataFrame) -> Rule:
     return Rule(
         "not_empty",
-        "images",
-        [ExpectTableRowCountToBeBetween(min_value=1)],
+        [Measure("usable_images", len(rows), at_least=1)],
         "at least one usable image",
         f"{len(rows):,} usable images",
+        rows.clear(),
+        0,
     )
 
 
-def _rejects(delivery: pl.DataFrame, refused: pl.DataFrame) -> list[Rule]:
-    members, rejected, share = delivery.select("members", "rejected", "share_rejected").row(0)
+def _rejects(usable: int, refused: pl.DataFrame) -> list[Rule]:
+    rejected, members = len(refused), usable + len(refused)
+    share = _share(rejected, members)
     reasons = f": {_listed(refused['reason'])}" if rejected else ""
     found = f"{rejected:,} of {members:,} members refused ({_percent(share)}){reasons}"
     # A few of each reason say more than ten of the first.
@@ -129,8 +142,7 @@ def _rejects(delivery: pl.DataFrame, refused: pl.DataFrame) -> list[Rule]:
     return [
         Rule(
             check,
-            "delivery",
-            [ExpectColumnValuesToBeBetween(column="share_rejected", max_value=limit)],
+            [Measure(f"share_refused_{check}", share, at_most=limit)],
             f"at most {_percent(limit)} of the members refused",
             found,
             examples,
@@ -140,31 +152,34 @@ def _rejects(delivery: pl.DataFrame, refused: pl.DataFrame) -> list[Rule]:
     ]
 
 
-def _unique(check: str, column: str, what: str, rows: pl.DataFrame) -> Rule:
-    return Rule(
+def _unique(check: str, column: str, what: str, rows: pl.DataFrame, keys: Sequence[str]) -> Rule:
+    wrong = frames.unexpected(rows, pl.col(column).is_duplicated(), keys, "images")
+    different = rows[column].n_unique() if wrong.total else len(rows)
+    return _none(
         check,
-        "images",
-        [ExpectColumnValuesToBeUnique(column=column)],
+        f"rows_of_a_repeated_{what}",
+        wrong,
         f"no {what} twice",
-        f"{rows[column].n_unique():,} different {what}s in {len(rows):,} rows",
+        f"{different:,} different {what}s in {len(rows):,} rows",
     )
 
 
 def _labels(rows: pl.DataFrame) -> Rule:
-    return Rule(
+    return _none(
         "labels_in_alphabet",
-        "images",
-        [ExpectColumnValuesToBeInSet(column="label", value_set=list(CLASSES))],
+        "unknown_labels",
+        frames.unexpected(rows, _not_in("label", CLASSES), ["image_id", "member", "label"], "images"),
         f"each label one of {' '.join(CLASSES)}",
         f"labels {_listed(rows['label'])}",
     )
 
 
 def _image_size(rows: pl.DataFrame) -> Rule:
-    return Rule(
+    keys = ["image_id", "member", "label", "pixel_bytes"]
+    return _none(
         "image_size",
-        "images",
-        [ExpectColumnValuesToBeInSet(column="pixel_bytes", value_set=[WIDTH * HEIGHT])],
+        "images_of_another_size",
+        frames.unexpected(rows, pl.col("pixel_bytes") != WIDTH * HEIGHT, keys, "images"),
         f"{WIDTH}x{HEIGHT} pixels, {WIDTH * HEIGHT:,} bytes each",
         f"bytes {_listed(rows['pixel_bytes'])}",
     )
@@ -172,19 +187,23 @@ def _image_size(rows: pl.DataFrame) -> Rule:
 
 def _statistics(rows: pl.DataFrame) -> Rule:
     ranges = {"brightness": limits.BRIGHTNESS, "contrast": limits.CONTRAST, "ink": limits.INK}
-    found = ", ".join(_range(rows[name]) for name in ranges)
-    return Rule(
+    outside = {name: ~pl.col(name).is_between(low, high) for name, (low, high) in ranges.items()}
+    counts = rows.select(wrong.sum().alias(name) for name, wrong in outside.items()).row(0, named=True)
+    keys = ["image_id", "member", "label", *ranges]
+    return _bearing(
         "statistics_in_range",
-        "images",
         [
-            ExpectColumnValuesToBeBetween(
-                column=name, min_value=low, max_value=high, mostly=1 - limits.MAX_OUT_OF_RANGE
+            Measure(
+                f"share_of_{name}_outside",
+                _share(count, rows[name].count()),
+                at_most=limits.MAX_OUT_OF_RANGE,
             )
-            for name, (low, high) in ranges.items()
+            for name, count in counts.items()
         ],
+        frames.unexpected(rows, pl.any_horizontal(*outside.values()), keys, "images"),
         ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
         + f", for all but {_percent(limits.MAX_OUT_OF_RANGE)} of the images",
-        found,
+        ", ".join(_range(rows[name]) for name in ranges),
     )
 
 
@@ -196,25 +215,27 @@ def _range(values: pl.Series) -> str:
 
 
 def _classes(counts: pl.DataFrame) -> list[Rule]:
-    absent = counts.filter(pl.col("images") == 0)["label"]
+    keys = ["label", "images", "share", "known_share"]
+    absent = frames.unexpected(counts, pl.col("images") == 0, keys, "classes")
+    range_keys = [*keys, "lowest", "highest"]
+    outside = ~pl.col("images").is_between("lowest", "highest")
     times = pl.col("share") / pl.col("balanced")
     spread = counts.filter(pl.col("images") > 0).with_columns(times=times).sort("times").to_dicts()
     furthest = [f"{one['times']:.2f} times (class {one['label']})" for one in spread[:1] + spread[-1:]]
     return [
-        Rule(
+        _none(
             "every_class_present",
-            "classes",
-            [ExpectColumnValuesToBeBetween(column="images", min_value=1)],
+            "absent_classes",
+            absent,
             f"images of each of the {len(CLASSES)} classes",
-            f"absent: {' '.join(absent)}" if len(absent) else f"all {len(CLASSES)} classes",
+            f"absent: {' '.join(counts.filter(images=0)['label'])}"
+            if absent.total
+            else f"all {len(CLASSES)} classes",
         ),
-        Rule(
+        _none(
             "class_balance",
-            "classes",
-            [
-                ExpectColumnPairValuesAToBeGreaterThanB(column_A="images", column_B="lowest", or_equal=True),
-                ExpectColumnPairValuesAToBeGreaterThanB(column_A="highest", column_B="images", or_equal=True),
-            ],
+            "classes_out_of_balance",
+            frames.unexpected(counts, outside, range_keys, "classes"),
             f"each class that is there within {_percent(limits.CLASS_TOLERANCE)} of its known share, or "
             f"within {limits.CLASS_SIGMAS:g} standard deviations of chance",
             "shares between " + " and ".join(furthest) + " the balanced one" if furthest else "no images",
@@ -226,19 +247,18 @@ def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
     """All but the columns of the image index.
 
     Args:
-        rows: the frame `images`.
+        rows: `frames.index`.
         conflicts: some images with contradicting labels, with their `sources`.
     """
     in_conflict = int((rows["status"] == LABEL_CONFLICT).sum())
-    share = in_conflict / max(len(rows), 1)
+    share = _share(in_conflict, len(rows))
     return [
-        _unique("unique_images", "image_id", "image", rows),
+        _unique("unique_images", "image_id", "image", rows, ["image_id", "batch", "member"]),
         _index_labels(rows),
         _groups(rows),
         Rule(
             "share_of_conflicts",
-            "conflicts",
-            [ExpectColumnValuesToBeBetween(column="share", max_value=limits.MAX_CONFLICTS)],
+            [Measure("share_in_conflict", share, at_most=limits.MAX_CONFLICTS)],
             f"at most {_percent(limits.MAX_CONFLICTS)} of the images with contradicting labels",
             f"{in_conflict:,} of {len(rows):,} ({_percent(share)})",
             conflicts,
@@ -249,130 +269,134 @@ def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
 
 def _index_labels(rows: pl.DataFrame) -> Rule:
     usable = rows.filter(pl.col("status") == USABLE)
-    return Rule(
+    # One column says both: a usable image's label, and that a contradicted one has none.
+    wrong = _not_in("status", [USABLE, LABEL_CONFLICT]) | _not_in("label_as_judged", [*CLASSES, "none"])
+    keys = ["image_id", "batch", "member", "status", "label_as_judged"]
+    return _none(
         "labels_in_alphabet",
-        "images",
-        [
-            ExpectColumnValuesToBeInSet(column="status", value_set=[USABLE, LABEL_CONFLICT]),
-            # One column says both: a usable image's label, and that a contradicted one has none.
-            ExpectColumnValuesToBeInSet(column="label_as_judged", value_set=[*CLASSES, "none"]),
-        ],
+        "labels_amiss",
+        frames.unexpected(rows, wrong, keys, "images"),
         f"each usable image's label one of {' '.join(CLASSES)}; none where labels contradict each other",
         f"labels {_listed(usable['label'])}",
     )
 
 
 def _groups(rows: pl.DataFrame) -> Rule:
-    group_sizes = rows.group_by("group").len()["len"]
-    shared = group_sizes.filter(group_sizes > 1)
-    largest = shared.sort(descending=True).head(1).to_list()
-    return Rule(
+    sizes = rows.filter(pl.col("group").is_duplicated())["group"].value_counts()["count"]
+    largest = [sizes.max()] if len(sizes) else []
+    wrong = pl.col("group").ne_missing(pl.col("group_of_root")) | (pl.col("image_id") < pl.col("group"))
+    keys = ["image_id", "batch", "member", "group", "group_of_root"]
+    return _none(
         "groups_consistent",
-        "grouped",
-        [
-            ExpectColumnPairValuesToBeEqual(column_A="group", column_B="group_of_root"),
-            ExpectColumnPairValuesAToBeGreaterThanB(column_A="image_id", column_B="group", or_equal=True),
-        ],
+        "images_of_a_group_amiss",
+        frames.unexpected(frames.grouped(rows), wrong, keys, "images in groups of others"),
         "each group named after an image of its own, the smallest",
-        f"{len(shared):,} groups of near-duplicates with {shared.sum():,} images"
+        f"{len(sizes):,} groups of near-duplicates with {sizes.sum():,} images"
         + "".join(f"; the largest has {size:,}" for size in largest),
     )
 
 
-def splits(parts: Mapping[str, Frame], wanted: Mapping[str, float]) -> list[Rule]:
+def splits(rows: pl.DataFrame, known: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
     """All but the columns of the splits.
 
     Args:
-        parts: the frames `images`, `image_ids`, `groups`, `pairs`, `places`, `absent` and `held`.
+        rows: `frames.placed`.
+        known: `frames.known_images`.
         wanted: the share of each split.
     """
-    rows = parts["images"].rows
     return [
-        _unique("unique_images", "image_id", "image", rows),
-        _not_in_two(rows, parts["image_ids"], "no_image_in_two_splits"),
-        _not_in_two(rows, parts["groups"], "no_group_in_two_splits"),
-        _pairs(parts["pairs"].rows),
+        _unique("unique_images", "image_id", "image", rows, _IMAGE),
+        _not_in_two(rows, "image_id", "no_image_in_two_splits"),
+        _not_in_two(rows, "group", "no_group_in_two_splits"),
+        _pairs(frames.near_duplicates(rows, known)),
         _split_or_reason(rows, wanted),
         _no_conflict(rows),
-        *_agreement(rows, parts["absent"].rows),
-        *_ratios(parts["places"].rows, wanted),
-        _held_back(rows, parts["held"].rows),
+        _agreement(rows),
+        _forgotten(frames.missing_images(rows, known), len(known)),
+        *_ratios(frames.ratios(rows, wanted), wanted),
+        _held_back(rows),
     ]
 
 
-def _not_in_two(rows: pl.DataFrame, spread: Frame, check: str) -> Rule:
-    column = spread.key[0]
+#: What says which image of the splits is meant.
+_IMAGE = ["image_id", "label", "split", "batch"]
+
+
+def _not_in_two(rows: pl.DataFrame, column: str, check: str) -> Rule:
     what = {"image_id": "image", "group": "group of near-duplicates"}[column]
-    torn = spread.rows.filter(pl.col("one_split") != pl.col("other_split"))
+    spread = frames.extremes(rows, column)
+    torn = spread.filter(pl.col("one_split") != pl.col("other_split"))
     examples = rows.join(torn, on=column, how="semi").sort(column, "split", "image_id")
     return Rule(
         check,
-        "image_ids" if column == "image_id" else "groups",
-        [ExpectColumnPairValuesToBeEqual(column_A="one_split", column_B="other_split")],
+        [Measure(f"in_two_splits_by_{column}", len(torn), at_most=0)],
         f"each {what} in one split only",
-        f"{len(torn):,} in more than one; {len(spread.rows):,} with several rows",
+        f"{len(torn):,} in more than one; {len(spread):,} with several rows",
         examples.select("group", "image_id", "label", "split", "batch").head(MAX_EXAMPLES),
         len(examples),
     )
 
 
 def _pairs(pairs: pl.DataFrame) -> Rule:
-    return Rule(
+    keys = ["image_id", "near_duplicate", "label", "batch", "batch_of_near_duplicate"]
+    splits = ["split", "split_of_near_duplicate"]
+    apart = pl.col(splits[0]) != pl.col(splits[1])
+    return _none(
         "no_near_duplicate_in_two_splits",
-        "pairs",
-        [ExpectColumnPairValuesToBeEqual(column_A="split", column_B="split_of_near_duplicate")],
+        "pairs_apart",
+        frames.unexpected(pairs, apart, [*keys, *splits], "pairs"),
         "both of each pair of near-duplicates in one split",
         f"{len(pairs):,} pairs of near-duplicates with a place",
     )
 
 
 def _split_or_reason(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Rule:
-    return Rule(
+    wrong = _not_in("split", list(wanted)) | (pl.col("places") != 1)
+    return _none(
         "split_or_reason",
-        "images",
-        [
-            ExpectColumnValuesToBeInSet(column="split", value_set=list(wanted)),
-            ExpectColumnValuesToBeInSet(column="places", value_set=[1]),
-        ],
+        "images_without_a_place_or_reason",
+        frames.unexpected(rows, wrong, [*_IMAGE, "places"], "images"),
         f"either a split ({', '.join(wanted)}) or a reason for being held back",
         f"splits {_listed(rows['split'].drop_nulls())}; held back {_listed(rows['held_back'].drop_nulls())}",
     )
 
 
 def _no_conflict(rows: pl.DataFrame) -> Rule:
-    found = rows.filter(pl.col("status_of_placed") == LABEL_CONFLICT)
-    return Rule(
+    wrong = pl.col("status_of_placed") == LABEL_CONFLICT
+    found = frames.unexpected(rows, wrong, [*_IMAGE, "status_of_placed"], "images")
+    return _none(
         "no_conflict_placed",
-        "images",
-        [ExpectColumnValuesToNotBeInSet(column="status_of_placed", value_set=[LABEL_CONFLICT])],
+        "contradicted_images_in_a_split",
+        found,
         "no image with contradicting labels in a split",
-        f"{len(found):,} such images in a split",
+        f"{found.total:,} such images in a split",
     )
 
 
-def _agreement(rows: pl.DataFrame, absent: pl.DataFrame) -> list[Rule]:
+def _agreement(rows: pl.DataFrame) -> Rule:
     unknown = int(rows["status_in_index"].null_count())
-    return [
-        Rule(
-            "agrees_with_index",
-            "images",
-            [
-                ExpectColumnValuesToNotBeNull(column="status_in_index"),
-                ExpectColumnPairValuesToBeEqual(column_A="label_if_usable", column_B="label_in_index"),
-            ],
-            "each image in the index, with the same label",
-            f"{len(rows) - unknown:,} of {len(rows):,} images in the index",
-        ),
-        Rule(
-            "no_image_forgotten",
-            "absent",
-            [ExpectTableRowCountToEqual(value=0)],
-            "a row for each usable image of the index",
-            f"{len(absent):,} usable images without one",
-            absent.head(MAX_EXAMPLES),
-            len(absent),
-        ),
-    ]
+    wrong = pl.col("status_in_index").is_null() | pl.col("label_if_usable").ne_missing(
+        pl.col("label_in_index")
+    )
+    keys = [*_IMAGE, "status_in_index", "label_if_usable", "label_in_index"]
+    return _none(
+        "agrees_with_index",
+        "images_that_disagree_with_the_index",
+        frames.unexpected(rows, wrong, keys, "images"),
+        "each image in the index, with the same label",
+        f"{len(rows) - unknown:,} of {len(rows):,} images in the index",
+    )
+
+
+def _forgotten(absent: pl.DataFrame, images: int) -> Rule:
+    return Rule(
+        "no_image_forgotten",
+        [Measure("usable_images_without_a_row", len(absent), at_most=0)],
+        "a row for each usable image of the index",
+        f"{len(absent):,} usable images without one, of {images:,} images in the index",
+        absent.head(MAX_EXAMPLES),
+        len(absent),
+    )
 
 
 def _ratios(places: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
@@ -386,11 +410,12 @@ def _ratios(places: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
         found += "; furthest off: {label} in {split}, {images:,} images where {should:,.1f} belong".format(
             **furthest[0]
         )
+    keys = ["label", "split", "images", "should", "off"]
     return [
-        Rule(
+        _none(
             check,
-            "places",
-            [ExpectColumnPairValuesAToBeGreaterThanB(column_A=slack, column_B="off", or_equal=True)],
+            f"places_beyond_{slack}",
+            frames.unexpected(places, pl.col("off") > pl.col(slack), [*keys, slack], "places"),
             f"of each class {belongs}, within {images:g} image{'s' * (images != 1)}, "
             f"{_percent(share_of_class)} of the class or its largest near-duplicate group, whichever is more",
             found,
@@ -402,14 +427,13 @@ def _ratios(places: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
     ]
 
 
-def _held_back(rows: pl.DataFrame, held: pl.DataFrame) -> Rule:
+def _held_back(rows: pl.DataFrame) -> Rule:
     waiting = rows.filter(pl.col("held_back").is_not_null())
-    share = held["share"][0]
+    share = _share(len(waiting), len(rows))
     reasons = f": {_listed(waiting['held_back'])}" if len(waiting) else ""
     return Rule(
         "held_back",
-        "held",
-        [ExpectColumnValuesToBeBetween(column="share", max_value=limits.MAX_HELD_BACK)],
+        [Measure("share_held_back", share, at_most=limits.MAX_HELD_BACK)],
         f"at most {_percent(limits.MAX_HELD_BACK)} of the images held back",
         f"{len(waiting):,} of {len(rows):,} ({_percent(share)}){reasons}",
         waiting.select("image_id", "label", "group", "held_back", "batch").head(MAX_EXAMPLES),
