@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
@@ -40,9 +40,36 @@ class Settings(BaseSettings):
     kaggle_dataset: Annotated[
         str | None, Field(description="owner/slug of the Kaggle data set; default what dataset.py names.")
     ] = None
+    ui_url: Annotated[str, Field(description="Where the Dagster UI is; alerts link to it.")] = (
+        "http://localhost:3000"
+    )
     reports_url: Annotated[str, Field(description="Where `captcha-assets reports` serves the artifacts.")] = (
         "http://localhost:3001"
     )
+
+    alert_webhook: Annotated[
+        SecretStr | None, Field(description="Address that alerts are posted to, in Slack's format.")
+    ] = None
+    retrain_new_images: Annotated[
+        int,
+        Field(ge=1, description="A training starts when so many new images reached the training split ..."),
+    ] = 500
+    retrain_new_share: Annotated[
+        float, Field(ge=0, description="... and they are this share of those the last model was trained on.")
+    ] = 0.05
+    promotion_accuracy_level: Annotated[
+        float, Field(ge=0, le=1, description="Level of the paired test that finds a lower accuracy.")
+    ] = 0.05
+    promotion_recall_fall: Annotated[
+        float, Field(ge=0, le=1, description="How far the recall of a class may fall.")
+    ] = 0.05
+    promotion_calibration_error: Annotated[
+        float, Field(ge=0, le=1, description="Highest calibration error, unless the champion's is higher.")
+    ] = 0.05
+    promotion_latency: Annotated[
+        float,
+        Field(gt=0, description="Longest median time for one image in ms, unless the champion's is longer."),
+    ] = 25.0
 
     @field_validator("home")
     @classmethod
@@ -135,9 +162,19 @@ class Settings(BaseSettings):
         return self.artifact_root / "models"
 
     @property
+    def alerts(self) -> Path:
+        """Where alerts are noted, one JSON object a line."""
+        return self.home / "alerts.jsonl"
+
+    @property
     def label_decisions(self) -> Path:
         """What somebody decided about images whose labels contradict each other; a file to commit."""
         return self.home / "label_decisions.csv"
+
+    @property
+    def label_conflicts(self) -> UPath:
+        """Every image whose labels contradict each other, as decisions that are still to be made."""
+        return self.artifact_root / "label_conflicts.csv"
 
     def training_summary(self, model_id: str) -> UPath:
         """Summary of the images that a model was trained on, which deliveries are compared with."""
@@ -154,6 +191,29 @@ class Settings(BaseSettings):
     def onnx_model(self, model_id: str) -> UPath:
         """Folder of a model's ONNX export (`model.onnx`, `parity.json`)."""
         return self.artifact_root / "onnx_model" / model_id
+
+    @property
+    def training_settings(self) -> Path:
+        """What a training is told that is told nothing else; a file to commit."""
+        return self.home / "configs" / "training.yaml"
+
+    def sweep(self, sweep: str) -> UPath:
+        """What a sweep tries."""
+        return self.artifact_root / "sweep" / f"{sweep}.json"
+
+    @property
+    def sweep_trials(self) -> UPath:
+        """Folder of the trials of all sweeps."""
+        return self.artifact_root / "sweep_trial"
+
+    def sweep_trial(self, trial: str) -> UPath:
+        """What became of a trial of a sweep."""
+        return self.sweep_trials / trial / "trial.json"
+
+    @property
+    def sweep_leaderboard(self) -> UPath:
+        """One row per trial, the best first."""
+        return self.artifact_root / "sweep_leaderboard.parquet"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,0 +1,85 @@
+"""Telling people: a line in a log file, and a message to a webhook where one is set.
+
+An alert never breaks what it tells of: a webhook that is slow, broken or absent is given up after seconds,
+and the log says so.
+"""
+
+import json
+import logging
+import threading
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from captcha_assets.settings import Settings
+
+#: Seconds for a webhook to answer, connection included.
+TIMEOUT = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What happened.
+
+    Attributes:
+        title: one line.
+        lines: the details.
+        link: where to look, or None.
+    """
+
+    title: str
+    lines: tuple[str, ...] = ()
+    link: str | None = None
+
+    def to_slack(self) -> dict[str, str]:
+        """Return the message as Slack's incoming webhooks take it."""
+        text = "\n".join([f"*{_escaped(self.title)}*", *(f"• {_escaped(line)}" for line in self.lines)])
+        return {"text": f"{text}\n<{self.link}|look at it>" if self.link else text}
+
+
+def _escaped(text: str) -> str:
+    """Return text in which Slack sees no markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def send(settings: Settings, alert: Alert) -> bool:
+    """Write an alert to the log file and post it to the webhook. Never raises, never takes long.
+
+    Returns:
+        Whether everybody who was to be told was told.
+    """
+    told = (
+        None if settings.alert_webhook is None else _posted(settings.alert_webhook.get_secret_value(), alert)
+    )
+    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(alert)}
+    if told is not None:
+        line["webhook"] = told
+    try:
+        settings.alerts.parent.mkdir(parents=True, exist_ok=True)
+        with settings.alerts.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:
+        _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
+        return False
+    return told in (None, "delivered")
+
+
+def _posted(url: str, alert: Alert) -> str:
+    """Post an alert and say what became of it, within seconds however slowly the other side answers."""
+    outcome: list[str] = []
+    poster = threading.Thread(target=lambda: outcome.append(_post(url, alert)), daemon=True)
+    poster.start()
+    poster.join(TIMEOUT + 1)  # an answer that comes byte by byte never runs into the timeout of `requests`
+    return outcome[0] if outcome else "not delivered: no whole answer in time"
+
+
+def _post(url: str, alert: Alert) -> str:
+    import requests  # noqa: PLC0415 - only where somebody wants to be told
+
+    try:
+        response = requests.post(url, json=alert.to_slack(), timeout=TIMEOUT)
+    except requests.RequestException as error:
+        # The address is a secret, and such errors repeat it.
+        return f"not delivered: {type(error).__name__}"
+    return "delivered" if response.ok else f"not delivered: answered {response.status_code}"
