@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.evaluation.clauses import Clause
 from captcha_assets.evaluation.metrics import calibration_bins, expected_calibration_error, mcnemar
 from captcha_assets.evaluation.words import counted, percent
 
@@ -43,16 +44,6 @@ class PromotionLimits:
             value = getattr(self, entry.name)
             if not 0 <= value <= 1:
                 raise ComparisonError(f"{entry.name}={value!r} is no share: give a number from 0 to 1")
-
-
-@dataclass(frozen=True)
-class Clause:
-    """One condition of a promotion: whether it holds, the figures that say so, and the same in words."""
-
-    name: str
-    passed: bool
-    figures: Mapping[str, Any]
-    words: str
 
 
 @dataclass(frozen=True)
@@ -177,7 +168,7 @@ def _recall(pairs: pl.DataFrame, limit: float) -> Clause:
     fallen = classes.filter((pl.col("fall") > limit) & (pl.col("lost") > 1))
     worst = (classes if fallen.is_empty() else fallen).row(0, named=True)
     return Clause(
-        "class recall",
+        "class_recall",
         fallen.is_empty(),
         {"limit": limit, "fallen": fallen["label"].to_list(), "classes": classes.drop("lost").to_dicts()},
         _recall_in_words(fallen["label"].to_list(), worst, limit),

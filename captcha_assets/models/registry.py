@@ -3,6 +3,7 @@
     <model id>/             a model folder, verified by its hashes when it comes and before it serves
     candidate.json          the model that was trained last
     history/000001.json     one file per change of the champion; the last one names the champion
+    refused/<model id>.json models that a person does not want promoted, and why
 
 A change of the champion is the creation of the next file of the history, whole, and only if it is not
 there yet. So a reader sees the champion of before or the one of after, a process killed half-way
@@ -62,10 +63,12 @@ class Champion:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Whether a candidate becomes champion, and why."""
+class Refusal:
+    """A person's word that a model is not to be promoted by the rule."""
 
-    promote: bool
+    model_id: str
+    since: str
+    """UTC, ISO 8601."""
     reason: str
 
 
@@ -304,23 +307,39 @@ def rollback(registry: AnyPath, reason: str, to: str | None = None, by: By = "hu
             return made
 
 
-def decide(champion_metrics: Mapping[str, Any] | None, candidate_metrics: Mapping[str, Any]) -> Decision:
-    """Decide on a candidate: the first model is promoted, then only a better one; a tie changes nothing.
-
-    Args:
-        champion_metrics: the champion's figures on the same test split, with `accuracy`; None where
-            there is no champion.
-        candidate_metrics: the candidate's.
+def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
+    """Keep the rule from ever promoting a model; a person still may.
 
     Raises:
-        RegistryError: a figure is missing.
+        RegistryError: there is no such model, it serves, or it was refused before.
     """
-    try:
-        new = float(candidate_metrics["accuracy"])
-        old = None if champion_metrics is None else float(champion_metrics["accuracy"])
-    except KeyError as error:
-        raise RegistryError("a decision needs the accuracy of both models: evaluate them first") from error
-    if old is None:
-        return Decision(True, f"the first model (accuracy {new:.4f})")
-    relation = "above" if new > old else "equal to" if new == old else "not above"
-    return Decision(new > old, f"accuracy {new:.4f} is {relation} the champion's {old:.4f}")
+    model_folder(registry, model_id)
+    now = champion(registry)
+    if now and now.model_id == model_id:
+        raise RegistryError(f"{model_id} serves: take it back with a rollback")
+    made = Refusal(model_id, _now(), reason)
+    if not _create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
+        raise RegistryError(f"{model_id} was refused before: {_refusal(registry, model_id)}")
+    return made
+
+
+def _refusal(registry: AnyPath, model_id: str) -> str | None:
+    path = registry / "refused" / f"{model_id}.json"
+    if not path.exists():
+        return None
+    refusal = Refusal(**_read(path))
+    return f"{refusal.reason} ({refusal.since})"
+
+
+def barred(registry: AnyPath, model_id: str) -> str | None:
+    """Why the rule may not promote a model: a person refused it or rolled back from it; None if it may.
+
+    Raises:
+        RegistryError: the history is damaged.
+    """
+    if refusal := _refusal(registry, model_id):
+        return f"refused: {refusal}"
+    for entry in reversed(history(registry)):
+        if entry.action == "rollback" and entry.instead_of == model_id:
+            return f"rolled back: {entry.reason} ({entry.since})"
+    return None

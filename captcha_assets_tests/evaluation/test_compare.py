@@ -43,7 +43,7 @@ def test_a_model_compared_with_itself_is_worse_in_nothing_and_no_better():
     comparison = compare(same, same)
     assert comparison.passed
     assert not comparison.better
-    assert [entry.name for entry in comparison.clauses] == ["accuracy", "class recall", "calibration"]
+    assert [entry.name for entry in comparison.clauses] == ["accuracy", "class_recall", "calibration"]
     assert comparison.n == 100
 
 
@@ -104,30 +104,30 @@ def test_a_class_that_falls_too_far_is_refused_though_all_others_rise():
     champion = predictions(answers((98, True), (2, False), (850, True), (50, False)), labels)
     candidate = predictions(answers((92, True), (8, False), (900, True)), labels)
     comparison = compare(champion, candidate)
-    found = clause(comparison, "class recall")
+    found = clause(comparison, "class_recall")
     assert comparison.better
     assert not comparison.passed
     assert not found.passed
     assert found.figures["fallen"] == ["m"]
     assert "m from 98.0 % to 92.0 % on 100 images" in found.words
-    assert clause(compare(champion, candidate, PromotionLimits(recall_fall=0.06)), "class recall").passed
+    assert clause(compare(champion, candidate, PromotionLimits(recall_fall=0.06)), "class_recall").passed
 
 
 def test_one_lost_image_of_a_rare_class_is_no_fall():
     labels = ["m"] * 4 + ["n"] * 900
     champion = predictions(answers((904, True)), labels)
     assert clause(
-        compare(champion, predictions(answers((1, False), (903, True)), labels)), "class recall"
+        compare(champion, predictions(answers((1, False), (903, True)), labels)), "class_recall"
     ).passed
     two = compare(champion, predictions(answers((2, False), (902, True)), labels))
-    assert not clause(two, "class recall").passed
+    assert not clause(two, "class_recall").passed
 
 
 def test_every_class_that_falls_is_named_the_worst_first():
     labels = ["m"] * 100 + ["n"] * 100 + ["p"] * 100
     champion = predictions(answers((300, True)), labels)
     candidate = predictions(answers((90, True), (10, False), (80, True), (20, False), (100, True)), labels)
-    found = clause(compare(champion, candidate), "class recall")
+    found = clause(compare(champion, candidate), "class_recall")
     assert found.figures["fallen"] == ["n", "m"]
     assert "n from 100.0 % to 80.0 %" in found.words
     assert "and also m" in found.words
@@ -188,7 +188,7 @@ def test_the_verdict_survives_json():
     plain = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert plain["passed"] is False
     assert plain["better"] is False
-    assert [entry["name"] for entry in plain["clauses"]] == ["accuracy", "class recall", "calibration"]
+    assert [entry["name"] for entry in plain["clauses"]] == ["accuracy", "class_recall", "calibration"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.booleans()), min_size=1, max_size=60))
@@ -196,7 +196,7 @@ def test_no_candidate_is_refused_for_answers_that_are_right_wherever_the_champio
     labels, one, other = (np.array(column) for column in zip(*drawn, strict=True))
     comparison = compare(predictions(one, labels, 0.5), predictions(one | other, labels, 0.5))
     assert clause(comparison, "accuracy").passed
-    assert clause(comparison, "class recall").passed
+    assert clause(comparison, "class_recall").passed
     assert comparison.better == bool((other & ~one).any())
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from captcha_assets.models import folder, registry
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.models.registry import RegistryError, decide
+from captcha_assets.models.registry import RegistryError
 from captcha_assets.storage import fetched
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -254,16 +254,36 @@ def test_the_history_is_files_that_anyone_can_read(shelf):
     assert (place / "history" / "000001.json").stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.parametrize(
-    ("champion", "candidate", "promoted"),
-    [(None, 0.2, True), (0.9, 0.91, True), (0.9, 0.9, False), (0.9, 0.8, False)],
-)
-def test_the_first_model_is_promoted_and_then_only_a_better_one(champion, candidate, promoted):
-    decision = decide(None if champion is None else {"accuracy": champion}, {"accuracy": candidate})
-    assert decision.promote is promoted
-    assert f"{candidate:.4f}" in decision.reason
+def test_the_rule_may_promote_whatever_nobody_spoke_against(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    assert registry.barred(place, one) is None
+    assert registry.barred(place, two) is None
 
 
-def test_a_decision_without_figures_is_refused():
-    with pytest.raises(RegistryError, match="evaluate them first"):
-        decide({"accuracy": 0.9}, {})
+def test_a_refused_model_is_barred_and_the_champion_stays(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    refusal = registry.refuse(place, two, "it reads m as n")
+    assert registry.barred(place, two) == f"refused: it reads m as n ({refusal.since})"
+    assert registry.champion(place).model_id == one
+    with pytest.raises(RegistryError, match="was refused before: it reads m as n"):
+        registry.refuse(place, two, "another reason")
+
+
+def test_the_champion_cannot_be_refused_only_rolled_back(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    registry.promote(place, two, "better")
+    with pytest.raises(RegistryError, match="take it back with a rollback"):
+        registry.refuse(place, two, "it reads m as n")
+    registry.rollback(place, "it reads m as n")
+    assert "rolled back: it reads m as n" in registry.barred(place, two)
+    assert registry.barred(place, one) is None
+
+
+def test_a_person_may_promote_what_a_person_refused(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    registry.refuse(place, two, "not yet")
+    assert registry.promote(place, two, "now", by="human").model_id == two

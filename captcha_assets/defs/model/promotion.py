@@ -1,0 +1,60 @@
+"""The champion as Dagster shows it: every clause of a promotion a check, every change an event."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets.evaluation.clauses import CLAUSES, Clause
+from captcha_assets.models.registry import Champion
+
+_CHAMPION = dg.AssetKey("champion")
+
+
+def clause_specs() -> list[dg.AssetCheckSpec]:
+    """A check for every clause; a refused candidate is a warning, since the champion serves on."""
+    return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CLAUSES.items()]
+
+
+def clause_results(clauses: Iterable[Clause]) -> list[dg.AssetCheckResult]:
+    """What every clause found; one that was not looked at had nothing to say against the candidate."""
+    found = {clause.name: clause for clause in clauses}
+    return [
+        dg.AssetCheckResult(
+            asset_key=_CHAMPION,
+            check_name=name,
+            passed=name not in found or found[name].passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=found[name].words if name in found else "no champion to compare with",
+            metadata=dict(found[name].figures) if name in found else {},
+        )
+        for name in CLAUSES
+    ]
+
+
+def champion_version(champion: Champion | None) -> dg.DataVersion:
+    """The data version of `champion`: the model that serves."""
+    return dg.DataVersion(champion.model_id if champion else "none")
+
+
+def champion_metadata(champion: Champion | None) -> dict[str, Any]:
+    """Which model serves, since when, instead of which."""
+    return {
+        "champion": champion.model_id if champion else "none",
+        "since": champion.since if champion else "never",
+        "instead of": (champion and champion.instead_of) or "none",
+    }
+
+
+def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
+    """Tell Dagster of a champion that a command made; nothing becomes out of date by it."""
+    event = instance.get_latest_materialization_event(_CHAMPION)
+    before = event.asset_materialization if event else None
+    if before is None:
+        return  # never made: whoever makes it will see the champion
+    tags = {**(before.tags or {}), "dagster/data_version": champion.model_id}
+    metadata = {
+        **champion_metadata(champion),
+        "why": f"{champion.reason} ({champion.action} by {champion.by})",
+    }
+    instance.report_runless_asset_event(dg.AssetMaterialization(_CHAMPION, metadata=metadata, tags=tags))
