@@ -1,0 +1,77 @@
+"""Trainings that start by themselves. The policy is in `captcha_assets.models.retraining`."""
+
+import hashlib
+from collections.abc import Sequence
+
+import dagster as dg
+
+from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
+from captcha_assets.models import retraining
+from captcha_assets.models.retraining import Reason, Situation
+from captcha_assets.settings import Settings
+
+#: Tag of a run that says why it was started.
+WHY_TAG = "captcha_assets/why"
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+retrain = dg.define_asset_job(
+    "retrain",
+    selection=["resnet18", "evaluation", "onnx_model", "champion"],
+    description="Train, measure, export, and promote if the model is better. "
+    f"The tag {WHY_TAG} of a run says why it was started.",
+)
+
+
+@dg.sensor(
+    name="retraining",
+    job=retrain,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Starts a training when enough new images reached the training split since the last one, "
+    "when a new delivery's drift check failed, or when the training's code or configuration changed. Never "
+    "while a blocking check of the data fails, never twice for one reason. Off until switched on.",
+)
+def retraining_sensor(
+    context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+) -> dg.SensorResult | dg.SkipReason:
+    """Ask the policy; the cursor holds the situation of the last request."""
+    now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+    limits = settings.retrain_new_images, settings.retrain_new_share
+    why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
+    if not why:
+        return dg.SkipReason(retraining.in_words(now, *limits))
+    if under_way := _unfinished_training(context.instance):
+        return dg.SkipReason(f"a training is under way already: run {under_way}")
+    return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())
+
+
+def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
+    return dg.RunRequest(
+        # The situation is in the key: should two ticks see the same one, the second asks for nothing.
+        run_key=hashlib.sha256(now.to_json().encode()).hexdigest()[:16],
+        tags={
+            WHY_TAG: "; ".join(reason.words for reason in why),
+            "captcha_assets/clause": ", ".join(reason.clause for reason in why),
+            # What fails for a passing cause goes on from its checkpoint; then silence, and an alert.
+            "dagster/max_retries": "2",
+        },
+    )
+
+
+def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
+    """The id of a run that trains or is going to, whoever started it."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        if (
+            run.asset_selection is None
+            or dg.AssetKey("resnet18") in run.asset_selection
+            or run.job_name == retrain.name
+        ):
+            return run.run_id
+    return None

@@ -1,0 +1,37 @@
+"""Switching sensors on and off, as the UI does."""
+
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+from captcha_assets.settings import REPOSITORY
+
+#: What makes the platform run by itself.
+SENSORS = ("inbox_sensor", "automation", "retraining")
+
+
+def switch(
+    instance: dg.DagsterInstance, *, on: bool, workspace: Path = REPOSITORY / "workspace.yaml"
+) -> None:
+    """Switch all of `SENSORS` on or off; a daemon that runs obeys from its next tick."""
+    with WorkspaceProcessContext(
+        instance, WorkspaceFileTarget([str(workspace)]), code_server_log_level="WARNING"
+    ) as context:
+        (location,) = context.create_request_context().code_locations
+        (repository,) = location.get_repositories().values()
+        for name in SENSORS:
+            sensor = repository.get_sensor(name)
+            if on:
+                instance.start_sensor(sensor)
+            else:
+                instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
+
+
+def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:
+    """Which of `SENSORS` are on."""
+    running = {
+        state.instigator_name for state in instance.all_instigator_state() if state.status.value == "RUNNING"
+    }
+    return {name: name in running for name in SENSORS}
