@@ -78,7 +78,9 @@ def _config(settings: Settings, model_id: str) -> ModelConfig:
 def _roles(settings: Settings, model_id: str) -> list[str]:
     candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
     pointers = {"champion": champion, "candidate": candidate}
-    return [role for role, pointer in pointers.items() if pointer and pointer.model_id == model_id]
+    roles = [role for role, pointer in pointers.items() if pointer and pointer.model_id == model_id]
+    barred = "champion" not in roles and registry.barred(settings.models, model_id)
+    return [*roles, barred.partition(":")[0]] if barred else roles
 
 
 def _accuracy(settings: Settings, model_id: str) -> str | None:
