@@ -4,13 +4,16 @@ Exit status 0 is success; 2 a usage error; 1 anything else, with one line that s
 """
 
 from captcha_assets.cli.automation import automation
+from captcha_assets.cli.backfill import backfill
 from captcha_assets.cli.deliveries import batch
-from captcha_assets.cli.making import backfill, update
+from captcha_assets.cli.lineage import lineage
+from captcha_assets.cli.making import update
 from captcha_assets.cli.models import model, predict
 from captcha_assets.cli.root import main
+from captcha_assets.cli.sweeps import sweep
 from captcha_assets.cli.web import reports, ui
 
-for _command in (automation, batch, update, backfill, predict, model, ui, reports):
+for _command in (automation, batch, update, backfill, predict, model, sweep, ui, reports):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -1,0 +1,92 @@
+"""`captcha-assets lineage`: where a thing comes from, and what was made of it."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from captcha_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from captcha_assets.models.lineage import Lineage, Node
+
+
+@click.command()
+@click.argument("what")
+@click.option("--up", "direction", flag_value="up", help="Only where it comes from.")
+@click.option("--down", "direction", flag_value="down", help="Only what was made of it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what, made_from, used_for.")
+@click.pass_obj
+def lineage(settings: Settings, what: str, direction: str | None, as_json: bool) -> None:
+    """Trace WHAT back to where it comes from, and on to what was made of it.
+
+    WHAT is a model (its id, champion or candidate), a delivery, or an image's id; of an id, the first
+    characters are enough.
+    """
+    from captcha_assets.models.lineage import trace
+
+    found = trace(settings, what)
+    if as_json:
+        told = found.to_dict()
+        dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")
+        click.echo(json.dumps({key: value for key, value in told.items() if key != dropped}))
+    else:
+        _print(found, direction)
+
+
+def _print(found: "Lineage", direction: str | None) -> None:
+    from rich.console import Console
+    from rich.tree import Tree
+
+    tree = Tree(_label(found.what), guide_style="dim")
+    for side, words, nodes in (("up", "made from", found.made_from), ("down", "used for", found.used_for)):
+        if direction in (None, side):
+            branch = tree.add(f"[bold]{words}[/bold]" + ("" if nodes else ": nothing that is known"))
+            for node in nodes:
+                _add(branch, node)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # what is piped is not cut to a screen that is not there
+    console.print(tree)
+
+
+def _add(tree: "Tree", node: "Node") -> None:
+    branch = tree.add(_label(node))
+    for below in node.nodes:
+        _add(branch, below)
+
+
+def _label(node: "Node") -> str:
+    """A thing's name, and below it a line for each fact."""
+    from rich.markup import escape
+
+    title = f"[cyan]{escape(node.kind)}[/cyan] [bold]{escape(node.id)}[/bold]"
+    told = _told(node.facts) if node.kind == "training run" else node.facts
+    lines = [
+        f"[dim]{name.replace('_', ' ')}:[/dim] {escape(_words(value))}"
+        for name, value in told.items()
+        if value is not None
+    ]
+    return "\n".join([title, *lines])
+
+
+def _told(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a training with only those settings that are not the production values."""
+    from dataclasses import asdict
+
+    from captcha_assets.training.config import TrainingSettings
+
+    usual = json.loads(json.dumps(asdict(TrainingSettings())))
+    given = json.loads(json.dumps(facts["settings"]))
+    other = {key: value for key, value in given.items() if value != usual.get(key)}
+    return facts | {"settings": other or "the production values"}
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "all"  # of the settings: a sample size that is not limited
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(one)}" for key, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,311 @@
+"""From any model, image or delivery back to where it comes from, and on to what was made of it.
+
+Everything is read from what was recorded among the artifacts; nothing is computed anew but hashes.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from captcha_assets.images.content import content_hash
+from captcha_assets.images.splits import SPLITS
+from captcha_assets.models import provenance, registry
+from captcha_assets.models.overview import read_metrics
+from captcha_assets.models.provenance import Origin
+from captcha_assets.models.seen import NOT_RECORDED, Trained, trained, trained_models
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets.storage import AnyPath
+
+#: At most so many near-duplicates of an image are named.
+_MOST_NEIGHBOURS = 20
+
+
+class LineageError(ValueError):
+    """Nothing of this name is known; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing: what kind it is, its name, what is known of it, and what belongs below it."""
+
+    kind: str
+    id: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    nodes: tuple["Node", ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a JSON object: kind, id, facts, nodes."""
+        nodes = [node.to_dict() for node in self.nodes]
+        return {"kind": self.kind, "id": self.id, "facts": self.facts, "nodes": nodes}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A thing, where it comes from, and what was made of it."""
+
+    what: Node
+    made_from: tuple[Node, ...]
+    used_for: tuple[Node, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a JSON object: what, made_from, used_for."""
+        return {
+            "what": self.what.to_dict(),
+            "made_from": [node.to_dict() for node in self.made_from],
+            "used_for": [node.to_dict() for node in self.used_for],
+        }
+
+
+def trace(settings: Settings, what: str) -> Lineage:
+    """Trace a model (an id, "champion" or "candidate"), a delivery, or an image.
+
+    Args:
+        settings: where things are kept.
+        what: its name; of a model's or an image's id, as many characters as tell it from the others.
+
+    Raises:
+        LineageError: nothing or more than one thing is called so, or it was removed.
+    """
+    for find in _KINDS:
+        found = find(settings, what)
+        if found is not None:
+            return found
+    raise LineageError(_unknown(settings, what))
+
+
+def _unknown(settings: Settings, what: str) -> str:
+    told = [one.model_id for one in trained_models(settings) if what in _batches(one)]
+    if told:
+        return f"the delivery {what} was removed; models trained on it: {', '.join(told)}"
+    models = ", ".join(registry.list_models(settings.models)) or "none"
+    batches = ", ".join(deliveries.known_batches(settings)) or "none"
+    return (
+        f"{what!r} is no model ({models}), no delivery ({batches}), and no image: "
+        "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
+    )
+
+
+def _one(what: str, ids: list[str], kind: str) -> str | None:
+    """Return the one id that begins with `what`, or None."""
+    found = ids if what not in ids else [what]
+    found = [one for one in found if one.startswith(what)]
+    if len(found) > 1:
+        some = ", ".join(found[:3])
+        raise LineageError(f"{what!r} begins {len(found)} {kind}: {some}, ...; give more of it")
+    return found[0] if found else None
+
+
+# --- a model
+
+
+def _model(settings: Settings, what: str) -> Lineage | None:
+    pointers = {"champion": registry.champion, "candidate": registry.candidate}
+    if what in pointers:
+        pointer = pointers[what](settings.models)
+        if pointer is None:
+            raise LineageError(f"there is no {what} yet; make one with: captcha-assets update")
+        what = pointer.model_id
+    ids = registry.list_models(settings.models)
+    model_id = _one(what, ids, "models") if "-" in what else None  # no delivery hides behind a prefix
+    if model_id is None or (what != model_id and what in deliveries.known_batches(settings)):
+        return None
+    model = trained(settings, model_id)
+    return Lineage(
+        Node("model", model_id, {"role": _role(settings, model_id)}),
+        (_training(model), _splits_of(settings, model), *_data(model)),
+        tuple(_uses(settings, model_id)),
+    )
+
+
+def _role(settings: Settings, model_id: str) -> str:
+    champion, candidate = registry.champion(settings.models), registry.candidate(settings.models)
+    roles = {"champion": champion, "candidate": candidate}
+    held = [role for role, pointer in roles.items() if pointer and pointer.model_id == model_id]
+    return ", ".join(held) or "none"
+
+
+def _training(model: Trained) -> Node:
+    config, told = model.config, model.config.provenance
+    commit = told.get("commit")
+    facts = {
+        "code_version": config.code_version,
+        "git_commit": f"{commit} (modified)" if commit and told.get("commit_modified") else commit,
+        "seed": config.seed,
+        "settings": config.settings,
+        "device": told.get("device"),
+        "threads": told.get("threads"),
+        "packages": config.packages,
+    }
+    return Node("training run", told.get("run_id") or "unknown", facts)
+
+
+def _splits_of(settings: Settings, model: Trained) -> Node:
+    counts = model.counts()
+    facts = {"images": counts if counts is not None else NOT_RECORDED}
+    return Node("splits", model.config.splits_version, facts, tuple(_origins(settings, model)))
+
+
+def _batches(model: Trained) -> list[str]:
+    return list(model.config.provenance.get("deliveries", ()))
+
+
+def _origins(settings: Settings, model: Trained) -> Iterator[Node]:
+    recorded = {origin.batch: origin for origin in provenance.origins(model.config.provenance)}
+    known = deliveries.known_batches(settings)
+    for batch in _batches(model):
+        now = {} if batch in known else {"today": "removed"}
+        if batch in recorded:
+            yield Node("delivery", batch, _facts(recorded[batch]) | now)
+        else:
+            yield Node("delivery", batch, {"recorded": "its name alone"} | now)
+
+
+def _facts(origin: Origin) -> dict[str, Any]:
+    kaggle = {"kaggle_dataset": origin.dataset, "kaggle_version": origin.kaggle_version}
+    return {
+        "source": origin.source,
+        **(kaggle if origin.dataset else {}),
+        "archive_sha256": origin.sha256,
+        "archive_md5": origin.md5,
+        "image_table": origin.image_table,
+    }
+
+
+def _data(model: Trained) -> Iterator[Node]:
+    if model.config.provenance.get("dvc_md5"):
+        yield Node("DVC's record of data/", model.config.provenance["dvc_md5"])
+
+
+def _uses(settings: Settings, model_id: str) -> Iterator[Node]:
+    metrics = read_metrics(settings, model_id)
+    if metrics:
+        facts = {
+            "accuracy": metrics["accuracy"],
+            "interval_95": [metrics["accuracy_low"], metrics["accuracy_high"]],
+            "test_images": metrics["n"],
+            "splits": metrics["splits_version"],
+        }
+        yield Node("evaluation", str(settings.evaluation(model_id)), facts)
+    if settings.onnx_model(model_id).exists():
+        yield Node("onnx_model", str(settings.onnx_model(model_id)))
+    for entry in registry.history(settings.models):
+        if entry.model_id == model_id:
+            by = {"by": entry.by, "action": entry.action, "because": entry.reason}
+            yield Node("champion", f"since {entry.since}", by | {"instead_of": entry.instead_of})
+
+
+# --- a delivery
+
+
+def _delivery(settings: Settings, what: str) -> Lineage | None:
+    if what not in deliveries.known_batches(settings):
+        return None
+    known, path = deliveries.registration(settings, what), deliveries.archive_path(settings, what)
+    table = settings.image_table(what)
+    facts = {"archive": str(path) if path.exists() else "not fetched"}
+    if table.exists():
+        source = _facts(provenance.origin(settings, what))
+        del source["image_table"]
+    else:
+        source = {"source": str(known.source) if known else deliveries.FOUND}
+    used = (*_tables(settings, what), *_places(settings, what), *_models_of_delivery(settings, what))
+    record = provenance.dvc_md5(settings)
+    data = [Node("DVC's record of data/, today", record)] if record else []
+    return Lineage(Node("delivery", what, facts), (Node("source", source.pop("source"), source), *data), used)
+
+
+def _tables(settings: Settings, batch: str) -> Iterator[Node]:
+    tables = {"image_table": settings.image_table(batch), "rejected_images": settings.rejected_images(batch)}
+    for name, path in tables.items():
+        if path.exists():
+            yield Node(name, content_hash(path), {"rows": _rows(path)})
+
+
+def _rows(path: AnyPath) -> int:
+    return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
+
+
+def _ids(settings: Settings, batch: str) -> pl.Series:
+    return pl.read_parquet(str(settings.image_table(batch)), columns=["image_id"])["image_id"].unique()
+
+
+def _places(settings: Settings, batch: str) -> Iterator[Node]:
+    if not (settings.image_table(batch).exists() and settings.splits.exists()):
+        return
+    here = pl.col("image_id").is_in(_ids(settings, batch).implode())
+    places = pl.read_parquet(str(settings.splits), columns=["image_id", "split", "batch"]).filter(here)
+    found = dict(places.group_by("split").len().iter_rows())
+    facts = {split: int(found.get(split, 0)) for split in SPLITS}
+    first = int((places["batch"] == batch).sum())
+    facts |= {"held_back": int(found.get(None, 0)), "first_brought_by_it": first}
+    yield Node("splits", content_hash(settings.splits), facts)
+
+
+def _models_of_delivery(settings: Settings, batch: str) -> Iterator[Node]:
+    ids = _ids(settings, batch) if settings.image_table(batch).exists() else None
+    for model in trained_models(settings):
+        counts = model.counts(ids) if ids is not None else None
+        if batch in _batches(model) or (counts and any(counts.values())):
+            images = counts if counts is not None else NOT_RECORDED
+            facts = {"role": _role(settings, model.model_id), "images_of_it": images}
+            yield Node("model", model.model_id, facts)
+
+
+# --- an image
+
+
+def _image(settings: Settings, what: str) -> Lineage | None:
+    if re.fullmatch(r"[0-9a-f]{1,32}", what) is None or not settings.image_index.exists():
+        return None
+    index = pl.scan_parquet(str(settings.image_index))
+    wanted = index.filter(pl.col("image_id").str.starts_with(what)).collect()
+    image_id = _one(what, wanted["image_id"].to_list(), "images")
+    if image_id is None:
+        return None
+    image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
+    facts = {"label": image["label"], "status": image["status"], **_place(settings, image_id)}
+    others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
+    return Lineage(
+        Node("image", image_id, facts),
+        (*_sources(settings, image["sources"]), *_neighbours(image["group"], others.collect())),
+        tuple(_models_of_image(settings, image_id)),
+    )
+
+
+def _place(settings: Settings, image_id: str) -> dict[str, Any]:
+    if not settings.splits.exists():
+        return {"split": None}
+    scan = pl.scan_parquet(str(settings.splits)).filter(pl.col("image_id") == image_id)
+    rows = scan.select("split", "held_back").collect().to_dicts()
+    return rows[0] if rows else {"split": None}
+
+
+def _sources(settings: Settings, sources: list[dict[str, Any]]) -> Iterator[Node]:
+    for source in sources:
+        known = deliveries.registration(settings, source["batch"])
+        told: dict[str, Any] = {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
+        if known and known.dataset:
+            told |= {"kaggle_dataset": known.dataset, "kaggle_version": known.kaggle_version}
+        facts = {"member": source["member"], "label_there": source["label"]}
+        yield Node("delivery", source["batch"], facts | told)
+
+
+def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:
+    ids = others["image_id"].sort().to_list()
+    if ids:
+        more = {"and_more": len(ids) - _MOST_NEIGHBOURS} if len(ids) > _MOST_NEIGHBOURS else {}
+        yield Node("near-duplicate group", group, {"others": ids[:_MOST_NEIGHBOURS], **more})
+
+
+def _models_of_image(settings: Settings, image_id: str) -> Iterator[Node]:
+    for model in trained_models(settings):
+        facts = {"role": _role(settings, model.model_id), "this_image": model.saw(image_id)}
+        yield Node("model", model.model_id, facts)
+
+
+#: How a name is looked up, in this order. The id of a prediction, once a service logs them, is one more.
+_KINDS: tuple[Callable[[Settings, str], Lineage | None], ...] = (_model, _delivery, _image)

@@ -1,0 +1,173 @@
+"""Any model, image or delivery leads both ways."""
+
+import hashlib
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from captcha_assets.images.content import content_hash
+from captcha_assets.models import registry
+from captcha_assets.models.lineage import LineageError, Node, trace
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets_tests.models.traced import deliver, train
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A home with one delivery and a champion that was trained on it."""
+    settings = Settings(home=tmp_path_factory.mktemp("traced") / "home")
+    deliver(settings, "first", "synthetic:80:1")
+    registry.promote(settings.models, train(settings, ["first"]), "the first model")
+    return settings.home
+
+
+@pytest.fixture
+def home(made, tmp_path):
+    """A copy of it, to change at will."""
+    shutil.copytree(made, tmp_path / "home")
+    return Settings(home=tmp_path / "home")
+
+
+def found(nodes: tuple[Node, ...], kind: str) -> list[Node]:
+    """All nodes of one kind, at any depth."""
+    return [
+        one for node in nodes for one in [*([node] if node.kind == kind else []), *found(node.nodes, kind)]
+    ]
+
+
+def an_image(settings, split: str) -> str:
+    splits = pl.read_parquet(settings.splits)
+    return splits.filter(pl.col("split") == split)["image_id"][0]
+
+
+def test_a_model_leads_back_to_its_run_its_splits_and_the_bytes_it_was_trained_on(home):
+    seen = trace(home, "champion")
+    (run,), (splits,) = found(seen.made_from, "training run"), found(seen.made_from, "splits")
+    assert run.id == "run-0"
+    assert run.facts["code_version"] == "c1"
+    assert splits.id == content_hash(home.splits)
+    (delivery,) = splits.nodes
+    archive = (home.raw / "first.zip").read_bytes()
+    assert delivery.facts["source"] == "synthetic:80:1"
+    assert delivery.facts["archive_sha256"] == hashlib.sha256(archive).hexdigest()
+    assert delivery.facts["archive_md5"] == hashlib.md5(archive).hexdigest()
+    assert delivery.facts["image_table"] == content_hash(home.image_table("first"))
+    (served,) = found(seen.used_for, "champion")
+    assert served.facts["because"] == "the first model"
+
+
+def test_what_a_model_was_told_is_no_part_of_its_identity(home):
+    model = registry.champion(home.models).model_id
+    deliver(home, "second", "synthetic:40:2")
+    (again,) = {trace(home, model).what.id, trace(home, "candidate").what.id}
+    assert again == model
+
+
+def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
+    for split, words in (
+        ("train", "trained on it"),
+        ("validation", "its temperature was fitted on it"),
+        ("test", "kept for its test"),
+    ):
+        seen = trace(home, an_image(home, split)[:12])
+        assert seen.what.facts["split"] == split
+        (source,) = found(seen.made_from, "delivery")
+        assert source.id == "first"
+        assert source.facts["member"].startswith(f"Dataset/{seen.what.facts['label']}_")
+        (model,) = seen.used_for
+        assert model.facts["this_image"] == words
+
+
+def test_an_image_delivered_twice_names_both_deliveries(home):
+    deliver(home, "again", str(home.raw / "first.zip"))
+    seen = trace(home, an_image(home, "train"))
+    assert [node.id for node in found(seen.made_from, "delivery")] == ["again", "first"]
+
+
+def test_an_image_that_came_later_was_not_there_when_the_model_was_trained(home):
+    deliver(home, "second", "synthetic:60:2")
+    splits = pl.read_parquet(home.splits).filter(pl.col("batch") == "second", pl.col("split") == "train")
+    (model,) = trace(home, splits["image_id"][0]).used_for
+    assert model.facts["this_image"] == "not there when it was trained"
+
+
+def test_an_image_outside_the_sample_was_not_trained_on(home):
+    small = train(home, ["first"], seed=1, sample_size=20)
+    splits = pl.read_parquet(home.splits).filter(pl.col("split") == "train").sort("sample_key")
+    answers = [
+        {node.id: node.facts["this_image"] for node in trace(home, splits["image_id"][place]).used_for}
+        for place in (0, -1)
+    ]
+    assert answers[0][small] == "trained on it"
+    assert answers[1][small] == "known, but not in its sample"
+
+
+def test_a_model_whose_splits_were_not_kept_says_so_once_the_splits_have_moved_on(home):
+    old = registry.champion(home.models).model_id
+    home.training_splits(old).unlink()
+    image = an_image(home, "train")
+    assert {node.facts["this_image"] for node in trace(home, image).used_for} == {"trained on it"}
+    deliver(home, "second", "synthetic:60:2")
+    answers = {node.id: node.facts["this_image"] for node in trace(home, image).used_for}
+    assert answers[old].startswith("not recorded")
+
+
+def test_a_delivery_leads_to_its_tables_its_images_and_the_models_trained_on_them(home):
+    seen = trace(home, "first")
+    (table,), (splits,), (model,) = (
+        found(seen.used_for, kind) for kind in ("image_table", "splits", "model")
+    )
+    assert (table.id, table.facts["rows"]) == (content_hash(home.image_table("first")), 80)
+    counts = splits.facts
+    assert counts["train"] + counts["validation"] + counts["test"] + counts["held_back"] == 80
+    assert model.facts["role"] == "champion, candidate"
+    assert model.facts["images_of_it"]["train"] == counts["train"]
+
+
+def test_a_delivery_that_was_only_registered_has_a_source_and_nothing_else(home):
+    deliveries.register(home, "later", deliveries.parse_source("synthetic:10:5"))
+    seen = trace(home, "later")
+    assert found(seen.made_from, "source")[0].id == "synthetic:10:5"
+    assert seen.used_for == ()
+
+
+def test_a_removed_delivery_says_who_was_trained_on_it(home):
+    deliveries.remove(home, "first")
+    model = registry.champion(home.models).model_id
+    with pytest.raises(LineageError, match=f"first was removed; models trained on it: {model}"):
+        trace(home, "first")
+    (delivery,) = found(trace(home, model).made_from, "delivery")
+    assert delivery.facts["today"] == "removed"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("nobody", "no model"), ("f" * 32, "no image"), ("resnet18-x", "no")],
+)
+def test_an_unknown_name_is_one_clear_line(home, what, words):
+    with pytest.raises(LineageError, match=words) as caught:
+        trace(home, what)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_beginning_that_fits_several_asks_for_more(home):
+    train(home, ["first"], seed=1)
+    with pytest.raises(LineageError, match="begins 2 models"):
+        trace(home, "resnet18-")
+
+
+def test_nothing_is_known_of_an_empty_home(settings):
+    with pytest.raises(LineageError, match="there is no champion yet"):
+        trace(settings, "champion")
+    with pytest.raises(LineageError, match=r"no model \(none\), no delivery \(none\)"):
+        trace(settings, "abc")
+
+
+def test_the_whole_is_json(home):
+    for what in ("champion", "first", an_image(home, "test")):
+        told = json.loads(json.dumps(trace(home, what).to_dict()))
+        assert set(told) == {"what", "made_from", "used_for"}
+        assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
