@@ -13,7 +13,7 @@ from captcha_assets.cli.root import main
 from captcha_assets.cli.sweeps import sweep
 from captcha_assets.cli.web import reports, ui
 
-for _command in (automation, batch, update, backfill, predict, model, sweep, ui, reports):
+for _command in (automation, batch, update, backfill, predict, model, sweep, lineage, ui, reports):
     main.add_command(_command)
 
 __all__ = ["main"]
