@@ -1,4 +1,4 @@
-"""A small web server for the reports that the Dagster UI links to: pages and pictures, nothing else."""
+"""A small web server for the reports that the Dagster UI links to: pages, pictures and small files."""
 
 import mimetypes
 import threading
@@ -15,7 +15,7 @@ class ReportServerError(RuntimeError):
     """The reports cannot be served; the message says what to do."""
 
 
-_SHOWN = {".html", ".png", ".json"}
+_SHOWN = {".html", ".png", ".json", ".csv"}
 
 
 def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:

@@ -15,6 +15,9 @@ _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed
     dg.AssetSelection.assets("image_table")
 )
 
+# Nobody need decide anything: a file of decisions that was never looked at keeps nothing waiting.
+_OPTIONAL = dg.AssetSelection.assets("label_decisions")
+
 # Content, not events: materializing the same content again changes nothing downstream.
 _NEW: dg.AutomationCondition[Any] = (
     dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
@@ -26,7 +29,7 @@ ON_NEW_CONTENT = (
     # One request for one reason, whatever became of the run: a failing step is not repeated for ever.
     _NEW.since_last_handled()
     # Inputs are whole and at rest.
-    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_missing().ignore(_OPTIONAL)
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
     & _BLOCKING_CHECKS_PASSED

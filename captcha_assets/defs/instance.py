@@ -7,6 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs
+from captcha_assets.defs.source.decisions import unseen_decisions
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing
@@ -38,11 +39,16 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance, end what killed commands left in it, and tell it every delivery of the home."""
+    """Open the instance, end what killed commands left in it, and tell it what lies in the home.
+
+    It is told of every delivery, and of a change of the label decisions.
+    """
     instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
     give_up_lost_runs(instance)
     known = set(instance.get_dynamic_partitions(BATCH))
     new = [name for name in known_batches(settings) if name not in known]
     if new:
         instance.add_dynamic_partitions(BATCH, new)
+    if decisions := unseen_decisions(settings, instance):
+        instance.report_runless_asset_event(decisions)
     return instance

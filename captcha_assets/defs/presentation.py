@@ -7,8 +7,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from captcha_assets.images.decisions import write_conflicts
+from captcha_assets.images.index import list_conflicts
+from captcha_assets.quality import conflicts, verdict
 from captcha_assets.quality import report as quality_report
-from captcha_assets.quality import verdict
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath
@@ -41,6 +43,18 @@ def _count_schema(name: str) -> dg.TableSchema:
 def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
     """A link to a file among the artifacts, as the report server shows it."""
     return dg.MetadataValue.url(settings.public_url(path))
+
+
+def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict[str, dg.MetadataValue]:
+    """Write the file of all label conflicts, and show the first of them with what to do."""
+    found = list_conflicts(settings.image_index)
+    write_conflicts(found, settings.label_conflicts)
+    if found.is_empty():
+        return {}
+    return {
+        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions)),
+        "all conflicts": link(settings, settings.label_conflicts),
+    }
 
 
 def check_specs(asset: str, checks: Iterable[Any]) -> list[dg.AssetCheckSpec]:

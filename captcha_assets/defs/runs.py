@@ -1,12 +1,12 @@
 """What must be made, why, and making it: `make` for assets, without a daemon.
 
 Stale means what the Dagster UI calls stale: Dagster's own resolver decides, so that the two cannot
-disagree. One thing is added, which Dagster does not see: that a delivery was removed.
+disagree. What it does not see is added: see `made_from`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
@@ -18,6 +18,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.loader import LoadingContext
 
+from captcha_assets.defs import made_from
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import PROCESS_TAG, this_process
 
@@ -117,7 +118,7 @@ def _reasons(
     if status == StaleStatus.MISSING:
         return ["never made"]
     reasons = [_in_words(cause) for cause in resolver.get_stale_causes(key, partition)]
-    return reasons + _removed_deliveries(graph, instance, key)
+    return reasons + _changed_deliveries(graph, instance, key)
 
 
 def _in_words(cause: StaleCause) -> str:
@@ -128,16 +129,14 @@ def _in_words(cause: StaleCause) -> str:
     return f"{cause.dependency.asset_key.to_user_string()}{where} {what}"
 
 
-def _removed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
-    """Deliveries that an asset over all of them was made with, and that are no longer there."""
-    event = instance.get_latest_materialization_event(key)
-    if graph.get(key).is_partitioned or event is None or event.asset_materialization is None:
+def _changed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """What became of the deliveries that an asset over all of them was made from."""
+    if graph.get(key).is_partitioned:
         return []
-    recorded = event.asset_materialization.metadata.get("deliveries")
-    if recorded is None:
-        return []
-    gone = set(cast("list[str]", recorded.value)) - set(instance.get_dynamic_partitions(BATCH))
-    return [f"delivery {name} was removed" for name in sorted(gone)]
+    parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)
+    return [
+        words for parent in parents for words in made_from.changes(instance, key, parent.to_user_string())
+    ]
 
 
 def failed_blocking_checks(

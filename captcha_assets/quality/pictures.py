@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,20 +14,25 @@ from captcha_assets.storage import AnyPath
 
 
 def of_examples(findings: Iterable[Finding], tables: Mapping[str, AnyPath]) -> dict[str, str]:
-    """Look up the images that the examples name.
+    """Look up the images that the examples of findings name, see `of_rows`."""
+    return of_rows((example for finding in findings for example in finding.examples), tables)
+
+
+def of_rows(rows: Iterable[Mapping[str, Any]], tables: Mapping[str, AnyPath]) -> dict[str, str]:
+    """Look up the images that rows name.
 
     Args:
-        findings: examples may name images (`IMAGE_COLUMNS`), and the delivery whose table holds them.
-        tables: image tables by delivery; where there is but one, it is every example's.
+        rows: may name images (`IMAGE_COLUMNS`), and the delivery whose table holds them.
+        tables: image tables by delivery; where there is but one, it is every row's.
 
     Returns:
         Image id to base64 PNG, of those that could be found.
     """
     only = next(iter(tables)) if len(tables) == 1 else ""
     wanted: dict[str, set[str]] = {}
-    for example in (example for finding in findings for example in finding.examples):
-        for column in IMAGE_COLUMNS.keys() & example.keys():
-            wanted.setdefault(example.get(IMAGE_COLUMNS[column]) or only, set()).add(example[column])
+    for row in rows:
+        for column in IMAGE_COLUMNS.keys() & row.keys():
+            wanted.setdefault(row.get(IMAGE_COLUMNS[column]) or only, set()).add(row[column])
     found: dict[str, str] = {}
     for batch in sorted(wanted.keys() & tables.keys()):
         found |= _encoded(tables[batch], wanted[batch])

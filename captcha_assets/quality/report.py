@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,23 @@ def history(verdicts: Mapping[str, Verdict]) -> str:
 
 
 def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:
-    """Return the examples of one finding as a Markdown table, with their pictures.
+    """Return the examples of one finding as a Markdown table, with their pictures (`Verdict.pictures`)."""
+    return markdown_table(finding.examples, pictures)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> str:
+    """Return rows as a Markdown table, with their pictures.
 
     Args:
-        finding: what a check found.
-        pictures: image id to base64 PNG (`Verdict.pictures`).
+        rows: values by name; `IMAGE_COLUMNS` name images.
+        pictures: image id to base64 PNG.
     """
-    columns = _columns(finding)
+    columns = _columns(rows)
     lines = [["", *(name.replace("_", " ") for name in columns)], ["---"] * (len(columns) + 1)]
-    for example in finding.examples:
-        shown = [pictures[example[name]] for name in IMAGE_COLUMNS if example.get(name) in pictures]
+    for row in rows:
+        shown = [pictures[row[name]] for name in IMAGE_COLUMNS if row.get(name) in pictures]
         images = " ".join(f"![image](data:image/png;base64,{png})" for png in shown)
-        lines.append([images, *(_plain_markdown(_shown(example.get(name))) for name in columns)])
+        lines.append([images, *(_plain_markdown(_shown(row.get(name))) for name in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -75,9 +80,9 @@ def _plain_markdown(text: str) -> str:
     return re.sub(r"[^\w\s.,;:/()'=+%-]|_", lambda found: f"&#{ord(found[0])};", text)
 
 
-def _columns(finding: Finding) -> list[str]:
-    """Return the names of the examples' values, in order of appearance."""
-    return list(dict.fromkeys(name for example in finding.examples for name in example))
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the rows' values, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _shown(value: Any) -> str:

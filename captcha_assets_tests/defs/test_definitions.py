@@ -52,10 +52,11 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
         assert node.code_version or not node.is_materializable, key
 
 
-def test_the_sensors_are_off_until_switched_on(definitions: dg.Definitions) -> None:
+def test_sensors_that_start_runs_are_off_until_switched_on(definitions: dg.Definitions) -> None:
     sensors = {sensor.name: sensor for sensor in definitions.sensors or ()}
-    assert set(sensors) == {"automation", "inbox_sensor"}
-    assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors.values())
+    assert set(sensors) == {"automation", "inbox_sensor", "label_decisions_sensor"}
+    on = {sensor.name for sensor in sensors.values() if sensor.default_status.value != "STOPPED"}
+    assert on == {"label_decisions_sensor"}, "it starts no run"
 
 
 def test_one_training_at_a_time(definitions: dg.Definitions) -> None:

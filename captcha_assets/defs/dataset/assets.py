@@ -2,8 +2,15 @@
 
 import dagster as dg
 
+from captcha_assets.defs import made_from
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
+from captcha_assets.defs.presentation import (
+    check_specs,
+    column_schema,
+    conflict_metadata,
+    counts,
+    published,
+)
 from captcha_assets.images import index
 from captcha_assets.images import splits as split_table
 from captcha_assets.images.local import batches_of
@@ -12,12 +19,12 @@ from captcha_assets.settings import Settings
 
 
 @dg.asset(
-    deps=["image_table"],
+    deps=["image_table", "label_decisions"],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
     code_version="1",
     description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
-    "label conflicts marked.",
+    "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
     metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS),
     check_specs=check_specs("image_index", thresholds.CHECKS["image_index"]),
 )
@@ -27,6 +34,7 @@ def image_index(
     """Bring the deliveries that passed their checks together; the others are held back and named."""
     from captcha_assets.quality import expectations
 
+    versions = made_from.versions_now(context.instance, "image_table")
     deliveries = context.instance.get_dynamic_partitions(BATCH)
     passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
     tables = {name: settings.image_table(name) for name in passed}
@@ -44,10 +52,11 @@ def image_index(
             "near-duplicate groups": summary.groups,
             "images in groups": summary.images_in_groups,
             "images by class": counts(summary.by_class, "class"),
-            "deliveries": deliveries,
+            **made_from.record(versions, "image_table"),
             "deliveries held back": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
             "quality report": report,
+            **conflict_metadata(settings, tables),
         },
     )
 

@@ -1,16 +1,12 @@
 """Where the data comes from. What each asset does is in `captcha_assets.sources`."""
 
-import warnings
-
 import dagster as dg
 
+from captcha_assets.defs import made_from
 from captcha_assets.defs.automation import OWNERS
-from captcha_assets.defs.partitions import BATCH, batches
+from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, kaggle, snapshot
-
-# Every command would repeat it; an upgrade of Dagster is tested like any other.
-warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
 
 
 @dg.multi_observable_source_asset(
@@ -74,6 +70,7 @@ def data_snapshot(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
+    versions = made_from.versions_now(context.instance, "raw_batch")
     taken = snapshot.take_snapshot(settings.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
@@ -82,6 +79,6 @@ def data_snapshot(
             "size": dg.MetadataValue.int(taken.size),
             "files": taken.files,
             "pushed to": taken.remote or "nowhere: no remote is configured",
-            "deliveries": context.instance.get_dynamic_partitions(BATCH),
+            **made_from.record(versions, "raw_batch"),
         },
     )

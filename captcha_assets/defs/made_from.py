@@ -1,0 +1,43 @@
+"""Which deliveries an asset over all of them was made from, and in which version.
+
+Dagster compares the inputs of an asset by itself, but it does not see that a delivery was removed, and
+from a hundred deliveries on it compares none of them. What is recorded here closes both gaps.
+"""
+
+from typing import Any, cast
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from captcha_assets.defs.partitions import BATCH
+
+
+def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version of an asset for each delivery that is there and for which it was made."""
+    versions = instance.event_log_storage.get_latest_tags_by_partition(
+        dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+    )
+    there = sorted(instance.get_dynamic_partitions(BATCH))
+    return {name: versions[name][DATA_VERSION_TAG] for name in there if name in versions}
+
+
+def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
+    """Metadata that records what an asset was made from: ask before anything is read."""
+    return {_name(asset): dg.MetadataValue.json(versions)}
+
+
+def changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
+    """What became of the deliveries since `key` was made from its input `parent`, in words."""
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return []
+    recorded = event.asset_materialization.metadata.get(_name(parent))
+    if recorded is None:
+        return []
+    before, now = cast("dict[str, str]", recorded.value), versions_now(instance, parent)
+    changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
+    return changed + [f"delivery {name} was removed" for name in sorted(before.keys() - now.keys())]
+
+
+def _name(asset: str) -> str:
+    return f"{asset} by delivery"

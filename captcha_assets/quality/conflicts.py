@@ -1,0 +1,39 @@
+"""Images whose labels contradict each other, as a person sees them who is to decide."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from captcha_assets.images.decisions import claims
+from captcha_assets.quality import pictures, report
+from captcha_assets.storage import AnyPath
+
+#: So many are shown; all of them stand in a file.
+SHOWN = 20
+
+
+def markdown(conflicts: pl.DataFrame, tables: Mapping[str, AnyPath], decisions: AnyPath) -> str:
+    """Show the first conflicts with their pictures, and say how to resolve them.
+
+    Args:
+        conflicts: `image_id` and `sources` of the images in conflict.
+        tables: image tables by delivery; the pictures are taken from them.
+        decisions: the file that decisions are written into.
+    """
+    shown = conflicts.head(SHOWN).to_dicts()
+    rows = [
+        {
+            "image_id": row["image_id"],
+            "batch": row["sources"][0]["batch"],
+            "labels": ", ".join(sorted({source["label"] for source in row["sources"]})),
+            "sources": claims(row["sources"]),
+        }
+        for row in shown
+    ]
+    number = f"{len(shown)} of {len(conflicts)}" if len(shown) < len(conflicts) else str(len(shown))
+    return (
+        f"**{number} images with contradicting labels.** Decide in `{decisions}`, one line per image: "
+        "`image_id,decision,label,reason`, where `decision` is `keep` (one of these labels), `relabel` "
+        "(another label) or `drop` (no label). The file behind *all conflicts* has every line but the "
+        f"decisions.\n\n{report.markdown_table(rows, pictures.of_rows(rows, tables))}"
+    )

@@ -1,0 +1,97 @@
+"""What Dagster's own comparison of inputs does not see, `update` sees."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from captcha_assets.defs import runs
+from captcha_assets_tests.defs.conftest import Home, open_home
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+#: From a hundred upstream partitions on Dagster compares none of them.
+MANY = [f"delivery-{number:03}" for number in range(101)]
+
+#: Assets over all deliveries, after what they are made from.
+OVER_ALL = [("image_table", "image_index"), ("raw_batch", "data_snapshot")]
+over_all = pytest.mark.parametrize(("upstream", "asset"), OVER_ALL)
+
+
+def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
+    """Report deliveries as made, without making them."""
+    home.instance.add_dynamic_partitions("batch", list(versions))
+    for name, version in versions.items():
+        tags = {"dagster/data_version": version}
+        home.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=name, tags=tags))
+
+
+def reasons(home: Home, asset: str) -> list[str]:
+    """Why an asset over all deliveries is to be made."""
+    found = runs.needed(home.definitions, home.instance, (asset,))
+    return [reason for reasons in found.values() for reason in reasons]
+
+
+@pytest.fixture(scope="module")
+def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home whose assets over more than a hundred deliveries are up to date."""
+    folder = tmp_path_factory.mktemp("many") / "home"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = open_home(folder, monkeypatch)
+        with opened.instance:
+            opened.settings.raw.mkdir(parents=True)
+            (opened.settings.raw / "one.zip").write_bytes(b"what DVC records")
+            for upstream, asset in OVER_ALL:
+                deliver(opened, upstream, dict.fromkeys(MANY, "1"))
+                assert opened.make(asset) is None
+                assert reasons(opened, asset) == []
+    return folder
+
+
+@pytest.fixture
+def many(many_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A copy of that home, to change at will."""
+    shutil.copytree(many_folder, tmp_path / "home", symlinks=True)
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
+
+
+@over_all
+def test_one_changed_delivery_of_more_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
+    deliver(many, upstream, {MANY[50]: "2"})
+    assert reasons(many, asset) == [f"{upstream} [{MANY[50]}] changed"]
+
+
+@over_all
+def test_one_more_delivery_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
+    deliver(many, upstream, {"late": "1"})
+    assert reasons(many, asset) == [f"{upstream} [late] changed"]
+
+
+@over_all
+def test_the_same_content_again_is_no_change(many: Home, upstream: str, asset: str) -> None:
+    deliver(many, upstream, {MANY[50]: "2"})
+    deliver(many, upstream, {MANY[50]: "1"})
+    assert reasons(many, asset) == []
+
+
+@over_all
+def test_a_removed_delivery_is_named(many: Home, upstream: str, asset: str) -> None:
+    many.instance.delete_dynamic_partition("batch", MANY[7])
+    assert reasons(many, asset) == [f"delivery {MANY[7]} was removed"]
+
+
+@over_all
+def test_a_delivery_that_is_not_made_yet_changes_nothing(many: Home, upstream: str, asset: str) -> None:
+    many.instance.add_dynamic_partitions("batch", ["announced"])
+    assert reasons(many, asset) == []
+
+
+def test_a_change_is_named_once_where_dagster_sees_it_too(home: Home) -> None:
+    deliver(home, "image_table", dict.fromkeys(MANY[:3], "1"))
+    assert home.make("image_index") is None
+    deliver(home, "image_table", {MANY[1]: "2"})
+    assert reasons(home, "image_index") == [f"image_table [{MANY[1]}] changed"]
