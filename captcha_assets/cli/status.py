@@ -1,0 +1,119 @@
+"""`captcha-assets status`: how the home stands, in a moment."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from captcha_assets.settings import Settings
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def status(settings: Settings, as_json: bool) -> None:
+    """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
+    found = {"champion": _champion(settings), **_state(settings), "held_back": _held_back(settings)}
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        for line in _lines(found):
+            click.echo(line)
+
+
+def _state(settings: Settings) -> dict[str, Any]:
+    """What Dagster says of the home: remembered, or asked where anything has changed since."""
+    from captcha_assets.defs import memory
+
+    known = memory.recall(settings, memory.key(settings))
+    if known is not None:
+        return known
+    from captcha_assets.cli.making import quiet_definitions
+    from captcha_assets.defs import state
+    from captcha_assets.defs.instance import open_instance
+
+    with open_instance(settings) as instance:
+        return state.look_and_remember(settings, quiet_definitions(), instance)
+
+
+def _champion(settings: Settings) -> dict[str, Any] | None:
+    from captcha_assets.models import registry
+    from captcha_assets.models.overview import read_metrics
+
+    serves = registry.champion(settings.models)
+    if serves is None:
+        return None
+    metrics = read_metrics(settings, serves.model_id) or serves.metrics
+    figures = ("accuracy", "accuracy_low", "accuracy_high", "n")
+    return {
+        "model": serves.model_id,
+        "since": serves.since,
+        "because": serves.reason,
+        **{name: metrics.get(name) for name in figures},
+    }
+
+
+def _held_back(settings: Settings) -> list[dict[str, Any]]:
+    """The deliveries that failed a blocking check, and which."""
+    from captcha_assets.quality import verdict
+    from captcha_assets.sources.deliveries import known_batches
+
+    folders = {name: settings.verdict("image_table", name) for name in known_batches(settings)}
+    judged = {name: verdict.load(folder) for name, folder in folders.items() if folder.exists()}
+    return [
+        {"delivery": name, "failed": [finding.name for finding in found.failures]}
+        for name, found in judged.items()
+        if not found.passed
+    ]
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"serves   {_serving(found['champion'])}"
+    yield f"trained  {_training(found['last_training'])}"
+    yield f"drift    {_drift(found['last_drift'])}"
+    for run in found["runs"]:
+        yield f"waits    {_run(run)}"
+    for delivery in found["held_back"]:
+        yield f"waits    delivery {delivery['delivery']} is held back: {', '.join(delivery['failed'])} failed"
+    if found["label_conflicts"]:
+        yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
+    for step in found["stale"]:
+        yield f"stale    {step['step']}: {'; '.join(step['reasons'])}"
+    if not found["stale"]:
+        yield "stale    nothing: everything is up to date"
+
+
+def _run(run: dict[str, Any]) -> str:
+    where = f" [{run['partition']}]" if run["partition"] else ""
+    why = f": {run['why']}" if run["why"] else ""
+    return f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}, {run['makes']}{where}{why}"
+
+
+def _serving(champion: dict[str, Any] | None) -> str:
+    if champion is None:
+        return "no model yet"
+    accuracy = "accuracy not measured"
+    if champion["accuracy"] is not None:
+        low, high = champion["accuracy_low"], champion["accuracy_high"]
+        accuracy = f"accuracy {champion['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {champion['n']:,})"
+    since = datetime.fromisoformat(champion["since"])
+    return f"{champion['model']} since {_time(since.timestamp())}, {accuracy}"
+
+
+def _training(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "never"
+    why = f": {last['why']}" if last["why"] else ""
+    return f"{last['model']} at {_time(last['at'])} in run {last['run_id'][:8]}{why}"
+
+
+def _drift(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "never checked"
+    return f"delivery {last['delivery']} at {_time(last['at'])}: {last['found']}"
+
+
+def _time(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")

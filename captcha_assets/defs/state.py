@@ -1,0 +1,97 @@
+"""How a home stands: what must be made, what is under way, the last training and the last drift check."""
+
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets.defs import memory, runs
+from captcha_assets.defs.images.checks import DRIFT
+from captcha_assets.defs.model.sensors import WHY_TAG
+from captcha_assets.settings import Settings
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_TRAINED = dg.AssetKey("resnet18")
+
+
+def look_and_remember(
+    settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance
+) -> dict[str, Any]:
+    """Look at an instance, and have `memory` know the answer until something changes."""
+    key = memory.key(settings)  # before: what happens meanwhile makes it another one
+    answer = look(definitions, instance)
+    memory.remember(settings, key, answer)
+    return answer
+
+
+def look(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Any]:
+    """Look at an instance; the answer holds values that JSON knows.
+
+    Returns:
+        `stale` (what `update` would make now, with the reasons), `runs` (not ended yet),
+        `label_conflicts` (images that wait for a decision), `last_training` and `last_drift` (None where
+        there was none).
+    """
+    planned = runs.plan(definitions, instance, runs.selected("*"))
+    unfinished = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+    return {
+        "stale": [{"step": str(step), "reasons": list(reasons)} for step, reasons in planned],
+        "runs": [_run(record) for record in unfinished],
+        "label_conflicts": _label_conflicts(instance),
+        "last_training": _last_training(instance),
+        "last_drift": _last_drift(instance),
+    }
+
+
+def _run(record: dg.RunRecord) -> dict[str, Any]:
+    run = record.dagster_run
+    chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
+    return {
+        "run_id": run.run_id,
+        "status": run.status.value.lower(),
+        "makes": ", ".join(chosen) or run.job_name,
+        "partition": run.tags.get("dagster/partition"),
+        "since": record.create_timestamp.timestamp(),
+        "why": run.tags.get(WHY_TAG),
+    }
+
+
+def _label_conflicts(instance: dg.DagsterInstance) -> int:
+    event = instance.get_latest_materialization_event(dg.AssetKey("image_index"))
+    if event is None or event.asset_materialization is None:
+        return 0
+    found = event.asset_materialization.metadata.get("label conflicts")
+    return int(str(found.value)) if found else 0
+
+
+def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    event = instance.get_latest_materialization_event(_TRAINED)
+    if event is None or event.asset_materialization is None:
+        return None
+    run = instance.get_run_by_id(event.run_id)
+    model = event.asset_materialization.metadata.get("model")
+    return {
+        "model": model.value if model else None,
+        "at": event.timestamp,
+        "run_id": event.run_id,
+        "why": run.tags.get(WHY_TAG) if run else None,
+    }
+
+
+def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    key = dg.AssetCheckKey(dg.AssetKey("image_table"), DRIFT.name)
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+    if record is None or record.evaluation is None:
+        return None
+    found, run = record.evaluation, instance.get_run_by_id(record.run_id)
+    return {
+        "delivery": run.tags.get("dagster/partition") if run else None,
+        "at": record.create_timestamp,
+        "passed": found.passed,
+        "found": found.description,
+    }

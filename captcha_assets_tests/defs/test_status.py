@@ -1,0 +1,145 @@
+"""`status` says what `update` would do, and says it fast."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from captcha_assets.cli import main
+from captcha_assets.defs import memory
+from captcha_assets.sources import deliveries
+from captcha_assets_tests.defs.conftest import Home
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def said(*arguments: str) -> str:
+    done = CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def status() -> dict[str, Any]:
+    return json.loads(said("status", "--json"))
+
+
+def told_by_status() -> list[str]:
+    return [f"{step['step']}: {'; '.join(step['reasons'])}" for step in status()["stale"]]
+
+
+def told_by_update() -> list[str]:
+    lines = said("update", "--dry-run").splitlines()
+    return [line.removeprefix("would make ") for line in lines if line.startswith("would make ")]
+
+
+def agree() -> list[str]:
+    """What both say, asked twice: the second time from memory."""
+    first = told_by_status()
+    assert first == told_by_update()
+    assert told_by_status() == first
+    return first
+
+
+def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
+    assert status()["champion"] is None
+    assert "image_index: never made" in agree()
+    assert "no model yet" in said("status")
+
+
+def test_status_agrees_with_update_while_a_delivery_goes_through(home: Home) -> None:
+    agree()
+    # registered by another process: nobody told Dagster
+    deliveries.register(home.settings, "one", deliveries.parse_source("synthetic:40:1"))
+    assert "raw_batch [one]: never made" in agree()
+    home.instance.add_dynamic_partitions("batch", ["one"])
+    assert home.make("raw_batch", partition="one") is None
+    assert not [line for line in agree() if line.startswith("raw_batch")]
+    assert home.make("image_table", "rejected_images", partition="one") is None
+    assert not [line for line in agree() if "[one]" in line]
+
+
+def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> None:
+    assert agree() == []
+    found = status()
+    model = finished.version("resnet18")
+    assert found["champion"]["model"] == found["last_training"]["model"] == model
+    low, accuracy, high = (found["champion"][name] for name in ("accuracy_low", "accuracy", "accuracy_high"))
+    assert low <= accuracy <= high
+    assert found["last_drift"]["delivery"] == "first"
+    words = said("status")
+    assert f"serves   {model} since " in words
+    assert "everything is up to date" in words
+
+
+def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
+    assert agree() == []
+    deliveries.register(finished.settings, "bad", deliveries.parse_source(str(mostly_bad_archive)))
+    assert "raw_batch [bad]: never made" in agree()
+    finished.instance.add_dynamic_partitions("batch", ["bad"])
+    finished.make("raw_batch", partition="bad")
+    finished.make("image_table", "rejected_images", partition="bad")
+    agree()
+    (held,) = status()["held_back"]
+    assert (held["delivery"], held["failed"]) == ("bad", ["share_of_rejects"])
+    finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
+    assert "onnx_model: never made" in agree()
+
+
+def test_a_second_look_needs_no_dagster(home: Home) -> None:
+    status()
+    script = (
+        "import sys; from captcha_assets.cli import main; main(['status', '--json'], standalone_mode=False); "
+        "print(sorted({'dagster', 'torch', 'great_expectations', 'polars'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "CAPTCHA_HOME": str(home.settings.home)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    answer, loaded = done.stdout.strip().splitlines()
+    assert loaded == "[]"
+    assert json.loads(answer) == status()
+
+
+def test_whatever_changes_asks_dagster_again(home: Home) -> None:
+    keys = [memory.key(home.settings)]
+
+    def changed() -> bool:
+        keys.append(memory.key(home.settings))
+        return keys[-1] is not None and keys[-1] not in keys[:-1]
+
+    assert memory.key(home.settings) == keys[0]
+    home.instance.add_dynamic_partitions("batch", ["one"])
+    assert changed()
+    home.instance.report_runless_asset_event(dg.AssetMaterialization("splits"))
+    assert changed()
+    home.instance.wipe_assets([dg.AssetKey("splits")])
+    assert changed()
+    home.instance.delete_dynamic_partition("batch", "one")
+    home.settings.label_decisions.write_text("image_id,decision,label\n")
+    assert changed()
+
+
+def test_a_run_under_way_is_shown_and_never_remembered(home: Home) -> None:
+    run = dg.DagsterRun(
+        "__ASSET_JOB",
+        run_id=str(uuid.uuid4()),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "one"},
+        asset_selection=frozenset([dg.AssetKey("raw_batch")]),
+    )
+    home.instance.add_run(run)
+    (shown,) = status()["runs"]
+    assert (shown["run_id"], shown["status"], shown["makes"]) == (run.run_id, "started", "raw_batch")
+    assert f"waits    run {run.run_id[:8]} started" in said("status")
+    assert memory.recall(home.settings, memory.key(home.settings)) is None
+
+
+def test_an_instance_with_another_storage_is_asked_each_time(home: Home) -> None:
+    (home.settings.dagster_home / "dagster.yaml").write_text("storage:\n  postgres: {}\n")
+    assert memory.key(home.settings) is None
