@@ -35,6 +35,12 @@ ON_NEW_CONTENT = (
     & _BLOCKING_CHECKS_PASSED
 ).with_label("on_new_content")
 
+#: Never made as a part of everything: what costs as many trainings as there are trials.
+ONLY_WHEN_ASKED = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
+
+#: Made by other sensors, or only when asked for: a training is too dear for each new image.
+STARTED_OTHERWISE = {dg.AssetKey("resnet18"), *ONLY_WHEN_ASKED}
+
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
     target=dg.AssetSelection.all(),
@@ -62,5 +68,8 @@ def _with_policy(asset: Any) -> Any:
     if not isinstance(asset, dg.AssetsDefinition) or not asset.is_materializable:
         return asset
     return asset.map_asset_specs(
-        lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=ON_NEW_CONTENT)
+        lambda spec: spec.replace_attributes(
+            owners=OWNERS,
+            automation_condition=None if spec.key in STARTED_OTHERWISE else ON_NEW_CONTENT,
+        )
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.defs.model.production import unseen_settings
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.source.decisions import unseen_decisions
@@ -22,6 +23,10 @@ nux:
 concurrency:
   pools:
     default_limit: 1
+# A run that asks for it by its tag dagster/max_retries is tried again.
+run_retries:
+  enabled: true
+  max_retries: 0
 # A run whose process was killed is ended, and what it held is free again.
 run_monitoring:
   enabled: true
@@ -41,7 +46,7 @@ def dagster_home(settings: Settings) -> Path:
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, end what killed commands left in it, and tell it what lies in the home.
 
-    It is told of every delivery, and of a change of the label decisions.
+    It is told of every delivery, and of a change of the label decisions or of the production settings.
     """
     instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
     give_up_lost_runs(instance)
@@ -49,6 +54,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     new = [name for name in known_batches(settings) if name not in known]
     if new:
         instance.add_dynamic_partitions(BATCH, new)
+    if changed := unseen_settings(settings, instance):
+        instance.report_runless_asset_event(changed)
     if decisions := unseen_decisions(settings, instance):
         instance.report_runless_asset_event(decisions)
     return instance

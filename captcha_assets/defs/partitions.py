@@ -1,8 +1,9 @@
-"""How assets are cut: one partition per delivery. Never per image."""
+"""How assets are cut: one partition per delivery, one per trial of a sweep. Never per image."""
 
 import dagster as dg
 
-#: Name of the partition set, as the instance knows it.
-BATCH = "batch"
+#: Names of the partition sets, as the instance knows them.
+BATCH, TRIAL = "batch", "trial"
 
 batches = dg.DynamicPartitionsDefinition(name=BATCH)
+trials = dg.DynamicPartitionsDefinition(name=TRIAL)

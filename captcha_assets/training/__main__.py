@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -85,9 +85,12 @@ def _train(path: Path, channel: Channel) -> None:
     else:
         # Threads that wait by spinning take the cores from everyone else on the machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from captcha_assets.training.fit import train  # noqa: PLC0415
+        from captcha_assets.training.fit import Stopped, Trained, train  # noqa: PLC0415
 
-        if not train(job, channel.report):
+        ended = train(job, channel.report)
+        if isinstance(ended, Stopped):
+            channel.result({"stopped": True, "history": ended.history})
+        if not isinstance(ended, Trained):
             return
     model_id, metrics = folder.model_id(job.output), folder.read_metrics(job.output)
     channel.report(
@@ -107,9 +110,13 @@ def main(arguments: list[str]) -> int:
         return 2
     with _channel() as channel:
         try:
+            Path(arguments[0]).with_suffix(".error").unlink(missing_ok=True)
             _train(Path(arguments[0]), channel)
         except (JobError, SettingsError, TrainingError, ModelFolderError, OSError) as error:
             channel.fail(f"error: {error}")
+            # Whoever started this process learns of its end by a number only.
+            with suppress(OSError):
+                Path(arguments[0]).with_suffix(".error").write_text(f"{error}\n")
             return 2 if isinstance(error, (JobError, SettingsError)) else 1
     return 0
 

@@ -143,6 +143,8 @@ class TrainingJob:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Told, and no part of the model's identity: run id, deliveries and the like."""
+    hurdles: Mapping[int, float] = field(default_factory=dict)
+    """Validation accuracy that must be reached by the end of an epoch; otherwise the training stops there."""
 
     def save(self, path: Path) -> None:
         """Write the job file."""
@@ -159,7 +161,7 @@ class TrainingJob:
         """
         value = _read(path)
         wanted = {entry.name for entry in fields(cls)}
-        needed = wanted - {"settings", "provenance"}
+        needed = wanted - {"settings", "provenance", "hurdles"}
         if unknown := ", ".join(sorted(set(value) - wanted)):
             raise JobError(f"{path} has unknown fields: {unknown}")
         if missing := ", ".join(sorted(needed - set(value))):
@@ -180,8 +182,9 @@ class TrainingJob:
                 code_version=str(value["code_version"]),
                 settings=TrainingSettings.of(value.get("settings", {})),
                 provenance=dict(value.get("provenance", {})),
+                hurdles={int(epoch): float(least) for epoch, least in value.get("hurdles", {}).items()},
             )
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise JobError(f"{path} has a field of the wrong type: {error}") from error
 
     @property

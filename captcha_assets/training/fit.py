@@ -46,6 +46,13 @@ class Trained:
     metrics: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """What a training ends with that did not clear a hurdle of its job: no model."""
+
+    history: list[dict[str, Any]]
+
+
 def _images(job: TrainingJob, split: str) -> SplitImages:
     images = read_split(job.tables, job.splits, split, job.settings.sample_size)
     if len(images) < job.settings.devices:
@@ -129,7 +136,8 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
     data = SplitData(images, _tensors(validation), chosen)
     module = Classifier(network, chosen, images, data.steps)
-    return Setup(job, module, data, make_trainer(chosen, job.checkpoints, report), train.classes)
+    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles)
+    return Setup(job, module, data, trainer, train.classes)
 
 
 def _advice(error: Exception, job: TrainingJob) -> str | None:
@@ -214,14 +222,22 @@ def save(ready: Setup) -> Trained:
     return Trained(name, metrics)
 
 
-def train(job: TrainingJob, report: Report = print) -> Trained | None:
+def _end(ready: Setup) -> Trained | Stopped:
+    if len(ready.module.history) == ready.job.settings.epochs:
+        return save(ready)
+    shutil.rmtree(ready.job.checkpoints, ignore_errors=True)
+    return Stopped(ready.module.history)
+
+
+def train(job: TrainingJob, report: Report = print) -> Trained | Stopped | None:
     """Train a model and write its folder: what the training process does.
 
     The model is the one of the last epoch: the schedule ends with a learning rate of zero, and choosing
     the best epoch by the validation split would make that split's figures, and the temperature, too rosy.
 
     Returns:
-        The model's id and figures; None in the processes that only help another one.
+        The model's id and figures; the epochs alone where a hurdle was not cleared; None in the processes
+        that only help another one.
 
     Raises:
         TrainingError: the tables are damaged, a split is empty, ImageNet weights cannot be had, a device
@@ -231,7 +247,7 @@ def train(job: TrainingJob, report: Report = print) -> Trained | None:
     try:
         ready = setup(job, report)
         fit(ready)
-        return save(ready) if ready.trainer.is_global_zero else None
+        return _end(ready) if ready.trainer.is_global_zero else None
     except TrainingError:
         raise
     except (ReaderError, PretrainedWeightsError) as error:

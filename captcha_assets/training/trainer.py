@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,21 @@ class _Progress(Callback):
         )
 
 
+class _Hurdles(Callback):
+    """Ends a training that has not reached what it must have reached by now."""
+
+    def __init__(self, hurdles: Mapping[int, float], report: Report) -> None:
+        self._hurdles, self._report = hurdles, report
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        best = max(entry["validation_accuracy"] for entry in pl_module.history)
+        epoch = pl_module.history[-1]["epoch"]
+        if best < self._hurdles.get(epoch, 0):
+            self._report(f"stopped after epoch {epoch}: {best:.4f} is below {self._hurdles[epoch]:.4f}")
+            trainer.should_stop = True
+
+
 class _Keep(Checkpoint):
     """Keeps a checkpoint of the last finished epoch."""
 
@@ -152,8 +167,22 @@ def _tame() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")
 
 
-def make_trainer(settings: TrainingSettings, checkpoints: Path, report: Report) -> pl.Trainer:
-    """Return a trainer that keeps a checkpoint of every finished epoch in `checkpoints`."""
+def make_trainer(
+    settings: TrainingSettings,
+    checkpoints: Path,
+    report: Report,
+    hurdles: Mapping[int, float] | None = None,
+    more: Sequence[Callback] = (),
+) -> pl.Trainer:
+    """Return a trainer that keeps a checkpoint of every finished epoch in `checkpoints`.
+
+    Args:
+        settings: how to train.
+        checkpoints: folder of work in progress.
+        report: called with a line whenever there is something to tell.
+        hurdles: the validation accuracy that must be reached by the end of an epoch.
+        more: callbacks to be called too.
+    """
     _tame()
     gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
     return pl.Trainer(
@@ -162,7 +191,13 @@ def make_trainer(settings: TrainingSettings, checkpoints: Path, report: Report) 
         strategy="ddp" if settings.devices > 1 else "auto",
         precision=_precision(settings),
         max_epochs=settings.epochs,
-        callbacks=[_Progress(report), _Keep(checkpoint_in(checkpoints)), _OurSignals()],
+        callbacks=[
+            _Progress(report),
+            _Hurdles(hurdles or {}, report),
+            _Keep(checkpoint_in(checkpoints)),
+            _OurSignals(),
+            *more,
+        ],
         plugins=[_AtomicFiles(), SharedBatchNorms()] if settings.devices > 1 else [_AtomicFiles()],
         benchmark=gpu,
         default_root_dir=checkpoints,

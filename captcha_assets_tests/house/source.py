@@ -14,6 +14,7 @@ FLOORS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
+    ["sweeps"],
     ["training", "evaluation", "serving", "reports"],
     ["models"],
     ["quality", "sources"],

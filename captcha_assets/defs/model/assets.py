@@ -1,11 +1,18 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
+import dataclasses
 import shutil
 
 import dagster as dg
 
 from captcha_assets.defs.model.config import TrainingConfig
-from captcha_assets.defs.model.training import job_for, run_training
+from captcha_assets.defs.model.promotion import (
+    champion_metadata,
+    champion_version,
+    clause_results,
+    clause_specs,
+)
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for, run_training
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
@@ -13,16 +20,14 @@ from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched, replacing
-
-#: Raise it with a change of the training that should train again.
-_TRAINING_CODE = "1"
+from captcha_assets.sweeps.production import production_settings
 
 
 @dg.asset(
-    deps=["splits"],
+    deps=["splits", "training_settings"],
     group_name="model",
     kinds={"pytorch", "lightning", "timm"},
-    code_version=_TRAINING_CODE,
+    code_version=TRAINING_CODE,
     pool="training",
     description="The trained candidate: weights, config, classes, history, provenance.",
 )
@@ -33,10 +38,12 @@ def resnet18(
     pipes: dg.ResourceParam[dg.PipesSubprocessClient],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
+    from captcha_assets.evaluation import plots
     from captcha_assets.quality import drift
 
+    told = config.to_settings(production_settings(settings))
     with local.local_tables(settings) as data:
-        job = job_for(settings, data, config.to_settings(), _TRAINING_CODE, context.run_id)
+        job = job_for(settings, data, told, context.run_id)
         trained = run_training(context, pipes, job)
         seen = drift.summarize(data.tables, data.splits)
         model_id = folder.verify(trained)
@@ -52,8 +59,9 @@ def resnet18(
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
             "splits": job.splits_version,
-            "settings": dg.MetadataValue.json(config.model_dump()),
+            "settings": dg.MetadataValue.json(dataclasses.asdict(told)),
             "epochs": len(history),
+            "curves": picture(plots.training_curves(history), "training curves"),
             **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
         },
     )
@@ -156,20 +164,25 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     kinds={"registry"},
     code_version="1",
     description="Which model serves, since when, instead of which, and why.",
+    check_specs=clause_specs(),
 )
-def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Promote the candidate if there is no champion, or if it is better on today's test split."""
     from captcha_assets.evaluation import promotion
 
     with local.local_tables(settings) as data:
         outcome = promotion.consider_candidate(settings, data)
+    context.log.info(
+        f"{outcome.candidate} {'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}"
+    )
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(outcome.champion.model_id),
+        data_version=champion_version(outcome.champion),
+        check_results=clause_results(outcome.clauses),
         metadata={
-            "champion": outcome.champion.model_id,
-            "since": outcome.champion.since,
-            "instead of": outcome.champion.instead_of or "none",
+            **champion_metadata(outcome.champion),
+            "candidate": outcome.candidate,
             "promoted now": outcome.promoted,
+            "refused": outcome.reason if outcome.refused else "no",
             "why": outcome.reason,
         },
     )

@@ -1,0 +1,183 @@
+"""`captcha-assets sweep`: searching for settings of the training, and making the best ones the training's."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from captcha_assets.cli.printing import print_rows
+from captcha_assets.settings import REPOSITORY, Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from captcha_assets.defs.runs import Step
+    from captcha_assets.sweeps.definition import Sweep
+
+_FILE = click.argument(
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=REPOSITORY / "configs" / "sweep.yaml",
+)
+
+
+@click.group()
+def sweep() -> None:
+    """Sweeps: start, run, show, apply the best."""
+
+
+@sweep.command()
+@_FILE
+@click.pass_obj
+def start(settings: Settings, file: Path) -> None:
+    """Register the trials of FILE, and train nothing yet."""
+    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.sweeps import definition
+
+    chosen = definition.load(file)
+    with open_instance(settings) as instance:
+        _register(settings, instance, chosen)
+    click.echo(f"next: captcha-assets sweep run {file}")
+
+
+def _register(settings: Settings, instance: "dg.DagsterInstance", chosen: "Sweep") -> None:
+    from captcha_assets.defs.partitions import TRIAL
+    from captcha_assets.sweeps import definition
+
+    definition.register(settings, chosen)
+    known = set(instance.get_dynamic_partitions(TRIAL))
+    new = [name for name in chosen.trial_names if name not in known]
+    if new:
+        instance.add_dynamic_partitions(TRIAL, new)
+    click.echo(f"sweep {chosen.identity}: {len(chosen)} trials, {len(new)} of them new")
+
+
+@sweep.command()
+@_FILE
+@click.pass_obj
+def run(settings: Settings, file: Path) -> None:
+    """Register the trials of FILE, train those that are missing or out of date, and rank them.
+
+    As many train side by side as the pool `sweep` has slots; one, unless it was given more.
+    """
+    from captcha_assets.definitions import defs
+    from captcha_assets.defs import runs
+    from captcha_assets.defs.console import with_quiet_console
+    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.sweeps import definition
+
+    chosen, definitions = definition.load(file), with_quiet_console(defs())
+    with open_instance(settings) as instance:
+        _register(settings, instance, chosen)
+        names = set(chosen.trial_names)
+        steps = [
+            one for one in runs.needed(definitions, instance, ("sweep_trial",)) if one.partition in names
+        ]
+        if not steps:
+            click.echo("every trial is up to date")
+        failed = _run_trials(settings, definitions, instance, sorted(steps))
+        if steps or runs.needed(definitions, instance, ("sweep_leaderboard",)):
+            runs.make(definitions, instance, runs.Step(("sweep_leaderboard",)))
+    click.echo(f"{len(steps) - len(failed)} trained, {len(failed)} failed; see: captcha-assets sweep show")
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}; run it again to try them again")
+
+
+def _run_trials(
+    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
+) -> list[str]:
+    """Make the steps, tell what became of each, and return the trials that failed."""
+    failed = []
+    for number, (trial, error) in enumerate(_made(definitions, instance, steps), 1):
+        click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
+        failed += [trial] if error else []
+    return failed
+
+
+def _made(
+    definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
+) -> Iterator[tuple[str, str | None]]:
+    """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
+    from captcha_assets.defs import runs
+
+    slots = instance.event_log_storage.get_concurrency_info("sweep").slot_count or 1
+    if slots == 1:
+        yield from ((str(step.partition), runs.make(definitions, instance, step)[1]) for step in steps)
+        return
+    # The lines of several trainings, mixed, would tell nobody anything.
+    logging.getLogger("captcha-assets.run").disabled = True
+    definitions.resolve_implicit_global_asset_job_def()  # once, not in every thread
+    pool = ThreadPoolExecutor(slots)
+    try:
+        waiting = {pool.submit(runs.make, definitions, instance, step): step for step in steps}
+        for ended in as_completed(waiting):
+            yield str(waiting[ended].partition), ended.result()[1]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _became(settings: Settings, trial: str, error: str | None) -> str:
+    from captcha_assets.sweeps import trials
+
+    record = trials.load(settings, trial)
+    if error or record is None or record.value is None:
+        return f"{trial}: failed: {error}"
+    how = f"stopped after {len(record.history)} epochs at" if record.state == trials.PRUNED else "accuracy"
+    return f"{trial}: {how} {record.value:.4f} ({trials.in_words(record.parameters)})"
+
+
+@sweep.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all settings.")
+@click.pass_obj
+def show(settings: Settings, as_json: bool) -> None:
+    """Show all trials, the best first; those on other images than today's have no place."""
+    from captcha_assets.images.table import content_hash
+    from captcha_assets.sweeps import leaderboard, trials
+
+    version = content_hash(settings.splits) if settings.splits.exists() else ""
+    rows = leaderboard.rows(trials.load_all(settings), version)
+    if as_json:
+        print_rows([], _unpacked(rows), as_json=True)
+        return
+    shown = [row | {"accuracy": row["accuracy"] and f"{row['accuracy']:.4f}"} for row in rows]
+    for row in shown:
+        row["parameters"] = trials.in_words(json.loads(row["parameters"]))
+    print_rows(["place", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
+
+
+def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    return [row | {name: json.loads(str(row[name])) for name in ("parameters", "settings")} for row in rows]
+
+
+@sweep.command()
+@click.option(
+    "--trial", metavar="NAME", help="Which trial; the best complete one on today's images if not given."
+)
+@click.option(
+    "--only-varied", is_flag=True, help="Take what the sweep varied, and leave the rest as in production."
+)
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a run config for `update --config` instead, and leave production as it is.",
+)
+@click.pass_obj
+def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path | None) -> None:
+    """Make the settings of the best trial those of the training, in configs/training.yaml of the home.
+
+    From then on every training takes them that is not told otherwise, automated ones too.
+    """
+    from captcha_assets.sweeps import winner
+
+    if target:
+        click.echo(winner.write_run_config(settings, target, trial, only_varied=only_varied))
+        click.echo(f"next: captcha-assets update --config {target}")
+    else:
+        click.echo(winner.apply(settings, trial, only_varied=only_varied))
+        click.echo("next: captcha-assets update")

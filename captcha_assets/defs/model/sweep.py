@@ -1,0 +1,170 @@
+"""Sweeps: trials, one partition each, and the board of the best. The work is in `captcha_assets.sweeps`.
+
+Nothing here is made unless somebody asks for it: a trial costs a training.
+"""
+
+import dataclasses
+import shutil
+from collections import Counter
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets.defs.model.training import TRAINING_CODE, TrainingFailedError, job_for, start_training
+from captcha_assets.defs.partitions import trials as trial_partitions
+from captcha_assets.defs.presentation import picture
+from captcha_assets.images import local
+from captcha_assets.images.table import content_hash
+from captcha_assets.models import folder
+from captcha_assets.settings import Settings
+from captcha_assets.sweeps import trials
+from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
+from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+
+#: Rows of the leaderboard that its metadata show.
+_SHOWN = 20
+
+
+@dg.asset(
+    partitions_def=trial_partitions,
+    deps=["splits"],
+    group_name="model",
+    kinds={"pytorch", "lightning", "optuna"},
+    code_version=TRAINING_CODE,
+    pool="sweep",
+    description="One training of a sweep: its settings, its state (complete, pruned or failed), and the "
+    "figures of every epoch. No model is kept.",
+)
+def sweep_trial(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    pipes: dg.ResourceParam[dg.PipesSubprocessClient],
+) -> dg.MaterializeResult:
+    """Train with the settings of this trial, in a process of its own, and keep what became of it."""
+    name = context.partition_key
+    sweep = registered(settings, sweep_of(name))
+    with local.local_tables(settings) as data:
+        record = _planned(settings, sweep, name)
+        told = TrainingSettings.of(record.settings)
+        job = job_for(settings, data, told, context.run_id)
+        job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
+        context.log.info(f"{name}: {trials.in_words(record.parameters)}")
+        record = _train(context, pipes, job, record)
+    trials.save(settings, record)
+    shutil.rmtree(job.output.parent)
+    if record.state == FAILED:
+        raise dg.Failure(f"{name} failed: {record.error}", metadata=_metadata(record), allow_retries=False)
+    return dg.MaterializeResult(data_version=dg.DataVersion(record.version), metadata=_metadata(record))
+
+
+def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
+    """What is known of a trial before it begins."""
+    empty = Record(
+        name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
+    )
+    before = trials.load(settings, name)
+    chosen = trials.parameters(sweep, name, _peers(settings, empty), before)
+    whole = dataclasses.asdict(sweep.settings_with(chosen))
+    return dataclasses.replace(empty, parameters=chosen, settings=whole)
+
+
+def _peers(settings: Settings, record: Record) -> list[Record]:
+    """The other trials of the sweep that have ended, on the same images and by the same code."""
+    return [
+        other
+        for other in trials.load_all(settings, record.sweep)
+        if other.trial != record.trial
+        and (other.splits_version, other.code_version) == (record.splits_version, record.code_version)
+    ]
+
+
+def _of_trial(settings: Settings, job: TrainingJob, record: Record, hurdles: dict[int, float]) -> TrainingJob:
+    """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
+    work = settings.scratch / "sweep" / record.trial
+    return dataclasses.replace(
+        job,
+        output=work / "model",
+        checkpoints=work / "checkpoints",
+        hurdles=hurdles,
+        provenance={**job.provenance, "sweep": record.sweep, "trial": record.trial},
+    )
+
+
+def _train(
+    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: TrainingJob, record: Record
+) -> Record:
+    """Train, and say what became of it; an interruption is no end, and is passed on."""
+    try:
+        said = start_training(context, pipes, job)
+    except TrainingFailedError as error:
+        return dataclasses.replace(record, state=FAILED, error=str(error))
+    stopped = [one["history"] for one in said if one.get("stopped")]
+    history = stopped[-1] if stopped else folder.read_history(job.output)
+    value = history[-1]["validation_accuracy"]
+    return dataclasses.replace(record, state=PRUNED if stopped else COMPLETE, value=value, history=history)
+
+
+def _metadata(record: Record) -> dict[str, Any]:
+    from captcha_assets.evaluation import plots
+
+    metadata: dict[str, Any] = {
+        "state": record.state,
+        "epochs": len(record.history),
+        "parameters": dg.MetadataValue.json(record.parameters),
+        "settings": dg.MetadataValue.json(record.settings),
+        "splits": record.splits_version,
+    }
+    if record.value is not None:
+        metadata["validation accuracy"] = round(record.value, 4)
+        metadata["curves"] = picture(plots.training_curves(record.history), "training curves")
+    return metadata
+
+
+@dg.asset(
+    deps=[sweep_trial],
+    group_name="model",
+    kinds={"parquet", "polars", "matplotlib"},
+    code_version="1",
+    description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
+)
+def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+    """Rank the trials. A sweep that was never started makes an empty board."""
+    from captcha_assets.sweeps import leaderboard
+
+    records = trials.load_all(settings)
+    version = leaderboard.write(settings, records)
+    counted = Counter(record.state for record in records)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(version),
+        metadata={
+            "dagster/row_count": len(records),
+            **{state: counted[state] for state in (COMPLETE, PRUNED, FAILED)},
+            "path": dg.MetadataValue.path(str(settings.sweep_leaderboard)),
+            **_best(settings, records),
+            **_pictures(records),
+        },
+    )
+
+
+def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
+    """The first places, as a table."""
+    from captcha_assets.sweeps import leaderboard
+
+    first = leaderboard.rows(records, content_hash(settings.splits))[:_SHOWN]
+    columns = ("place", "trial", "state", "accuracy", "epochs", "parameters")
+    shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
+    schema = dg.TableSchema([dg.TableColumn(name) for name in columns])
+    return {"first places": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
+
+
+def _pictures(records: list[Record]) -> dict[str, Any]:
+    from captcha_assets.sweeps import plots
+
+    made = {}
+    for sweep in sorted({record.sweep for record in records}):
+        members = [record for record in records if record.sweep == sweep]
+        made[f"{sweep}: trials"] = picture(plots.progress(members), "accuracy of the trials")
+        if any(record.value is not None for record in members):
+            made[f"{sweep}: parameters"] = picture(plots.parameters(members), "accuracy by parameter")
+    return made

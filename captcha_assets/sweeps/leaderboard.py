@@ -1,0 +1,98 @@
+"""All trials, the best first: those that are complete by accuracy, then the stopped, then the failed."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from captcha_assets.images.table import content_hash
+from captcha_assets.settings import Settings
+from captcha_assets.storage import replacing
+from captcha_assets.sweeps import trials
+from captcha_assets.sweeps.definition import SweepError
+from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+
+_SCHEMA = {
+    "place": pl.Int32,
+    "trial": pl.String,
+    "sweep": pl.String,
+    "state": pl.String,
+    "accuracy": pl.Float64,
+    "epochs": pl.Int32,
+    "parameters": pl.String,
+    "settings": pl.String,
+    "current": pl.Boolean,
+    "splits_version": pl.String,
+    "code_version": pl.String,
+    "error": pl.String,
+}
+
+DESCRIPTIONS = {
+    "place": "1 is the best; none for what is not complete, or was trained on other images",
+    "accuracy": "on the validation split, after the last epoch that was trained",
+    "parameters": "what the sweep varied, JSON",
+    "settings": "all settings of the training, JSON",
+    "current": "trained on the images of today's splits",
+}
+
+
+def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
+    """Return the records, the best first; what was trained on other images comes last."""
+    order = {COMPLETE: 0, PRUNED: 1, FAILED: 2}
+
+    def rank(record: Record) -> Any:
+        elsewhere = record.splits_version != splits_version
+        return elsewhere, order[record.state], -(record.value or 0), record.trial
+
+    return sorted(records, key=rank)
+
+
+def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]:
+    """Return the leaderboard, a row a trial."""
+    made = []
+    for place, record in enumerate(ranked(records, splits_version), 1):
+        current = record.splits_version == splits_version
+        made.append(
+            {
+                "place": place if current and record.state == COMPLETE else None,
+                "trial": record.trial,
+                "sweep": record.sweep,
+                "state": record.state,
+                "accuracy": record.value,
+                "epochs": len(record.history),
+                "parameters": json.dumps(record.parameters),
+                "settings": json.dumps(record.settings),
+                "current": current,
+                "splits_version": record.splits_version,
+                "code_version": record.code_version,
+                "error": record.error,
+            }
+        )
+    return made
+
+
+def write(settings: Settings, records: Sequence[Record]) -> str:
+    """Write the leaderboard and return the hash of its content."""
+    table = pl.DataFrame(rows(records, content_hash(settings.splits)), schema=_SCHEMA)
+    with replacing(settings.sweep_leaderboard) as part:
+        table.write_parquet(part)
+    return content_hash(settings.sweep_leaderboard)
+
+
+def best(settings: Settings, trial: str | None = None) -> Record:
+    """Return the best complete trial on today's splits, or the complete trial of that name.
+
+    Raises:
+        SweepError: there is none.
+    """
+    if trial is not None:
+        record = trials.load(settings, trial)
+        if record is None or record.state != COMPLETE:
+            raise SweepError(f"{trial} is no complete trial; see: captcha-assets sweep show")
+        return record
+    version = content_hash(settings.splits) if settings.splits.exists() else ""
+    for record in ranked(trials.load_all(settings), version):
+        if record.state == COMPLETE and record.splits_version == version:
+            return record
+    raise SweepError("no trial is complete on today's images: captcha-assets sweep run FILE")

@@ -1,0 +1,160 @@
+"""Pictures of sweeps. Each function returns a PNG, `canvas.WIDTH` pixels wide."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from captcha_assets.evaluation.canvas import (
+    BLUE,
+    MUTED,
+    RED,
+    WIDTH,
+    add_axes,
+    new_figure,
+    picture,
+    write,
+)
+from captcha_assets.evaluation.words import counted, percent
+from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+
+#: Parameters that are shown at most.
+MOST_PARAMETERS = 12
+
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
+
+
+@picture
+def progress(records: Sequence[Record]) -> Figure:
+    """Draw the accuracy of every trial in the order of the trials, and the best so far.
+
+    Args:
+        records: the trials of one sweep.
+    """
+    counts = {state: sum(record.state == state for record in records) for state in (PRUNED, FAILED)}
+    figure = new_figure(
+        430,
+        "Trials in their order",
+        f"{counted(len(records), 'trial')}, {counts[PRUNED]} stopped early, {counts[FAILED]} failed",
+    )
+    axes = add_axes(figure, 75, 100, WIDTH - 115, 255)
+    numbers = [int(record.trial.rpartition("-")[2]) for record in records]
+    values = np.array([record.value if record.state == COMPLETE else np.nan for record in records], float)
+    _states(axes, numbers, records)
+    if np.isfinite(values).any():
+        best = np.fmax.accumulate(values)
+        axes.step(numbers, best, where="post", color=BLUE, linewidth=1.5, label="best so far", zorder=1)
+        _accuracy_axis(axes, records)
+    axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, -0.34), ncols=4, borderaxespad=0)
+    return figure
+
+
+@picture
+def parameters(records: Sequence[Record]) -> Figure:
+    """Draw the accuracy over each parameter that was varied; the best trial is circled.
+
+    Args:
+        records: the trials of one sweep, some of them with an accuracy.
+    """
+    shown = [record for record in records if record.value is not None]
+    names = sorted({name for record in shown for name in record.parameters})[:MOST_PARAMETERS]
+    rows = -(-len(names) // 2)
+    complete = [record for record in shown if record.state == COMPLETE]
+    best = max(complete, key=lambda record: record.value or 0, default=None)
+    figure = new_figure(100 + 255 * max(rows, 1), "Accuracy by parameter", _subtitle(best))
+    for place, name in enumerate(names):
+        left, top = 75 + place % 2 * 420, 110 + place // 2 * 255
+        write(figure, left, top, name.replace("_", " "), fontweight="bold")
+        axes = add_axes(figure, left, top + 15, 330, 165)
+        _parameter(axes, name, shown, best)
+        _accuracy_axis(axes, shown)
+    return figure
+
+
+def _subtitle(best: Record | None) -> str:
+    if best is None or best.value is None:
+        return "no trial is complete"
+    return f"circled: {best.trial}, {percent(best.value, 2)} · pale: stopped early, after fewer epochs"
+
+
+def _states(axes: Axes, numbers: Sequence[int], records: Sequence[Record]) -> None:
+    marks: Mapping[str, Mapping[str, Any]] = {
+        COMPLETE: {"marker": "o", "color": BLUE},
+        PRUNED: {"marker": "o", "color": MUTED, "alpha": 0.45},
+        FAILED: {"marker": "x", "color": RED},
+    }
+    lowest = min((record.value for record in records if record.value is not None), default=0)
+    for state, style in marks.items():
+        points = [
+            (number, record.value if record.value is not None else lowest)
+            for number, record in zip(numbers, records, strict=True)
+            if record.state == state
+        ]
+        if points:
+            label = {PRUNED: "stopped early", FAILED: "failed"}.get(state, state)
+            across, up = zip(*points, strict=True)
+            axes.scatter(across, up, s=30, label=label, zorder=3, clip_on=False, **style)
+
+
+def _accuracy_axis(axes: Axes, records: Sequence[Record]) -> None:
+    """Let the complete trials have the room; what was stopped far below them is at the bottom."""
+    complete = [record.value for record in records if record.state == COMPLETE and record.value is not None]
+    values = complete or [record.value for record in records if record.value is not None] or [0, 1]
+    low, high = min(values), max(values)
+    room = max(high - low, 0.005)
+    axes.set_ylim(max(0, low - 0.25 * room), min(1 + 0.02 * room, high + 0.1 * room))
+    axes.yaxis.set_major_formatter(_PERCENT)
+    axes.grid(axis="y")
+
+
+def _parameter(axes: Axes, name: str, records: Sequence[Record], best: Record | None) -> None:
+    places = _places(axes, name, records)
+    # What lies below the axis is shown on its edge.
+    lowest = min((record.value or 0 for record in records if record.state == COMPLETE), default=0)
+    for record, place in zip(records, places, strict=True):
+        complete = record.state == COMPLETE
+        value = record.value or 0
+        axes.plot(
+            place,
+            value if complete else max(value, lowest),
+            "o" if complete or value >= lowest else "v",
+            color=BLUE if complete else MUTED,
+            alpha=0.9 if complete else 0.35,
+            markersize=5,
+            clip_on=False,
+        )
+        if record is best:
+            axes.plot(place, value, "o", color=RED, fillstyle="none", markersize=12, clip_on=False)
+
+
+def _places(axes: Axes, name: str, records: Sequence[Record]) -> list[float]:
+    """Return where each record's value of a parameter lies, and label the axis."""
+    values = [record.parameters.get(name) for record in records]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        if min(numbers) > 0 and max(numbers) / min(numbers) >= 8:
+            axes.set_xscale("log")
+            _plain_ticks(axes, min(numbers), max(numbers))
+        return numbers
+    words = [json.dumps(value).strip('"') for value in values]
+    known = sorted(set(words), key=lambda word: (len(word), word))
+    axes.set_xticks(range(len(known)), [word.replace(", ", " ").strip("[]") for word in known], fontsize=8)
+    axes.set_xlim(-0.5, len(known) - 0.5)
+    return [float(known.index(word)) for word in words]
+
+
+def _plain_ticks(axes: Axes, low: float, high: float) -> None:
+    """Name a handful of round numbers on a logarithmic axis."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if len(exponents) > 3 else (1, 2, 5)
+    ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    axes.set_xticks(inside or [low, high], [f"{tick:g}" for tick in inside or [low, high]])
+    axes.minorticks_off()

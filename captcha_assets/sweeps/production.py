@@ -1,0 +1,72 @@
+"""The production settings: what a training is told when nobody tells it anything.
+
+They are the defaults of `TrainingSettings`, and over them the file `configs/training.yaml` of the home,
+where there is one. It is a file to commit.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from captcha_assets.settings import Settings
+from captcha_assets.storage import replacing
+from captcha_assets.training.config import SettingsError, TrainingSettings
+
+
+def production_settings(settings: Settings) -> TrainingSettings:
+    """Return what an automated training is told.
+
+    Raises:
+        SettingsError: the file names a setting that there is not, or a value that cannot be used.
+    """
+    return _read(settings.training_settings)
+
+
+def production_version(settings: Settings) -> str:
+    """Return the version of the production settings: 12 hex digits of a hash over all of them."""
+    told = json.dumps(asdict(production_settings(settings)), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> TrainingSettings:
+    if not path.exists():
+        return TrainingSettings()
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings: lines like `epochs: 12` are needed")
+    try:
+        return TrainingSettings.of(values)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) -> Path:
+    """Write the production settings; what is as in the code's defaults is left out.
+
+    Args:
+        settings: where the file lies.
+        chosen: all the settings that differ from the defaults, others too.
+        reason: why, one line for the reader of the file.
+
+    Raises:
+        SettingsError: a value cannot be used.
+    """
+    defaults, wanted = asdict(TrainingSettings()), asdict(TrainingSettings.of(chosen))
+    differing = {name: value for name, value in wanted.items() if value != defaults[name]}
+    head = f"# The settings of every training that is told nothing else. {reason}\n"
+    with replacing(settings.training_settings) as part:
+        part.write_text(head + yaml.safe_dump(plain(differing), sort_keys=False, default_flow_style=None))
+    return settings.training_settings
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in what YAML knows: lists, no tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

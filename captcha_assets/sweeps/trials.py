@@ -1,0 +1,128 @@
+"""What became of each trial: `trial.json`, complete or absent, and the only thing that later trials read."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from captcha_assets.settings import Settings
+from captcha_assets.storage import write_json
+from captcha_assets.sweeps.definition import Sweep, SweepError, number_of
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial that has ended.
+
+    Attributes:
+        trial: its name.
+        sweep: the sweep's.
+        state: "complete", "pruned" or "failed".
+        parameters: the values that the sweep varies.
+        settings: all settings of the training.
+        value: validation accuracy of the last epoch; None for a failed trial.
+        history: the figures of every epoch.
+        splits_version: data version of the splits.
+        code_version: of the training's code.
+        error: why it failed.
+    """
+
+    trial: str
+    sweep: str
+    state: str
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    value: float | None
+    history: list[dict[str, Any]]
+    splits_version: str
+    code_version: str
+    error: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Hash of the content."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def save(settings: Settings, record: Record) -> None:
+    """Write a record. A failure does not replace what was achieved before."""
+    if record.state == FAILED:
+        before = load(settings, record.trial)
+        if before is not None and before.state != FAILED:
+            return
+    write_json(settings.sweep_trial(record.trial), asdict(record))
+
+
+def load(settings: Settings, trial: str) -> Record | None:
+    """Return what became of a trial; None where it has not ended.
+
+    Raises:
+        SweepError: the record is damaged.
+    """
+    path = settings.sweep_trial(trial)
+    try:
+        return Record(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise SweepError(f"{path} is damaged: remove it and run the trial again") from error
+
+
+def load_all(settings: Settings, sweep: str | None = None) -> list[Record]:
+    """Return the records of a sweep, or of all sweeps, in order of the trials' names."""
+    if not settings.sweep_trials.exists():
+        return []
+    names = sorted(folder.name for folder in settings.sweep_trials.iterdir() if folder.is_dir())
+    records = [load(settings, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
+    return [record for record in records if record is not None]
+
+
+def in_words(parameters: Mapping[str, Any]) -> str:
+    """Return what a trial varies, as people read it."""
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
+
+
+def hurdles(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, float]:
+    """Return the accuracy that a trial must have reached by the end of each epoch, or be stopped.
+
+    It is the rule of Optuna's `PercentilePruner`, laid down before the trial begins: so the training
+    process needs neither Optuna nor anyone to ask, and the same records give the same trial.
+
+    Args:
+        sweep: says whether and when trials are stopped.
+        peers: trials to compare with; those that are complete count.
+        epochs: epochs of the trial.
+    """
+    rule, complete = sweep.pruning, [record for record in peers if record.state == COMPLETE]
+    if rule is None or len(complete) < rule.after_trials:
+        return {}
+    found = {}
+    for epoch in range(rule.after_epochs, epochs):
+        reached = [record.history[epoch - 1] for record in complete if len(record.history) >= epoch]
+        if reached:
+            accuracies = [entry["validation_accuracy"] for entry in reached]
+            found[epoch] = float(np.percentile(accuracies, 100 * (1 - rule.keep)))
+    return found
+
+
+def parameters(sweep: Sweep, trial: str, peers: Sequence[Record], before: Record | None) -> dict[str, Any]:
+    """Return the values that a trial tries: those it had before, its place in the grid, or a suggestion.
+
+    Args:
+        sweep: what is tried.
+        trial: the trial's name.
+        peers: the trials that have ended, on the same images and by the same code.
+        before: what became of this trial when it was run last.
+    """
+    if before is not None:
+        return before.parameters
+    if sweep.grid:
+        return sweep.combination(number_of(trial))
+    from captcha_assets.sweeps.study import suggest  # noqa: PLC0415  (Optuna takes seconds to import)
+
+    return suggest(sweep, number_of(trial), peers)
