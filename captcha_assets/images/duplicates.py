@@ -54,7 +54,7 @@ def near_duplicate_groups(
     count = len(signatures)
     everyone = np.arange(count)
     new = everyone if fresh is None else np.flatnonzero(fresh)
-    old = np.setdiff1d(everyone, new)
+    old = everyone[:0] if fresh is None else np.flatnonzero(~fresh)
     ties = _Ties(everyone if known is None else known, pixels_of)
     for cells in np.moveaxis(signatures, 1, 0):
         ties.meet(_Crops(cells, everyone, DOWN), _Crops(cells, new, ACROSS).in_order())
@@ -64,18 +64,32 @@ def near_duplicate_groups(
 
 
 class _Crops:
-    """Crops of some rows: `cell`, `row` and `crop` are parallel arrays."""
+    """Crops of some rows: their cells, and for places among these the row and the crop that lies there."""
 
     def __init__(self, cells: Signatures, rows: Rows, crops: tuple[int, ...]) -> None:
-        self.cell = cells[rows][:, list(crops)].ravel()
-        self.row = np.repeat(rows, len(crops))
-        self.crop = np.tile(np.array(crops), len(rows))
+        self.cell = cells[np.ix_(rows, crops)].ravel()
+        self._rows, self._crops = rows, np.array(crops)
+        self._order: Rows | None = None
 
     def in_order(self) -> "_Crops":
         """Sort them by cell."""
-        order = np.argsort(self.cell)
-        self.cell, self.row, self.crop = self.cell[order], self.row[order], self.crop[order]
+        self._order = np.argsort(self.cell)
+        self.cell = self.cell[self._order]
         return self
+
+    # of millions of crops a handful meet: these are asked for, and the others need no memory
+
+    def row(self, places: Rows) -> Rows:
+        """Return the rows of the crops at these places."""
+        return self._rows[self._before(places) // len(self._crops)]
+
+    def crop(self, places: Rows) -> Rows:
+        """Return which crops lie at these places."""
+        result: Rows = self._crops[self._before(places) % len(self._crops)]
+        return result
+
+    def _before(self, places: Rows) -> Rows:
+        return places if self._order is None else self._order[places]
 
 
 class _Ties:
@@ -94,14 +108,14 @@ class _Ties:
         one, begin, end = _runs(ones.cell, others.cell)
         few = 1
         while True:
-            begin = self._past_friends(self.first[ones.row[one]], begin, others)
+            begin = self._past_friends(self.first[ones.row(one)], begin, others)
             left = begin < end
             one, begin, end = one[left], begin[left], end[left]
             if len(one) == 0:
                 return
             number = np.minimum(end - begin, few)
             pair, other = np.repeat(one, number), np.repeat(begin, number) + _counted(number)
-            met = np.stack([ones.row[pair], others.row[other], ones.crop[pair], others.crop[other]])
+            met = np.stack([ones.row(pair), others.row(other), ones.crop(pair), others.crop(other)])
             self._met.append(met[:, self.first[met[0]] != self.first[met[1]]])
             if sum(meetings.shape[1] for meetings in self._met) >= _UNSETTLED:
                 self.settle()
@@ -110,7 +124,8 @@ class _Ties:
 
     def _past_friends(self, groups: Rows, begin: Rows, others: _Crops) -> Rows:
         """Return where, from `begin` on, the first of `others` stands that is not in the group."""
-        theirs = np.append(self.first[others.row], -1)  # nobody's friend stands at the end
+        rows = others.row(np.arange(len(others.cell)))
+        theirs = np.append(self.first[rows], -1)  # nobody's friend stands at the end
         changes = np.flatnonzero(np.diff(theirs)) + 1
         friends = np.flatnonzero(theirs[begin] == groups)
         begin = begin.copy()

@@ -177,29 +177,40 @@ def _known_groups(target: AnyPath) -> pl.DataFrame | None:
         return pl.read_parquet(local, columns=["image_id", "label", "group"]).drop_nulls("label")
 
 
-def _intact(images: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Return `image_id` and `known` (the group) of images all of whose group is still there.
+def _with_known(images: pl.DataFrame, known: pl.DataFrame | None) -> pl.DataFrame:
+    """Return the images with `known`, their group before; null for those that have to be searched.
 
-    A group that has lost a member may fall apart: it is searched again.
+    A group that has lost a member may fall apart: its other members are searched again.
     """
-    there = known.join(images, on=["image_id", "label"], how="semi")
-    whole = known.group_by("group").len().join(there.group_by("group").len(), on=["group", "len"], how="semi")
-    return there.join(whole, on="group", how="semi").select("image_id", known="group")
+    if known is None:
+        return images.with_columns(known=pl.lit(None, pl.String))
+    before = known.rename({"label": "label_before", "group": "known"})
+    there = images.join(before, on="image_id", how="left", maintain_order="left")
+    same = there.filter(pl.col("label") == pl.col("label_before"))
+    # nearly always nobody is lost
+    gone = known.clear() if len(same) == len(known) else known.join(same, on="image_id", how="anti")
+    whole = (pl.col("label") == pl.col("label_before")) & ~pl.col("known").is_in(gone["group"].implode())
+    return there.with_columns(known=pl.when(whole).then("known")).drop("label_before")
+
+
+def _firsts(places: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Return for each image the place of the image that its known group is named after, else its own."""
+    groups = np.arange(len(places))
+    others = places.filter(pl.col("known") != pl.col("image_id")).select("place", image_id="known")
+    named = others.join(places.select("image_id", first="place"), on="image_id")
+    groups[named["place"].to_numpy()] = named["first"].to_numpy()
+    return groups
 
 
 def _groups(images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None) -> npt.NDArray[np.int64]:
     """Return for each image, in order of `image_id`, the first of its near-duplicate group."""
-    places = images.select("image_id", "label", "table", "row").with_row_index("place")
-    if known is None:
-        known = images.select("image_id", "label", group="image_id").clear()
-    places = places.join(_intact(images, known), on="image_id", how="left", maintain_order="left")
+    places = _with_known(images.select("image_id", "label", "table", "row"), known).with_row_index("place")
+    groups = _firsts(places)
     fresh = places["known"].is_null().to_numpy()
-    first = pl.col("place").min().over(pl.coalesce("known", "image_id"))
-    groups = places.select(first.cast(pl.Int64)).to_series().to_numpy().copy()
     reader = _BinaryReader(tables)
     # in the order of the files, so that what is read together lies together
-    usable = places.drop_nulls("label").sort("label", "table", "row")
-    for members in usable.partition_by("label"):
+    usable = places.select("place", "label", "table", "row").drop_nulls("label").sort("table", "row")
+    for members in usable.partition_by("label", maintain_order=True):
         here = members["place"].to_numpy()
         if fresh[here].any():
             groups[here] = _search(members, groups[here], fresh[here], reader)

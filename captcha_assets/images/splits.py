@@ -114,25 +114,43 @@ def assign_splits(
     Returns:
         The splits (`SPLITS_SCHEMA`), a row per image of the index, in order of `image_id`.
     """
-    images = _with_ties(_with_places(index.lazy(), previous))
-    places = _place_new(images.filter(pl.col("undecided")), _counts(images), ratios)
+    images = _with_places(index.lazy(), previous)
+    # most images are alone in their group: only the others need to know of each other
+    shared = pl.col("group").is_duplicated()
+    images = pl.concat([_undecided(images.filter(~shared)), _with_ties(images.filter(shared))])
+    counts = _counts(images)
+    new = images.filter("undecided")
+    places = new.join(_place_new(new, counts, ratios), on=["label", "group"]).select("image_id", "new_place")
     images = (
-        images.join(places, on=["label", "group"], how="left", maintain_order="left")
-        .with_columns(place=pl.coalesce("place", pl.when("undecided").then("new_place")))
-        .with_columns(
-            group=pl.col("image_id").first().over("group", "place")
-        )  # the smallest: they are sorted
-        .with_columns(split=pl.col("place").cast(_SPLIT).cast(pl.String))
+        images.join(places, on="image_id", how="left")
+        .with_columns(place=pl.coalesce("place", "new_place"))
+        .sort("number")
     )
+    images = _with_group_names(images).with_columns(split=pl.col("place").cast(_SPLIT).cast(pl.String))
     return _with_sample_keys(images).select(SPLITS_SCHEMA.names)
 
 
+def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
+    """Name each group in each place after its smallest image; the images are in order of `image_id`."""
+    shared = images.select("number", "image_id", "group", "place").filter(pl.col("group").is_duplicated())
+    name = pl.col("image_id").first().over("group", "place")
+    named = shared.select("number", name=name)
+    return (
+        images.join(named, on="number", how="left", maintain_order="left")
+        .with_columns(group=pl.coalesce("name", "image_id"))
+        .drop("name")
+    )
+
+
 def _with_places(index: pl.LazyFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
-    """Return the index with each image's earlier `place` (its split's number) and label.
+    """Return the index with each image's earlier `place` (its split's number) and label, and its `number`.
 
     Conflicts have no place.
     """
-    images = index.select("image_id", "label", "group", "batch", "status").collect().sort("image_id")
+    images = index.select("image_id", "label", "group", "batch", "status").collect()
+    if not images["image_id"].is_sorted():
+        images = images.sort("image_id")
+    images = images.with_row_index("number")
     earlier = pl.DataFrame(schema=_EARLIER)
     if previous is not None:
         earlier = previous.select("image_id", "split", old_label="label", old_batch="batch")
@@ -179,10 +197,15 @@ def _with_ties(images: pl.DataFrame) -> pl.DataFrame:
     relabelled = pl.col("place").is_not_null() & (pl.col("label") != pl.col("old_label"))
     images = images.with_columns(place=pl.when(~(torn & relabelled)).then("place"))
     ties = usable & pl.col("place").is_null() & torn
-    return images.with_columns(
+    images = images.with_columns(
         held_back=pl.when(ties).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
         place=pl.when(usable & ~ties).then(pl.coalesce("place", first)),
-    ).with_columns(undecided=pl.col("place").is_null() & pl.col("held_back").is_null())
+    )
+    return _undecided(images)
+
+
+def _undecided(images: pl.DataFrame) -> pl.DataFrame:
+    return images.with_columns(undecided=pl.col("place").is_null() & pl.col("held_back").is_null())
 
 
 def _counts(images: pl.DataFrame) -> dict[str, npt.NDArray[np.int64]]:
@@ -294,11 +317,12 @@ def _summarize(splits: pl.DataFrame, previous: pl.DataFrame | None, version: str
     for label, split, number in placed.group_by("label", "split").len().iter_rows():
         by_class[label][split] = number
     before = splits.clear() if previous is None else previous.drop_nulls("split")
+    kept = splits.select("image_id", "split").join(before, on="image_id", how="semi")
     return SplitSummary(
         **{name: sum(counts[name] for counts in by_class.values()) for name in SPLITS},
         held_back=len(splits) - len(placed),
         by_class=by_class,
-        new=len(placed.join(before, on="image_id", how="anti")),
-        removed=len(before.join(splits, on="image_id", how="anti")),
+        new=len(placed) - kept["split"].count(),
+        removed=len(before) - len(kept),
         version=version,
     )

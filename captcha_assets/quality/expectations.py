@@ -3,6 +3,7 @@
 Importing this module imports Great Expectations, which takes seconds: import it where a table is judged.
 """
 
+import gc
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +26,10 @@ from captcha_assets.quality.suites import Measure, Rule
 from captcha_assets.quality.thresholds import CHECKS, Check
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.storage import AnyPath
+
+# The import leaves hundreds of thousands of objects that stay for ever. Unless told so, the garbage collector
+# goes through all of them once in the middle of the work and once at the end, half a second each.
+gc.freeze()
 
 __all__ = ["QualityError", "judge_image_index", "judge_image_table", "judge_splits"]
 
