@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from captcha_assets.images.table import content_hash
 from captcha_assets.settings import Settings
@@ -13,20 +14,22 @@ from captcha_assets.sweeps import trials
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 
-_SCHEMA = {
-    "place": pl.Int32,
-    "trial": pl.String,
-    "sweep": pl.String,
-    "state": pl.String,
-    "accuracy": pl.Float64,
-    "epochs": pl.Int32,
-    "parameters": pl.String,
-    "settings": pl.String,
-    "current": pl.Boolean,
-    "splits_version": pl.String,
-    "code_version": pl.String,
-    "error": pl.String,
-}
+SCHEMA = pa.schema(
+    [
+        ("place", pa.int32()),
+        ("trial", pa.string()),
+        ("sweep", pa.string()),
+        ("state", pa.string()),
+        ("accuracy", pa.float64()),
+        ("epochs", pa.int32()),
+        ("parameters", pa.string()),
+        ("settings", pa.string()),
+        ("current", pa.bool_()),
+        ("splits_version", pa.string()),
+        ("code_version", pa.string()),
+        ("error", pa.string()),
+    ]
+)
 
 DESCRIPTIONS = {
     "place": "1 is the best; none for what is not complete, or was trained on other images",
@@ -74,9 +77,9 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
 
 def write(settings: Settings, records: Sequence[Record]) -> str:
     """Write the leaderboard and return the hash of its content."""
-    table = pl.DataFrame(rows(records, content_hash(settings.splits)), schema=_SCHEMA)
+    table = pa.Table.from_pylist(rows(records, content_hash(settings.splits)), schema=SCHEMA)
     with replacing(settings.sweep_leaderboard) as part:
-        table.write_parquet(part)
+        pq.write_table(table, part)
     return content_hash(settings.sweep_leaderboard)
 
 

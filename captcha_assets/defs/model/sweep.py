@@ -12,12 +12,12 @@ import dagster as dg
 
 from captcha_assets.defs.model.training import TRAINING_CODE, TrainingFailedError, job_for, start_training
 from captcha_assets.defs.partitions import trials as trial_partitions
-from captcha_assets.defs.presentation import picture
+from captcha_assets.defs.presentation import column_schema, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps import trials
+from captcha_assets.sweeps import leaderboard, trials
 from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -124,14 +124,13 @@ def _metadata(record: Record) -> dict[str, Any]:
 @dg.asset(
     deps=[sweep_trial],
     group_name="model",
-    kinds={"parquet", "polars", "matplotlib"},
+    kinds={"parquet", "matplotlib"},
     code_version="1",
     description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
+    metadata=column_schema(leaderboard.SCHEMA, leaderboard.DESCRIPTIONS),
 )
 def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Rank the trials. A sweep that was never started makes an empty board."""
-    from captcha_assets.sweeps import leaderboard
-
     records = trials.load_all(settings)
     version = leaderboard.write(settings, records)
     counted = Counter(record.state for record in records)
@@ -149,8 +148,6 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
 
 def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
     """The first places, as a table."""
-    from captcha_assets.sweeps import leaderboard
-
     first = leaderboard.rows(records, content_hash(settings.splits))[:_SHOWN]
     columns = ("place", "trial", "state", "accuracy", "epochs", "parameters")
     shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
