@@ -9,12 +9,26 @@ from captcha_assets.cli.deliveries import batch
 from captcha_assets.cli.lineage import lineage
 from captcha_assets.cli.making import update
 from captcha_assets.cli.models import model, predict
+from captcha_assets.cli.reproduce import reproduce
 from captcha_assets.cli.root import main
 from captcha_assets.cli.status import status
 from captcha_assets.cli.sweeps import sweep
 from captcha_assets.cli.web import reports, ui
 
-for _command in (automation, batch, update, backfill, predict, model, sweep, lineage, status, ui, reports):
+for _command in (
+    automation,
+    batch,
+    update,
+    backfill,
+    predict,
+    model,
+    sweep,
+    lineage,
+    reproduce,
+    status,
+    ui,
+    reports,
+):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -2,12 +2,15 @@
 
 import io
 import logging
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+
+from captcha_assets.storage import replacing
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -57,6 +60,35 @@ def take_snapshot(home: Path) -> Snapshot:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], remote)
+
+
+def restore(home: Path, md5: str, target: Path) -> bool:
+    """Bring back a file of `home`/data by its MD5, from DVC's cache or else from the default remote.
+
+    What is in `data/` now is of no matter: DVC finds its files by their hashes.
+
+    Returns:
+        Whether DVC had it; `target` is then the file, complete.
+
+    Raises:
+        SnapshotError: the remote cannot be read.
+    """
+    if not (home / ".dvc").is_dir():
+        return False
+    from dvc.exceptions import DvcException  # noqa: PLC0415
+    from dvc_data.hashfile.hash_info import HashInfo  # noqa: PLC0415
+
+    try:
+        with redirect_stdout(io.StringIO()), _project(home) as repo:
+            kept = Path(repo.cache.local.oid_to_path(md5))
+            if not kept.exists() and repo.config["core"].get("remote"):
+                repo.cloud.pull([HashInfo("md5", md5)])
+            if kept.exists():
+                with replacing(target) as part:
+                    shutil.copyfile(kept, part)
+            return kept.exists()
+    except (DvcException, OSError) as error:
+        raise SnapshotError(f"DVC could not bring back the file of MD5 {md5}: {error}") from error
 
 
 def _project(home: Path) -> "Repo":

@@ -14,7 +14,7 @@ FLOORS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
-    ["sweeps"],
+    ["sweeps", "reproduction"],
     ["training", "evaluation", "serving", "reports"],
     ["models"],
     ["quality", "sources"],

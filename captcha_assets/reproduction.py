@@ -1,0 +1,310 @@
+"""Training a model again from what it recorded, and saying whether the result is the same.
+
+Everything happens in a folder of its own: the deliveries' archives are found by their hashes, their
+image tables made anew, the splits are those that the model's training kept. The registry and the home's
+tables are read and never changed.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captcha_assets.images.table import build_image_table
+from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models.folder import ModelConfig
+from captcha_assets.models.provenance import Origin
+from captcha_assets.models.seen import splits_of
+from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.sources import archives, deliveries, snapshot
+from captcha_assets.storage import fetched
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+
+#: Takes one line at a time that says how far the work is.
+Progress = Callable[[str], None]
+
+
+class ReproductionError(RuntimeError):
+    """A model that cannot be trained again; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that is not as it was when the model was trained."""
+
+    what: str
+    then: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.then} then, {self.now} now"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What became of training a model again.
+
+    Attributes:
+        model_id: the model.
+        again: the id of the model that came out.
+        differences: what was not as it was then, whether it mattered or not.
+        validation_accuracy: of the model, and of the one that came out.
+        largest_weight_difference: between the two; None where they have other weights altogether.
+    """
+
+    model_id: str
+    again: str
+    differences: tuple[Difference, ...]
+    validation_accuracy: tuple[float, float]
+    largest_weight_difference: float | None
+
+    @property
+    def same(self) -> bool:
+        """Whether the same model came out, bit for bit."""
+        return self.model_id == self.again
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as a JSON object."""
+        return {**asdict(self), "same": self.same}
+
+
+def reproduce(
+    settings: Settings,
+    model_id: str,
+    code_version: str,
+    say: Progress = lambda _: None,
+    *,
+    worktree: bool = False,
+) -> Reproduction:
+    """Train a model of the registry again, and compare.
+
+    Args:
+        settings: where things are kept; only the scratch folder is written to.
+        model_id: the model.
+        code_version: version of today's training code.
+        say: is handed a line at a time.
+        worktree: train with the code of the recorded commit instead of today's.
+
+    Raises:
+        ReproductionError: something that is needed was not recorded or cannot be had any more, or the
+            training failed.
+        ModelFolderError: the model is damaged.
+    """
+    work = settings.scratch / "reproduce" / model_id
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with fetched(registry.model_folder(settings.models, model_id)) as model:
+            folder.verify(model)
+            config = folder.read_config(model)
+            tables = [_table(settings, work, origin, say) for origin in _origins(config)]
+            with _code(config, work, code_version, worktree=worktree) as (place, version, code):
+                job = _job(settings, work, tuple(path for path, _ in tables), (model_id, config), version)
+                again = _train(job, config, place, say)
+            data = [difference for _, changed in tables for difference in changed]
+            return _compared(model, again, (*data, *code))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _origins(config: ModelConfig) -> list[Origin]:
+    found = provenance.origins(config.provenance)
+    if not found:
+        raise ReproductionError("the model does not say which archives it was trained on: it is too old")
+    return found
+
+
+# --- its data
+
+
+def _table(
+    settings: Settings, work: Path, origin: Origin, say: Progress
+) -> tuple[Path, tuple[Difference, ...]]:
+    """Make the image table of a delivery anew, and say what is not as it was."""
+    archive, differences = _archive(settings, work, origin, say)
+    scratch = Settings(home=work, artifacts=None)
+    table, batch = Path(str(scratch.image_table(origin.batch))), origin.batch
+    table.parent.mkdir(parents=True, exist_ok=True)
+    made = build_image_table(archive, batch, table, scratch.rejected_images(batch)).table_version
+    say(f"delivery {batch}: {'as it was' if made == origin.image_table else 'other images than then'}")
+    if made != origin.image_table:
+        differences += (Difference(f"image_table of {batch}", origin.image_table, made),)
+    return table, differences
+
+
+def _archive(
+    settings: Settings, work: Path, origin: Origin, say: Progress
+) -> tuple[Path, tuple[Difference, ...]]:
+    """Find the bytes that were delivered: in `data/raw`, in DVC's cache or remote, or at their source."""
+    here = deliveries.archive_path(settings, origin.batch)
+    digest = archives.digest_of(here).sha256 if here.exists() else None
+    if digest == origin.sha256 and digest is not None:
+        return here, ()
+    changed = Difference(f"{here.name} in data/raw", origin.sha256, digest or "missing")
+    for words, get in (("DVC", _from_dvc), ("its source", _from_source)):
+        found = get(settings, work, origin)
+        if found is not None and archives.digest_of(found).sha256 == origin.sha256:
+            say(f"delivery {origin.batch}: brought back from {words}")
+            return found, (changed,)
+    if digest is None:
+        raise ReproductionError(
+            f"the archive of {origin.batch} (sha256 {origin.sha256}) is neither in {here.parent} nor with "
+            f"DVC, and {origin.source} does not give it any more: bring it back, then try again"
+        )
+    return here, (changed,)
+
+
+def _from_dvc(settings: Settings, work: Path, origin: Origin) -> Path | None:
+    target = work / "dvc" / f"{origin.batch}.zip"
+    found = origin.md5 is not None and snapshot.restore(settings.home, origin.md5, target)
+    return target if found else None
+
+
+def _from_source(settings: Settings, work: Path, origin: Origin) -> Path | None:  # noqa: ARG001
+    elsewhere = Settings(home=work / "source", artifacts=None)
+    try:
+        source = deliveries.parse_source(origin.source)
+        kaggle = isinstance(source, deliveries.KaggleSource)
+        if kaggle and origin.kaggle_version:
+            source = deliveries.KaggleSource(origin.kaggle_version)
+        if origin.dataset:
+            elsewhere = elsewhere.model_copy(update={"kaggle_dataset": origin.dataset})
+        deliveries.register(elsewhere, origin.batch, source)
+        return deliveries.fetch(elsewhere, origin.batch).path
+    except (ValueError, RuntimeError, OSError):
+        return None  # gone, or not to be reached: the caller says what was tried
+
+
+# --- its code, its settings
+
+
+@contextmanager
+def _code(
+    config: ModelConfig, work: Path, today: str, *, worktree: bool
+) -> Iterator[tuple[Path, str, tuple[Difference, ...]]]:
+    """Yield where the code to train with lies, its version, and how it differs from that of then."""
+    then, modified = config.provenance.get("commit"), config.provenance.get("commit_modified")
+    if not worktree:
+        now = provenance.code_commit()
+        named = (_named(then, modified), _named(now.id, now.modified) if now else "no git checkout")
+        differs = [] if named[0] == named[1] and not modified else [Difference("code", *named)]
+        if config.code_version != today:
+            differs.append(Difference("version of the training code", config.code_version, today))
+        yield REPOSITORY, today, tuple(differs)
+        return
+    if then is None:
+        raise ReproductionError(
+            "the model does not say which commit it was trained with: leave --worktree out"
+        )
+    place = work / "code"
+    _git("worktree", "add", "--detach", str(place), then)
+    try:
+        differs = [Difference("code", _named(then, modified), then)] if modified else []
+        yield place, config.code_version, tuple(differs)
+    finally:
+        _git("worktree", "remove", "--force", str(place))
+
+
+def _named(commit: str | None, modified: bool | None) -> str:
+    return f"{commit[:12]}{' with changes' if modified else ''}" if commit else "not recorded"
+
+
+def _git(*arguments: str) -> None:
+    done = subprocess.run(
+        ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ReproductionError(f"git {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _job(
+    settings: Settings, work: Path, tables: tuple[Path, ...], model: tuple[str, ModelConfig], version: str
+) -> TrainingJob:
+    model_id, config = model
+    splits = splits_of(settings, model_id, config)
+    if splits is None:
+        raise ReproductionError(
+            f"the splits that {model_id} was trained with (version {config.splits_version}) were not kept"
+        )
+    kept = work / "splits.parquet"
+    kept.write_bytes(splits.read_bytes())
+    return TrainingJob(
+        tables=tables,
+        splits=kept,
+        splits_version=config.splits_version,
+        output=work / "model",
+        checkpoints=work / "checkpoints",
+        code_version=version,
+        settings=TrainingSettings.of(config.settings),
+    )
+
+
+def _train(job: TrainingJob, config: ModelConfig, place: Path, say: Progress) -> Path:
+    """Train in a process of its own, with as many threads as then, and return the model's folder."""
+    path = job.output.parent / "job.json"
+    # What is not set is not told: the code of then may not know it.
+    path.write_text(json.dumps({key: one for key, one in asdict(job).items() if one}, default=str))
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    if threads := config.provenance.get("threads"):
+        environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it
+    command = [sys.executable, "-m", "captcha_assets.training", str(path)]
+    with subprocess.Popen(
+        command, env=environment, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout
+        last = ""
+        for line in process.stdout:
+            last = line.strip() or last
+            say(last)
+    if process.returncode or not job.output.is_dir():
+        raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}")
+    return job.output
+
+
+# --- what came out
+
+
+def _compared(model: Path, again: Path, found: tuple[Difference, ...]) -> Reproduction:
+    then, now = folder.read_config(model), folder.read_config(again)
+    accuracies = [float(folder.read_metrics(one)["validation_accuracy"]) for one in (model, again)]
+    return Reproduction(
+        model_id=folder.verify(model),
+        again=folder.verify(again),
+        differences=(*found, *_differences(then, now)),
+        validation_accuracy=(accuracies[0], accuracies[1]),
+        largest_weight_difference=_weights_apart(model, again),
+    )
+
+
+def _differences(then: ModelConfig, now: ModelConfig) -> Iterator[Difference]:
+    """What the two models say of their making that differs; what was measured is no cause."""
+    for key in ("device", "threads"):
+        if then.provenance.get(key) != now.provenance.get(key):
+            yield Difference(key, then.provenance.get(key), now.provenance.get(key))
+    measured = {"provenance", "temperature", "mean", "std", "code_version"}
+    for entry in fields(ModelConfig):
+        before, after = getattr(then, entry.name), getattr(now, entry.name)
+        if isinstance(before, Mapping) and entry.name not in measured:
+            for key in sorted(before.keys() | after.keys()):
+                if before.get(key) != after.get(key):
+                    yield Difference(f"{entry.name} {key}", before.get(key), after.get(key))
+        elif before != after and entry.name not in measured:
+            yield Difference(entry.name, before, after)
+
+
+def _weights_apart(model: Path, again: Path) -> float | None:
+    from safetensors.numpy import load_file  # noqa: PLC0415
+
+    then, now = load_file(model / folder.WEIGHTS), load_file(again / folder.WEIGHTS)
+    shapes = [{name: value.shape for name, value in one.items()} for one in (then, now)]
+    if shapes[0] != shapes[1]:
+        return None
+    apart = (np.abs(then[name].astype(np.float64) - now[name].astype(np.float64)) for name in then)
+    return float(max(values.max(initial=0.0) for values in apart))
