@@ -26,6 +26,9 @@ from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 #: Parameters that are shown at most.
 MOST_PARAMETERS = 12
 
+#: A parameter of so many values, or fewer, has a place of its own for each.
+_FEW = 6
+
 _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
 
 
@@ -38,21 +41,21 @@ def progress(records: Sequence[Record]) -> Figure:
     """
     counts = {state: sum(record.state == state for record in records) for state in (PRUNED, FAILED)}
     figure = new_figure(
-        430,
+        440,
         "Trials in their order",
         f"{counted(len(records), 'trial')}, {counts[PRUNED]} stopped early, {counts[FAILED]} failed",
     )
-    axes = add_axes(figure, 75, 100, WIDTH - 115, 255)
+    axes = add_axes(figure, 75, 120, WIDTH - 115, 255)
     numbers = [int(record.trial.rpartition("-")[2]) for record in records]
+    low = _accuracy_axis(axes, records)
     values = np.array([record.value if record.state == COMPLETE else np.nan for record in records], float)
-    _states(axes, numbers, records)
     if np.isfinite(values).any():
         best = np.fmax.accumulate(values)
         axes.step(numbers, best, where="post", color=BLUE, linewidth=1.5, label="best so far", zorder=1)
-        _accuracy_axis(axes, records)
+    _states(axes, numbers, records, low)
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, -0.34), ncols=4, borderaxespad=0)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=5, borderaxespad=0)
     return figure
 
 
@@ -74,7 +77,6 @@ def parameters(records: Sequence[Record]) -> Figure:
         write(figure, left, top, name.replace("_", " "), fontweight="bold")
         axes = add_axes(figure, left, top + 15, 330, 165)
         _parameter(axes, name, shown, best)
-        _accuracy_axis(axes, shown)
     return figure
 
 
@@ -84,52 +86,41 @@ def _subtitle(best: Record | None) -> str:
     return f"circled: {best.trial}, {percent(best.value, 2)} · pale: stopped early, after fewer epochs"
 
 
-def _states(axes: Axes, numbers: Sequence[int], records: Sequence[Record]) -> None:
+def _states(axes: Axes, numbers: Sequence[int], records: Sequence[Record], low: float) -> None:
+    """Mark every trial by its state; what lies below the axis, or has no accuracy, is marked on its edge."""
     marks: Mapping[str, Mapping[str, Any]] = {
         COMPLETE: {"marker": "o", "color": BLUE},
-        PRUNED: {"marker": "o", "color": MUTED, "alpha": 0.45},
+        PRUNED: {"marker": "v", "color": MUTED, "alpha": 0.6},
         FAILED: {"marker": "x", "color": RED},
     }
-    lowest = min((record.value for record in records if record.value is not None), default=0)
     for state, style in marks.items():
-        points = [
-            (number, record.value if record.value is not None else lowest)
-            for number, record in zip(numbers, records, strict=True)
-            if record.state == state
-        ]
-        if points:
+        places = [place for place, record in enumerate(records) if record.state == state]
+        if places:
+            across = [numbers[place] for place in places]
+            up = [max(records[place].value or 0, low) for place in places]
             label = {PRUNED: "stopped early", FAILED: "failed"}.get(state, state)
-            across, up = zip(*points, strict=True)
             axes.scatter(across, up, s=30, label=label, zorder=3, clip_on=False, **style)
 
 
-def _accuracy_axis(axes: Axes, records: Sequence[Record]) -> None:
-    """Let the complete trials have the room; what was stopped far below them is at the bottom."""
+def _accuracy_axis(axes: Axes, records: Sequence[Record]) -> float:
+    """Let the complete trials have the room, and return where the axis begins."""
     complete = [record.value for record in records if record.state == COMPLETE and record.value is not None]
     values = complete or [record.value for record in records if record.value is not None] or [0, 1]
     low, high = min(values), max(values)
     room = max(high - low, 0.005)
-    axes.set_ylim(max(0, low - 0.25 * room), min(1 + 0.02 * room, high + 0.1 * room))
+    bottom = max(0, low - 0.25 * room)
+    axes.set_ylim(bottom, min(1 + 0.02 * room, high + 0.1 * room))
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.grid(axis="y")
+    return bottom
 
 
 def _parameter(axes: Axes, name: str, records: Sequence[Record], best: Record | None) -> None:
-    places = _places(axes, name, records)
-    # What lies below the axis is shown on its edge.
-    lowest = min((record.value or 0 for record in records if record.state == COMPLETE), default=0)
+    places, low = _places(axes, name, records), _accuracy_axis(axes, records)
     for record, place in zip(records, places, strict=True):
-        complete = record.state == COMPLETE
-        value = record.value or 0
-        axes.plot(
-            place,
-            value if complete else max(value, lowest),
-            "o" if complete or value >= lowest else "v",
-            color=BLUE if complete else MUTED,
-            alpha=0.9 if complete else 0.35,
-            markersize=5,
-            clip_on=False,
-        )
+        complete, value = record.state == COMPLETE, max(record.value or 0, low)
+        style: dict[str, Any] = {"color": BLUE, "alpha": 0.9} if complete else {"color": MUTED, "alpha": 0.35}
+        axes.plot(place, value, "o" if complete else "v", markersize=5, clip_on=False, **style)
         if record is best:
             axes.plot(place, value, "o", color=RED, fillstyle="none", markersize=12, clip_on=False)
 
@@ -137,17 +128,25 @@ def _parameter(axes: Axes, name: str, records: Sequence[Record], best: Record | 
 def _places(axes: Axes, name: str, records: Sequence[Record]) -> list[float]:
     """Return where each record's value of a parameter lies, and label the axis."""
     values = [record.parameters.get(name) for record in records]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        numbers = [float(value) for value in values if isinstance(value, (int, float))]
-        if min(numbers) > 0 and max(numbers) / min(numbers) >= 8:
+    numbers = [float(one) for one in values if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    if len(numbers) == len(values) and len(set(numbers)) > _FEW:
+        if _is_logarithmic(numbers):
             axes.set_xscale("log")
             _plain_ticks(axes, min(numbers), max(numbers))
         return numbers
     words = [json.dumps(value).strip('"') for value in values]
     known = sorted(set(words), key=lambda word: (len(word), word))
+    if len(numbers) == len(values):
+        known.sort(key=float)
     axes.set_xticks(range(len(known)), [word.replace(", ", " ").strip("[]") for word in known], fontsize=8)
     axes.set_xlim(-0.5, len(known) - 0.5)
     return [float(known.index(word)) for word in words]
+
+
+def _is_logarithmic(numbers: Sequence[float]) -> bool:
+    """Say whether most of the numbers would be crowded at the lower end of an even axis."""
+    low, high = min(numbers), max(numbers)
+    return low > 0 and float(np.median(numbers)) - low < 0.25 * (high - low)
 
 
 def _plain_ticks(axes: Axes, low: float, high: float) -> None:

@@ -1,0 +1,155 @@
+"""What trials try, when they are stopped, and how they are ranked."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from captcha_assets.sweeps import leaderboard, plots, trials
+from captcha_assets.sweeps.definition import SweepError
+from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED
+from captcha_assets_tests.sweeps.records import GRID, SEARCH, record
+
+TRIED = {"learning_rate": 0.1, "batch_size": 32, "rotation": 5.0, "channels": [8, 16, 32, 64]}
+
+
+def test_a_suggestion_lies_in_the_space_and_follows_from_the_records() -> None:
+    tried = [record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])]
+    first = trials.parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    assert first == trials.parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    assert 0.01 <= first["learning_rate"] <= 1
+    assert first["batch_size"] in range(16, 129, 16)
+    assert first["channels"] in ([8, 16, 32, 64], [16, 32, 64, 128])
+    SEARCH.settings_with(first)
+
+
+def test_trials_that_begin_at_the_same_moment_try_different_things() -> None:
+    suggested = [trials.parameters(SEARCH, name, [], None) for name in SEARCH.trial_names]
+    assert len({json.dumps(one) for one in suggested}) == len(suggested)
+
+
+def test_the_search_goes_where_it_was_good() -> None:
+    def accuracy(values: dict) -> float:
+        return 1 - 0.2 * abs(np.log(values["learning_rate"] / 0.1)) - 0.01 * values["rotation"]
+
+    early, late = [], []
+    for seed in range(4):
+        sweep, done = SEARCH.model_copy(update={"seed": seed, "trials": 30}), []
+        for number, name in enumerate(sweep.trial_names):
+            values = trials.parameters(sweep, name, done, None)
+            done.append(record(sweep, number, values, [accuracy(values)] * 4))
+        # The sampler draws by chance until it knows ten trials.
+        early += [one.value for one in done[:10]]
+        late += [one.value for one in done[10:]]
+    assert np.mean(late) > np.mean(early)
+
+
+def test_a_trial_that_is_run_again_tries_the_same() -> None:
+    before = record(SEARCH, 3, TRIED, [0.2], FAILED)
+    assert trials.parameters(SEARCH, before.trial, [], before) == TRIED
+
+
+histories = st.lists(st.lists(st.floats(0, 1, width=32), min_size=6, max_size=6), min_size=3, max_size=6)
+
+
+@given(
+    histories, st.sampled_from([0.25, 0.5, 0.75]), st.lists(st.floats(0, 1, width=32), min_size=1, max_size=5)
+)
+def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
+    done: list[list[float]], keep: float, own: list[float]
+) -> None:
+    sweep = SEARCH.model_copy(
+        update={"pruning": SEARCH.pruning.model_copy(update={"keep": keep, "after_trials": 3})}
+    )
+    records = [record(sweep, number, TRIED, accuracies) for number, accuracies in enumerate(done)]
+    hurdles = trials.hurdles(sweep, records, epochs=6)
+    stopped = max(own) < hurdles.get(len(own), 0)
+
+    pruner = optuna.pruners.PercentilePruner(100 * keep, n_startup_trials=3, n_warmup_steps=2)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for accuracies in done:
+        steps = dict(enumerate(accuracies, 1))
+        study.add_trial(
+            optuna.trial.create_trial(state=TrialState.COMPLETE, value=1.0, intermediate_values=steps)
+        )
+    trial = study.ask()
+    for epoch, accuracy in enumerate(own, 1):
+        trial.report(accuracy, epoch)
+    assert stopped == trial.should_prune()
+
+
+def test_nobody_is_stopped_before_enough_trials_are_complete_or_in_the_last_epoch() -> None:
+    one = record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])
+    stopped = record(SEARCH, 1, TRIED, [0.1], PRUNED)
+    assert trials.hurdles(SEARCH, [one, stopped], 4) == {}
+    assert list(trials.hurdles(SEARCH, [one, one], 4)) == [2, 3]
+
+
+def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:
+    good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
+    trials.save(settings, replace(good, state=FAILED, value=None, error="it diverged"))
+    trials.save(settings, good)
+    trials.save(settings, replace(good, state=FAILED, value=None, error="it diverged"))
+    assert trials.load(settings, good.trial) == good
+
+
+def test_a_damaged_record_is_named(settings) -> None:
+    path = settings.sweep_trial("grid-abcdef-000")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(SweepError, match="is damaged: remove it"):
+        trials.load_all(settings)
+
+
+# --- the leaderboard
+
+
+def some_records() -> list:
+    values = [GRID.combination(number) for number in range(4)]
+    return [
+        record(GRID, 0, values[0], [0.5, 0.8]),
+        record(GRID, 1, values[1], [0.5, 0.9]),
+        record(GRID, 2, values[2], [0.95], PRUNED),
+        record(GRID, 3, values[3], [], FAILED),
+    ]
+
+
+def test_the_leaderboard_has_the_best_first_and_a_place_for_complete_trials_only() -> None:
+    rows = leaderboard.rows(some_records(), "s1")
+    assert [(row["place"], row["accuracy"], row["state"]) for row in rows] == [
+        (1, 0.9, COMPLETE),
+        (2, 0.8, COMPLETE),
+        (None, 0.95, PRUNED),
+        (None, None, FAILED),
+    ]
+
+
+def test_trials_on_other_images_have_no_place_and_come_last() -> None:
+    records = some_records()
+    records[1] = replace(records[1], splits_version="before")
+    rows = leaderboard.rows(records, "s1")
+    assert [row["accuracy"] for row in rows] == [0.8, 0.95, None, 0.9]
+    assert rows[-1]["place"] is None
+
+
+def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) -> None:
+    settings.splits.parent.mkdir(parents=True)
+    pq.write_table(pq.pa.table({"image_id": ["a"]}), settings.splits)
+    first = leaderboard.write(settings, some_records())
+    assert pq.read_table(settings.sweep_leaderboard).num_rows == 4
+    assert leaderboard.write(settings, some_records()) == first
+    assert leaderboard.write(settings, some_records()[:3]) != first
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_pictures_are_drawn_of_whatever_there_is(count: int) -> None:
+    shown = some_records()[:count]
+    for png in (plots.progress(shown), plots.parameters(shown), plots.progress(some_records()[3:])):
+        assert png.startswith(b"\x89PNG")
+    assert plots.parameters(shown) == plots.parameters(shown)
