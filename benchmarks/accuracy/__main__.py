@@ -8,7 +8,7 @@ real characters test it. A table comes last. Real images are looked for in `../s
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,8 @@ from benchmarks.accuracy.measure import Trial, trial
 from benchmarks.accuracy.report import cells, headings, lined_up, report
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.settings import load_settings
+from captcha_assets.sweeps.production import production_settings
 from captcha_assets.training.config import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +32,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--images", type=int, default=20_000, help="generated images (20,000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (0 1 2)")
-    parser.add_argument("--config", type=Path, help="settings, as for `update`; default: production values")
+    parser.add_argument("--config", type=Path, help="run config, as for `update`; default: production values")
     parser.add_argument(
         "--sample-size",
         type=int,
@@ -43,10 +45,10 @@ def _options() -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> TrainingSettings:
-    values = {}
+    production, named = production_settings(load_settings()), {}
     if options.config:
-        values = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
-    return replace(TrainingSettings.of(values), sample_size=options.sample_size)
+        named = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
+    return TrainingSettings.of({**asdict(production), **named, "sample_size": options.sample_size})
 
 
 def _data(options: argparse.Namespace) -> tuple[LocalTables, dict[str, SplitImages]]:
