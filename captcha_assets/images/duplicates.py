@@ -51,14 +51,14 @@ def near_duplicate_groups(
     Returns:
         int64 (n,), smallest row of each row's group; its own number where it is alone.
     """
-    count = len(signatures)
-    everyone = np.arange(count)
+    everyone = np.arange(len(signatures))
     new = everyone if fresh is None else np.flatnonzero(fresh)
-    old = everyone[:0] if fresh is None else np.flatnonzero(~fresh)
     ties = _Ties(everyone if known is None else known, pixels_of)
     for cells in np.moveaxis(signatures, 1, 0):
-        ties.meet(_Crops(cells, everyone, DOWN), _Crops(cells, new, ACROSS).in_order())
-        ties.meet(_Crops(cells, old, ACROSS), _Crops(cells, new, DOWN).in_order())
+        down, across = cells[:, list(DOWN)], cells[:, list(ACROSS)]
+        ties.meet(_Crops(down, everyone, DOWN), _Crops(across[new], new, ACROSS).in_order())
+        if len(new) < len(everyone):  # the new ones have all met among themselves
+            ties.meet(_Crops(across, everyone, ACROSS), _Crops(down[new], new, DOWN).in_order())
     ties.settle()
     return ties.first
 
@@ -67,7 +67,7 @@ class _Crops:
     """Crops of some rows: their cells, and for places among these the row and the crop that lies there."""
 
     def __init__(self, cells: Signatures, rows: Rows, crops: tuple[int, ...]) -> None:
-        self.cell = cells[np.ix_(rows, crops)].ravel()
+        self.cell = cells.ravel()
         self._rows, self._crops = rows, np.array(crops)
         self._order: Rows | None = None
 

@@ -1,5 +1,6 @@
-"""Data frames as tables with a data version."""
+"""Data frames as tables with a data version, and what they are asked more than once."""
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,3 +38,11 @@ def write_frame(
                 content.update(batch)
                 file.write_batch(batch.replace_schema_metadata(metadata))
     return content.hexdigest()
+
+
+def repeated(values: pl.Series) -> pl.Series:
+    """Say of each value whether it stands there more than once; quick where hardly any does."""
+    suspects = values.hash().is_duplicated().arg_true()
+    result = np.zeros(len(values), bool)
+    result[suspects.to_numpy()] = values.gather(suspects).is_duplicated().to_numpy()
+    return pl.Series(result)

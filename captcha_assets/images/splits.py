@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from captcha_assets.dataset import CLASSES
-from captcha_assets.images.frames import write_frame
+from captcha_assets.images.frames import repeated, write_frame
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.storage import AnyPath, fetched
 
@@ -116,7 +116,7 @@ def assign_splits(
     """
     images = _with_places(index.lazy(), previous)
     # most images are alone in their group: only the others need to know of each other
-    shared = pl.col("group").is_duplicated()
+    shared = repeated(images["group"])
     images = pl.concat([_undecided(images.filter(~shared)), _with_ties(images.filter(shared))])
     counts = _counts(images)
     new = images.filter("undecided")
@@ -132,7 +132,7 @@ def assign_splits(
 
 def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
     """Name each group in each place after its smallest image; the images are in order of `image_id`."""
-    shared = images.select("number", "image_id", "group", "place").filter(pl.col("group").is_duplicated())
+    shared = images.select("number", "image_id", "group", "place").filter(repeated(images["group"]))
     name = pl.col("image_id").first().over("group", "place")
     named = shared.select("number", name=name)
     return (
@@ -309,11 +309,8 @@ def _read_previous(target: AnyPath) -> pl.DataFrame | None:
 
 def _summarize(splits: pl.DataFrame, previous: pl.DataFrame | None, version: str) -> SplitSummary:
     placed = splits.drop_nulls("split")
-    by_class = {
-        name: dict.fromkeys(SPLITS, 0)
-        for name in CLASSES
-        if name in set(splits["label"].drop_nulls().unique())
-    }
+    labels = set(splits["label"].unique())
+    by_class = {name: dict.fromkeys(SPLITS, 0) for name in CLASSES if name in labels}
     for label, split, number in placed.group_by("label", "split").len().iter_rows():
         by_class[label][split] = number
     before = splits.clear() if previous is None else previous.drop_nulls("split")

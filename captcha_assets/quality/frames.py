@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASS_SHARES
+from captcha_assets.images.frames import repeated
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.splits import TIES_SPLITS
 from captcha_assets.quality import thresholds
@@ -44,7 +45,7 @@ class Unexpected:
     examples: pl.DataFrame
 
 
-def unexpected(rows: pl.DataFrame, wrong: pl.Expr, shown: Sequence[str], unit: str) -> Unexpected:
+def unexpected(rows: pl.DataFrame, wrong: pl.Expr | pl.Series, shown: Sequence[str], unit: str) -> Unexpected:
     """Find the rows that are wrong (null counts as right); the columns `shown` say which they are."""
     found = rows.filter(wrong).select(shown)
     return Unexpected(len(found), len(rows), unit, found.head(MAX_EXAMPLES))
@@ -204,7 +205,7 @@ def beside(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
 def extremes(rows: pl.DataFrame, what: str) -> pl.DataFrame:
     """One row for each image or group (column `what`) of several rows: the first and last of its splits."""
     return (
-        rows.filter(pl.col(what).is_duplicated() & pl.col("split").is_not_null())
+        rows.filter(repeated(rows[what]) & rows["split"].is_not_null())
         .group_by(what)
         .agg(one_split=pl.col("split").min(), other_split=pl.col("split").max(), rows=pl.len())
         .filter(pl.col("rows") > 1)
@@ -215,7 +216,7 @@ def extremes(rows: pl.DataFrame, what: str) -> pl.DataFrame:
 def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> pl.DataFrame:
     """One row for each class and split: how many images, how many there should be, what is allowed."""
     placed_rows = rows.select("label", "group", "split").drop_nulls(["label", "split"])
-    shared = placed_rows.filter(pl.col("group").is_duplicated())
+    shared = placed_rows.filter(repeated(placed_rows["group"]))
     sizes = shared.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
     counted = placed_rows.group_by("label", "split").len("images")
     totals = counted.group_by("label").agg(of_class=pl.col("images").sum())
@@ -253,7 +254,7 @@ def near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     Groups that hold an image held back for tying two splits are left out: without that image they are
     several groups.
     """
-    shared = known.filter(pl.col("group").is_duplicated()).select("image_id", "label", "group")
+    shared = known.filter(repeated(known["group"])).select("image_id", "label", "group")
     here = rows.join(shared, on="image_id", how="semi")
     place = here.select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
     ties = here.filter(pl.col("held_back") == TIES_SPLITS)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.images.frames import repeated
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.quality import frames
 from captcha_assets.quality import thresholds as limits
@@ -153,7 +154,7 @@ def _rejects(usable: int, refused: pl.DataFrame) -> list[Rule]:
 
 
 def _unique(check: str, column: str, what: str, rows: pl.DataFrame, keys: Sequence[str]) -> Rule:
-    wrong = frames.unexpected(rows, pl.col(column).is_duplicated(), keys, "images")
+    wrong = frames.unexpected(rows, repeated(rows[column]), keys, "images")
     different = rows[column].n_unique() if wrong.total else len(rows)
     return _none(
         check,
@@ -282,7 +283,7 @@ def _index_labels(rows: pl.DataFrame) -> Rule:
 
 
 def _groups(rows: pl.DataFrame) -> Rule:
-    sizes = rows.filter(pl.col("group").is_duplicated())["group"].value_counts()["count"]
+    sizes = rows["group"].filter(repeated(rows["group"])).value_counts()["count"]
     largest = [sizes.max()] if len(sizes) else []
     wrong = pl.col("group").ne_missing(pl.col("group_of_root")) | (pl.col("image_id") < pl.col("group"))
     keys = ["image_id", "batch", "member", "group", "group_of_root"]
