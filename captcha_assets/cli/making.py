@@ -1,6 +1,5 @@
-"""`captcha-assets update` and `backfill`: making assets without a daemon."""
+"""`captcha-assets update`: making what is missing or out of date, without a daemon."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,6 @@ from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
-
-    from captcha_assets.defs.runs import Step
 
 
 @click.command()
@@ -29,9 +26,9 @@ def update(settings: Settings, dry_run: bool = False, select: str = "*", config:
     selection = runs.selected(select)
     with open_instance(settings) as instance:
         if dry_run:
-            _dry_run(_definitions(), instance, selection)
+            _dry_run(quiet_definitions(), instance, selection)
         else:
-            _update(_definitions(), instance, selection, _run_config(config))
+            _update(quiet_definitions(), instance, selection, _run_config(config))
 
 
 def _dry_run(
@@ -74,45 +71,8 @@ def _update(
         click.echo(f"{len(outcomes)} made")
 
 
-@click.command()
-@click.argument("assets", nargs=-1, required=True, metavar="ASSET...")
-@click.option("--batches", "names", default="all", show_default=True, metavar="NAME,NAME|all")
-@click.pass_obj
-def backfill(settings: Settings, assets: Sequence[str], names: str) -> None:
-    """Make ASSETs anew for the chosen deliveries, stale or not, and run to completion."""
-    from captcha_assets.defs import runs
-    from captcha_assets.defs.instance import open_instance
-
-    definitions = _definitions()
-    with open_instance(settings) as instance:
-        steps = runs.backfill_steps(definitions, instance, assets, _chosen(names))
-        failed = _run_all(definitions, instance, steps)
-    click.echo(f"{len(steps) - len(failed)} made, {len(failed)} failed")
-    if failed:
-        retry = ",".join(sorted({step.partition for step in failed if step.partition}))
-        raise click.ClickException(f"try again: captcha-assets backfill {' '.join(assets)} --batches {retry}")
-
-
-def _chosen(names: str) -> list[str] | None:
-    return None if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _run_all(
-    definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence[Any]
-) -> list[Any]:
-    from captcha_assets.defs import runs
-
-    failed: list[Step] = []
-    for number, step in enumerate(steps, 1):
-        click.echo(f"[{number}/{len(steps)}] {step}")
-        _run_id, error = runs.make(definitions, instance, step)
-        if error:
-            click.echo(f"  failed: {error}")
-            failed.append(step)
-    return failed
-
-
-def _definitions() -> "dg.Definitions":
+def quiet_definitions() -> "dg.Definitions":
+    """The code location, with a console that a person can read."""
     from captcha_assets.definitions import defs
     from captcha_assets.defs.console import with_quiet_console
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
-from captcha_assets.defs.processes import PROCESS_TAG
+from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import Settings
 
 _TOLD_OF = {
@@ -35,6 +35,8 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
 
 
 def _subject(run: dg.DagsterRun) -> str:
+    if step := run.tags.get(STEP_TAG):
+        return step
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or run.job_name
     partition = run.tags.get("dagster/partition")
     return f"{assets} [{partition}]" if partition else assets

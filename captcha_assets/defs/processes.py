@@ -11,6 +11,8 @@ import psutil
 
 #: Tag of a run that a command makes in its own process: host, process id, when that process began.
 PROCESS_TAG = "captcha_assets/process"
+#: Tag of the same run: what it makes, `splits` or `raw_batch [october]`.
+STEP_TAG = "captcha_assets/step"
 
 
 def this_process() -> str:

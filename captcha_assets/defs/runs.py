@@ -4,7 +4,7 @@ Stale means what the Dagster UI calls stale: Dagster's own resolver decides, so 
 disagree. What it does not see is added: see `made_from`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ from dagster._core.definitions.data_version import (
 from dagster._core.loader import LoadingContext
 
 from captcha_assets.defs import made_from
-from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.processes import PROCESS_TAG, this_process
+from captcha_assets.defs.alerts import tell
+from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
+from captcha_assets.settings import load_settings
 
 
 @dataclass(frozen=True, order=True)
@@ -69,8 +71,9 @@ class _Lookup(LoadingContext):
 
 
 def selected(text: str) -> dg.AssetSelection:
-    """The assets that `text` names, in Dagster's selection syntax."""
-    return dg.AssetSelection.all() if text == "*" else dg.AssetSelection.from_string(text)
+    """The assets that `text` names, in Dagster's syntax; `*` is all but those made only when asked for."""
+    everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED)
+    return everything if text == "*" else dg.AssetSelection.from_string(text)
 
 
 def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
@@ -92,7 +95,7 @@ def needed(
     graph = definitions.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, _Lookup(instance))
     found = {}
-    for partition in _partitions(graph, instance, assets[0]):
+    for partition in partitions_of(definitions, instance, assets[0]):
         reasons = [
             r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
         ]
@@ -101,10 +104,12 @@ def needed(
     return found
 
 
-def _partitions(graph: BaseAssetGraph, instance: dg.DagsterInstance, asset: str) -> list[str] | list[None]:
-    if graph.get(dg.AssetKey(asset)).is_partitioned:
-        return sorted(instance.get_dynamic_partitions(BATCH))
-    return [None]
+def partitions_of(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, asset: str
+) -> list[str] | list[None]:
+    """The partitions of an asset, sorted; `[None]` for one that is not cut."""
+    cut = definitions.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
+    return sorted(cut.get_partition_keys(dynamic_partitions_store=instance)) if cut else [None]
 
 
 def _reasons(
@@ -175,6 +180,9 @@ def make(
 
     Returns:
         The run's id, and why it failed (None for success).
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
     keys = {dg.AssetKey(name) for name in step.assets}
@@ -187,10 +195,19 @@ def make(
         instance=instance,
         run_config=config,
         partition_key=step.partition,
-        tags={PROCESS_TAG: this_process(), **(tags or {})},
+        tags={PROCESS_TAG: this_process(), STEP_TAG: str(step), **(tags or {})},
         raise_on_error=False,
     )
+    if _was_interrupted(result):
+        raise KeyboardInterrupt
+    tell(instance, result.dagster_run, load_settings())
     return result.run_id, None if result.success else _why(result)
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody pressed Ctrl-C, which Dagster takes for a failure of the step."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
@@ -209,6 +226,30 @@ def _plainly(message: str) -> str:
     return words if words and name.startswith("captcha_assets.") else message.strip()
 
 
+def carry_out(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    steps: Iterable[tuple[Step, tuple[str, ...]]],
+    run_config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
+    """Make steps one after the other; what hangs on a failed one is not tried.
+
+    Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
+    next step is asked for only after that.
+    """
+    broken: set[Step] = set()
+    for step, reasons in steps:
+        error = _obstacle(definitions, instance, step, broken)
+        run_id = None
+        if not error:
+            yield step, reasons
+            run_id, error = make(definitions, instance, step, run_config, tags)
+        yield Outcome(step, reasons, run_id, error)
+        if error:
+            broken.update(Step((asset,), step.partition) for asset in step.assets)
+
+
 def update(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
@@ -217,23 +258,15 @@ def update(
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
     """Make what is missing or out of date among `selection`, inputs first, and nothing else.
 
-    Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`.
     Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
-    same content is not made again.
+    same content is not made again. Yields what `carry_out` yields.
     """
-    broken: set[Step] = set()
-    for assets in steps_in_order(definitions, selection):
-        for step, reasons in needed(definitions, instance, assets).items():
-            obstacle = _obstacle(definitions, instance, step, broken)
-            if obstacle:
-                yield Outcome(step, reasons, error=obstacle)
-                broken.update(Step((asset,), step.partition) for asset in step.assets)
-                continue
-            yield step, reasons
-            run_id, error = make(definitions, instance, step, run_config)
-            yield Outcome(step, reasons, run_id, error)
-            if error:
-                broken.update(Step((asset,), step.partition) for asset in step.assets)
+    stale = (
+        step
+        for assets in steps_in_order(definitions, selection)
+        for step in needed(definitions, instance, assets).items()
+    )
+    return carry_out(definitions, instance, stale, run_config)
 
 
 def plan(
@@ -254,33 +287,6 @@ def plan(
             planned.append((Step(assets), (reason,)))
             remade.update(assets)
     return planned
-
-
-def backfill_steps(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    assets: Sequence[str],
-    chosen: list[str] | None,
-) -> list[Step]:
-    """The steps that make `assets` for the chosen deliveries (None: all of them), inputs first.
-
-    Raises:
-        ValueError: an asset or a delivery is not known.
-    """
-    graph = definitions.resolve_asset_graph()
-    known = {key.to_user_string() for key in graph.materializable_asset_keys}
-    if strange := set(assets) - known:
-        raise ValueError(f"no such asset: {', '.join(sorted(strange))}; known are {', '.join(sorted(known))}")
-    unknown = set(chosen or ()) - set(instance.get_dynamic_partitions(BATCH))
-    if unknown:
-        raise ValueError(f"no such delivery: {', '.join(sorted(unknown))}; see: captcha-assets batch list")
-    steps: list[Step] = []
-    for together in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
-        partitions = _partitions(graph, instance, together[0])
-        steps += [
-            Step(together, name) for name in partitions if name is None or chosen is None or name in chosen
-        ]
-    return steps
 
 
 def _obstacle(

@@ -43,7 +43,7 @@ class Home:
 
     def update(self, selection: str = "*", config: dict | None = None) -> list[runs.Outcome]:
         """Make what is needed, and return what became of each step."""
-        chosen = dg.AssetSelection.all() if selection == "*" else dg.AssetSelection.from_string(selection)
+        chosen = runs.selected(selection)
         events = runs.update(
             self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config
         )
@@ -56,7 +56,7 @@ class Home:
 
     def stale(self) -> list[str]:
         """The steps that are missing or out of date."""
-        everything = runs.steps_in_order(self.definitions, dg.AssetSelection.all())
+        everything = runs.steps_in_order(self.definitions, runs.selected("*"))
         return [
             str(step)
             for assets in everything

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
+from captcha_assets.defs.processes import STEP_TAG
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
@@ -68,10 +69,7 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
 def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
     """The id of a run that trains or is going to, whoever started it."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if (
-            run.asset_selection is None
-            or dg.AssetKey("resnet18") in run.asset_selection
-            or run.job_name == retrain.name
-        ):
+        makes_it = run.asset_selection and dg.AssetKey("resnet18") in run.asset_selection
+        if makes_it or run.job_name == retrain.name or run.tags.get(STEP_TAG) == "resnet18":
             return run.run_id
     return None

@@ -1,0 +1,95 @@
+"""`captcha-assets backfill`: making chosen partitions anew."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from captcha_assets.cli.making import quiet_definitions
+from captcha_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from captcha_assets.defs.backfills import Backfill
+    from captcha_assets.defs.runs import Outcome, Step
+
+
+@click.command()
+@click.argument("assets", nargs=-1, metavar="ASSET...")
+@click.option("--batches", "batch", metavar="NAME,...|all", help="Deliveries; all if not given.")
+@click.option("--trials", "trial", metavar="NAME,...|all", help="Trials of sweeps; all if not given.")
+@click.option("--days", "day", metavar="DAY,DAY..DAY|all", help="Days or ranges of days; all if not given.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Go on with a backfill that was interrupted or had failures; the last one if not named.",
+)
+@click.pass_obj
+def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cuts: str | None) -> None:
+    """Make ASSETs anew for chosen partitions, stale or not, one after the other, to completion."""
+    from captcha_assets.defs import backfills
+    from captcha_assets.defs.instance import open_instance
+
+    if bool(assets) == (resume is not None):
+        raise click.UsageError("name the assets to make, or --resume")
+    definitions = quiet_definitions()
+    with open_instance(settings) as instance:
+        if resume is not None:
+            chosen = backfills.find(settings, resume)
+        else:
+            wanted = {cut: _keys(keys) for cut, keys in cuts.items() if keys is not None}
+            chosen = backfills.begin(settings, backfills.plan(definitions, instance, assets, wanted))
+        _make(settings, definitions, instance, chosen)
+
+
+def _keys(keys: str) -> list[str] | None:
+    return None if keys == "all" else [key.strip() for key in keys.split(",") if key.strip()]
+
+
+def _make(
+    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
+) -> None:
+    from captcha_assets.defs import backfills
+
+    steps = backfills.remaining(instance, chosen)
+    again = f"captcha-assets backfill --resume {chosen.name}"
+    if len(steps) < len(chosen.steps):
+        click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
+    outcomes: list[Outcome] = []
+    try:
+        outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
+    except KeyboardInterrupt as stop:
+        made = sum(not outcome.error for outcome in outcomes)
+        raise click.ClickException(f"interrupted after {made} of {len(steps)}; go on with: {again}") from stop
+    failed = [outcome for outcome in outcomes if outcome.error]
+    click.echo(f"{len(outcomes) - len(failed)} made, {len(failed)} failed")
+    for outcome in failed:
+        click.echo(f"  {outcome.step}: {outcome.error}")
+    if failed:
+        raise click.ClickException(f"{len(failed)} failed; try just these again with: {again}")
+
+
+def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]":
+    """Pass on the outcomes; show how far it is: a bar on a terminal, a line a step elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from captcha_assets.defs.runs import Outcome
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=total)
+        for event in events:
+            if not isinstance(event, Outcome):
+                progress.update(bar, description=str(event))
+                if not console.is_terminal:
+                    click.echo(f"[{int(progress.tasks[0].completed) + 1}/{total}] {event}")
+                continue
+            progress.advance(bar)
+            if event.error:
+                console.print(f"  failed: {event.error}", markup=False, highlight=False)
+            yield event
