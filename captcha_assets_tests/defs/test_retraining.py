@@ -1,0 +1,187 @@
+"""A training starts by itself, for a reason that its run tells, and once for each reason."""
+
+import dataclasses
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import dagster as dg
+import numpy as np
+import pytest
+
+from captcha_assets.defs.model.sensors import WHY_TAG, retraining_sensor
+from captcha_assets.models import registry
+from captcha_assets.quality import verdict
+from captcha_assets.settings import Settings
+from captcha_assets.sources import generator
+from captcha_assets_tests.defs.conftest import Home, open_home
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+DATA = "+key:splits"
+
+
+class Ticks:
+    """The sensor as the daemon ticks it: the cursor is kept from tick to tick."""
+
+    def __init__(self, home: Home, **settings: float) -> None:
+        self.home, self.cursor = home, None
+        self.settings = Settings(home=home.settings.home, **settings)
+
+    def tick(self) -> list[dg.RunRequest]:
+        resources = {"settings": self.settings}
+        with dg.build_sensor_context(self.home.instance, self.cursor, resources=resources) as context:
+            answer = retraining_sensor(context)
+        self.said = answer.skip_message if isinstance(answer, dg.SkipReason) else ""
+        if isinstance(answer, dg.SkipReason):
+            return []
+        self.cursor = answer.cursor
+        return list(answer.run_requests or ())
+
+    def clauses(self) -> list[str]:
+        return [request.tags["captcha_assets/clause"] for request in self.tick()]
+
+
+def bring(home: Home, name: str, source: str) -> None:
+    home.add(name, source)
+    assert not [outcome for outcome in home.update(DATA) if outcome.error]
+
+
+def darkened(path: Path, count: int) -> Path:
+    """An archive of generated characters under less light."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (label, image) in enumerate(generator.generate(count, 7)):
+            dark = cv2.imencode(".png", (image * 0.75).astype(np.uint8))[1].tobytes()
+            archive.writestr(f"Dataset/{label}_{number}.png", dark)
+    return path
+
+
+@pytest.fixture(scope="session")
+def grown_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished home to which a second delivery came after the training."""
+    folder = tmp_path_factory.mktemp("grown") / "home"
+    shutil.copytree(finished_folder, folder, symlinks=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = open_home(folder, monkeypatch)
+        with opened.instance:
+            bring(opened, "second", "synthetic:120:2")
+    return folder
+
+
+@pytest.fixture
+def grown(grown_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A copy of the grown home, to change at will."""
+    shutil.copytree(grown_folder, tmp_path / "home", symlinks=True)
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
+
+
+def test_nothing_is_trained_before_there_are_splits(home: Home) -> None:
+    ticks = Ticks(home)
+    assert ticks.tick() == []
+    assert ticks.said == "no training: there are no splits yet"
+
+
+def test_the_first_training_starts_when_there_is_something_to_train_on(home: Home) -> None:
+    bring(home, "first", "synthetic:60:1")
+    ticks = Ticks(home)
+    (request,) = ticks.tick()
+    assert request.tags[WHY_TAG] == "nothing was trained yet"
+    assert ticks.tick() == []
+
+
+def test_nothing_new_starts_nothing_and_the_tick_says_where_things_stand(finished: Home) -> None:
+    ticks = Ticks(finished)
+    assert ticks.tick() == []
+    assert ticks.said.startswith("0 of 500 new training images since resnet18-")
+    assert finished.make("image_table", "rejected_images", partition="first") is None
+    assert finished.make("image_index") is None
+    assert finished.make("splits") is None
+    assert ticks.tick() == []
+
+
+def test_enough_new_images_start_one_training_that_says_why(grown: Home) -> None:
+    assert Ticks(grown, retrain_new_images=500).tick() == []
+    assert Ticks(grown, retrain_new_images=50, retrain_new_share=0.5).tick() == []
+    ticks = Ticks(grown, retrain_new_images=50)
+    (request,) = ticks.tick()
+    assert request.tags["captcha_assets/clause"] == "new images"
+    assert "new training images since resnet18-" in request.tags[WHY_TAG]
+    assert ticks.tick() == [], "the same reason asks once"
+
+
+def test_two_ticks_that_race_ask_for_the_same_run(grown: Home) -> None:
+    (one,) = Ticks(grown, retrain_new_images=50).tick()
+    (other,) = Ticks(grown, retrain_new_images=50).tick()
+    assert one.run_key == other.run_key, "Dagster starts one run for one key"
+
+
+def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(grown: Home) -> None:
+    ticks = Ticks(grown, retrain_new_images=50)
+    (request,) = ticks.tick()
+    assert request.tags["dagster/max_retries"] == "2"
+    assert grown.make("splits") is None
+    assert ticks.tick() == []
+    bring(grown, "third", "synthetic:120:3")
+    assert ticks.clauses() == ["new images"], "more of it is a reason again"
+
+
+def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
+    folder = grown.settings.verdict("splits")
+    judged = verdict.load(folder)
+    failing = dataclasses.replace(judged.findings[0], passed=False, blocking=True)
+    verdict.save(dataclasses.replace(judged, findings=(failing, *judged.findings[1:])), "", folder)
+    ticks = Ticks(grown, retrain_new_images=50)
+    assert ticks.tick() == []
+    assert ticks.said == "no training: a blocking check of splits fails"
+    verdict.save(judged, "", folder)
+    assert ticks.clauses() == ["new images"]
+
+
+def test_a_delivery_that_drifted_starts_a_training(finished: Home, tmp_path: Path) -> None:
+    bring(finished, "dark", str(darkened(tmp_path / "dark.zip", 200)))
+    ticks = Ticks(finished)
+    (request,) = ticks.tick()
+    assert request.tags["captcha_assets/clause"] == "drift"
+    assert request.tags[WHY_TAG] == "the drift check failed for dark"
+    assert ticks.tick() == []
+
+
+def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captcha_assets.defs.model.sensors.TRAINING_CODE", "of tomorrow")
+    ticks = Ticks(finished)
+    assert ticks.clauses() == ["code"]
+    assert ticks.tick() == []
+
+
+def test_other_production_settings_start_one(finished: Home) -> None:
+    finished.settings.training_settings.parent.mkdir(parents=True)
+    finished.settings.training_settings.write_text("epochs: 2\n")
+    ticks = Ticks(finished)
+    assert ticks.clauses() == ["configuration"]
+    assert ticks.tick() == []
+
+
+def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
+    run = dg.DagsterRun("retrain", status=dg.DagsterRunStatus.STARTED)
+    grown.instance.add_run(run)
+    ticks = Ticks(grown, retrain_new_images=50)
+    assert ticks.tick() == []
+    assert ticks.said == f"a training is under way already: run {run.run_id}"
+    grown.instance.report_run_failed(run)
+    assert ticks.clauses() == ["new images"]
+
+
+def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:
+    (finished.settings.models / "candidate.json").write_text("{")
+    with pytest.raises(registry.RegistryError, match="damaged"):
+        Ticks(finished).tick()
+
+
+def test_all_is_off_until_somebody_switches_it_on(home: Home) -> None:
+    sensors = {sensor.name: sensor.default_status for sensor in home.definitions.sensors or ()}
+    for name in ("retraining", "automation", "inbox_sensor"):
+        assert sensors[name] == dg.DefaultSensorStatus.STOPPED, name
