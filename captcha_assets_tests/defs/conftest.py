@@ -1,14 +1,16 @@
 """A home in which everything was made once, on a small delivery with a real training."""
 
+import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from filelock import FileLock
 
 from captcha_assets.definitions import defs
 from captcha_assets.defs import runs
@@ -95,17 +97,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         yield opened
 
 
-@pytest.fixture(scope="session")
-def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home in which one delivery was taken through to a champion."""
-    folder = tmp_path_factory.mktemp("finished") / "home"
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills, once for all workers that share the tests: to be copied, not changed."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not folder.exists():
+            unfinished = root / f"{name}.part"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _finish(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
         with opened.instance:
             opened.add("first", "synthetic:600:1")
             outcomes = opened.update()
             assert not [outcome for outcome in outcomes if outcome.error], outcomes
-    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home in which one delivery was taken through to a champion."""
+    return made_once(tmp_path_factory, "finished", _finish)
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ import time
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from captcha_assets.defs.source.sensors import inbox_sensor
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def drop(home: Home, name: str, seed: int, *, settled: bool = True) -> Path:

@@ -17,8 +17,6 @@ from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_update import requested
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 HEAD = "image_id,decision,label,reason"
 #: So many images come a second time with another label.
 CONFLICTS = 25

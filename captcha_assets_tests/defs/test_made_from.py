@@ -10,8 +10,6 @@ import pytest
 from captcha_assets.defs import runs
 from captcha_assets_tests.defs.conftest import Home, open_home
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 #: From a hundred upstream partitions on Dagster compares none of them.
 MANY = [f"delivery-{number:03}" for number in range(101)]
 

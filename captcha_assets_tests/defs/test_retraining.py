@@ -16,9 +16,7 @@ from captcha_assets.models import registry
 from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
-from captcha_assets_tests.defs.conftest import Home, open_home
-
-pytestmark = pytest.mark.xdist_group("pipeline")
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 
 DATA = "+key:splits"
 
@@ -60,14 +58,16 @@ def darkened(path: Path, count: int) -> Path:
 
 @pytest.fixture(scope="session")
 def grown_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished home to which a second delivery came after the training."""
-    folder = tmp_path_factory.mktemp("grown") / "home"
-    shutil.copytree(finished_folder, folder, symlinks=True)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        opened = open_home(folder, monkeypatch)
-        with opened.instance:
-            bring(opened, "second", "synthetic:120:2")
-    return folder
+    """The folder of a finished home to which a second delivery came after the training."""
+
+    def grow(folder: Path) -> None:
+        shutil.copytree(finished_folder, folder, symlinks=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            opened = open_home(folder, monkeypatch)
+            with opened.instance:
+                bring(opened, "second", "synthetic:120:2")
+
+    return made_once(tmp_path_factory, "grown", grow)
 
 
 @pytest.fixture

@@ -8,15 +8,12 @@ import uuid
 from typing import Any
 
 import dagster as dg
-import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.defs import memory
 from captcha_assets.sources import deliveries
 from captcha_assets_tests.defs.conftest import Home
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def said(*arguments: str) -> str:

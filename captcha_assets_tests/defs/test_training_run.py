@@ -13,8 +13,6 @@ import yaml
 
 from captcha_assets_tests.defs.conftest import NARROW
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 PROGRAM = str(Path(sys.executable).with_name("captcha-assets"))
 
 

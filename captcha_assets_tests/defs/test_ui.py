@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 CHROMIUM = shutil.which("chromium")
 
 
@@ -27,17 +25,19 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def ui(finished_folder: Path) -> Iterator[str]:
-    """The address of a webserver over the finished home."""
+def ui(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a webserver over a copy of the finished home."""
+    home = tmp_path_factory.mktemp("ui") / "home"
+    shutil.copytree(finished_folder, home, symlinks=True)
     port = free_port()
     program = Path(sys.executable).with_name("dagster-webserver")
     command = [str(program), "-m", "captcha_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
     environment = {
         **os.environ,
-        "CAPTCHA_HOME": str(finished_folder),
-        "DAGSTER_HOME": str(finished_folder / ".dagster"),
+        "CAPTCHA_HOME": str(home),
+        "DAGSTER_HOME": str(home / ".dagster"),
     }
-    log = (finished_folder.parent / "webserver.log").open("wb")
+    log = (home.parent / "webserver.log").open("wb")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:

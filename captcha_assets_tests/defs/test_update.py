@@ -1,12 +1,9 @@
 """`update` does for assets what make does for files."""
 
 import dagster as dg
-import pytest
 
 from captcha_assets.defs import runs
 from captcha_assets_tests.defs.conftest import Home
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")
 
