@@ -1,13 +1,8 @@
 """What assets are handed: plain objects of the library, made when a run starts."""
 
-import warnings
-
 import dagster as dg
 
 from captcha_assets.settings import Settings, load_settings
-
-# Dagster's own Pipes client calls it: nothing that a user could act on.
-warnings.filterwarnings("ignore", ".*PipesMessageReader.expected_writer_count", dg.PreviewWarning)
 
 
 @dg.resource(description="Where things are kept, read from the CAPTCHA_* variables.")

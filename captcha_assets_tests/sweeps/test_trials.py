@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import optuna
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -142,7 +143,7 @@ def test_trials_on_other_images_have_no_place_and_come_last() -> None:
 
 def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) -> None:
     settings.splits.parent.mkdir(parents=True)
-    pq.write_table(pq.pa.table({"image_id": ["a"]}), settings.splits)
+    pq.write_table(pa.table({"image_id": ["a"]}), settings.splits)
     first = leaderboard.write(settings, some_records())
     assert pq.read_table(settings.sweep_leaderboard).num_rows == 4
     assert leaderboard.write(settings, some_records()) == first

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def start_training(
     path = job.output.parent / "job.json"
     job.save(path)
     command = [sys.executable, "-m", "captcha_assets.training", str(path)]
+    # Dagster's own Pipes client calls it: nothing that a user could act on. While definitions are loaded,
+    # filters do not last.
+    warnings.filterwarnings("ignore", ".*PipesMessageReader.expected_writer_count", dg.PreviewWarning)
     try:
         ended = pipes.run(context=context, command=command)
     except DagsterPipesExecutionError as error:
