@@ -25,6 +25,15 @@ def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[st
     return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 
 
+def column_lineage(origins: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, Any]:
+    """Metadata that says from which columns of which assets each column of a table is made."""
+    deps = {
+        column: [dg.TableColumnDep(asset, name) for asset, name in sources]
+        for column, sources in origins.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
+
+
 def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
     """A picture that the UI shows behind [Show Markdown]."""
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -58,6 +58,21 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
 
+#: The columns of other assets that each column is made from: (asset, column).
+COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
+    "image_id": [("image_table", "image_id")],
+    "label": [("image_table", "label"), ("label_decisions", "decision"), ("label_decisions", "label")],
+    "status": [("image_table", "label"), ("label_decisions", "decision")],
+    "group": [("image_table", name) for name in ("image_id", "label", "signature", "pixels")],
+    "batch": [("image_table", "batch")],
+    "member": [("image_table", "member")],
+    "copies": [("image_table", "image_id")],
+    "sources": [("image_table", name) for name in ("batch", "member", "label")],
+    "brightness": [("image_table", "brightness")],
+    "contrast": [("image_table", "contrast")],
+    "ink": [("image_table", "ink")],
+}
+
 _RULE_KEY = b"near_duplicate_rule"
 _REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
 _COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "ink"]

@@ -44,6 +44,16 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "batch": "The delivery its pixels are taken from.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
+#: The columns of other assets that each column is made from: (asset, column). Places given before are kept.
+COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
+    "image_id": [("image_index", "image_id")],
+    "label": [("image_index", "label")],
+    "group": [("image_index", "group")],
+    "split": [("image_index", name) for name in ("image_id", "label", "group", "status")],
+    "held_back": [("image_index", name) for name in ("status", "label", "group")],
+    "batch": [("image_index", "batch"), ("image_index", "sources")],
+    "sample_key": [("image_index", name) for name in ("image_id", "label")],
+}
 
 
 _SPLIT = pl.Enum(SPLITS)

@@ -6,6 +6,7 @@ from captcha_assets.defs import made_from
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
+    column_lineage,
     column_schema,
     conflict_metadata,
     counts,
@@ -25,7 +26,8 @@ from captcha_assets.settings import Settings
     code_version="1",
     description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
     "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
-    metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS),
+    metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
+    | column_lineage(index.COLUMN_ORIGINS),
     check_specs=check_specs("image_index", thresholds.CHECKS["image_index"]),
 )
 def image_index(
@@ -55,6 +57,7 @@ def image_index(
             **made_from.record(versions, "image_table"),
             "deliveries held back": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
+            **column_lineage(index.COLUMN_ORIGINS),
             "quality report": report,
             **conflict_metadata(settings, tables),
         },
@@ -67,7 +70,8 @@ def image_index(
     kinds={"parquet", "polars", "great_expectations"},
     code_version="1",
     description="The place of every image, once and for ever: image id, label, group, split, delivery.",
-    metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS),
+    metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
+    | column_lineage(split_table.COLUMN_ORIGINS),
     check_specs=check_specs("splits", thresholds.CHECKS["splits"]),
 )
 def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
@@ -89,6 +93,7 @@ def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "new images": summary.new,
             "removed images": summary.removed,
             "path": dg.MetadataValue.path(str(settings.splits)),
+            **column_lineage(split_table.COLUMN_ORIGINS),
             "quality report": report,
         },
     )
