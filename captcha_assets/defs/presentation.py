@@ -1,7 +1,8 @@
 """How results of the library look in the Dagster UI: schemas, pictures, checks, links."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -11,9 +12,12 @@ from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.quality import conflicts, verdict
 from captcha_assets.quality import report as quality_report
-from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.quality.verdict import Finding, Verdict, VerdictError
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath
+from captcha_assets.storage import AnyPath, replacing
+
+#: So many deliveries stand on the page of the history: more nobody reads, and each costs a file to open.
+_LATEST = 200
 
 
 def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[str, Any]:
@@ -88,6 +92,36 @@ def published(
     verdict.save(judged, page, folder)
     report = link(settings, folder / "report.html")
     return [_check_result(finding, table, report, judged.pictures) for finding in judged.findings], report
+
+
+def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
+    """Write the page that shows every check of the latest deliveries, drift among them.
+
+    Args:
+        settings: where verdicts lie.
+        batches: all deliveries, in the order in which they came.
+
+    Returns:
+        The link to the page.
+    """
+    shown = {name: judged for name in batches[-_LATEST:] if (judged := _judged(settings, name)) is not None}
+    page = settings.verdict("image_table") / "index.html"
+    with replacing(page) as part:
+        part.write_text(quality_report.history(shown, of=len(batches)), "utf-8", "backslashreplace")
+    return link(settings, page)
+
+
+def _judged(settings: Settings, batch: str) -> Verdict | None:
+    """What was found about a delivery, its drift as one more finding; None where it was not judged yet."""
+    try:
+        judged = verdict.load(settings.verdict("image_table", batch))
+    except VerdictError:
+        return None
+    try:
+        drift = verdict.load(settings.verdict("drift", batch))
+    except VerdictError:
+        return judged
+    return replace(judged, findings=(*judged.findings, verdict.as_one("drift", drift.findings)))
 
 
 def _check_result(

@@ -43,15 +43,18 @@ def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
     )
 
 
-def history(verdicts: Mapping[str, Verdict]) -> str:
+def history(verdicts: Mapping[str, Verdict], of: int | None = None) -> str:
     """Return a page that shows how each check went from delivery to delivery.
 
     Args:
-        verdicts: verdicts by delivery, in the order of the rows. The page links to `<delivery>/report.html`,
-            so it belongs into the folder above theirs.
+        verdicts: verdicts by delivery, oldest first. The page links to `<delivery>/report.html`, so it
+            belongs into the folder above theirs.
+        of: number of all deliveries, where these are not all.
     """
-    names = (finding.name for verdict in verdicts.values() for finding in verdict.findings)
-    return _template("history.html.jinja").render(verdicts=verdicts, checks=list(dict.fromkeys(names)))
+    checks = {finding.name: finding for verdict in verdicts.values() for finding in verdict.findings}
+    return _template("history.html.jinja").render(
+        verdicts=dict(reversed(list(verdicts.items()))), checks=checks, of=of or len(verdicts)
+    )
 
 
 def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The plain verdict on a table: what was expected, what was found, examples. Light to import."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ class Verdict:
         """The checks that did not pass, but stop nothing."""
         return tuple(finding for finding in self.findings if finding.level == "warning")
 
+    @property
+    def level(self) -> Literal["passed", "warning", "failed"]:
+        """The outcome in one word."""
+        return "failed" if self.failures else "warning" if self.warnings else "passed"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as values that JSON knows."""
         return {**asdict(self), "passed": self.passed}
@@ -101,6 +106,20 @@ class Verdict:
             return cls(values["subject"], findings, values["rows"], dict(values["pictures"]))
         except (KeyError, TypeError, ValueError) as error:
             raise VerdictError(f"not a verdict ({error}): judge the table again") from error
+
+
+def as_one(name: str, findings: Sequence[Finding]) -> Finding:
+    """Return findings as a single one, which passed where all of them did; it names those that did not."""
+    unlike = [finding for finding in findings if not finding.passed]
+    observed = "; ".join(f"{one.name.replace('_', ' ')}: {one.observed}" for one in unlike)
+    return Finding(
+        name,
+        f"All of: {', '.join(finding.name.replace('_', ' ') for finding in findings)}.",
+        "all as expected",
+        observed or "all as expected",
+        passed=not unlike,
+        blocking=any(finding.blocking for finding in unlike),
+    )
 
 
 def save(verdict: Verdict, report_html: str, folder: AnyPath) -> None:

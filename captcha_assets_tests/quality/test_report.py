@@ -156,19 +156,44 @@ print(sorted({"great_expectations", "pandas", "polars", "scipy", "cv2"} & sys.mo
     assert result.stdout == "[]\n"
 
 
-def test_the_history_shows_each_check_of_each_delivery_and_links_to_its_report():
+def history_of_two() -> Page:
     good = verdict(
         finding("unique_members", passed=True), finding("few_rejects", passed=True, blocking=False)
     )
-    bad = verdict(finding("unique_members"), finding("few_rejects", blocking=False), finding("new_check"))
-    page = Page(report.history({"first": good, "second": bad}))
-    assert [value for name, value in page.attributes if name == "href"] == [
-        "first/report.html",
+    bad = verdict(finding("unique_members"), finding("few_rejects", blocking=False), finding("drift"))
+    return Page(report.history({"first": good, "second": bad}))
+
+
+def classes(page: Page, name: str) -> list[str]:
+    """The second word of each element's class whose first is `name`, the legend left out."""
+    words = [str(value).split() for attribute, value in page.attributes if attribute == "class"]
+    return [second for first, second in (pair for pair in words if len(pair) == 2) if first == name]
+
+
+def test_the_history_shows_each_check_of_each_delivery_the_latest_first():
+    page = history_of_two()
+    assert classes(page, "mark")[:6] == ["failed", "warning", "failed", "passed", "passed", "none"]
+    assert classes(page, "badge") == ["failed", "passed"]
+
+
+def test_each_mark_of_the_history_leads_to_what_was_found():
+    links = [value for name, value in history_of_two().attributes if name == "href"]
+    assert links == [
         "second/report.html",
+        "second/report.html#unique_members",
+        "second/report.html#few_rejects",
+        "../drift/second/report.html",
+        "first/report.html",
+        "first/report.html#unique_members",
+        "first/report.html#few_rejects",
     ]
-    marks = [value for name, value in page.attributes if name == "class" and str(value).startswith("mark ")]
-    assert marks == ["mark passed", "mark passed", "mark failed", "mark warning", "mark failed"]
-    assert [page.text.count(mark) for mark in "\u2713\u2717"] == [3, 3]  # once in the legend
+    assert "something else" in str([value for name, value in history_of_two().attributes if name == "title"])
+
+
+def test_a_history_of_some_deliveries_says_of_how_many():
+    judged = verdict(finding(passed=True))
+    assert "1 of 1,234 deliveries" in report.history({"first": judged}, of=1234)
+    assert "1 delivery," in report.history({"first": judged})
 
 
 def test_the_history_lets_no_name_do_harm():

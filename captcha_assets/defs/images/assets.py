@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from captcha_assets.defs.images.checks import DRIFT, drift_result
-from captcha_assets.defs.partitions import batches
-from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
+from captcha_assets.defs.partitions import BATCH, batches
+from captcha_assets.defs.presentation import check_specs, column_schema, counts, history, published
 from captcha_assets.images import features, table
 from captcha_assets.quality import thresholds
 from captcha_assets.settings import Settings
@@ -47,10 +47,11 @@ def image_tables(
     summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected)
     judgement = expectations.judge_image_table(image_table, rejected)
     results, report = published(settings, judgement, "image_table", batch)
+    drift = drift_result(settings, batch)
     yield dg.MaterializeResult(
         "image_table",
         data_version=dg.DataVersion(summary.table_version),
-        check_results=[*results, drift_result(settings, batch)],
+        check_results=[*results, drift],
         metadata={
             "dagster/partition_row_count": summary.images,
             "duplicates within": summary.duplicates_within,
@@ -58,6 +59,7 @@ def image_tables(
             "images by class": counts(summary.images_by_class, "class"),
             "path": dg.MetadataValue.path(str(image_table)),
             "quality report": report,
+            "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
         },
     )
     yield dg.MaterializeResult(

@@ -1,0 +1,152 @@
+"""What the UI says of a delivery's checks: drift that only warns, and the history over all deliveries."""
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import dagster as dg
+import numpy as np
+import pytest
+
+from captcha_assets.images.table import build_image_table
+from captcha_assets.models import registry
+from captcha_assets.quality import drift, verdict
+from captcha_assets.settings import Settings
+from captcha_assets.sources import generator
+from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.models.conftest import make_model
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+Images = list[tuple[str, np.ndarray]]
+
+#: What happened to each delivery before it arrived. None of it is drift to `usual`.
+DISTURBED: dict[str, Callable[[Images], Iterable[tuple[str, np.ndarray]]]] = {
+    "usual": lambda images: images,
+    "blurred": lambda images: ((label, cv2.GaussianBlur(image, (0, 0), 1.2)) for label, image in images),
+    "bright": lambda images: ((label, np.minimum(image, 195) + 60) for label, image in images),
+    "lopsided": lambda images: (one for one in images if one[0] not in "abc"),
+}
+
+
+def archive(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> Path:
+    with zipfile.ZipFile(path, "w") as target:
+        for number, (label, image) in enumerate(images):
+            target.writestr(
+                f"{label}_{number}.png", cv2.imencode(".png", image.astype(np.uint8))[1].tobytes()
+            )
+    return path
+
+
+def crown(settings: Settings, work: Path) -> str:
+    """Promote a model that was never trained, and pretend it saw generated images."""
+    make_model(work / "model")
+    model_id = registry.add_candidate(settings.models, work / "model")
+    generator.write_archive(work / "seen.zip", 1000, seed=1)
+    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet")
+    drift.save(drift.summarize([work / "seen.parquet"]), settings.training_summary(model_id))
+    registry.promote(settings.models, model_id, "the first")
+    return model_id
+
+
+def deliver(home: Home, name: str, source: Path) -> None:
+    home.settings.raw.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, home.settings.raw / f"{name}.zip")
+    home.instance.add_dynamic_partitions("batch", [name])
+    assert home.make("image_table", "rejected_images", partition=name) is None
+
+
+def drift_of(home: Home, name: str) -> dg.AssetCheckEvaluation:
+    """The drift check of a delivery, as the UI shows it."""
+    key = dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")
+    records = home.instance.event_log_storage.get_asset_check_execution_history(key, limit=100)
+    for record in records:
+        run = home.instance.get_run_by_id(record.run_id)
+        if run and run.tags["dagster/partition"] == name and record.evaluation:
+            return record.evaluation
+    pytest.fail(f"{name} was not checked")
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home with a delivery from before there was a champion, and each of the disturbed ones after that."""
+    work = tmp_path_factory.mktemp("delivered")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        home = open_home(work / "home", monkeypatch)
+        images = list(generator.generate(500, seed=7))
+        deliver(home, "early", archive(work / "early.zip", images[:100]))
+        crown(home.settings, work)
+        for name, disturb in DISTURBED.items():
+            deliver(home, name, archive(work / f"{name}.zip", disturb(images)))
+        with home.instance:
+            yield home
+
+
+def test_before_there_is_a_champion_the_check_says_so(delivered: Home) -> None:
+    found = drift_of(delivered, "early")
+    assert found.passed
+    assert found.description == "no champion yet to compare with"
+
+
+def test_an_undisturbed_delivery_passes(delivered: Home) -> None:
+    found = drift_of(delivered, "usual")
+    assert found.passed
+    assert found.description == "as the training images"
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [("blurred", "sharpness"), ("bright", "brightness"), ("lopsided", "class frequencies")],
+)
+def test_a_disturbed_delivery_warns_with_figures_and_a_picture(
+    delivered: Home, name: str, feature: str
+) -> None:
+    found = drift_of(delivered, name)
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert found.description is not None
+    assert feature in found.description
+    assert f"{feature} " in str(found.metadata["expected"].value)
+    assert f"{feature}: " in str(found.metadata["observed"].value)
+    assert isinstance(found.metadata[feature].value, float)
+    assert "data:image/png;base64," in str(found.metadata["distributions"].value)
+    assert found.metadata["compared with"].value == registry.list_models(delivered.settings.models)[0]
+    assert str(found.metadata["report"].value).endswith(f"/quality/drift/{name}/report.html")
+    assert (delivered.settings.verdict("drift", name) / "report.html").exists()
+
+
+def test_drift_never_stops_a_delivery(delivered: Home) -> None:
+    for name in DISTURBED:
+        assert verdict.has_passed(delivered.settings.verdict("image_table", name)), name
+    graph = delivered.definitions.resolve_asset_graph()
+    assert not graph.get(dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")).blocking
+
+
+def test_a_summary_that_cannot_be_read_warns_and_the_delivery_arrives(
+    delivered: Home, tmp_path: Path
+) -> None:
+    champion = registry.champion(delivered.settings.models)
+    assert champion is not None
+    summary = delivered.settings.training_summary(champion.model_id)
+    kept = shutil.copy2(summary, tmp_path / "kept.npz")
+    summary.write_bytes(b"damaged")
+    deliver(delivered, "uncompared", delivered.settings.raw / "early.zip")
+    shutil.copy2(kept, summary)
+    found = drift_of(delivered, "uncompared")
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert "summarize the training images again" in str(found.description)
+
+
+def test_the_history_of_the_checks_shows_every_delivery_and_is_linked(delivered: Home) -> None:
+    event = delivered.instance.get_latest_materialization_event(dg.AssetKey("image_table"))
+    assert event
+    assert event.asset_materialization
+    linked = str(event.asset_materialization.metadata["history of the checks"].value)
+    assert linked.endswith("/quality/image_table/index.html")
+    page = (delivered.settings.verdict("image_table") / "index.html").read_text()
+    rows = [page.index(f'<a href="{name}/report.html">') for name in ("early", *DISTURBED)]
+    assert rows == sorted(rows, reverse=True), "the latest first"
+    assert 'href="../drift/bright/report.html" title="drift: brightness' in page
