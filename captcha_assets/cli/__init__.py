@@ -6,6 +6,7 @@ Exit status 0 is success; 2 a usage error; 1 anything else, with one line that s
 from captcha_assets.cli.automation import automation
 from captcha_assets.cli.backfill import backfill
 from captcha_assets.cli.deliveries import batch
+from captcha_assets.cli.graph import graph
 from captcha_assets.cli.lineage import lineage
 from captcha_assets.cli.making import update
 from captcha_assets.cli.models import model, predict
@@ -23,6 +24,7 @@ for _command in (
     predict,
     model,
     sweep,
+    graph,
     lineage,
     reproduce,
     status,

@@ -15,7 +15,7 @@ FLOORS = [
     ["definitions"],
     ["defs"],
     ["sweeps", "reproduction"],
-    ["training", "evaluation", "serving", "reports"],
+    ["training", "evaluation", "serving", "reports", "graph_picture"],
     ["models"],
     ["quality", "sources"],
     ["images"],
