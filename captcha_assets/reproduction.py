@@ -107,9 +107,9 @@ def reproduce(
             tables = [_table(settings, work, origin, say) for origin in _origins(config)]
             with _code(config, work, code_version, worktree=worktree) as (place, version, code):
                 job = _job(settings, work, tuple(path for path, _ in tables), (model_id, config), version)
-                again = _train(job, config, place, say)
-            data = [difference for _, changed in tables for difference in changed]
-            return _compared(model, again, (*data, *code))
+                found = (*(one for _, changed in tables for one in changed), *code)
+                again = _train(job, config, place, found, say)
+            return _compared(model, again, found)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -193,8 +193,11 @@ def _code(
     then, modified = config.provenance.get("commit"), config.provenance.get("commit_modified")
     if not worktree:
         now = provenance.code_commit()
-        named = (_named(then, modified), _named(now.id, now.modified) if now else "no git checkout")
-        differs = [] if named[0] == named[1] and not modified else [Difference("code", *named)]
+        clean = now is not None and not now.modified and then is not None and not modified
+        differs = []
+        if not (now and then and clean and provenance.same_code(then, now.id)):
+            today_is = _named(now.id, now.modified) if now else "no git checkout"
+            differs.append(Difference("code", _named(then, modified), today_is))
         if config.code_version != today:
             differs.append(Difference("version of the training code", config.code_version, today))
         yield REPOSITORY, today, tuple(differs)
@@ -246,7 +249,9 @@ def _job(
     )
 
 
-def _train(job: TrainingJob, config: ModelConfig, place: Path, say: Progress) -> Path:
+def _train(
+    job: TrainingJob, config: ModelConfig, place: Path, found: tuple[Difference, ...], say: Progress
+) -> Path:
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # What is not set is not told: the code of then may not know it.
@@ -264,7 +269,8 @@ def _train(job: TrainingJob, config: ModelConfig, place: Path, say: Progress) ->
             last = line.strip() or last
             say(last)
     if process.returncode or not job.output.is_dir():
-        raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}")
+        changed = "".join(f"; not as it was: {difference}" for difference in found)
+        raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}{changed}")
     return job.output
 
 

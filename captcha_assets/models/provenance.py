@@ -95,6 +95,12 @@ def code_commit(repository: Path = REPOSITORY) -> Commit | None:
     return Commit(head, bool(_git(repository, "status", "--porcelain", "--", "captcha_assets")))
 
 
+def same_code(one: str, other: str, repository: Path = REPOSITORY) -> bool:
+    """Say whether two commits hold the same package, whatever else they change."""
+    trees = [_git(repository, "rev-parse", f"{commit}:captcha_assets") for commit in (one, other)]
+    return one == other or (trees[0] is not None and trees[0] == trees[1])
+
+
 def _git(repository: Path, *arguments: str) -> str | None:
     if not (repository / ".git").exists():  # a package installed somewhere inside another checkout
         return None
