@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 @click.pass_obj
 def update(settings: Settings, dry_run: bool = False, select: str = "*", config: Path | None = None) -> None:
     """Make what is missing or out of date, inputs first, and nothing else."""
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import runs, state
     from captcha_assets.defs.instance import open_instance
 
-    selection = runs.selected(select)
+    selection, definitions = runs.selected(select), quiet_definitions()
     with open_instance(settings) as instance:
         if dry_run:
-            _dry_run(quiet_definitions(), instance, selection)
+            _dry_run(definitions, instance, selection)
         else:
-            _update(quiet_definitions(), instance, selection, _run_config(config))
+            _update(definitions, instance, selection, _run_config(config))
+        state.look_and_remember(settings, definitions, instance)  # `status` then need not ask Dagster
 
 
 def _dry_run(

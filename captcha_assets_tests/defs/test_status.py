@@ -103,6 +103,15 @@ def test_a_second_look_needs_no_dagster(home: Home) -> None:
     assert json.loads(answer) == status()
 
 
+def test_an_update_leaves_the_answer_behind(home: Home) -> None:
+    deliveries.register(home.settings, "one", deliveries.parse_source("synthetic:40:1"))
+    assert memory.recall(home.settings, memory.key(home.settings)) is None
+    said("update", "--select", "key:raw_batch")
+    known = memory.recall(home.settings, memory.key(home.settings))
+    assert known is not None
+    assert [f"{step['step']}: {'; '.join(step['reasons'])}" for step in known["stale"]] == told_by_update()
+
+
 def test_whatever_changes_asks_dagster_again(home: Home) -> None:
     keys = [memory.key(home.settings)]
 
