@@ -8,7 +8,7 @@ order they came; what is known about near-duplicates from the index before only 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,6 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "contrast": "Standard deviation of the gray values.",
     "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
-
 #: The columns of other assets that each column is made from: (asset, column).
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_table", "image_id")],
@@ -259,7 +258,9 @@ class _BinaryReader:
     """Reads single values of the binary columns of image tables, a row group at a time."""
 
     def __init__(self, tables: list[Path]) -> None:
-        self._open = lru_cache(_FILES_AT_HAND)(lambda table: pq.ParquetFile(tables[table]))
+        # read through a small buffer, a row group is not held twice
+        opened = partial(pq.ParquetFile, buffer_size=1 << 16)
+        self._open = lru_cache(_FILES_AT_HAND)(lambda table: opened(tables[table]))
         self._row_group = lru_cache(_ROW_GROUPS_AT_HAND)(self._read_row_group)
 
     def read(
