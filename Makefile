@@ -41,7 +41,8 @@ demo: setup ## From nothing to a promoted model, every asset materialized
 	@echo
 	@$(BIN)/captcha-assets model show champion
 	@echo
-	@echo "Open the web UI with: make ui"
+	@echo "Open the web UI with:                      make ui"
+	@echo "Let it run by itself (inbox, retraining):  $(BIN)/captcha-assets automation on"
 
 test: setup ## Run the test suite, all but the slow tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov -m "not slow"
