@@ -8,6 +8,7 @@ when the writer ends, however it ends, so the next writer can tell what was left
 still being written, in other processes and other containers too.
 """
 
+import errno
 import fcntl
 import glob
 import json
@@ -70,18 +71,31 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def _full_disk_named(target: AnyPath) -> Iterator[None]:
+    """Say of what is written where, and what to do, when there is no room for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        words = "no space left on the disk or in the quota: free some and run it again"
+        raise OSError(error.errno, words, str(target)) from None  # the cause says the same, without a place
+
+
+@contextmanager
 def replacing(target: AnyPath) -> Iterator[Path]:
     """Yield a temporary local path of the same name; when the block ends well it becomes `target`.
 
-    When the block raises, `target` stays as it was and the temporary file is removed.
+    When the block raises, `target` stays as it was and the temporary file is removed. An OSError for want
+    of space names `target` and says what to do.
     """
     if not isinstance(target, Path):
-        with tempfile.TemporaryDirectory(prefix="captcha-assets-") as folder:
+        with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as folder:
             part = Path(folder) / target.name
             yield part
             target.fs.put_file(str(part), target.path)
         return
-    with _workshop(target) as workshop:
+    with _full_disk_named(target), _workshop(target) as workshop:
         part = workshop / "new" / target.name
         yield part
         sync(part)
@@ -97,11 +111,11 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
     last, so that a folder with a manifest is a complete folder.
     """
     if not isinstance(target, Path):
-        with tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
+        with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
             yield Path(name)
             _upload_folder(Path(name), target)
         return
-    with _workshop(target) as workshop:
+    with _full_disk_named(target), _workshop(target) as workshop:
         part = workshop / "new" / target.name
         part.mkdir()
         yield part

@@ -79,7 +79,7 @@ _UNSAFE = (
 )
 
 
-class DeliveryError(ValueError):
+class ArchiveError(ValueError):
     """A delivery of which nothing can be read; the message says why and what to do."""
 
 
@@ -189,7 +189,7 @@ def open_delivery(path: Path) -> Iterator[Delivery]:
     """Open an archive for reading, its members sorted by name.
 
     Raises:
-        DeliveryError: nothing in it can be read: it is missing, empty, cut off, not a zip archive,
+        ArchiveError: nothing in it can be read: it is missing, empty, cut off, not a zip archive,
             encrypted as a whole, or unpacks to far more than it is.
     """
     listing = list_members(path)
@@ -204,7 +204,7 @@ def list_members(path: Path) -> Listing:
     """Read an archive's directory and judge every member by it.
 
     Raises:
-        DeliveryError: see `open_delivery`.
+        ArchiveError: see `open_delivery`.
     """
     directory = _read_directory(path)
     members, refused, ignored = _judge(path, directory)
@@ -241,27 +241,27 @@ def _read_directory(path: Path) -> _Directory:
             end = _find_end(path, file.fileno(), size)
             shift = end.start - end.length - end.offset
             if end.disk or shift < 0:
-                raise DeliveryError(
+                raise ArchiveError(
                     f"{path} is damaged or a part of several: its directory does not fit in it"
                 )
             if end.length > DIRECTORY_LIMIT:
-                raise DeliveryError(f"{path} has a directory of {end.length:,} bytes: split it")
+                raise ArchiveError(f"{path} has a directory of {end.length:,} bytes: split it")
             records = os.pread(file.fileno(), end.length, end.offset + shift)
     except IsADirectoryError as error:
-        raise DeliveryError(f"{path} is a folder, not a zip archive") from error
+        raise ArchiveError(f"{path} is a folder, not a zip archive") from error
     except OSError as error:
-        raise DeliveryError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+        raise ArchiveError(f"{path} cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     return _Directory(records, shift, size, end.comment)
 
 
 def _find_end(path: Path, descriptor: int, size: int) -> _End:
     if size == 0:
-        raise DeliveryError(f"{path} is empty: deliver it again")
+        raise ArchiveError(f"{path} is empty: deliver it again")
     tail_start = max(0, size - _COMMENT_LIMIT - _END.size)
     tail = os.pread(descriptor, size - tail_start, tail_start)
     place = tail.rfind(b"PK\5\6")
     if place < 0 or len(tail) - place < _END.size:
-        raise DeliveryError(f"{path} {_what_it_is(descriptor)}")
+        raise ArchiveError(f"{path} {_what_it_is(descriptor)}")
     _, disk, _, _, number, length, offset, comment_length = _END.unpack_from(tail, place)
     comment = tail[place + _END.size :][:comment_length]
     end = _End(length, offset, disk, tail_start + place, comment)
@@ -277,7 +277,7 @@ def _find_end64(path: Path, descriptor: int, end: _End) -> _End:
     start = max(0, end.start - _LOCATOR.size - _END64.size)
     record = os.pread(descriptor, _END64.size, start)
     if len(record) < _END64.size or not record.startswith(b"PK\6\6"):
-        raise DeliveryError(f"{path} is damaged: the record of its directory is missing. Deliver it again")
+        raise ArchiveError(f"{path} is damaged: the record of its directory is missing. Deliver it again")
     _, _, _, _, disk, _, _, _, length, offset = _END64.unpack(record)
     return _End(length, offset, disk, start, end.comment)
 
@@ -297,7 +297,7 @@ def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry]
     ignored = 0
     for number, (record, raw, extra) in enumerate(_records(path, directory)):
         if number >= COUNT_LIMIT:
-            raise DeliveryError(f"{path} holds more than {COUNT_LIMIT:,} members: split it")
+            raise ArchiveError(f"{path} holds more than {COUNT_LIMIT:,} members: split it")
         name = raw.decode("utf-8", "backslashreplace")
         if name.endswith("/") or _CLUTTER.search(name):
             ignored += 1
@@ -319,7 +319,7 @@ def _records(path: Path, directory: _Directory) -> Iterator[tuple[tuple[int, ...
     data, place = directory.records, 0
     while place < len(data):
         if data[place : place + 4] != b"PK\1\2" or len(data) - place < _CENTRAL.size:
-            raise DeliveryError(f"{path} is damaged: its directory cannot be read. Deliver it again")
+            raise ArchiveError(f"{path} is damaged: its directory cannot be read. Deliver it again")
         record = _CENTRAL.unpack_from(data, place)
         name_end = place + _CENTRAL.size + record[10]
         extra_end = name_end + record[11]
@@ -423,12 +423,12 @@ def _line(text: object) -> str:
 def _check_whole(path: Path, entries: Iterable[Entry], size: int) -> None:
     entries = list(entries)
     if not entries:
-        raise DeliveryError(f"{path} holds no files: deliver an archive of images named <label>_<n>.png")
+        raise ArchiveError(f"{path} holds no files: deliver an archive of images named <label>_<n>.png")
     if all(isinstance(entry, Refused) and entry.rejection.reason == Reason.ENCRYPTED for entry in entries):
-        raise DeliveryError(f"{path} is encrypted: deliver it without a password")
+        raise ArchiveError(f"{path} is encrypted: deliver it without a password")
     total = sum(entry.size for entry in entries if isinstance(entry, Member))
     if total > EXPANSION_LIMIT * size + MEMBER_LIMIT:
-        raise DeliveryError(
+        raise ArchiveError(
             f"{path} would unpack to {total:,} bytes, {total // size} times its size: not unpacked"
         )
 

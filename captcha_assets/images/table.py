@@ -133,7 +133,7 @@ def build_image_table(
             archive, none for a small one. The result is the same.
 
     Raises:
-        DeliveryError: nothing in the archive can be read.
+        ArchiveError: nothing in the archive can be read.
         IngestError: a worker process died.
     """
     listing = list_members(archive)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from captcha_assets.images.archive import MEMBER_LIMIT, DeliveryError, list_members, open_delivery
+from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_delivery
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.images.table import build_image_table
@@ -180,11 +180,11 @@ def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
     make, words = WHOLE[case]
     archive = tmp_path / "bad.zip"
     make(archive)
-    with pytest.raises(DeliveryError, match=words) as caught, open_delivery(archive):
+    with pytest.raises(ArchiveError, match=words) as caught, open_delivery(archive):
         pass
     assert str(archive) in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DeliveryError):
+    with pytest.raises(ArchiveError):
         build_image_table(archive, "bad", tmp_path / "t" / "t.parquet", tmp_path / "t" / "r.parquet")
     assert not (tmp_path / "t").exists()
 
@@ -303,7 +303,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     process = start(second, folder, preexec_fn=small_disk, env=plain)
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert "File too large" in errors.splitlines()[-1]
+    assert "no space left" in errors.splitlines()[-1]
+    assert "table.parquet" in errors.splitlines()[-1]
     assert (folder / "table.parquet").read_bytes() == before
     assert names(folder) == ["rejected.parquet", "table.parquet"]
 

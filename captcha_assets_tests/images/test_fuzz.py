@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from captcha_assets.images.archive import ArchiveReader, DeliveryError, list_members
+from captcha_assets.images.archive import ArchiveError, ArchiveReader, list_members
 from captcha_assets.images.rejection import Reason
 from captcha_assets.images.rows import read_chunk
 from captcha_assets.images.table import build_image_table
@@ -138,7 +138,7 @@ def try_archive(archive: Path) -> None:
     """Read it as ingestion does; every member is a row, with an image or a reason."""
     try:
         entries = list_members(archive).entries
-    except DeliveryError:
+    except ArchiveError:
         return
     reader = ArchiveReader(archive)
     rows = read_chunk(reader, entries)
@@ -159,7 +159,7 @@ def fuzz(folder: Path, count: int) -> None:
         archive.write_bytes(data)
         try_archive(archive)
         if number % 100 == 0:
-            with contextlib.suppress(DeliveryError):
+            with contextlib.suppress(ArchiveError):
                 build_image_table(archive, "fuzz", folder / "table.parquet", folder / "rejected.parquet")
 
 

@@ -7,14 +7,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captcha_assets.images.table import build_image_table
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries
 from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import KaggleSource, LocalSource, SyntheticSource, parse_source
+from captcha_assets.sources.generator import generate
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,
@@ -272,6 +276,24 @@ def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tm
     there.raw.mkdir(parents=True)
     made.path.rename(there.raw / "real.zip")
     assert deliveries.fetch(there, "real").unreadable == made.unreadable != ()
+
+
+def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_the_rest_arrives(settings):
+    folder = settings.home / "delivered"
+    folder.mkdir(parents=True)
+    for number, (label, image) in enumerate(generate(30, seed=1)):
+        cv2.imwrite(str(folder / f"{label}_{number}.png"), image)
+    (folder / "a_900.png").symlink_to("nowhere.png")
+    (folder / "b_900.png").symlink_to("b_900.png")
+    os.mkfifo(folder / "c_900.png")
+    raw = deliver(settings, "real", folder)
+    table, rejected = settings.image_table("real"), settings.rejected_images("real")
+    assert build_image_table(raw.path, "real", table, rejected).images == 30
+    assert pl.read_parquet(rejected).rows() == [
+        ("real", "a_900.png", "unreadable", "symbolic link, not followed"),
+        ("real", "b_900.png", "unreadable", "symbolic link, not followed"),
+        ("real", "c_900.png", "unreadable", "not a regular file"),
+    ]
 
 
 def test_a_delivery_that_nobody_knows_is_an_error_that_says_what_to_do(settings):

@@ -1,0 +1,87 @@
+"""Two runs that make the same delivery at once, and a run for which the disk has no room."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from captcha_assets.settings import Settings
+from captcha_assets_tests.defs.conftest import Home
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+#: A run in a process of its own, as two users would start it.
+RUN = """
+import sys
+from captcha_assets.definitions import defs
+from captcha_assets.defs import runs
+from captcha_assets.defs.instance import open_instance
+from captcha_assets.settings import load_settings
+step = runs.Step(("image_table", "rejected_images"), "first")
+with open_instance(load_settings()) as instance:
+    sys.exit(runs.make(defs(), instance, step)[1])
+"""
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_two_runs_of_one_delivery_at_once_end_as_one_would(home: Home) -> None:
+    home.add("first", "synthetic:300:1")
+    assert home.make("raw_batch", partition="first") is None
+    assert home.make("image_table", "rejected_images", partition="first") is None
+    root = Path(str(home.settings.artifact_root))
+    version = home.version("image_table", "first")
+    alone = {name: (root / name).read_bytes() for name in files(root)}
+    for name in alone:
+        if not name.startswith("deliveries"):
+            (root / name).unlink()
+    command = [sys.executable, "-c", RUN]
+    environment = {**os.environ, "CAPTCHA_HOME": str(home.settings.home)}
+    started = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert {name: (root / name).read_bytes() for name in files(root)} == alone
+    assert home.version("image_table", "first") == version
+    assert home.runs_of("image_table") == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 300 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_what_was_there_stays(
+    home: Home, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTCHA_ARTIFACTS", str(small_disk))
+    small = Settings(home=home.settings.home, artifacts=str(small_disk))
+    opened = Home(small, home.instance, home.definitions)
+    opened.add("small", "synthetic:30:1")
+    assert opened.make("raw_batch", partition="small") is None
+    assert opened.make("image_table", "rejected_images", partition="small") is None
+    before = {name: (small_disk / name).read_bytes() for name in files(small_disk)}
+    opened.add("large", "synthetic:600:2")
+    assert opened.make("raw_batch", partition="large") is None
+    error = opened.make("image_table", "rejected_images", partition="large")
+    assert error is not None
+    assert "no space left on the disk or in the quota: free some and run it again" in error
+    assert "large.parquet" in error
+    assert "\n" not in error
+    left = {name: (small_disk / name).read_bytes() for name in files(small_disk)}
+    del left["deliveries/large.json"]
+    assert left == before
