@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captcha_assets.images.content import ContentHash, content_hash
+from captcha_assets.images.frames import repeated
 
 TEXT = st.none() | st.text(max_size=3)
 SOURCE = st.none() | st.fixed_dictionaries({"batch": TEXT, "label": TEXT})
@@ -90,3 +91,9 @@ def test_an_object_store_gives_the_same_version(bucket, tmp_path):
     pq.write_table(pa.table({"a": [1, 2]}), local)
     remote.write_bytes(local.read_bytes())
     assert content_hash(remote) == content_hash(local)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "", None]), max_size=12))
+def test_a_value_is_called_repeated_if_it_stands_there_more_than_once(values):
+    found = repeated(pl.Series(values, dtype=pl.String)).to_list()
+    assert found == [values.count(value) > 1 for value in values]

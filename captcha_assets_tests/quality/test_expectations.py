@@ -413,6 +413,18 @@ def test_the_same_tables_give_the_same_verdict_and_report(tmp_path):
     assert expectations.judge_splits(splits, known) == expectations.judge_splits(splits, known)
 
 
+def test_the_order_of_the_rows_changes_no_outcome(tmp_path):
+    index = grouped(tables.image_index(), (0, 13))
+    torn = in_splits("test", *["train"] * 13)(tables.splits(index)).filter(pl.int_range(pl.len()) != 9)
+    first, second = (
+        judge_splits(tmp_path, one, index) for one in (torn, torn.sample(fraction=1, shuffle=True))
+    )
+    assert {"no_near_duplicate_in_two_splits", "no_image_forgotten"} <= not_passed(first)
+    assert [(one.passed, one.total_unexpected) for one in first.findings] == [
+        (one.passed, one.total_unexpected) for one in second.findings
+    ]
+
+
 def test_a_table_in_an_object_store_is_judged_like_a_local_one(tmp_path, bucket):
     table, refused = row(3, label="z")(tables.image_table()), tables.rejected(3)
     local = judge_delivery(tmp_path, table, refused)
