@@ -207,9 +207,11 @@ def _code(
             "the model does not say which commit it was trained with: leave --worktree out"
         )
     place = work / "code"
+    _git("worktree", "prune")  # of what a killed command left
     _git("worktree", "add", "--detach", str(place), then)
     try:
-        differs = [Difference("code", _named(then, modified), then)] if modified else []
+        named = _named(then, modified), _named(then, None)
+        differs = [Difference("code", *named)] if modified else []
         yield place, config.code_version, tuple(differs)
     finally:
         _git("worktree", "remove", "--force", str(place))

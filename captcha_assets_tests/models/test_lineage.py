@@ -171,3 +171,17 @@ def test_the_whole_is_json(home):
         told = json.loads(json.dumps(trace(home, what).to_dict()))
         assert set(told) == {"what", "made_from", "used_for"}
         assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
+
+
+def test_an_object_store_tells_the_same(made, tmp_path, bucket):
+    shutil.copytree(made / "data", tmp_path / "home" / "data")
+    for path in (made / "artifacts").rglob("*"):
+        if path.is_file():
+            (bucket / "artifacts" / path.relative_to(made / "artifacts").as_posix()).write_bytes(
+                path.read_bytes()
+            )
+    here, there = Settings(home=made), Settings(home=tmp_path / "home", artifacts=str(bucket / "artifacts"))
+    for what in ("champion", "first", an_image(here, "train")):
+        told = [json.dumps(trace(one, what).to_dict()) for one in (here, there)]
+        told[1] = told[1].replace(str(tmp_path / "home"), str(made))
+        assert told[1].replace(str(there.artifact_root), str(here.artifact_root)) == told[0]
