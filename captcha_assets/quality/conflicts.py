@@ -21,10 +21,10 @@ def markdown(conflicts: pl.DataFrame, tables: Mapping[str, AnyPath], decisions: 
         decisions: the file that decisions are written into.
     """
     shown = conflicts.head(SHOWN).to_dicts()
+    seen = pictures.of_rows([row | {"batch": row["sources"][0]["batch"]} for row in shown], tables)
     rows = [
         {
             "image_id": row["image_id"],
-            "batch": row["sources"][0]["batch"],
             "labels": ", ".join(sorted({source["label"] for source in row["sources"]})),
             "sources": claims(row["sources"]),
         }
@@ -35,5 +35,5 @@ def markdown(conflicts: pl.DataFrame, tables: Mapping[str, AnyPath], decisions: 
         f"**{number} images with contradicting labels.** Decide in `{decisions}`, one line per image: "
         "`image_id,decision,label,reason`, where `decision` is `keep` (one of these labels), `relabel` "
         "(another label) or `drop` (no label). The file behind *all conflicts* has every line but the "
-        f"decisions.\n\n{report.markdown_table(rows, pictures.of_rows(rows, tables))}"
+        f"decisions.\n\n{report.markdown_table(rows, seen)}"
     )

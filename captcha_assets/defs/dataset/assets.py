@@ -54,12 +54,12 @@ def image_index(
             "near-duplicate groups": summary.groups,
             "images in groups": summary.images_in_groups,
             "images by class": counts(summary.by_class, "class"),
-            **made_from.record(versions, "image_table"),
             "deliveries held back": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
             **column_lineage(index.COLUMN_ORIGINS),
             "quality report": report,
             **conflict_metadata(settings, tables),
+            **made_from.record(versions, "image_table"),
         },
     )
 
