@@ -1,7 +1,9 @@
 """`captcha-assets sweep`: searching for settings of the training, and making the best ones the training's."""
 
 import json
-import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -64,13 +66,12 @@ def run(settings: Settings, file: Path) -> None:
 
     As many train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
-    from captcha_assets.definitions import defs
+    from captcha_assets.cli.making import quiet_definitions
     from captcha_assets.defs import runs
-    from captcha_assets.defs.console import with_quiet_console
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.sweeps import definition
 
-    chosen, definitions = definition.load(file), with_quiet_console(defs())
+    chosen, definitions = definition.load(file), quiet_definitions()
     with open_instance(settings) as instance:
         _register(settings, instance, chosen)
         names = set(chosen.trial_names)
@@ -92,14 +93,14 @@ def _run_trials(
 ) -> list[str]:
     """Make the steps, tell what became of each, and return the trials that failed."""
     failed = []
-    for number, (trial, error) in enumerate(_made(definitions, instance, steps), 1):
+    for number, (trial, error) in enumerate(_made(settings, definitions, instance, steps), 1):
         click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
         failed += [trial] if error else []
     return failed
 
 
 def _made(
-    definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
+    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> Iterator[tuple[str, str | None]]:
     """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
     from captcha_assets.defs import runs
@@ -108,16 +109,38 @@ def _made(
     if slots == 1:
         yield from ((str(step.partition), runs.make(definitions, instance, step)[1]) for step in steps)
         return
-    # The lines of several trainings, mixed, would tell nobody anything.
-    logging.getLogger("captcha-assets.run").disabled = True
-    definitions.resolve_implicit_global_asset_job_def()  # once, not in every thread
     pool = ThreadPoolExecutor(slots)
     try:
-        waiting = {pool.submit(runs.make, definitions, instance, step): step for step in steps}
+        waiting = {pool.submit(_made_elsewhere, settings, str(step.partition)): step for step in steps}
         for ended in as_completed(waiting):
-            yield str(waiting[ended].partition), ended.result()[1]
+            yield str(waiting[ended].partition), ended.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _made_elsewhere(settings: Settings, trial: str) -> str | None:
+    """Make a trial in a process of its own, since Dagster makes one run at a time in each."""
+    command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
+    homes = {"CAPTCHA_HOME": str(settings.home)}
+    ended = subprocess.run(command, env=os.environ | homes, capture_output=True, text=True, check=False)
+    if ended.returncode == 0:
+        return None
+    return (ended.stderr.strip().splitlines() or ["its process was killed"])[-1].removeprefix("Error: ")
+
+
+@sweep.command(hidden=True)
+@click.argument("name")
+@click.pass_obj
+def trial(settings: Settings, name: str) -> None:
+    """Train the one trial NAME."""
+    from captcha_assets.cli.making import quiet_definitions
+    from captcha_assets.defs import runs
+    from captcha_assets.defs.instance import open_instance
+
+    with open_instance(settings) as instance:
+        error = runs.make(quiet_definitions(), instance, runs.Step(("sweep_trial",), name))[1]
+    if error:
+        raise click.ClickException(error)
 
 
 def _became(settings: Settings, trial: str, error: str | None) -> str:
