@@ -121,12 +121,13 @@ def measure(rows: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     index, splits = folder / "index.parquet", folder / "splits.parquet"
     tables = deliveries(rows)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     summary = build_image_index(tables, index)
     indexed = time.perf_counter()
     update_splits(index, splits)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     times = {"index": indexed - began, "splits": time.perf_counter() - indexed}
+    times["cpu"] = time.process_time() - cpu
     print(json.dumps({**times, "peak": peak, "groups": summary.groups}))
 
 
@@ -145,16 +146,17 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.ingest.scaling", "--measure", str(rows)]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results.append({"rows": rows, **json.loads(line)})
-    print(f"{'rows':>12}{'index, s':>12}{'splits, s':>12}{'peak, GB':>12}{'groups':>12}{'times as long':>16}")
-    before = None
+    names = ("rows", "index, s", "splits, s", "CPU, s", "peak, GB", "groups", "times as long", "CPU")
+    print("".join(f"{name:>14}" for name in names))
+    before: dict[str, float] = {}
     for result in results:
-        total = result["index"] + result["splits"]
-        ratio = f"{total / before:.1f}" if before else ""
+        result["total"] = result["index"] + result["splits"]
         print(
-            f"{result['rows']:>12,}{result['index']:>12.2f}{result['splits']:>12.2f}"
-            f"{result['peak'] / 1e9:>12.2f}{result['groups']:>12,}{ratio:>16}"
+            f"{result['rows']:>14,}{result['index']:>14.2f}{result['splits']:>14.2f}{result['cpu']:>14.2f}"
+            f"{result['peak'] / 1e9:>14.2f}{result['groups']:>14,}",
+            *(f"{result[name] / before[name]:>13.1f}" for name in ("total", "cpu") if before),
         )
-        before = total
+        before = result
     if arguments.clean:
         shutil.rmtree(SCRATCH / "scaling")
 

@@ -77,7 +77,8 @@ def columns(lazy: pl.LazyFrame, wanted: pa.Schema) -> pl.DataFrame:
     schema, types = lazy.collect_schema(), polars_schema(wanted)
     counted = [name for name in types if name in schema and name not in _WIDE]
     filled = [name for name in counted if not wanted.field(name).nullable]
-    empty = lazy.select(_empty(name, schema[name]).sum() for name in filled).collect().row(0, named=True)
+    counts = lazy.select(_empty(name, schema[name]).sum() for name in filled)
+    empty = counts.collect(engine="streaming").row(0, named=True)
     return pl.DataFrame(
         {
             "column": list(types),

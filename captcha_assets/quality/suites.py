@@ -284,7 +284,7 @@ def _index_labels(rows: pl.DataFrame) -> Rule:
 
 def _groups(rows: pl.DataFrame) -> Rule:
     sizes = rows["group"].filter(repeated(rows["group"])).value_counts()["count"]
-    largest = [sizes.max()] if len(sizes) else []
+    largest = sizes.sort(descending=True).head(1).to_list()
     wrong = pl.col("group").ne_missing(pl.col("group_of_root")) | (pl.col("image_id") < pl.col("group"))
     keys = ["image_id", "batch", "member", "group", "group_of_root"]
     return _none(
