@@ -14,6 +14,9 @@ from captcha_assets.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+#: What a developer may have set for his own use, and tests must not see.
+_OURS = ("CAPTCHA_", "KAGGLE_", "DAGSTER_", "MLFLOW_", "WANDB_")
+
 # In CI always the same examples, so that a red build is the doing of the change; elsewhere new ones.
 hypothesis.settings.register_profile(
     "house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
@@ -25,7 +28,7 @@ hypothesis.settings.load_profile("house")
 def _an_environment_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the developer's own settings reaches a test, and no test reaches the developer's home."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("CAPTCHA_", "KAGGLE_", "DAGSTER_"))]:
+        for name in [name for name in os.environ if name.startswith(_OURS)]:
             patch.delenv(name)
         patch.setenv("CAPTCHA_HOME", str(tmp_path_factory.mktemp("home")))
         yield

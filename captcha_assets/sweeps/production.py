@@ -63,7 +63,7 @@ def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) 
     differing = {name: value for name, value in wanted.items() if value != defaults[name]}
     head = f"# The settings of every training that is told nothing else. {reason}\n"
     with replacing(settings.training_settings) as part:
-        part.write_text(head + yaml.safe_dump(plain(differing), sort_keys=False, default_flow_style=None))
+        part.write_text(head + yaml.safe_dump(plain(differing), sort_keys=False))
     return settings.training_settings
 
 

@@ -22,6 +22,7 @@ from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
 from captcha_assets.training.module import Classifier, NotFiniteError
+from captcha_assets.training.tracking import trackers
 from captcha_assets.training.trainer import Report, SplitData, checkpoint_in, eval_batch_size, make_trainer
 
 _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
@@ -136,7 +137,7 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
     data = SplitData(images, _tensors(validation), chosen)
     module = Classifier(network, chosen, images, data.steps)
-    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles)
+    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles, trackers(job, report))
     return Setup(job, module, data, trainer, train.classes)
 
 

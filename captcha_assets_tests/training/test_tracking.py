@@ -1,0 +1,109 @@
+"""MLflow and Weights & Biases are told when their variables are set, and can do no harm."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.fit import train
+from captcha_assets_tests.training.examples import write_delivery
+
+VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    tables, splits = write_delivery(tmp_path / "delivery", 200)
+    return TrainingJob(
+        tables=tuple(tables),
+        splits=splits,
+        splits_version="v1",
+        output=tmp_path / "model",
+        checkpoints=tmp_path / "checkpoints",
+        code_version="c1",
+        settings=TrainingSettings(epochs=2, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu"),
+        provenance={"run_id": "r1", "trial": "t-001", "deliveries": ["one", "two"]},
+    )
+
+
+def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    trained = train(job, lambda _: None)
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("captcha-assets").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "t-001")
+    assert run.data.params["epochs"] == "2"
+    assert run.data.params["channels"] == "(4, 8, 8, 8)"
+    assert run.data.tags["splits_version"] == "v1"
+    assert run.data.tags["code_version"] == "c1"
+    assert run.data.tags["dagster_run_id"] == "r1"
+    assert run.data.tags["deliveries"] == "one, two"
+    history = client.get_metric_history(run.info.run_id, "validation_accuracy")
+    assert [entry.step for entry in history] == [1, 2]
+    assert history[-1].value == trained.metrics["validation_accuracy"]
+
+
+def test_weights_and_biases_works_without_a_network(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    said: list[str] = []
+    train(job, said.append)
+    assert [line for line in said if "warning" in line] == []
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (record,) = folder.glob("*.wandb")
+    content = record.read_bytes()
+    assert b"validation_accuracy" in content
+    assert b"dagster_run_id" in content
+
+
+@pytest.fixture
+def dead_server() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+def test_a_tracker_that_is_down_costs_one_warning(
+    job: TrainingJob, dead_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_server)
+    said: list[str] = []
+    assert train(job, said.append) is not None
+    assert sum(line.startswith("warning: mlflow is told no more of this training") for line in said) == 1
+
+
+def test_a_tracker_that_is_not_installed_says_how_to_get_it(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    said: list[str] = []
+    assert train(job, said.append) is not None
+    (warning,) = [line for line in said if "warning" in line]
+    assert "pip install 'captcha-assets[wandb]'" in warning
+
+
+def test_without_their_variables_no_tracker_is_even_imported(job: TrainingJob) -> None:
+    from captcha_assets.training import tracking
+
+    assert tracking.trackers(job, print) == []
+
+
+def test_what_is_switched_off_is_off(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    from captcha_assets.training import tracking
+
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking.trackers(job, print) == []
