@@ -129,6 +129,7 @@ def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> None:
     generator.write_archive(home.raw / "first.zip", 120, 2)
     status, said = reproduced()
