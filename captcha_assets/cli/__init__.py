@@ -10,6 +10,7 @@ from captcha_assets.cli.graph import graph
 from captcha_assets.cli.lineage import lineage
 from captcha_assets.cli.making import update
 from captcha_assets.cli.models import model, predict
+from captcha_assets.cli.profiling import profile
 from captcha_assets.cli.reproduce import reproduce
 from captcha_assets.cli.root import main
 from captcha_assets.cli.status import status
@@ -24,6 +25,7 @@ for _command in (
     predict,
     model,
     sweep,
+    profile,
     graph,
     lineage,
     reproduce,

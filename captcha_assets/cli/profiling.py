@@ -1,0 +1,81 @@
+"""`captcha-assets profile`: what the time of a training step goes to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from captcha_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from captcha_assets.training.config import TrainingSettings
+
+
+@click.command()
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1, 1000), help="Steps to trace.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run config, a YAML file; the production settings if not given.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("trace.json"),
+    show_default=True,
+    help="Where the trace is written.",
+)
+@click.pass_obj
+def profile(settings: Settings, steps: int, config: Path | None, output: Path) -> None:
+    """Trace some training steps on this home's images, or on generated ones where there are none.
+
+    Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
+    """
+    told = _told(settings, config)
+    pixels, labels = _images(settings, told, steps)
+    from captcha_assets.training.profile import profile as trace
+
+    click.echo(f"{steps} steps of {told.batch_size} images; {len(pixels)} images")
+    click.echo(trace(pixels, labels, told, steps, output))
+    click.echo(f"trace: {output}")
+
+
+def _told(settings: Settings, config: Path | None) -> "TrainingSettings":
+    import dataclasses
+
+    import yaml
+
+    from captcha_assets.sweeps.production import production_settings
+    from captcha_assets.training.config import SettingsError, TrainingSettings
+
+    production = production_settings(settings)
+    if config is None:
+        return production
+    try:
+        named = yaml.safe_load(config.read_text())["ops"]["resnet18"]["config"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise SettingsError(f"{config} has no run config of resnet18: ops, resnet18, config") from error
+    return TrainingSettings.of({**dataclasses.asdict(production), **named})
+
+
+def _images(settings: Settings, told: "TrainingSettings", steps: int) -> tuple[Any, Any]:
+    """Return images (N, H, W) and their classes (N,), not many more than are needed."""
+    from captcha_assets.images.local import local_tables
+    from captcha_assets.images.reader import read_split
+
+    if not settings.splits.exists():
+        return _generated(min(steps * told.batch_size, 2_000))
+    with local_tables(settings) as data:
+        images = read_split(data.tables, data.splits, "train", told.sample_size)
+    return images.pixels, images.labels
+
+
+def _generated(count: int) -> tuple[Any, Any]:
+    import numpy as np
+
+    from captcha_assets.dataset import CLASSES
+    from captcha_assets.sources.generator import generate
+
+    click.echo("this home has no splits yet: generated images are taken")
+    labels, pictures = zip(*generate(max(count, len(CLASSES))), strict=True)
+    return np.stack(pictures), np.array([CLASSES.index(label) for label in labels])
