@@ -6,7 +6,9 @@ import shutil
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from captcha_assets.cli import main
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
@@ -171,6 +173,39 @@ def test_the_whole_is_json(home):
         told = json.loads(json.dumps(trace(home, what).to_dict()))
         assert set(told) == {"what", "made_from", "used_for"}
         assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
+
+
+def test_a_delivery_from_kaggle_names_the_data_set_and_its_version(home):
+    shutil.copyfile(home.raw / "first.zip", home.raw / "published.zip")
+    source = deliveries.KaggleSource()
+    known = deliveries.Registration("published", source, dataset="owner/slug", kaggle_version=3)
+    deliveries.record(home, known)
+    deliver(home, "published", "kaggle")
+    model = train(home, ["first", "published"], seed=2)
+    (splits,) = found(trace(home, model).made_from, "splits")
+    facts = {node.id: node.facts for node in splits.nodes}
+    assert facts["published"]["kaggle_dataset"] == "owner/slug"
+    assert facts["published"]["kaggle_version"] == 3
+    assert "kaggle_version" not in facts["first"]
+
+
+def test_the_command_prints_a_tree_or_json_and_one_line_for_what_it_does_not_know(home, monkeypatch):
+    monkeypatch.setenv("CAPTCHA_HOME", str(home.home))
+
+    def said(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["lineage", *arguments])
+        return done.exit_code, done.output
+
+    _, whole = said("champion")
+    assert "training run run-0" in whole
+    assert "archive sha256: " in whole
+    assert "because: the first model" in whole
+    assert "training run" not in said("champion", "--down")[1]
+    assert "because" not in said("champion", "--up")[1]
+    assert set(json.loads(said("first", "--json", "--down")[1])) == {"what", "used_for"}
+    status, words = said("nobody")
+    assert status == 1
+    assert len(words.strip().splitlines()) == 1
 
 
 def test_an_object_store_tells_the_same(made, tmp_path, bucket):

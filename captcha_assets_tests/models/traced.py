@@ -12,7 +12,8 @@ from captcha_assets_tests.models.conftest import make_model
 
 def deliver(settings: Settings, batch: str, source: str) -> None:
     """Take a delivery through to the splits."""
-    deliveries.register(settings, batch, deliveries.parse_source(source))
+    settings_of = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
+    deliveries.register(settings_of, batch, deliveries.parse_source(source))
     archive = deliveries.fetch(settings, batch).path
     build_image_table(archive, batch, settings.image_table(batch), settings.rejected_images(batch), 0)
     tables = {name: settings.image_table(name) for name in deliveries.known_batches(settings)}
