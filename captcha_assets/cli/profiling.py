@@ -1,5 +1,6 @@
 """`captcha-assets profile`: what the time of a training step goes to."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
     """
     told = _told(settings, config)
     pixels, labels = _images(settings, told, steps)
+    # The profiler's own lines, above all that there is no GPU, are for those who develop it.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from captcha_assets.training.profile import profile as trace
 
     click.echo(f"{steps} steps of {told.batch_size} images; {len(pixels)} images")

@@ -147,6 +147,30 @@ def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
     assert (undisturbed / "model" / "manifest.json").stat().st_ino == before
 
 
+def test_a_training_that_misses_a_hurdle_stops_cleanly_and_leaves_no_model(job_in, tmp_path):
+    path = job_in(tmp_path)
+    replace(TrainingJob.load(path), hurdles={1: 0.0, 2: 0.99}).save(path)
+    assert finish(path, tmp_path / "log") == 0
+    assert "stopped after epoch 2: " in (tmp_path / "log").read_text()
+    assert epochs_done(tmp_path) == 2
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["job.json", "log"]
+
+
+def test_hurdles_that_are_cleared_change_nothing(undisturbed, job_in, tmp_path):
+    path = job_in(tmp_path)
+    replace(TrainingJob.load(path), hurdles={1: 0.001, 3: 0.001}).save(path)
+    assert finish(path, tmp_path / "log") == 0
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_why_a_training_failed_stands_beside_its_job_until_the_next_try(job_in, tmp_path):
+    path = job_in(tmp_path, sample_size=1)
+    assert finish(path, tmp_path / "log") == 1
+    assert "raise sample_size" in (tmp_path / "job.error").read_text()
+    assert finish(job_in(tmp_path), tmp_path / "log") == 0
+    assert not (tmp_path / "job.error").exists()
+
+
 def test_a_loss_that_is_no_number_ends_with_advice(job_in, tmp_path):
     job = job_in(tmp_path, learning_rate=100.0, weight_decay=10.0, epochs=8)
     assert finish(job, tmp_path / "log") == 1
