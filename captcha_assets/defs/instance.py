@@ -5,10 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from captcha_assets.defs.model.production import unseen_settings
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs
-from captcha_assets.defs.source.decisions import unseen_decisions
+from captcha_assets.defs.watched import unseen
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing
@@ -54,8 +53,6 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     new = [name for name in known_batches(settings) if name not in known]
     if new:
         instance.add_dynamic_partitions(BATCH, new)
-    if changed := unseen_settings(settings, instance):
+    for changed in unseen(settings, instance):
         instance.report_runless_asset_event(changed)
-    if decisions := unseen_decisions(settings, instance):
-        instance.report_runless_asset_event(decisions)
     return instance

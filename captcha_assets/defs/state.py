@@ -7,6 +7,8 @@ import dagster as dg
 from captcha_assets.defs import memory, runs
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
+from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
+from captcha_assets.models import retraining
 from captcha_assets.settings import Settings
 
 _UNFINISHED = [
@@ -24,7 +26,7 @@ def look_and_remember(
 ) -> dict[str, Any]:
     """Look at an instance, and have `memory` know the answer until something changes."""
     key = memory.key(settings)  # before: what happens meanwhile makes it another one
-    answer = look(definitions, instance)
+    answer = {**look(definitions, instance), "next_training": _next_training(settings)}
     memory.remember(settings, key, answer)
     return answer
 
@@ -46,6 +48,12 @@ def look(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str,
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
     }
+
+
+def _next_training(settings: Settings) -> str:
+    """Where each reason for a training stands."""
+    now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+    return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
 
 
 def _run(record: dg.RunRecord) -> dict[str, Any]:

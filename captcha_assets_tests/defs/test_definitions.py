@@ -8,6 +8,9 @@ import pytest
 
 from captcha_assets.definitions import defs
 
+SWITCHED = {"automation", "inbox_sensor", "retraining"}
+ALWAYS_ON = {"watched_files", "alert_on_failure", "alert_on_success"}
+
 SNAPSHOT = Path(__file__).with_name("specs.json")
 
 
@@ -54,9 +57,9 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 
 def test_sensors_that_start_runs_are_off_until_switched_on(definitions: dg.Definitions) -> None:
     sensors = {sensor.name: sensor for sensor in definitions.sensors or ()}
-    assert set(sensors) == {"automation", "inbox_sensor", "label_decisions_sensor"}
+    assert set(sensors) == {*SWITCHED, *ALWAYS_ON}
     on = {sensor.name for sensor in sensors.values() if sensor.default_status.value != "STOPPED"}
-    assert on == {"label_decisions_sensor"}, "it starts no run"
+    assert on == ALWAYS_ON, "they start no run"
 
 
 def test_one_training_at_a_time(definitions: dg.Definitions) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from captcha_assets.defs import runs
 from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.source.decisions import label_decisions_sensor
+from captcha_assets.defs.watched import watched_files
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_update import requested
@@ -92,7 +92,7 @@ def next_update(home: Home) -> list[runs.Outcome]:
 def sensor_tick(home: Home) -> dg.SensorResult | dg.SkipReason:
     """One tick, and what the daemon does with the answer: it logs the events."""
     with dg.build_sensor_context(instance=home.instance, resources={"settings": home.settings}) as context:
-        answer = label_decisions_sensor(context)
+        answer = watched_files(context)
     if isinstance(answer, dg.SensorResult):
         for event in answer.asset_events:
             home.instance.report_runless_asset_event(event)

@@ -15,7 +15,7 @@ FLOORS = [
     ["definitions"],
     ["defs"],
     ["sweeps", "reproduction"],
-    ["training", "evaluation", "serving", "reports", "graph_picture"],
+    ["training", "evaluation", "serving", "reports", "alerts", "graph_picture"],
     ["models"],
     ["quality", "sources"],
     ["images"],

@@ -1,5 +1,7 @@
 """Where the data comes from. What each asset does is in `captcha_assets.sources`."""
 
+import warnings
+
 import dagster as dg
 
 from captcha_assets.defs import made_from
@@ -7,6 +9,9 @@ from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, kaggle, snapshot
+
+# Every command would repeat it; an upgrade of Dagster is tested like any other.
+warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
 
 
 @dg.multi_observable_source_asset(
