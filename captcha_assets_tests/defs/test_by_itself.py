@@ -1,0 +1,124 @@
+"""The platform as it runs by itself: web UI, daemon, code location, each a real process."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from captcha_assets.defs.model.sensors import WHY_TAG
+from captcha_assets.models import registry
+from captcha_assets.settings import Settings
+from captcha_assets.sources import generator
+from captcha_assets_tests.defs.conftest import NARROW
+
+COMMAND = str(Path(sys.executable).with_name("captcha-assets"))
+SENSORS = ("inbox_sensor", "automation", "retraining")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@dataclass
+class Platform:
+    """A home whose UI and daemon run."""
+
+    settings: Settings
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def runs(self) -> list[dg.DagsterRun]:
+        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+            return list(instance.get_runs())
+
+    def ticks(self) -> dict[str, int]:
+        """How often each sensor ticked to an end."""
+        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+            states = {state.instigator_name: state for state in instance.all_instigator_state()}
+            return {
+                name: len(instance.get_ticks(states[name].instigator_origin_id, states[name].selector_id))
+                for name in SENSORS
+                if name in states
+            }
+
+    def wait(self, until: Callable[[], bool], what: str) -> None:
+        while not until():
+            assert self.process.poll() is None, f"the platform ended:\n{self.log.read_text()[-4000:]}"
+            time.sleep(2)
+        assert until(), what
+
+    def wait_for_ticks(self, number: int) -> None:
+        before = self.ticks()
+        self.wait(
+            lambda: all(count >= before[name] + number for name, count in self.ticks().items()), "no ticks"
+        )
+
+    def drop(self, name: str, seed: int) -> Path:
+        archive = self.settings.home / name
+        generator.write_archive(archive, 400, seed=seed)
+        self.settings.inbox.mkdir(exist_ok=True)
+        return archive.rename(self.settings.inbox / name)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    home = tmp_path / "home"
+    (home / "configs").mkdir(parents=True)
+    (home / "configs" / "training.yaml").write_text(yaml.safe_dump(NARROW))
+    environment = {**os.environ, "CAPTCHA_HOME": str(home)}
+    environment["CAPTCHA_REPORTS_URL"] = f"http://localhost:{free_port()}"
+    subprocess.run([COMMAND, "automation", "on"], env=environment, check=True, capture_output=True)
+    log = tmp_path / "ui.log"
+    command = [COMMAND, "ui", "--port", str(free_port())]
+    process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+    try:
+        yield Platform(Settings(home=home), environment, process, log)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_delivery_in_the_inbox_becomes_the_champion_without_a_further_hand(platform: Platform) -> None:
+    """Drop a delivery and wait; drop the same again, and nothing happens; a command works beside it."""
+    archive = platform.drop("october.zip", seed=1)
+    copy = shutil.copy2(archive, platform.settings.home / "kept.zip")
+    platform.wait(lambda: registry.champion(platform.settings.models) is not None, "no champion")
+    platform.wait(lambda: all(run.is_finished for run in platform.runs()), "runs that never end")
+
+    runs = platform.runs()
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(runs)
+    (training,) = [run for run in runs if run.job_name == "retrain"]
+    assert training.tags[WHY_TAG] == "nothing was trained yet"
+    champion = registry.champion(platform.settings.models)
+    assert champion is not None
+    assert (platform.settings.evaluation(champion.model_id) / "report.html").exists()
+    assert (platform.settings.onnx_model(champion.model_id) / "model.onnx").exists()
+
+    shutil.move(copy, platform.settings.inbox / "october.zip")
+    platform.wait_for_ticks(2)
+    assert {run.run_id for run in platform.runs()} == {run.run_id for run in runs}
+
+    arguments = ["backfill", "image_table", "--batches", "october"]
+    done = subprocess.run(
+        [COMMAND, *arguments], env=platform.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 made, 0 failed" in done.stdout
+    platform.wait_for_ticks(2)
+    assert {run.run_id for run in platform.runs() if not run.is_finished} == set()
+    assert [run.job_name for run in platform.runs()].count("retrain") == 1
