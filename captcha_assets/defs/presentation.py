@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
-from captcha_assets.quality import conflicts, verdict
-from captcha_assets.quality import report as quality_report
+from captcha_assets.quality import verdict
 from captcha_assets.quality.verdict import Finding, Verdict, VerdictError
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, replacing
@@ -60,6 +59,8 @@ def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
 
 def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict[str, dg.MetadataValue]:
     """Write the file of all label conflicts, and show the first of them with what to do."""
+    from captcha_assets.quality import conflicts
+
     found = list_conflicts(settings.image_index)
     write_conflicts(found, settings.label_conflicts)
     if found.is_empty():
@@ -104,6 +105,8 @@ def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
     Returns:
         The link to the page.
     """
+    from captcha_assets.quality import report as quality_report
+
     shown = {name: judged for name in batches[-_LATEST:] if (judged := _judged(settings, name)) is not None}
     page = settings.verdict("image_table") / "index.html"
     with replacing(page) as part:
@@ -127,6 +130,8 @@ def _judged(settings: Settings, batch: str) -> Verdict | None:
 def _check_result(
     finding: Finding, asset: str, report: dg.MetadataValue, pictures: Mapping[str, str]
 ) -> dg.AssetCheckResult:
+    from captcha_assets.quality import report as quality_report
+
     metadata: dict[str, Any] = {
         "expected": finding.expected,
         "observed": finding.observed,

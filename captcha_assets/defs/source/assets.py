@@ -8,7 +8,7 @@ from captcha_assets.defs import made_from
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, kaggle, snapshot
+from captcha_assets.sources import deliveries, snapshot
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -28,6 +28,8 @@ warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg
 )
 def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
     """Ask Kaggle for the published version; the data version is its number."""
+    from captcha_assets.sources import kaggle
+
     published = kaggle.published_version(settings.kaggle_dataset)
     return dg.ObserveResult(
         data_version=dg.DataVersion(str(published.version)),
