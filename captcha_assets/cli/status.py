@@ -72,6 +72,7 @@ def _held_back(settings: Settings) -> list[dict[str, Any]]:
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
     yield f"trained  {_training(found['last_training'])}"
+    yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
     for run in found["runs"]:
         yield f"waits    {_run(run)}"
