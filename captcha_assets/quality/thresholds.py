@@ -3,6 +3,7 @@
 A *blocking* check stops the flow: what it judges must not go on. The others warn: someone should look.
 """
 
+import hashlib
 from typing import NamedTuple
 
 # --- a delivery: its image table ------------------------------------------------------------------
@@ -117,3 +118,8 @@ TOLERATED_CLASS_CHANGE = 0.25
 #: Tolerated shift of the class's mean images, in standard deviations of single images, along the
 #: directions in which images of one class differ most.
 TOLERATED_SHAPE_SHIFT = 0.1
+
+#: Version of everything above: another one judges anew what was judged by the last.
+VERSION = hashlib.sha256(
+    repr(sorted((name, value) for name, value in globals().items() if name.isupper())).encode()
+).hexdigest()[:8]

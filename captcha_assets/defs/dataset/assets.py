@@ -23,7 +23,7 @@ from captcha_assets.settings import Settings
     deps=["image_table", "label_decisions"],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
-    code_version="1",
+    code_version=f"1.{thresholds.VERSION}",
     description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
     "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
     metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
@@ -68,7 +68,7 @@ def image_index(
     deps=[image_index],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
-    code_version="1",
+    code_version=f"1.{thresholds.VERSION}",
     description="The place of every image, once and for ever: image id, label, group, split, delivery.",
     metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
     | column_lineage(split_table.COLUMN_ORIGINS),

@@ -19,7 +19,8 @@ from captcha_assets.settings import Settings
             deps=["raw_batch"],
             group_name="images",
             kinds={"parquet", "polars", "great_expectations"},
-            code_version=f"1.{features.SIGNATURE_VERSION}",  # tables of another signature cannot be compared
+            # tables of another signature cannot be compared; other thresholds judge otherwise
+            code_version=f"1.{features.SIGNATURE_VERSION}.{thresholds.VERSION}",
             description="One row per usable image: pixels, label, hashes, statistics, provenance.",
             metadata=column_schema(table.IMAGE_TABLE_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
