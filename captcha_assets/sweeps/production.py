@@ -61,10 +61,15 @@ def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) 
     """
     defaults, wanted = asdict(TrainingSettings()), asdict(TrainingSettings.of(chosen))
     differing = {name: value for name, value in wanted.items() if value != defaults[name]}
-    head = f"# The settings of every training that is told nothing else. {reason}\n"
+    head = f"# The settings of every training that is told nothing else.\n# {reason}\n"
     with replacing(settings.training_settings) as part:
-        part.write_text(head + yaml.safe_dump(plain(differing), sort_keys=False))
+        part.write_text(head + "".join(_line(*entry) for entry in plain(differing).items()))
     return settings.training_settings
+
+
+def _line(name: str, value: Any) -> str:
+    """Return a setting as YAML, a list on one line."""
+    return yaml.safe_dump({name: value}, default_flow_style=None if isinstance(value, list) else False)
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
-from captcha_assets.sweeps.definition import Sweep, SweepError, number_of
+from captcha_assets.sweeps.definition import Sweep, SweepError
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
@@ -108,21 +108,3 @@ def hurdles(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, flo
             accuracies = [entry["validation_accuracy"] for entry in reached]
             found[epoch] = float(np.percentile(accuracies, 100 * (1 - rule.keep)))
     return found
-
-
-def parameters(sweep: Sweep, trial: str, peers: Sequence[Record], before: Record | None) -> dict[str, Any]:
-    """Return the values that a trial tries: those it had before, its place in the grid, or a suggestion.
-
-    Args:
-        sweep: what is tried.
-        trial: the trial's name.
-        peers: the trials that have ended, on the same images and by the same code.
-        before: what became of this trial when it was run last.
-    """
-    if before is not None:
-        return before.parameters
-    if sweep.grid:
-        return sweep.combination(number_of(trial))
-    from captcha_assets.sweeps.study import suggest  # noqa: PLC0415  (Optuna takes seconds to import)
-
-    return suggest(sweep, number_of(trial), peers)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -115,12 +116,11 @@ class Tracking(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the run."""
         assert isinstance(pl_module, Classifier)
-        finished = len(pl_module.history) == trainer.max_epochs
-        self._try(lambda: self._tracker and self._tracker.end(finished=finished))
+        self._try(partial(self._end, len(pl_module.history) == trainer.max_epochs))
 
     def on_exception(self, *_: Any) -> None:
         """End the run of a training that failed."""
-        self._try(lambda: self._tracker and self._tracker.end(finished=False))
+        self._try(partial(self._end, finished=False))
 
     def _start(self) -> None:
         make, _ = _KNOWN[self._name]
@@ -129,12 +129,20 @@ class Tracking(Callback):
         name = str(self._job.provenance.get("trial") or f"seed {self._job.settings.seed}")
         tracker.start(name, asdict(self._job.settings), _tags(self._job))
 
+    def _log(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        if self._tracker:
+            self._tracker.log(epoch, metrics)
+
+    def _end(self, finished: bool) -> None:
+        if self._tracker:
+            self._tracker.end(finished=finished)
+
     def _catch_up(self, pl_module: pl.LightningModule) -> None:
         """Pass on the epochs that were not told yet: after an interruption, those before it too."""
         assert isinstance(pl_module, Classifier)
         for entry in pl_module.history[self._told :]:
             metrics = {name: value for name, value in entry.items() if name != "epoch"}
-            self._try(lambda e=entry, m=metrics: self._tracker and self._tracker.log(e["epoch"], m))
+            self._try(partial(self._log, entry["epoch"], metrics))
         self._told = len(pl_module.history)
 
     def _try(self, what: Callable[[], Any]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from captcha_assets.sweeps import leaderboard, plots, trials
+from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED
 from captcha_assets_tests.sweeps.records import GRID, SEARCH, record
@@ -22,8 +23,8 @@ TRIED = {"learning_rate": 0.1, "batch_size": 32, "rotation": 5.0, "channels": [8
 
 def test_a_suggestion_lies_in_the_space_and_follows_from_the_records() -> None:
     tried = [record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])]
-    first = trials.parameters(SEARCH, SEARCH.trial_names[1], tried, None)
-    assert first == trials.parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    first = parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    assert first == parameters(SEARCH, SEARCH.trial_names[1], tried, None)
     assert 0.01 <= first["learning_rate"] <= 1
     assert first["batch_size"] in range(16, 129, 16)
     assert first["channels"] in ([8, 16, 32, 64], [16, 32, 64, 128])
@@ -31,7 +32,7 @@ def test_a_suggestion_lies_in_the_space_and_follows_from_the_records() -> None:
 
 
 def test_trials_that_begin_at_the_same_moment_try_different_things() -> None:
-    suggested = [trials.parameters(SEARCH, name, [], None) for name in SEARCH.trial_names]
+    suggested = [parameters(SEARCH, name, [], None) for name in SEARCH.trial_names]
     assert len({json.dumps(one) for one in suggested}) == len(suggested)
 
 
@@ -43,7 +44,7 @@ def test_the_search_goes_where_it_was_good() -> None:
     for seed in range(4):
         sweep, done = SEARCH.model_copy(update={"seed": seed, "trials": 30}), []
         for number, name in enumerate(sweep.trial_names):
-            values = trials.parameters(sweep, name, done, None)
+            values = parameters(sweep, name, done, None)
             done.append(record(sweep, number, values, [accuracy(values)] * 4))
         # The sampler draws by chance until it knows ten trials.
         early += [one.value for one in done[:10]]
@@ -53,7 +54,7 @@ def test_the_search_goes_where_it_was_good() -> None:
 
 def test_a_trial_that_is_run_again_tries_the_same() -> None:
     before = record(SEARCH, 3, TRIED, [0.2], FAILED)
-    assert trials.parameters(SEARCH, before.trial, [], before) == TRIED
+    assert parameters(SEARCH, before.trial, [], before) == TRIED
 
 
 histories = st.lists(st.lists(st.floats(0, 1, width=32), min_size=6, max_size=6), min_size=3, max_size=6)

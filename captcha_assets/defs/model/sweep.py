@@ -18,6 +18,7 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import leaderboard, trials
+from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -64,7 +65,7 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
         name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
     )
     before = trials.load(settings, name)
-    chosen = trials.parameters(sweep, name, _peers(settings, empty), before)
+    chosen = parameters(sweep, name, _peers(settings, empty), before)
     whole = dataclasses.asdict(sweep.settings_with(chosen))
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
