@@ -17,8 +17,6 @@ from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 TINY = {"epochs": 2, "channels": [4, 8, 8, 8], "batch_size": 32, "sample_size": None, "weight_decay": 10.0}
 #: The second of the two cannot be learnt with: its loss is no number after a few steps.
 GRID = {"fixed": TINY, "grid": {"learning_rate": [0.01, 100.0]}}
@@ -32,7 +30,7 @@ SEARCH = {
 
 @pytest.fixture(scope="module")
 def swept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home in which the grid was run once."""
+    """The folder of a home in which the grid was run once, both trials side by side."""
     folder = tmp_path_factory.mktemp("swept") / "home"
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
@@ -40,6 +38,7 @@ def swept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             opened.add("first", "synthetic:300:1")
             outcomes = opened.update("+key:splits")
             assert not [outcome for outcome in outcomes if outcome.error], outcomes
+            opened.instance.event_log_storage.set_concurrency_slots("sweep", 2)
         (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
         said = swept(folder)
         assert "1 trained, 1 failed" in said
