@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from captcha_assets.sweeps import leaderboard, plots, trials
+from captcha_assets.settings import Settings
+from captcha_assets.sweeps import definition, leaderboard, plots, trials
 from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED
@@ -157,3 +158,19 @@ def test_pictures_are_drawn_of_whatever_there_is(count: int) -> None:
     for png in (plots.progress(shown), plots.parameters(shown), plots.progress(some_records()[3:])):
         assert png.startswith(b"\x89PNG")
     assert plots.parameters(shown) == plots.parameters(shown)
+
+
+def test_sweeps_and_their_trials_live_on_an_object_store_too(bucket, tmp_path) -> None:
+    settings = Settings(home=tmp_path, artifacts=str(bucket / "artifacts"))
+    assert trials.load_all(settings) == []
+    definition.register(settings, GRID)
+    for one in some_records():
+        trials.save(settings, one)
+    assert definition.registered(settings, GRID.identity) == GRID
+    assert [one.state for one in trials.load_all(settings, GRID.identity)] == [
+        COMPLETE,
+        COMPLETE,
+        PRUNED,
+        FAILED,
+    ]
+    assert trials.load_all(settings, "another") == []
