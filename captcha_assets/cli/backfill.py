@@ -91,5 +91,5 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
                 continue
             progress.advance(bar)
             if event.error:
-                console.print(f"  failed: {event.error}", markup=False, highlight=False)
+                console.print(f"  failed: {event.error}", markup=False, highlight=False, soft_wrap=True)
             yield event

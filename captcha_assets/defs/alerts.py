@@ -26,6 +26,8 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
         for entry in instance.all_logs(run.run_id, of_type=_TOLD_OF)
         if entry.dagster_event is not None
     ]
+    if any(event.is_step_failure for event in events):  # it says more than that the run failed
+        events = [event for event in events if event.event_type != dg.DagsterEventType.RUN_FAILURE]
     lines = [line for event in events for line in _lines(event)]
     failed = run.status == dg.DagsterRunStatus.FAILURE
     if not lines and not failed:
@@ -48,7 +50,7 @@ def _lines(event: dg.DagsterEvent) -> Iterator[str]:
         while error is not None and error.cause is not None:
             error = error.cause
         yield error.message.strip() if error else "failed"
-    elif event.event_type == dg.DagsterEventType.RUN_FAILURE and not event.step_key:
+    elif event.event_type == dg.DagsterEventType.RUN_FAILURE:
         yield event.message or "failed"
     elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         yield from _failed_check(event.asset_check_evaluation_data)

@@ -43,7 +43,8 @@ STARTED_OTHERWISE = {dg.AssetKey("resnet18"), *ONLY_WHEN_ASKED}
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
-    target=dg.AssetSelection.all(),
+    # the published version, which is observed daily, is not among what `all` means
+    target=dg.AssetSelection.all() | dg.AssetSelection.assets("kaggle_dataset"),
     description="Materializes what has new input or new code. Off until switched on.",
     default_status=dg.DefaultSensorStatus.STOPPED,
     minimum_interval_seconds=30,

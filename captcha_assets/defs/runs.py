@@ -298,9 +298,15 @@ def _obstacle(
         parent.to_user_string()
         for parent in parents
         if Step((parent.to_user_string(),), step.partition) in broken
-        or (graph.get(parent).is_partitioned and not instance.get_materialized_partitions(parent))
+        or (graph.get(parent).is_partitioned and not _is_made(instance, parent, step.partition))
     ]
     if missing:
         return f"waits for {', '.join(missing)}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
     return f"held up by the failed check {', '.join(checks)}" if checks else None
+
+
+def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
+    """Whether this partition was ever made; for None, whether any was."""
+    made = instance.get_materialized_partitions(key)
+    return bool(made) if partition is None else partition in made
