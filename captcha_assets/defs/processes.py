@@ -14,6 +14,15 @@ PROCESS_TAG = "captcha_assets/process"
 #: Tag of the same run: what it makes, `splits` or `raw_batch [october]`.
 STEP_TAG = "captcha_assets/step"
 
+#: Statuses of runs that have not come to an end.
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 
 def this_process() -> str:
     """The value of `PROCESS_TAG` for this process."""

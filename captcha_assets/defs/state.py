@@ -8,16 +8,10 @@ from captcha_assets.defs import memory, runs
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
+from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.models import retraining
 from captcha_assets.settings import Settings
 
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _TRAINED = dg.AssetKey("resnet18")
 
 
@@ -40,7 +34,7 @@ def look(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str,
         there was none).
     """
     planned = runs.plan(definitions, instance, runs.selected("*"))
-    unfinished = instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED))
+    unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
     return {
         "stale": [{"step": str(step), "reasons": list(reasons)} for step, reasons in planned],
         "runs": [_run(record) for record in unfinished],

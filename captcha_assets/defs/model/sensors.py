@@ -6,21 +6,13 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
-from captcha_assets.defs.processes import STEP_TAG
+from captcha_assets.defs.processes import STEP_TAG, UNFINISHED
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
 
 #: Tag of a run that says why it was started.
 WHY_TAG = "captcha_assets/why"
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 retrain = dg.define_asset_job(
     "retrain",
@@ -68,7 +60,7 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
 
 def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
     """The id of a run that trains or is going to, whoever started it."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         makes_it = run.asset_selection and dg.AssetKey("resnet18") in run.asset_selection
         if makes_it or run.job_name == retrain.name or run.tags.get(STEP_TAG) == "resnet18":
             return run.run_id
