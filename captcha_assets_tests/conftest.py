@@ -1,6 +1,7 @@
 """What all tests share: an environment of their own, a home, an object store, real images."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def _an_environment_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> It
 def settings(tmp_path: Path) -> Settings:
     """Settings of a new, empty home."""
     return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 300 KB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")
