@@ -10,6 +10,8 @@ import cv2
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
 from captcha_assets.defs.model.sensors import WHY_TAG, retraining_sensor
 from captcha_assets.models import registry
@@ -185,3 +187,30 @@ def test_all_is_off_until_somebody_switches_it_on(home: Home) -> None:
     sensors = {sensor.name: sensor.default_status for sensor in home.definitions.sensors or ()}
     for name in ("retraining", "automation", "inbox_sensor"):
         assert sensors[name] == dg.DefaultSensorStatus.STOPPED, name
+
+
+def test_a_training_that_fails_is_tried_again_twice_and_no_more(home: Home) -> None:
+    """What the daemon asks of each failed run, on the instance as it is configured."""
+    tags = {"dagster/max_retries": "2"}
+    failed = dg.DagsterRun("retrain", status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    home.instance.add_run(failed)
+    assert home.instance.run_retries_enabled
+    retried = []
+    while auto_reexecution_should_retry_run(home.instance, failed, RunFailureReason.STEP_FAILURE):
+        root = retried[0].root_run_id if retried else failed.run_id
+        failed = dg.DagsterRun(
+            "retrain",
+            status=dg.DagsterRunStatus.FAILURE,
+            tags={**tags, "dagster/root_run_id": root, "dagster/parent_run_id": failed.run_id},
+            root_run_id=root,
+            parent_run_id=failed.run_id,
+        )
+        home.instance.add_run(failed)
+        retried.append(failed)
+    assert len(retried) == 2
+
+
+def test_a_run_that_nobody_asked_to_retry_is_not_retried(home: Home) -> None:
+    failed = dg.DagsterRun("ingest_delivery", status=dg.DagsterRunStatus.FAILURE)
+    home.instance.add_run(failed)
+    assert not auto_reexecution_should_retry_run(home.instance, failed, RunFailureReason.STEP_FAILURE)
