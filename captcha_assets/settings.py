@@ -6,6 +6,7 @@ Everything hangs off one *home* (`CAPTCHA_HOME`): two homes never touch each oth
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -46,6 +47,16 @@ class Settings(BaseSettings):
     reports_url: Annotated[str, Field(description="Where `captcha-assets reports` serves the artifacts.")] = (
         "http://localhost:3001"
     )
+
+    compute: Annotated[
+        str, Field(description="Where trainings run: local, or ssh://[user@]host[:port]/absolute/folder.")
+    ] = "local"
+    compute_python: Annotated[
+        str, Field(description="The Python of the machine that CAPTCHA_COMPUTE names: a name or a path.")
+    ] = "python3"
+    compute_ssh_config: Annotated[
+        Path | None, Field(description="Configuration file of ssh, instead of the user's own.")
+    ] = None
 
     alert_webhook: Annotated[
         SecretStr | None, Field(description="Address that alerts are posted to, in Slack's format.")
@@ -92,6 +103,32 @@ class Settings(BaseSettings):
         if not place.strip("/"):
             raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
         return f"{scheme}://{place.rstrip('/')}"
+
+    @field_validator("compute")
+    @classmethod
+    def _here_or_a_machine(cls, compute: str) -> str:
+        if compute == "local":
+            return compute
+        wanted = "give local, or ssh://[user@]host[:port]/absolute/folder"
+        try:
+            parts = urlsplit(compute)
+            named = (parts.hostname, parts.port != 0, parts.path.strip("/"))
+        except ValueError as error:
+            raise ValueError(f"{error}: {wanted}") from error
+        if parts.scheme != "ssh" or not all(named) or parts.query or parts.fragment:
+            raise ValueError(wanted)
+        if parts.password is not None:
+            raise ValueError("a password is never taken: ssh asks for a key")
+        if any(name.startswith("-") for name in (parts.hostname or "", parts.username or "")):
+            raise ValueError(f"no name begins with a dash: {wanted}")
+        return compute
+
+    @field_validator("compute_ssh_config")
+    @classmethod
+    def _existing_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.expanduser().is_file():
+            raise ValueError(f"{path} is not a file")
+        return path and path.expanduser().absolute()
 
     @property
     def raw(self) -> Path:

@@ -140,6 +140,58 @@ def test_an_address_that_cannot_be_used_is_refused_with_what_to_do(
     assert str(caught.value) == f"CAPTCHA_ARTIFACTS='{artifacts}' cannot be used: {reason}"
 
 
+# --- where trainings run
+
+
+@pytest.mark.parametrize("place", ["local", "ssh://gpu/scratch/us", "ssh://me@10.0.0.7:2222/scratch/us"])
+def test_trainings_run_here_or_on_a_machine_that_ssh_reaches(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("CAPTCHA_COMPUTE", "")
+    assert load_settings().compute == "local"
+    monkeypatch.setenv("CAPTCHA_COMPUTE", place)
+    assert load_settings().compute == place
+
+
+WANTED = "give local, or ssh://[user@]host[:port]/absolute/folder"
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("gpu", WANTED),
+        ("https://gpu/scratch", WANTED),
+        ("ssh://gpu", WANTED),
+        ("ssh://gpu/", WANTED),
+        ("ssh:///scratch", WANTED),
+        ("ssh://gpu/scratch?fast", WANTED),
+        ("ssh://gpu:many/scratch", f"Port could not be cast to integer value as 'many': {WANTED}"),
+        ("ssh://me:secret@gpu/scratch", "a password is never taken: ssh asks for a key"),
+        ("ssh://-oProxyCommand=true/scratch", f"no name begins with a dash: {WANTED}"),
+    ],
+)
+def test_a_machine_that_cannot_be_meant_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, place: str, reason: str
+) -> None:
+    monkeypatch.setenv("CAPTCHA_COMPUTE", place)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"CAPTCHA_COMPUTE='{place}' cannot be used: {reason}"
+
+
+def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAPTCHA_COMPUTE_SSH_CONFIG", str(tmp_path / "none"))
+    with pytest.raises(
+        SettingsError, match=r"^CAPTCHA_COMPUTE_SSH_CONFIG='.*/none' .*: .*/none is not a file$"
+    ):
+        load_settings()
+
+
+# --- links and stores
+
+
 def test_a_report_has_an_address_below_the_report_servers(tmp_path: Path) -> None:
     local = load_settings(home=tmp_path)
     stored = load_settings(home=tmp_path, artifacts="s3://bucket/made")

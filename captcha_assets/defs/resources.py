@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from captcha_assets.defs.compute import Compute, compute_of
 from captcha_assets.settings import Settings, load_settings
 
 
@@ -11,13 +12,16 @@ def settings(_context: dg.InitResourceContext) -> Settings:
     return load_settings()
 
 
+@dg.resource(required_resource_keys={"settings"}, description="Where trainings run: CAPTCHA_COMPUTE.")
+def compute(context: dg.InitResourceContext) -> Compute:
+    """Choose the machine when a run starts."""
+    return compute_of(context.resources.settings)
+
+
 @dg.definitions
 def resources() -> dg.Definitions:
     """Resources of every run, and one process per run: steps are short, and training has its own."""
     return dg.Definitions(
-        resources={
-            "settings": settings,
-            "pipes": dg.PipesSubprocessClient(forward_termination=True, termination_timeout_seconds=20),
-        },
+        resources={"settings": settings, "compute": compute},
         executor=dg.in_process_executor,
     )

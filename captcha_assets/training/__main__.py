@@ -69,7 +69,7 @@ def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     os._exit(128 + number)
 
 
-def _is_done(job: TrainingJob) -> bool:
+def is_done(job: TrainingJob) -> bool:
     """Say whether the model was written before, by a process whose end nobody saw."""
     try:
         folder.verify(job.output)
@@ -80,7 +80,7 @@ def _is_done(job: TrainingJob) -> bool:
 
 def _train(path: Path, channel: Channel) -> None:
     job = TrainingJob.load(path)
-    if _is_done(job):
+    if is_done(job):
         channel.report(f"{job.output} is the model of this very job already")
     else:
         # Threads that wait by spinning take the cores from everyone else on the machine.

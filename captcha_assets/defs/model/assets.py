@@ -5,6 +5,7 @@ import shutil
 
 import dagster as dg
 
+from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TrainingConfig
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
@@ -12,7 +13,7 @@ from captcha_assets.defs.model.promotion import (
     clause_results,
     clause_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for, run_training
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
@@ -35,7 +36,7 @@ def resnet18(
     context: dg.AssetExecutionContext,
     config: TrainingConfig,
     settings: dg.ResourceParam[Settings],
-    pipes: dg.ResourceParam[dg.PipesSubprocessClient],
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
     from captcha_assets.evaluation import plots
@@ -44,9 +45,9 @@ def resnet18(
     told = config.to_settings(production_settings(settings))
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)
-        trained = run_training(context, pipes, job)
+        compute.run(context, job)
         seen = drift.summarize(data.tables, data.splits)
-        model_id = folder.verify(trained)
+        trained, model_id = job.output, folder.verify(job.output)
         with replacing(settings.training_splits(model_id)) as part:
             shutil.copyfile(data.splits, part)
     drift.save(seen, settings.training_summary(model_id))

@@ -10,7 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs.model.training import TRAINING_CODE, TrainingFailedError, job_for, start_training
+from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.partitions import trials as trial_partitions
 from captcha_assets.defs.presentation import column_schema, picture
 from captcha_assets.images import local
@@ -40,7 +41,7 @@ _SHOWN = 20
 def sweep_trial(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
-    pipes: dg.ResourceParam[dg.PipesSubprocessClient],
+    compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and keep what became of it."""
     name = context.partition_key
@@ -51,7 +52,7 @@ def sweep_trial(
         job = job_for(settings, data, told, context.run_id)
         job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
         context.log.info(f"{name}: {trials.in_words(record.parameters)}")
-        record = _train(context, pipes, job, record)
+        record = _train(context, compute, job, record)
     trials.save(settings, record)
     shutil.rmtree(job.output.parent)
     if record.state == FAILED:
@@ -92,12 +93,12 @@ def _of_trial(settings: Settings, job: TrainingJob, record: Record, hurdles: dic
     )
 
 
-def _train(
-    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, job: TrainingJob, record: Record
-) -> Record:
+def _train(context: dg.AssetExecutionContext, compute: Compute, job: TrainingJob, record: Record) -> Record:
     """Train, and say what became of it; an interruption is no end, and is passed on."""
     try:
-        said = start_training(context, pipes, job)
+        said = compute.run(context, job)
+    except MachineFailedError:
+        raise  # it says nothing about the trial
     except TrainingFailedError as error:
         return dataclasses.replace(record, state=FAILED, error=str(error))
     stopped = [one["history"] for one in said if one.get("stopped")]
