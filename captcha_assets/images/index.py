@@ -228,6 +228,7 @@ def _groups(images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None
         here = members["place"].to_numpy()
         if fresh[here].any():
             groups[here] = _search(members, groups[here], fresh[here], reader)
+    reader.forget()
     return groups
 
 
@@ -280,6 +281,11 @@ class _BinaryReader:
         result = np.concatenate(parts)
         result[np.concatenate(order)] = result.copy()
         return result
+
+    def forget(self) -> None:
+        """Let go of what is kept at hand: the caches hold the reader itself, and outlive their use."""
+        self._open.cache_clear()
+        self._row_group.cache_clear()
 
     def _ends(self, table: int) -> npt.NDArray[np.int64]:
         metadata = self._open(table).metadata
