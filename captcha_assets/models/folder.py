@@ -115,12 +115,13 @@ def save(
         history: one entry per epoch.
         metrics: the figures of the finished training.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save as in_bytes  # noqa: PLC0415
 
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     described = asdict(config)
     with writing_folder(folder, model_id=lambda files: _id(files[WEIGHTS], described)) as part:
-        save_file(weights, part / WEIGHTS)
+        # safetensors, writing the file itself, would not say as an OSError that the disk is full.
+        (part / WEIGHTS).write_bytes(in_bytes(weights))
         (part / CONFIG).write_text(json_text(described))
         (part / HISTORY).write_text(json_text(history))
         (part / METRICS).write_text(json_text(metrics))

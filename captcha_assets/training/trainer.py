@@ -1,5 +1,6 @@
 """Lightning's part: where the data goes, what is kept of every epoch, what is told."""
 
+import io
 import logging
 import signal
 import time
@@ -69,8 +70,11 @@ class _AtomicFiles(TorchCheckpointIO):
     """Checkpoints that are complete or absent: written beside their place, then renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        # torch, writing the file itself, would not say that the disk is full.
         with replacing(Path(path)) as part:
-            torch.save(checkpoint, part)
+            part.write_bytes(content.getbuffer())
 
 
 class _Progress(Callback):

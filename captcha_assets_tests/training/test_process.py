@@ -188,6 +188,13 @@ def test_too_little_memory_ends_with_advice(job_in, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_full_disk_ends_with_advice(job_in, small_disk, tmp_path):
+    assert finish(job_in(small_disk, channels=(16, 32, 64, 128)), tmp_path / "log") == 1
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "no space left on the disk or in the quota: free some and run it again" in last
+
+
 def test_missing_devices_end_with_advice(job_in, tmp_path):
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has the device")
