@@ -75,10 +75,14 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path("/run/sshd").mkdir(exist_ok=True)
     log = place / "log"
     server = subprocess.Popen([SSHD, "-D", "-f", str(place / "sshd_config"), "-E", str(log)])
+
+    def listens() -> bool:
+        if server.poll() is not None:
+            pytest.skip(f"sshd cannot run here: {log.read_text().strip()[-300:]}")
+        return log.exists() and "listening" in log.read_text()
+
     try:
-        wait_until(
-            lambda: "listening" in log.read_text() if log.exists() else False, 10, "sshd did not start"
-        )
+        wait_until(listens, 60, "sshd did not start")
         yield place
     finally:
         server.terminate()
