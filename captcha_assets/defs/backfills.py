@@ -62,14 +62,16 @@ def plan(
             f"no such asset: {', '.join(sorted(strange))}; known are {', '.join(sorted(known))}"
         )
     steps: list[Step] = []
-    met: dict[str, set[str]] = {name: set() for name in chosen}
+    keys: dict[str | None, list[str] | list[None]] = {}
     for together in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
         cut = partition_set(graph.get(dg.AssetKey(together[0])).partitions_def)
-        keys = partitions_of(definitions, instance, together[0])
-        met.setdefault(cut or "", set()).update(key for key in keys if key)
-        wanted = chosen.get(cut or "")
-        steps += [Step(together, key) for key in keys if key is None or wanted is None or _is_in(key, wanted)]
-    _refuse_unknown(chosen, met)
+        keys[cut] = partitions_of(definitions, instance, together[0])
+        wanted = chosen.get(cut) if cut else None
+        steps += [
+            Step(together, key) for key in keys[cut] if key is None or wanted is None or _is_in(key, wanted)
+        ]
+    for cut, asked in chosen.items():
+        _refuse_unknown(cut, asked or (), keys)
     return steps
 
 
@@ -88,16 +90,16 @@ def _is_in(key: str, wanted: Sequence[str]) -> bool:
     return False
 
 
-def _refuse_unknown(chosen: Mapping[str, Sequence[str] | None], known: Mapping[str, set[str]]) -> None:
-    where = {BATCH: "delivery", TRIAL: "trial", DAY: "day"}
-    for cut, wanted in chosen.items():
-        if wanted is not None and not known[cut]:
-            raise BackfillError(f"none of these assets is cut by {cut}, or there is no {where[cut]} yet")
-        strange = [one for one in wanted or () if not any(_is_in(key, [one]) for key in known[cut])]
-        if strange:
-            raise BackfillError(
-                f"no such {where[cut]}: {', '.join(strange)}; known are {', '.join(sorted(known[cut])[:20])}"
-            )
+def _refuse_unknown(
+    cut: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]
+) -> None:
+    where = {BATCH: "delivery", TRIAL: "trial", DAY: "day"}[cut]
+    if cut not in keys:
+        raise BackfillError(f"none of these assets is cut by {where}")
+    known = [key for key in keys[cut] if key]
+    if strange := [one for one in asked if not any(_is_in(key, [one]) for key in known)]:
+        listed = ", ".join(known[:20]) + ", ..." * (len(known) > 20)
+        raise BackfillError(f"no such {where}: {', '.join(strange)}; known are: {listed or 'none'}")
 
 
 def _record(settings: Settings, name: str) -> Path:

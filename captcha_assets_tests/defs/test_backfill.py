@@ -74,8 +74,8 @@ def test_days_are_chosen_one_by_one_and_by_ranges(three: Home) -> None:
     ("assets", "chosen", "words"),
     [
         (["nonsense"], {}, "no such asset: nonsense; known are"),
-        (["raw_batch"], {"batch": ["four"]}, "no such delivery: four; known are one, three, two"),
-        (["splits"], {"batch": ["one"]}, "none of these assets is cut by batch"),
+        (["raw_batch"], {"batch": ["four"]}, "no such delivery: four; known are: one, three, two"),
+        (["splits"], {"batch": ["one"]}, "none of these assets is cut by delivery"),
         (["raw_batch"], {"day": ["2026-11-03"]}, "none of these assets is cut by day"),
     ],
 )

@@ -18,8 +18,6 @@ from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.models.conftest import make_model
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 Images = list[tuple[str, np.ndarray]]
 
 #: What happened to each delivery before it arrived. None of it is drift to `usual`.

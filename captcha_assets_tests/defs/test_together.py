@@ -10,8 +10,6 @@ import pytest
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 #: A run in a process of its own, as two users would start it.
 RUN = """
 import sys

@@ -98,6 +98,7 @@ def staleness(address: str, partitioned: bool) -> dict[str, object]:
 def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
     whole, parted = staleness(ui, partitioned=False), staleness(ui, partitioned=True)
     assert len(whole) >= 7
+    assert (whole.pop("sweep_leaderboard"), parted.pop("sweep_trial")) == ("MISSING", []), "on demand only"
     assert set(whole.values()) == {"FRESH"}
     assert parted == {key: ["FRESH"] for key in ("raw_batch", "image_table", "rejected_images")}
 
