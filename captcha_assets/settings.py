@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     ] = 0.05
     promotion_latency: Annotated[
         float,
-        Field(gt=0, description="Longest median time for one image in ms, unless the champion's is longer."),
+        Field(
+            gt=0, description="Longest median CPU time for one image in ms, unless the champion's is longer."
+        ),
     ] = 25.0
 
     @field_validator("home")
