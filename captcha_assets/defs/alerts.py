@@ -73,8 +73,11 @@ def tell(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -
         send(settings, alert)
 
 
-def _told_here(run: dg.DagsterRun) -> bool:
-    return PROCESS_TAG not in run.tags and run.tags.get("dagster/will_retry") != "true"
+def _tell_of_others(context: dg.RunStatusSensorContext, settings: Settings) -> None:
+    """Tell of a run that no command made, once nothing will be tried again."""
+    tags = context.dagster_run.tags
+    if PROCESS_TAG not in tags and tags.get("dagster/will_retry") != "true":
+        tell(context.instance, context.dagster_run, settings)
 
 
 @dg.run_failure_sensor(
@@ -83,9 +86,8 @@ def _told_here(run: dg.DagsterRun) -> bool:
     description="Tells of failed runs: a line in alerts.jsonl, and CAPTCHA_ALERT_WEBHOOK where it is set.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Tell of a run that failed, once nothing will be tried again."""
-    if _told_here(context.dagster_run):
-        tell(context.instance, context.dagster_run, settings)
+    """Tell of a run that failed."""
+    _tell_of_others(context, settings)
 
 
 @dg.run_status_sensor(
@@ -96,5 +98,4 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Tell of what someone should look at."""
-    if _told_here(context.dagster_run):
-        tell(context.instance, context.dagster_run, settings)
+    _tell_of_others(context, settings)
