@@ -38,4 +38,4 @@ def print_fields(shown: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, shown))
     for key, value in shown.items():
-        click.echo(f"{key:<{width}}  {value}")
+        click.echo(f"{key:<{width}}  {'-' if value is None else value}")

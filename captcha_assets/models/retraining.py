@@ -184,9 +184,13 @@ def in_words(now: Situation, number: int, share: float) -> str:
     """Say where every clause stands: what a look at the policy shows while nothing happens."""
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
+    changed = [
+        f"{name} {version}, trained with {then}"
+        for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
+        if then not in (None, version)
+    ]
     return (
         f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}; "
         f"drifted deliveries: {', '.join(now.drifted) or 'none'}; "
-        f"code {now.code[0]}, trained with {now.code[1]}; "
-        f"configuration {now.configuration[0]}, trained with {now.configuration[1]}"
+        f"{'; '.join(changed) or 'code and configuration as then'}"
     )
