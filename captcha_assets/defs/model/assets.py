@@ -60,10 +60,10 @@ def resnet18(
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
             "splits": job.splits_version,
-            "settings": dg.MetadataValue.json(dataclasses.asdict(told)),
             "epochs": len(history),
             "curves": picture(plots.training_curves(history), "training curves"),
             **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
+            "settings": dg.MetadataValue.json(dataclasses.asdict(told)),
         },
     )
 
