@@ -190,8 +190,8 @@ class OverSsh:
         host = self.machine.host
         if ended is None:
             raise MachineError(
-                f"the connection to {host} broke: the training there ends itself and keeps its last "
-                "checkpoint; start it again and it goes on from there"
+                f"the connection to {host} broke: the training there ends itself; start it again and it "
+                "goes on from its last checkpoint, if it finished an epoch"
             )
         if ended.get("machine"):
             raise MachineError(f"{host}: {ended['machine']}")

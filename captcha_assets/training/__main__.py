@@ -63,10 +63,21 @@ def _end_with(parent: int, every: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Stop at once: the last epoch's checkpoint is on the disk already."""
-    os.write(2, b"stopped; the last checkpoint is kept, the same job goes on from it\n")
-    os._exit(128 + number)
+class _Stop:
+    """Stops the process at once on a signal: the last epoch's checkpoint is on the disk already."""
+
+    #: The job, once it was read.
+    job: TrainingJob | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        kept = self.job and self.job.last_checkpoint.is_file()
+        words = (
+            "the last checkpoint is kept, the same job goes on from it"
+            if kept
+            else "no epoch was finished, so the same job begins anew"
+        )
+        os.write(2, f"stopped; {words}\n".encode())
+        os._exit(128 + number)
 
 
 def is_done(job: TrainingJob) -> bool:
@@ -78,8 +89,8 @@ def is_done(job: TrainingJob) -> bool:
         return False
 
 
-def _train(path: Path, channel: Channel) -> None:
-    job = TrainingJob.load(path)
+def _train(path: Path, channel: Channel, stop: _Stop) -> None:
+    job = stop.job = TrainingJob.load(path)
     if is_done(job):
         channel.report(f"{job.output} is the model of this very job already")
     else:
@@ -103,15 +114,16 @@ def _train(path: Path, channel: Channel) -> None:
 def main(arguments: list[str]) -> int:
     """Train what the job file says and return the exit status."""
     _end_with(os.getppid())
+    stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, stop)
     if len(arguments) != 1:
         _complain("usage: python -m captcha_assets.training JOB.json")
         return 2
     with _channel() as channel:
         try:
             Path(arguments[0]).with_suffix(".error").unlink(missing_ok=True)
-            _train(Path(arguments[0]), channel)
+            _train(Path(arguments[0]), channel, stop)
         except (JobError, SettingsError, TrainingError, ModelFolderError, OSError) as error:
             channel.fail(f"error: {error}")
             # Whoever started this process learns of its end by a number only.

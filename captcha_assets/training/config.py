@@ -146,6 +146,18 @@ class TrainingJob:
     hurdles: Mapping[int, float] = field(default_factory=dict)
     """Validation accuracy that must be reached by the end of an epoch; otherwise the training stops there."""
 
+    @property
+    def last_checkpoint(self) -> Path:
+        """Where the checkpoint of the last finished epoch lies, once there is one."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def kept(self) -> str:
+        """What a training that ends early leaves behind, for the end of a message."""
+        if self.last_checkpoint.is_file():
+            return f"the last checkpoint is kept in {self.checkpoints}"
+        return "no epoch was finished, so no checkpoint is kept"
+
     def save(self, path: Path) -> None:
         """Write the job file."""
         path.parent.mkdir(parents=True, exist_ok=True)

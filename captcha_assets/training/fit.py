@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F  # noqa: N812
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from captcha_assets.images.reader import ReaderError, SplitImages, read_split
@@ -23,7 +24,7 @@ from captcha_assets.training.config import TrainingError, TrainingJob, TrainingS
 from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
 from captcha_assets.training.module import Classifier, NotFiniteError
 from captcha_assets.training.tracking import trackers
-from captcha_assets.training.trainer import Report, SplitData, checkpoint_in, eval_batch_size, make_trainer
+from captcha_assets.training.trainer import Report, SplitData, eval_batch_size, make_trainer
 
 _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
 
@@ -37,6 +38,8 @@ class Setup:
     data: SplitData
     trainer: pl.Trainer
     classes: tuple[str, ...]
+    resumes: bool
+    """Whether the training continues from its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +101,41 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _prepare_checkpoints(job: TrainingJob, report: Report) -> bool:
-    """Make the folder of checkpoints and say whether it holds one that this very job can go on from."""
-    stamp, last = job.checkpoints / "job", checkpoint_in(job.checkpoints)
+def _stamp(job: TrainingJob) -> Path:
+    """The file that says which job the checkpoints beside it belong to."""
+    return job.checkpoints / "job"
+
+
+def _resumes(job: TrainingJob, report: Report) -> bool:
+    """Say whether there is a checkpoint that this very job can continue from; change nothing.
+
+    Of several processes each asks for itself, and nothing is changed before all have asked.
+    """
+    stamp, last = _stamp(job), job.last_checkpoint
     ours = stamp.is_file() and stamp.read_text() == job.fingerprint
     if ours and last.exists() and _is_whole(last):
         report(f"going on from {last}")
         return True
     if last.exists():
         report(f"{last} is {'damaged' if ours else 'of another job'}: beginning anew")
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
-    job.checkpoints.mkdir(parents=True)
-    stamp.write_text(job.fingerprint)
     return False
+
+
+class _EmptyCheckpoints(Callback):
+    """Empties the folder of checkpoints: one process does it, while the others wait at a barrier.
+
+    Lightning calls `setup` between two barriers: before the first, every process has asked `_resumes`;
+    after the second, the first checkpoint may be written.
+    """
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+
+    def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.is_global_zero:
+            shutil.rmtree(self._job.checkpoints, ignore_errors=True)
+            self._job.checkpoints.mkdir(parents=True)
+            _stamp(self._job).write_text(self._job.fingerprint)
 
 
 def setup(job: TrainingJob, report: Report = print) -> Setup:
@@ -129,7 +154,7 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     _use_cores(chosen)
     train, validation = _images(job, "train"), _images(job, "validation")
     report(f"{len(train)} training and {len(validation)} validation images, {len(train.classes)} classes")
-    resumes = _prepare_checkpoints(job, report)
+    resumes = _resumes(job, report)
     torch.manual_seed(chosen.seed)
     network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
     measured = imagenet_normalisation(network) if chosen.pretrained else None
@@ -137,14 +162,15 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
     data = SplitData(images, _tensors(validation), chosen)
     module = Classifier(network, chosen, images, data.steps)
-    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles, trackers(job, report))
-    return Setup(job, module, data, trainer, train.classes)
+    begin = [] if resumes else [_EmptyCheckpoints(job)]
+    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles, [*begin, *trackers(job, report)])
+    return Setup(job, module, data, trainer, train.classes, resumes)
 
 
 def _advice(error: Exception, job: TrainingJob) -> str | None:
     """Return what to tell a user about an error of the training, or None where it is a fault of ours."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    kept = f"the last checkpoint is kept in {job.checkpoints}"
+    kept = job.kept
     if isinstance(error, NotFiniteError):
         return f"{text}; {kept}"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
@@ -158,12 +184,10 @@ def fit(ready: Setup) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Raises:
-        NotFiniteError: the loss is no number.
+        NotFiniteError: the loss is NaN or infinite.
     """
-    last = checkpoint_in(ready.job.checkpoints)
-    ready.trainer.fit(
-        ready.module, datamodule=ready.data, ckpt_path=last if last.is_file() else None, weights_only=True
-    )
+    last = ready.job.last_checkpoint if ready.resumes else None
+    ready.trainer.fit(ready.module, datamodule=ready.data, ckpt_path=last, weights_only=True)
 
 
 @torch.inference_mode()
@@ -242,7 +266,7 @@ def train(job: TrainingJob, report: Report = print) -> Trained | Stopped | None:
 
     Raises:
         TrainingError: the tables are damaged, a split is empty, ImageNet weights cannot be had, a device
-            is missing or lost, the memory does not suffice, or the loss is no number; the message says
+            is missing or lost, the memory does not suffice, or the loss is NaN or infinite; the message says
             what to do.
     """
     try:

@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class NotFiniteError(RuntimeError):
-    """A training whose loss is no number any more."""
+    """A training whose loss is NaN or infinite."""
 
 
 class Classifier(pl.LightningModule):
@@ -89,12 +89,12 @@ class Classifier(pl.LightningModule):
         """Fetch the epoch's sums from the device, once, and note what they say: validation ends an epoch.
 
         Raises:
-            NotFiniteError: the loss is no number.
+            NotFiniteError: the loss is NaN or infinite.
         """
         sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").cpu()
         if not torch.isfinite(sums).all():
             raise NotFiniteError(
-                f"the loss is no number any more in epoch {self.current_epoch + 1}: lower learning_rate "
+                f"the loss is NaN or infinite in epoch {self.current_epoch + 1}: lower learning_rate "
                 f"(now {self.settings.learning_rate})"
             )
         (loss, right, count), (validation_loss, validation_right, validation_count) = sums.tolist()
@@ -114,14 +114,7 @@ class Classifier(pl.LightningModule):
         optimizer = torch.optim.SGD(
             groups, chosen.learning_rate, chosen.momentum, nesterov=chosen.momentum > 0
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            chosen.learning_rate,
-            total_steps=self.steps,
-            pct_start=chosen.warmup,
-            cycle_momentum=False,
-        )
-        return [optimizer], [schedule]
+        return [optimizer], [one_cycle(optimizer, chosen, self.steps)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history beside the weights."""
@@ -130,3 +123,18 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history up again."""
         self.history = list(checkpoint["history"])
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Return the one-cycle schedule of a training of `steps` steps, however few.
+
+    The schedule of torch ends with a learning rate of nearly zero, so a single step gets the first of a
+    schedule of two; and it divides by zero where the warm-up is one step, which is no warm-up.
+    """
+    total = max(steps, 2)
+    warmup = settings.warmup if settings.warmup * steps > 1 else 0.0
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=total, pct_start=warmup, cycle_momentum=False
+    )

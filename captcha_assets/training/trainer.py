@@ -145,11 +145,6 @@ class _OurSignals(Callback):
             signal.signal(number, handler)
 
 
-def checkpoint_in(folder: Path) -> Path:
-    """Return where the last epoch's checkpoint lies, whether there is one or not."""
-    return folder / "last.ckpt"
-
-
 def _precision(settings: TrainingSettings) -> Any:
     """Return Lightning's name of the precision; bf16 only where the hardware has it natively."""
     if settings.precision != "auto":
@@ -198,7 +193,7 @@ def make_trainer(
         callbacks=[
             _Progress(report),
             _Hurdles(hurdles or {}, report),
-            _Keep(checkpoint_in(checkpoints)),
+            _Keep(checkpoints / "last.ckpt"),
             _OurSignals(),
             *more,
         ],

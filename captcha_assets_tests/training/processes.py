@@ -44,6 +44,12 @@ def run_with_little_memory(job: Path, log: Path) -> None:
     run(job, log)
 
 
+def run_as_rank(rank: int, port: int, job: Path, log: Path) -> None:
+    """What one of the processes of a distributed training does that something else than Lightning started."""
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run(job, log)
+
+
 def start(job: Path, log: Path, what: Callable[[Path, Path], None] = run) -> BaseProcess:
     """Start a training process; what it says is appended to `log`."""
     process = CONTEXT.Process(target=what, args=(job, log), daemon=False)

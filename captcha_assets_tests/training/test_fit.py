@@ -15,6 +15,7 @@ from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.data import EvalBatches, TrainPlan
 from captcha_assets.training.fit import setup, train
+from captcha_assets.training.module import one_cycle
 from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
 
 SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), accelerator="cpu")
@@ -110,6 +111,21 @@ def test_fewer_images_than_a_batch_are_one_batch(tmp_path):
     ready.trainer.fit(ready.module, datamodule=ready.data)
     assert ready.module.history[-1]["train_loss"] > 0
     assert ready.module.steps == 1
+
+
+def test_the_schedule_fits_any_number_of_steps_and_ends_low():
+    for steps in (*range(1, 13), 20, 40):
+        for warmup in (0.0, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5):
+            settings = replace(SETTINGS, warmup=warmup)
+            optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], settings.learning_rate)
+            schedule, rates = one_cycle(optimizer, settings, steps), []
+            for _ in range(steps):
+                rates.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                schedule.step()
+            assert all(0 < rate <= settings.learning_rate for rate in rates)
+            assert max(rates) > settings.learning_rate / 5, "nothing would be learnt"
+            assert steps == 1 or rates[-1] < settings.learning_rate / 1000
 
 
 def test_steps_are_the_same_however_many_make_a_stretch(delivery, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,8 +17,10 @@ from captcha_assets.models import folder
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.training.examples import write_delivery
 from captcha_assets_tests.training.processes import (
+    CONTEXT,
     finish,
     run_as_child,
+    run_as_rank,
     run_with_little_memory,
     start,
     wait_until,
@@ -121,6 +124,62 @@ def test_a_stopped_training_ends_at_once_and_keeps_its_last_checkpoint(job_in, t
     assert (tmp_path / "log").read_text().splitlines()[-1].startswith("stopped; the last checkpoint is kept")
 
 
+def test_a_training_stopped_in_its_first_epoch_says_that_no_checkpoint_is_kept(job_in, tmp_path):
+    # Parts of an epoch are told after every chunk of steps only; this first epoch never ends.
+    job = job_in(tmp_path, batch_size=1, channels=(256, 256, 512, 512))
+    process = start(job, tmp_path / "log")
+    wait_until((tmp_path / "checkpoints" / "job").exists)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert "no epoch was finished" in (tmp_path / "log").read_text().splitlines()[-1]
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"epochs": 1, "batch_size": 28}, 5),  # the warm-up of 0.2 is one step
+        ({"epochs": 1, "batch_size": 65_536}, 1),
+        ({"epochs": 2, "batch_size": 65_536, "warmup": 0.5}, 2),
+        ({"epochs": 1, "batch_size": 65_536, "warmup": 0.0}, 1),
+        ({"epochs": 1, "batch_size": 14, "warmup": 0.9}, 10),
+        ({"epochs": 1, "batch_size": 1, "sample_size": 20}, None),
+        ({"epochs": 2, "sample_size": 12}, None),
+    ],
+)
+def test_a_training_of_very_few_steps_or_images_makes_a_model(job_in, tmp_path, settings, steps):
+    job = job_in(tmp_path, **settings)
+    assert finish(job, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    metrics = folder.read_metrics(tmp_path / "model")
+    chosen = TrainingJob.load(job).settings
+    assert metrics["epochs"] == chosen.epochs
+    if steps:
+        size = min(chosen.batch_size, metrics["train_images"])
+        assert metrics["train_images"] // size * chosen.epochs == steps
+
+
+def test_of_three_processes_one_empties_the_folder_of_checkpoints_and_the_others_wait(job_in, tmp_path):
+    job = job_in(tmp_path, devices=3, batch_size=33, epochs=2)
+    stale = tmp_path / "checkpoints"
+    stale.mkdir()
+    for number in range(3000):  # of another job, so that emptying the folder takes its time
+        (stale / f"{number}").touch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        CONTEXT.Process(target=run_as_rank, args=(rank, port, job, tmp_path / "log")) for rank in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0], (tmp_path / "log").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.json", "log", "model"]
+    assert folder.read_metrics(tmp_path / "model")["epochs"] == 2
+
+
 def test_a_training_whose_parent_is_killed_does_not_live_on(job_in, tmp_path):
     parent = start(job_in(tmp_path, epochs=10_000), tmp_path / "log", run_as_child)
     wait_until((tmp_path / "checkpoints" / "last.ckpt").exists)
@@ -171,11 +230,11 @@ def test_why_a_training_failed_stands_beside_its_job_until_the_next_try(job_in, 
     assert not (tmp_path / "job.error").exists()
 
 
-def test_a_loss_that_is_no_number_ends_with_advice(job_in, tmp_path):
+def test_a_loss_that_is_nan_or_infinite_ends_with_advice(job_in, tmp_path):
     job = job_in(tmp_path, learning_rate=100.0, weight_decay=10.0, epochs=8)
     assert finish(job, tmp_path / "log") == 1
     last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert last.startswith("error: the loss is no number any more in epoch")
+    assert last.startswith("error: the loss is NaN or infinite in epoch")
     assert "lower learning_rate (now 100.0)" in last
     assert not (tmp_path / "model").exists()
 
