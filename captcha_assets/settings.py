@@ -3,6 +3,9 @@
 Everything hangs off one *home* (`CAPTCHA_HOME`): two homes never touch each other.
 """
 
+import difflib
+import os
+import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -16,6 +19,16 @@ from captcha_assets.storage import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+_PREFIX = "CAPTCHA_"
+#: Variables of the prefix that are no settings: `captcha-assets` itself reads them.
+_NO_SETTINGS = {"DEBUG"}
+#: What Kubernetes tells every container of a service that is called `captcha…`.
+_OF_KUBERNETES = re.compile(
+    r"(^|_)(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$", re.ASCII
+)
+_OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_WITH_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names the variable and says what to do."""
@@ -25,7 +38,13 @@ class Settings(BaseSettings):
     """Where one installation keeps its things. Each field is read from `CAPTCHA_<FIELD>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CAPTCHA_", env_ignore_empty=True, frozen=True, extra="ignore", validate_default=True
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # one of them is a secret
     )
 
     home: Annotated[Path, Field(description="Folder of data/, artifacts/, inbox/ and .dagster/.")] = (
@@ -105,6 +124,28 @@ class Settings(BaseSettings):
         if not place.strip("/"):
             raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
         return f"{scheme}://{place.rstrip('/')}"
+
+    @field_validator("kaggle_dataset")
+    @classmethod
+    def _owner_and_slug(cls, dataset: str | None) -> str | None:
+        if dataset is not None and not _OWNER_AND_SLUG.fullmatch(dataset):
+            raise ValueError("give owner/slug, the end of https://www.kaggle.com/datasets/owner/slug")
+        return dataset
+
+    @field_validator("ui_url", "reports_url")
+    @classmethod
+    def _address_of_a_server(cls, url: str) -> str:
+        """Return the address without a slash at its end, so that a path can be appended."""
+        if not _is_web_address(url) or urlsplit(url).query or urlsplit(url).fragment:
+            raise ValueError("give http://host[:port] or https://host[:port]")
+        return url.rstrip("/")
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _address_to_post_to(cls, webhook: SecretStr | None) -> SecretStr | None:
+        if webhook is not None and not _is_web_address(webhook.get_secret_value()):
+            raise ValueError("give an address that begins with https:// or http://, and names a host")
+        return webhook
 
     @field_validator("compute")
     @classmethod
@@ -255,6 +296,32 @@ class Settings(BaseSettings):
         return self.artifact_root / "sweep_leaderboard.parquet"
 
 
+def _is_web_address(url: str) -> bool:
+    """Say whether `url` is an http or https address of a host."""
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, an open bracket
+        return False
+    return parts.scheme in {"http", "https"} and bool(named) and not re.search(r"\s", url)
+
+
+def _check_variables() -> None:
+    """Refuse a variable of the prefix that nothing reads: it is a typing error, or meant for another version.
+
+    Raises:
+        SettingsError: there is one; the message names it, and the one that it resembles.
+    """
+    known = {name.upper() for name in Settings.model_fields} | _NO_SETTINGS
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(_PREFIX)
+        if name == variable.upper() or name in known or _OF_KUBERNETES.search(name):
+            continue
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        meant = f"is {_PREFIX}{near[0]} meant?" if near else "docs/settings.md lists all settings."
+        raise SettingsError(f"{variable} is no setting: {meant} Rename the variable, or unset it")
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment.
 
@@ -262,12 +329,15 @@ def load_settings(**overrides: Any) -> Settings:
         overrides: fields given explicitly; they win over the environment.
 
     Raises:
-        SettingsError: a value cannot be used; the message names the variable.
+        SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
+    _check_variables()
     try:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        variable = f"CAPTCHA_{'_'.join(map(str, first['loc'])).upper()}"
+        field, value = str(first["loc"][0]), str(first["input"])
+        secret = field == "alert_webhook" or _WITH_PASSWORD.search(value)
+        given = f"{_PREFIX}{field.upper()}" + ("" if secret else f"={value!r}")
         reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{variable}={str(first['input'])!r} cannot be used: {reason}") from error
+        raise SettingsError(f"{given} cannot be used: {reason}") from error

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from upath import UPath
 
+from captcha_assets.cli import main
 from captcha_assets.settings import REPOSITORY, Settings, SettingsError, load_settings
 from captcha_assets.storage import write_json
 
@@ -176,7 +179,8 @@ def test_a_machine_that_cannot_be_meant_is_refused_by_name(
     monkeypatch.setenv("CAPTCHA_COMPUTE", place)
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert str(caught.value) == f"CAPTCHA_COMPUTE='{place}' cannot be used: {reason}"
+    given = "CAPTCHA_COMPUTE" if "secret" in place else f"CAPTCHA_COMPUTE='{place}'"
+    assert str(caught.value) == f"{given} cannot be used: {reason}"
 
 
 def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
@@ -187,6 +191,77 @@ def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
         SettingsError, match=r"^CAPTCHA_COMPUTE_SSH_CONFIG='.*/none' .*: .*/none is not a file$"
     ):
         load_settings()
+
+
+# --- what a command says of the environment
+
+
+def refused(name: str, value: str) -> str:
+    """What a command says that is refused for a variable: one line, and exit status 1."""
+    done = CliRunner(env={name: value}).invoke(main, ["batch", "list"])
+    assert done.exit_code == 1, done.output
+    assert len(done.output.strip().splitlines()) == 1
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("CAPTCHA_KAGGLE_DATASET", "abc", "give owner/slug"),
+        ("CAPTCHA_KAGGLE_DATASET", "https://www.kaggle.com/datasets/a/b", "give owner/slug"),
+        ("CAPTCHA_REPORTS_URL", "abc", "give http://host[:port]"),
+        ("CAPTCHA_REPORTS_URL", "http://host/a?b", "give http://host[:port]"),
+        ("CAPTCHA_UI_URL", "localhost:3000", "give http://host[:port]"),
+        ("CAPTCHA_UI_URL", "http://host:port", "give http://host[:port]"),
+        ("CAPTCHA_UI_URL", "http://", "give http://host[:port]"),
+        ("CAPTCHA_RETRAIN_NEW_IMAGES", "many", "valid integer"),
+        ("CAPTCHA_RETRAIN_NEW_SHARE", "inf", "finite number"),
+        ("CAPTCHA_PROMOTION_LATENCY", "nan", "finite number"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_with_the_variables_name(
+    name: str, value: str, reason: str
+) -> None:
+    said = refused(name, value)
+    assert f"{name}='{value}' cannot be used: " in said
+    assert reason in said
+
+
+@pytest.mark.parametrize("value", ["hush", "hush://hooks.example.com", "https://", "https://a b/hush"])
+def test_a_webhook_that_is_no_address_is_refused_and_its_value_is_not_shown(value: str) -> None:
+    said = refused("CAPTCHA_ALERT_WEBHOOK", value)
+    assert "CAPTCHA_ALERT_WEBHOOK cannot be used: give an address that begins with https://" in said
+    assert "hush" not in said
+
+
+def test_a_webhook_that_is_no_address_is_not_shown_by_a_traceback_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CAPTCHA_ALERT_WEBHOOK", "hush")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_variable_that_nothing_reads_is_refused_with_the_one_that_is_meant() -> None:
+    said = refused("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
+    assert "CAPTCHA_RETRAIN_NEW_IMAGE is no setting: is CAPTCHA_RETRAIN_NEW_IMAGES meant?" in said
+    assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in refused("CAPTCHA_XYZ", "5")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CAPTCHA_DEBUG", "CAPTCHA_ASSETS_SERVICE_HOST", "CAPTCHA_PORT", "CAPTCHA_UI_PORT_3000_TCP_ADDR"],
+)
+def test_variables_that_others_set_are_none_of_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    load_settings()
+
+
+def test_an_address_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAPTCHA_REPORTS_URL", "https://reports.example.com/captcha/")
+    settings = load_settings(home=tmp_path)
+    assert settings.public_url(settings.splits) == "https://reports.example.com/captcha/splits.parquet"
 
 
 # --- links and stores
