@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def update(settings: Settings, dry_run: bool = False, select: str = "*", config: Path | None = None) -> None:
     """Make what is missing or out of date, inputs first, and nothing else."""
-    from captcha_assets.defs import runs, state
+    from captcha_assets.defs import runs
     from captcha_assets.defs.instance import open_instance
 
     selection, definitions = runs.selected(select), quiet_definitions()
@@ -29,7 +29,6 @@ def update(settings: Settings, dry_run: bool = False, select: str = "*", config:
             _dry_run(definitions, instance, selection)
         else:
             _update(definitions, instance, selection, _run_config(config))
-        state.look_and_remember(settings, definitions, instance)  # `status` then need not ask Dagster
 
 
 def _dry_run(

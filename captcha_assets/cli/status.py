@@ -1,4 +1,4 @@
-"""`captcha-assets status`: how the home stands, in a moment."""
+"""`captcha-assets status`: how the home stands."""
 
 import json
 from collections.abc import Iterator
@@ -24,18 +24,13 @@ def status(settings: Settings, as_json: bool) -> None:
 
 
 def _state(settings: Settings) -> dict[str, Any]:
-    """What Dagster says of the home: remembered, or asked where anything has changed since."""
-    from captcha_assets.defs import memory
-
-    known = memory.recall(settings, memory.key(settings))
-    if known is not None:
-        return known
+    """What Dagster says of the home, after it was told what lies on disk."""
     from captcha_assets.cli.making import quiet_definitions
     from captcha_assets.defs import state
     from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
-        return state.look_and_remember(settings, quiet_definitions(), instance)
+        return state.look(settings, quiet_definitions(), instance)
 
 
 def _champion(settings: Settings) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed
     dg.AssetSelection.assets("image_table")
 )
 
-# Nobody need decide anything: a file of decisions that was never looked at keeps nothing waiting.
-_OPTIONAL = dg.AssetSelection.assets("label_decisions")
+# Sources that were never observed keep nothing waiting: no batch was removed, nobody decided anything.
+_OPTIONAL = dg.AssetSelection.assets("label_decisions", "batch_catalog")
 
 # Content, not events: materializing the same content again changes nothing downstream.
 _NEW: dg.AutomationCondition[Any] = (

@@ -7,7 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs
-from captcha_assets.defs.watched import unseen
+from captcha_assets.defs.watched import observe
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing
@@ -43,16 +43,12 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance, end what killed commands left in it, and tell it what lies in the home.
-
-    It is told of every delivery, and of a change of the label decisions or of the production settings.
-    """
+    """Open the instance, end what killed commands left in it, and tell it of the batches and sources."""
     instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
     give_up_lost_runs(instance)
     known = set(instance.get_dynamic_partitions(BATCH))
     new = [name for name in known_batches(settings) if name not in known]
     if new:
         instance.add_dynamic_partitions(BATCH, new)
-    for changed in unseen(settings, instance):
-        instance.report_runless_asset_event(changed)
+    observe(settings, instance)
     return instance

@@ -10,15 +10,17 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.truth import NO_VALUE
 
 
 def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
-    """The data version of an asset for each delivery that is there and for which it was made."""
+    """The data version of an asset for each batch that is there and for which it is materialized."""
     versions = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
     there = sorted(instance.get_dynamic_partitions(BATCH))
-    return {name: versions[name][DATA_VERSION_TAG] for name in there if name in versions}
+    found = {name: versions[name].get(DATA_VERSION_TAG, NO_VALUE) for name in there if name in versions}
+    return {name: version for name, version in found.items() if version != NO_VALUE}
 
 
 def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
@@ -36,7 +38,12 @@ def changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list
         return []
     before, now = cast("dict[str, str]", recorded.value), versions_now(instance, parent)
     changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
-    return changed + [f"delivery {name} was removed" for name in sorted(before.keys() - now.keys())]
+    there = set(instance.get_dynamic_partitions(BATCH))
+    gone = [
+        f"{parent} [{name}] is missing" if name in there else f"batch {name} was removed"
+        for name in sorted(before.keys() - now.keys())
+    ]
+    return changed + gone
 
 
 def _name(asset: str) -> str:

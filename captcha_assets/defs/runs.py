@@ -18,11 +18,13 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.loader import LoadingContext
 
-from captcha_assets.defs import made_from
+from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
+from captcha_assets.defs.watched import observe
 from captcha_assets.settings import load_settings
+from captcha_assets.stored import Output
 
 
 @dataclass(frozen=True, order=True)
@@ -121,7 +123,7 @@ def _reasons(
 ) -> list[str]:
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
-        return ["never made"]
+        return [truth.problem_of(instance, Output(key.to_user_string(), partition)) or "never made"]
     reasons = [_in_words(cause) for cause in resolver.get_stale_causes(key, partition)]
     return reasons + _changed_deliveries(graph, instance, key)
 
@@ -261,18 +263,24 @@ def update(
     Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
     same content is not made again. Yields what `carry_out` yields.
     """
-    stale = (
-        step
-        for assets in steps_in_order(definitions, selection)
-        for step in needed(definitions, instance, assets).items()
-    )
-    return carry_out(definitions, instance, stale, run_config)
+    settings = load_settings()
+    truth.report(settings, instance)
+
+    def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
+        for assets in steps_in_order(definitions, selection):
+            observe(settings, instance)  # what was registered meanwhile counts
+            yield from needed(definitions, instance, assets).items()
+
+    return carry_out(definitions, instance, stale(), run_config)
 
 
 def plan(
     definitions: dg.Definitions, instance: dg.DagsterInstance, selection: dg.AssetSelection
 ) -> list[tuple[Step, tuple[str, ...]]]:
     """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
+    settings = load_settings()
+    observe(settings, instance)
+    truth.report(settings, instance)
     graph = definitions.resolve_asset_graph()
     planned: list[tuple[Step, tuple[str, ...]]] = []
     remade: set[str] = set()
@@ -300,6 +308,10 @@ def _obstacle(
         if Step((parent.to_user_string(),), step.partition) in broken
         or (graph.get(parent).is_partitioned and not _is_made(instance, parent, step.partition))
     ]
+    if step.partition is None:
+        names = {parent.to_user_string() for parent in parents}
+        lost = [loss.output for loss in truth.losses(instance) if loss.output.asset in names]
+        missing += [str(Step((output.asset,), output.partition)) for output in lost]
     if missing:
         return f"waits for {', '.join(missing)}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
@@ -307,6 +319,6 @@ def _obstacle(
 
 
 def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
-    """Whether this partition was ever made; for None, whether any was."""
-    made = instance.get_materialized_partitions(key)
-    return bool(made) if partition is None else partition in made
+    """Whether this partition is materialized; for None, whether any is."""
+    there = made_from.versions_now(instance, key.to_user_string())
+    return bool(there) if partition is None else partition in there

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs import memory, runs
+from captcha_assets.defs import runs
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
@@ -15,23 +15,13 @@ from captcha_assets.settings import Settings
 _TRAINED = dg.AssetKey("resnet18")
 
 
-def look_and_remember(
-    settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance
-) -> dict[str, Any]:
-    """Look at an instance, and have `memory` know the answer until something changes."""
-    key = memory.key(settings)  # before: what happens meanwhile makes it another one
-    answer = {**look(definitions, instance), "next_training": _next_training(settings)}
-    memory.remember(settings, key, answer)
-    return answer
-
-
-def look(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Any]:
+def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Any]:
     """Look at an instance; the answer holds values that JSON knows.
 
     Returns:
         `stale` (what `update` would make now, with the reasons), `runs` (not ended yet),
         `label_conflicts` (images that wait for a decision), `last_training` and `last_drift` (None where
-        there was none).
+        there was none), `next_training` (where each trigger of a training stands).
     """
     planned = runs.plan(definitions, instance, runs.selected("*"))
     unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
@@ -41,6 +31,7 @@ def look(definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str,
         "label_conflicts": _label_conflicts(instance),
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
+        "next_training": _next_training(settings),
     }
 
 

@@ -31,7 +31,12 @@ def switch(
 
 def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:
     """Which of `SENSORS` are on."""
-    running = {
-        state.instigator_name for state in instance.all_instigator_state() if state.status.value == "RUNNING"
-    }
-    return {name: name in running for name in SENSORS}
+    return {name: is_on(instance, name) for name in SENSORS}
+
+
+def is_on(instance: dg.DagsterInstance, sensor: str) -> bool:
+    """Whether somebody switched a sensor on."""
+    return any(
+        state.instigator_name == sensor and state.status.value == "RUNNING"
+        for state in instance.all_instigator_state()
+    )

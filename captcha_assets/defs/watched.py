@@ -1,12 +1,11 @@
-"""Files of the home that people write: sources that Dagster watches, so that a change of one is seen.
+"""Observable sources of the home: the batch catalog, and the files that people write.
 
 A change is an observation of the source, logged without a run: by the next command, or by the sensor.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -16,9 +15,13 @@ from dagster._core.definitions.data_version import (
     extract_data_version_from_entry,
 )
 
+from captcha_assets.defs import truth
 from captcha_assets.defs.automation import OWNERS
+from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
+from captcha_assets.sources import catalog
+from captcha_assets.storage import AnyPath
 from captcha_assets.sweeps.production import production_version
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
@@ -30,7 +33,7 @@ class Watched:
     """A file: where it lies, and the version of what it says (None: as if nobody had looked at it yet)."""
 
     name: str
-    path: Callable[[Settings], Path]
+    path: Callable[[Settings], AnyPath]
     version: Callable[[Settings], str | None]
 
     def data_version(self, settings: Settings) -> dg.DataVersion:
@@ -54,18 +57,25 @@ class Watched:
         return known != self.data_version(settings)
 
 
+_CATALOG = Watched("batch_catalog", lambda settings: settings.deliveries, catalog.version)
 _DECISIONS = Watched(
     "label_decisions",
     lambda settings: settings.label_decisions,
     lambda settings: decisions.version_of(settings.label_decisions),
 )
 _TRAINING = Watched("training_settings", lambda settings: settings.training_settings, production_version)
-_WATCHED = (_DECISIONS, _TRAINING)
+_WATCHED = (_CATALOG, _DECISIONS, _TRAINING)
 
 
 def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """What to tell the instance about the watched files that have changed."""
     return [file.observation(settings) for file in _WATCHED if file.has_changed(settings, instance)]
+
+
+def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Tell the instance about the sources that have changed."""
+    for observation in unseen(settings, instance):
+        instance.report_runless_asset_event(observation)
 
 
 def _source(watched: Watched, group: str, kind: str, description: str) -> Any:
@@ -80,6 +90,13 @@ def _source(watched: Watched, group: str, kind: str, description: str) -> Any:
     return look
 
 
+batch_catalog = _source(
+    _CATALOG,
+    "source",
+    "json",
+    "Which batches are registered, each with what identifies its content: what ought to be. Observed; a "
+    "batch that is added or removed makes stale what is made from all batches.",
+)
 label_decisions = _source(
     _DECISIONS,
     "source",
@@ -97,14 +114,34 @@ training_settings = _source(
 
 
 @dg.sensor(
+    target=dg.AssetSelection.all(),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Notes a change of `label_decisions.csv` or `configs/training.yaml`, so that what depends on "
-    "it is shown as out of date. Starts no run.",
+    description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
+    "all assets, so that what is missing, damaged or out of date is shown so. While `automation` is on, it "
+    "starts a run for what is missing or damaged, once for each loss.",
 )
 def watched_files(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Observe, without a run, the files that are not as they were."""
-    found = unseen(settings, context.instance)
-    return dg.SensorResult(asset_events=found) if found else dg.SkipReason("all files are as they were")
+    """Report what changed without a run; ask for a run for what is missing or damaged."""
+    observed = unseen(settings, context.instance)
+    truth.report(settings, context.instance)
+    requests = list(_restorations(context.instance)) if is_on(context.instance, "automation") else []
+    if not observed and not requests:
+        return dg.SkipReason("the sources are as they were observed last")
+    return dg.SensorResult(asset_events=observed, run_requests=requests)
+
+
+def _restorations(instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
+    """Yield a run request for each partition that lost something, and one for what is not partitioned."""
+    wanted: dict[str | None, list[truth.Loss]] = {}
+    for loss in truth.losses(instance):
+        wanted.setdefault(loss.output.partition, []).append(loss)
+    for partition, lost in wanted.items():
+        yield dg.RunRequest(
+            # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.
+            run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
+            asset_selection=[dg.AssetKey(loss.output.asset) for loss in lost],
+            partition_key=partition,
+        )

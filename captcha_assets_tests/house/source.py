@@ -14,6 +14,7 @@ FLOORS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
+    ["stored"],
     ["sweeps", "reproduction"],
     ["training", "evaluation", "serving", "reports", "alerts", "graph_picture"],
     ["models"],

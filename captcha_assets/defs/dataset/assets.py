@@ -20,7 +20,7 @@ from captcha_assets.settings import Settings
 
 
 @dg.asset(
-    deps=["image_table", "label_decisions"],
+    deps=["image_table", "batch_catalog", "label_decisions"],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
     code_version=f"1.{thresholds.VERSION}",

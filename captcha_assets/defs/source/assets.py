@@ -67,7 +67,7 @@ def raw_batch(
 
 
 @dg.asset(
-    deps=[raw_batch],
+    deps=[raw_batch, "batch_catalog"],
     group_name="source",
     kinds={"dvc"},
     code_version="1",

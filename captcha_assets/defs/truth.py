@@ -1,0 +1,206 @@
+"""Tells Dagster what lies on disk, so that its staleness, `status`, `update` and the sensors agree.
+
+Dagster knows what was materialized, not what became of it. Where a file is missing or damaged, or a batch was
+removed or registered with other content, a materialization without a run is reported whose data version is
+Dagster's own for "no value": Dagster then calls the asset missing, and what depends on it stale. When the
+content is back, the last real materialization is reported again, and everything is as before.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, NULL_DATA_VERSION
+
+from captcha_assets.defs.partitions import BATCH, TRIAL
+from captcha_assets.settings import Settings
+from captcha_assets.sources.deliveries import registration
+from captcha_assets.stored import Output, Stored, StoredVersions
+
+#: The data version of what is not there.
+NO_VALUE = NULL_DATA_VERSION.value
+
+#: Metadata of a reported loss: what is wrong.
+PROBLEM = "on disk"
+
+#: The stored assets, by the partition set of each.
+_PARTITIONED = {
+    "raw_batch": BATCH,
+    "image_table": BATCH,
+    "rejected_images": BATCH,
+    "sweep_trial": TRIAL,
+}
+_NOT_PARTITIONED = (
+    "data_snapshot",
+    "image_index",
+    "splits",
+    "resnet18",
+    "evaluation",
+    "onnx_model",
+    "champion",
+    "sweep_leaderboard",
+)
+_MODEL = "model"
+
+#: Statuses of runs that may be writing now.
+_WRITING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def report(settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False) -> None:
+    """Compare Dagster's record with the disk, and report what differs.
+
+    Args:
+        settings: where things are kept.
+        instance: it is told.
+        verify: read every file, whatever its size and times say.
+    """
+    for event in differences(settings, instance, verify=verify):
+        instance.report_runless_asset_event(event)
+
+
+def differences(
+    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+) -> list[dg.AssetMaterialization]:
+    """Return the events that make Dagster's record agree with the disk.
+
+    What a run may be writing at this moment is left for the next look.
+    """
+    writing, recorded = _being_written(instance), _recorded(instance)
+    versions = StoredVersions(settings, verify=verify)
+    found = {output: _state(settings, output, versions) for output in recorded}
+    versions.save()
+    writing |= _being_written(instance)
+    now = _recorded(instance)
+    return [
+        event
+        for output, stored in found.items()
+        if output.asset not in writing and now.get(output) == recorded[output]
+        for event in _event(instance, output, recorded[output], stored)
+    ]
+
+
+def _being_written(instance: dg.DagsterInstance) -> set[str]:
+    """Return the assets that unfinished runs may write; all of them where a run does not say which."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=_WRITING))
+    if any(run.asset_selection is None for run in runs):
+        return {*_PARTITIONED, *_NOT_PARTITIONED}
+    return {key.to_user_string() for run in runs for key in run.asset_selection or ()}
+
+
+def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
+    """Return the data version that Dagster knows of every output that was ever materialized."""
+    found = {}
+    for asset, partitions in _PARTITIONED.items():
+        there = set(instance.get_dynamic_partitions(partitions))
+        for partition, tags in _tags_by_partition(instance, asset).items():
+            if partition in there:
+                found[Output(asset, partition)] = tags[DATA_VERSION_TAG]
+    for asset in _NOT_PARTITIONED:
+        event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+        told = event.asset_materialization if event else None
+        if told and DATA_VERSION_TAG in (told.tags or {}):
+            model = told.metadata.get(_MODEL)
+            output = Output(asset, model=str(model.value) if model else None)
+            found[output] = (told.tags or {})[DATA_VERSION_TAG]
+    return found
+
+
+def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str, Mapping[str, str]]:
+    return instance.event_log_storage.get_latest_tags_by_partition(
+        dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+    )
+
+
+def _state(settings: Settings, output: Output, versions: StoredVersions) -> Stored:
+    """Return what lies on disk; an archive that is not the registered one is none."""
+    stored = versions.look(output)
+    if output.asset != "raw_batch" or stored.version is None:
+        return stored
+    known = registration(settings, str(output.partition))
+    if known is None or known.sha256 in (None, stored.version):
+        return stored
+    return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")
+
+
+def _event(
+    instance: dg.DagsterInstance, output: Output, recorded: str, stored: Stored
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield what there is to tell of one output; nothing where Dagster knows it."""
+    if stored.version == recorded:
+        return
+    if recorded != NO_VALUE:
+        yield lost(output, stored.problem or "changed: the content is not what was materialized")
+    elif stored.version is not None:
+        yield from _restored(instance, output, stored.version)
+
+
+def lost(output: Output, problem: str) -> dg.AssetMaterialization:
+    """Return the event that says that an output is not there any more, and why."""
+    metadata: dict[str, Any] = {PROBLEM: problem}
+    if output.model:
+        metadata[_MODEL] = output.model
+    return dg.AssetMaterialization(
+        output.asset,
+        partition=output.partition,
+        description=problem,
+        metadata=metadata,
+        tags={DATA_VERSION_TAG: NO_VALUE},
+    )
+
+
+def _restored(
+    instance: dg.DagsterInstance, output: Output, version: str
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield the last materialization that had a value once more, if its content is back."""
+    for record in instance.fetch_materializations(_records_of(output), limit=100).records:
+        event = record.asset_materialization
+        known = (event.tags or {}).get(DATA_VERSION_TAG, NO_VALUE) if event else NO_VALUE
+        if event and known == version:
+            words = dg.MetadataValue.text("restored: the same content is back")
+            yield event._replace(metadata={**event.metadata, PROBLEM: words})
+        if known != NO_VALUE:
+            return
+
+
+def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
+    """Return what is wrong with an output that was materialized once; None where nothing was reported."""
+    for record in instance.fetch_materializations(_records_of(output), limit=1).records:
+        event = record.asset_materialization
+        if event and (event.tags or {}).get(DATA_VERSION_TAG) == NO_VALUE:
+            return str(event.metadata[PROBLEM].value)
+    return None
+
+
+def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
+    """Report that all of a batch is gone, and delete its partition. The same again changes nothing."""
+    for asset, partitions in _PARTITIONED.items():
+        tags = _tags_by_partition(instance, asset).get(batch, {}) if partitions == BATCH else {}
+        version = tags.get(DATA_VERSION_TAG, NO_VALUE)
+        if version != NO_VALUE:
+            event = lost(Output(asset, batch), f"removed: batch {batch} was removed")
+            instance.report_runless_asset_event(event)
+    instance.delete_dynamic_partition(BATCH, batch)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An output that was materialized once and is not there now; the id of the event that says so."""
+
+    output: Output
+    event_id: int
+
+
+def losses(instance: dg.DagsterInstance) -> list[Loss]:
+    """Return what was materialized once and is missing, damaged or out of date on disk."""
+    found = []
+    for output, recorded in _recorded(instance).items():
+        if recorded == NO_VALUE:
+            (record,) = instance.fetch_materializations(_records_of(output), limit=1).records
+            found.append(Loss(output, record.storage_id))
+    return found
+
+
+def _records_of(output: Output) -> dg.AssetRecordsFilter:
+    partitions = [output.partition] if output.partition else None
+    return dg.AssetRecordsFilter(dg.AssetKey(output.asset), asset_partitions=partitions)

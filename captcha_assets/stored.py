@@ -1,0 +1,218 @@
+"""What lies on disk: the data version that the files of an asset have now, or why they cannot be used.
+
+A data version is computed from the content, as it is when the asset is materialized. It is computed once for
+as long as size, times and inode (on an object store: size and entity tag) of the files stay as they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from captcha_assets.images.content import content_hash
+from captcha_assets.models import folder, registry
+from captcha_assets.models.manifest import verify_files
+from captcha_assets.settings import Settings
+from captcha_assets.sources import archives, deliveries
+from captcha_assets.storage import AnyPath, fetched, write_json
+from captcha_assets.sweeps import trials
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one materialization wrote.
+
+    Attributes:
+        asset: name of the asset.
+        partition: its partition; None for an asset that is not partitioned.
+        model: id of the model that it is or describes; None for assets that are not about one model.
+    """
+
+    asset: str
+    partition: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What lies on disk of an output.
+
+    Attributes:
+        version: data version of the content; None where the content cannot be used.
+        problem: why it cannot be used, one line that names the file; None where it can.
+    """
+
+    version: str | None = None
+    problem: str | None = None
+
+
+class Missing(Exception):  # noqa: N818 - a state of a file rather than an error of the program
+    """A file or folder that is not there."""
+
+
+#: What reading a damaged file raises, whatever kind of file it is.
+_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RuntimeError)
+
+
+class StoredVersions:
+    """Looks up what is stored, and computes each version once for as long as its files do not change.
+
+    Args:
+        settings: where things are kept.
+        verify: compute every version from the content, whatever size and times say.
+    """
+
+    def __init__(self, settings: Settings, *, verify: bool = False) -> None:
+        self._settings = settings
+        self._place = settings.scratch / "checksums.json"
+        self._known = {} if verify else _read(self._place)
+        self._current: dict[str, list[str]] = {}
+
+    def look(self, output: Output) -> Stored:
+        """Return the data version of an output as it lies on disk, or what is wrong with it."""
+        try:
+            return Stored(version=_LOOKS[output.asset](self, self._settings, output))
+        except Missing as missing:
+            return Stored(problem=f"missing: {missing}")
+        except _DAMAGED as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            return Stored(problem=f"damaged: {words}")
+
+    def save(self) -> None:
+        """Keep the versions for the next look."""
+        if self._current and self._current != self._known:
+            write_json(self._place, self._known | self._current)
+
+    def version(self, path: AnyPath, compute: Callable[[Path], str]) -> str:
+        """Return the version of the file or folder at `path`.
+
+        Args:
+            path: where it lies.
+            compute: computes the version of a local copy.
+
+        Raises:
+            Missing: nothing is there.
+        """
+        stamp, key = _stamp(path), str(path)
+        if stamp is None:
+            raise Missing(key)
+        known = self._known.get(key)
+        if known is None or known[0] != stamp:
+            try:
+                with fetched(path) as local:
+                    known = [stamp, compute(local)]
+            except _DAMAGED as error:
+                words = str(error) if key in str(error) else f"{key} cannot be read ({error})"
+                raise ValueError(words) from error
+        self._current[key] = known
+        return known[1]
+
+
+def _read(place: Path) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads(place.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}  # only time is lost
+
+
+def _stamp(path: AnyPath) -> str | None:
+    """Return what changes whenever the files at `path` change; None where there are none."""
+    entries = sorted(_local(path) if isinstance(path, Path) else _remote(path))
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest() if entries else None
+
+
+def _local(path: Path) -> Iterator[tuple[str, ...]]:
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            found = file.stat()
+            figures = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+            yield (file.relative_to(path).as_posix(), *map(str, figures))
+
+
+def _remote(path: Any) -> Iterator[tuple[str, ...]]:
+    for name, info in path.fs.find(path.path, detail=True).items():
+        tag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime")
+        yield (name, str(info.get("size")), str(tag))
+
+
+def _table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
+    return lambda versions, settings, output: versions.version(path(settings, output), content_hash)
+
+
+def _archive(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    path = deliveries.archive_path(settings, str(output.partition))
+    return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+
+
+def _snapshot(versions: StoredVersions, settings: Settings, _output: Output) -> str:
+    return versions.version(
+        settings.home / "data.dvc", lambda path: str(yaml.safe_load(path.read_text())["outs"][0]["md5"])
+    )
+
+
+def _candidate(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    """Return the id of the model folder, provided it is the candidate."""
+    pointer = registry.candidate(settings.models)
+    if pointer is None:
+        raise Missing(settings.models / "candidate.json")
+    if pointer.model_id != output.model:
+        return pointer.model_id
+    return _model(versions, settings, output)
+
+
+def _model(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    return versions.version(settings.models / str(output.model), folder.verify)
+
+
+def _evaluation(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    place = settings.evaluation(str(output.model))
+    return versions.version(place, lambda local: str(verify_files(local)["version"]))
+
+
+def _export(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    place = settings.onnx_model(str(output.model))
+    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+
+
+def _champion(versions: StoredVersions, settings: Settings, _output: Output) -> str:
+    """Return the id of the model that serves, provided its folder and its export are whole."""
+    champion = registry.champion(settings.models)
+    if champion is None:
+        return "none"
+    output = Output("champion", model=champion.model_id)
+    _export(versions, settings, output)
+    return _model(versions, settings, output)
+
+
+def _trial(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    def version_of(_path: Path) -> str:
+        record = trials.load(settings, str(output.partition))
+        return record.version if record else ""
+
+    return versions.version(settings.sweep_trial(str(output.partition)), version_of)
+
+
+_Look = Callable[[StoredVersions, Settings, Output], str]
+
+_LOOKS: Mapping[str, _Look] = {
+    "raw_batch": _archive,
+    "data_snapshot": _snapshot,
+    "image_table": _table(lambda settings, output: settings.image_table(str(output.partition))),
+    "rejected_images": _table(lambda settings, output: settings.rejected_images(str(output.partition))),
+    "image_index": _table(lambda settings, _: settings.image_index),
+    "splits": _table(lambda settings, _: settings.splits),
+    "resnet18": _candidate,
+    "evaluation": _evaluation,
+    "onnx_model": _export,
+    "champion": _champion,
+    "sweep_trial": _trial,
+    "sweep_leaderboard": _table(lambda settings, _: settings.sweep_leaderboard),
+}
+
+#: The assets whose files can be compared with what was recorded of them.
+KNOWN_ASSETS = frozenset(_LOOKS)
