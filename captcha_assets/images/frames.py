@@ -11,6 +11,21 @@ from captcha_assets.storage import AnyPath, replacing
 _ROWS_AT_ONCE = 1 << 17
 
 
+class MissingTableError(FileNotFoundError):
+    """A table that is not there; the message says how it is materialized."""
+
+
+def require_table(path: AnyPath) -> AnyPath:
+    """Return `path`, where a table has to be.
+
+    Raises:
+        MissingTableError: there is none.
+    """
+    if not path.exists():
+        raise MissingTableError(f"{path} is missing: materialize it again with captcha-assets update")
+    return path
+
+
 def write_frame(
     frame: pl.DataFrame,
     schema: pa.Schema,

@@ -21,7 +21,7 @@ from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.decisions import read_decisions, with_decisions
 from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
 from captcha_assets.images.features import CHANCES, CROPS
-from captcha_assets.images.frames import write_frame
+from captcha_assets.images.frames import require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"
@@ -122,10 +122,12 @@ def build_image_index(
 
     Raises:
         DecisionError: the decisions cannot be followed.
+        MissingTableError: an image table is not there.
         StaleTableError: an image table was made by another version.
     """
     with ExitStack() as stack:
-        local = {name: Path(stack.enter_context(fetched(tables[name]))) for name in sorted(tables)}
+        places = {name: require_table(tables[name]) for name in sorted(tables)}
+        local = {name: Path(stack.enter_context(fetched(place))) for name, place in places.items()}
         images = _distinct(local, read_decisions(decisions))
         groups = _groups(images, list(local.values()), _known_groups(target))
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from captcha_assets.images.frames import require_table
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, fetched
 
@@ -33,9 +34,14 @@ def batches_of(splits: AnyPath) -> tuple[str, ...]:
 
 @contextmanager
 def local_tables(settings: Settings) -> Iterator[LocalTables]:
-    """Yield local copies of the splits and of the image tables that they refer to."""
+    """Yield local copies of the splits and of the image tables that they refer to.
+
+    Raises:
+        MissingTableError: one of them is not there.
+    """
     with ExitStack() as stack:
-        splits = stack.enter_context(fetched(settings.splits))
+        splits = stack.enter_context(fetched(require_table(settings.splits)))
         batches = batches_of(splits)
-        tables = tuple(stack.enter_context(fetched(settings.image_table(name))) for name in batches)
+        places = [require_table(settings.image_table(name)) for name in batches]
+        tables = tuple(stack.enter_context(fetched(place)) for place in places)
         yield LocalTables(tables, splits, batches)

@@ -29,6 +29,7 @@ class Situation:
         model_id: the model that was trained last; None where there is none.
         trained_images: images of the training split that it found.
         new_images: images that are in the training split now and were not then.
+        removed_images: images that it was trained on and that are not in the training split any more.
         drifted: deliveries that it did not see, with images in the splits, whose drift check failed.
         code: version of the training's code now, and that it was trained with (None: no model).
         configuration: version of the production settings now, and as they were then (None: no model, or
@@ -43,6 +44,7 @@ class Situation:
     code: tuple[str, str | None]
     configuration: tuple[str, str | None]
     blocked: tuple[str, ...] = ()
+    removed_images: int = 0
 
     def to_json(self) -> str:
         """Return the situation as text, to be remembered."""
@@ -96,6 +98,7 @@ def situation(settings: Settings, code: str, configuration: str) -> Situation:
         model_id=candidate.model_id,
         trained_images=len(before),
         new_images=len(now.join(before, on="image_id", how="anti")),
+        removed_images=0 if blocked else len(before.join(now, on="image_id", how="anti")),
         drifted=() if blocked else tuple(_drifted(settings, trained)),
         code=(code, trained.code_version),
         configuration=(configuration, trained.provenance.get("configuration")),
@@ -110,6 +113,9 @@ def _blocked(settings: Settings) -> Iterator[str]:
     for table in ("image_index", "splits"):
         if not verdict.has_passed(settings.verdict(table)):
             yield f"a blocking check of {table} fails"
+    for batch in batches_of(settings.splits):
+        if not settings.image_table(batch).exists():
+            yield f"the splits hold images of batch {batch}, whose image_table is not there"
 
 
 def _training_images(splits: str) -> pl.DataFrame:
@@ -140,6 +146,7 @@ def reasons(now: Situation, handled: Situation | None, new_images: int, new_shar
     return [
         *_first(now, before),
         *_images(now, before, new_images, new_share),
+        *_removed(now, before, new_images, new_share),
         *_drift(now, before),
         *_versions(now, before),
     ]
@@ -162,8 +169,18 @@ def _images(now: Situation, before: Situation | None, number: int, share: float)
         )
 
 
+def _removed(now: Situation, before: Situation | None, number: int, share: float) -> Iterator[Reason]:
+    removed = now.removed_images - (before.removed_images if before else 0)
+    if now.model_id is not None and removed >= enough(now, number, share):
+        yield Reason(
+            "removed images",
+            f"{removed:,} images that {now.model_id} was trained on were removed, "
+            f"{enough(now, number, share):,} are enough",
+        )
+
+
 def enough(now: Situation, number: int, share: float) -> int:
-    """Return how many new images are enough: so many, and so large a share of those trained on."""
+    """Return how many new or removed images are enough: so many, and so large a share of those trained on."""
     return max(number, round(share * now.trained_images))
 
 
@@ -190,7 +207,8 @@ def in_words(now: Situation, number: int, share: float) -> str:
         if then not in (None, version)
     ]
     return (
-        f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}; "
+        f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}"
+        f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
         f"drifted deliveries: {', '.join(now.drifted) or 'none'}; "
         f"{'; '.join(changed) or 'code and configuration as then'}"
     )

@@ -33,6 +33,14 @@ def test_new_images_are_a_reason_when_they_are_enough_by_number_and_by_share() -
     assert clauses(replace(small, new_images=100)) == ["new images"]
 
 
+def test_removed_images_are_a_reason_when_they_are_enough() -> None:
+    assert clauses(replace(TRAINED, removed_images=199)) == []
+    gone = replace(TRAINED, removed_images=200)
+    assert clauses(gone) == ["removed images"]
+    assert clauses(gone, gone) == []
+    assert "0 of 200 new training images since one, 200 removed" in in_words(gone, NUMBER, SHARE)
+
+
 def test_a_drifted_delivery_a_new_code_and_a_new_configuration_are_reasons() -> None:
     assert clauses(replace(TRAINED, drifted=("october",))) == ["drift"]
     assert clauses(replace(TRAINED, code=("2", "1"))) == ["code"]
@@ -82,6 +90,7 @@ situations = st.builds(
     code=st.tuples(words, st.none() | words),
     configuration=st.tuples(words, st.none() | words),
     blocked=st.lists(words, max_size=1).map(tuple),
+    removed_images=st.integers(0, 5000),
 )
 
 
