@@ -53,7 +53,7 @@ def test_a_removed_delivery_is_gone(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:80:3", "--materialize")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:80:4", "--materialize")
     succeeded(tmp_path, "batch", "remove", "one")
-    assert "delivery one was removed" in succeeded(tmp_path, "update", "--dry-run")
+    assert "batch one was removed" in succeeded(tmp_path, "update", "--dry-run")
     listed = [
         json.loads(line)["batch"] for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()
     ]

@@ -52,13 +52,13 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.pass_obj
 def remove(settings: Settings, name: str) -> None:
     """Remove the delivery NAME: its archive, its tables, its partition."""
+    from captcha_assets.defs import truth
     from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.partitions import BATCH
     from captcha_assets.sources import deliveries
 
     if name not in deliveries.known_batches(settings):
         raise click.ClickException(f"there is no delivery {name!r}; see: captcha-assets batch list")
     deliveries.remove(settings, name)
     with open_instance(settings) as instance:
-        instance.delete_dynamic_partition(BATCH, name)
+        truth.report_removed(instance, name)
     click.echo(f"delivery {name}: removed\nnext: captcha-assets update")

@@ -13,18 +13,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be made and why, and make nothing.")
+@click.option(
+    "--verify", is_flag=True, help="Read every file first, even where size and times are as they were."
+)
 @click.option("--select", default="*", show_default=True, help="Which assets, in Dagster's selection syntax.")
 @click.option(
     "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run config, a YAML file."
 )
 @click.pass_obj
-def update(settings: Settings, dry_run: bool = False, select: str = "*", config: Path | None = None) -> None:
-    """Make what is missing or out of date, inputs first, and nothing else."""
-    from captcha_assets.defs import runs
+def update(
+    settings: Settings,
+    dry_run: bool = False,
+    verify: bool = False,
+    select: str = "*",
+    config: Path | None = None,
+) -> None:
+    """Materialize what is missing, damaged or stale, inputs first, and nothing else."""
+    from captcha_assets.defs import runs, truth
     from captcha_assets.defs.instance import open_instance
 
     selection, definitions = runs.selected(select), quiet_definitions()
     with open_instance(settings) as instance:
+        if verify:
+            truth.report(settings, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection)
         else:

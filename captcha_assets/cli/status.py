@@ -36,16 +36,21 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _champion(settings: Settings) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import read_metrics
+    from captcha_assets.stored import Output, StoredVersions
 
     serves = registry.champion(settings.models)
     if serves is None:
         return None
+    versions = StoredVersions(settings)
+    problem = versions.look(Output("champion")).problem
+    versions.save()
     metrics = read_metrics(settings, serves.model_id) or serves.metrics
     figures = ("accuracy", "accuracy_low", "accuracy_high", "n")
     return {
         "model": serves.model_id,
         "since": serves.since,
         "because": serves.reason,
+        "problem": problem,
         **{name: metrics.get(name) for name in figures},
     }
 
@@ -90,6 +95,11 @@ def _run(run: dict[str, Any]) -> str:
 def _serving(champion: dict[str, Any] | None) -> str:
     if champion is None:
         return "no model yet"
+    if champion["problem"]:
+        return (
+            f"{champion['model']} cannot serve: {champion['problem']}; materialize it again "
+            "(captcha-assets update), restore it, or go back to another (captcha-assets model rollback)"
+        )
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,6 +156,22 @@ def _numbers(text: str, numbers: list[str], form: str, least: int) -> list[int]:
 def archive_path(settings: Settings, batch: str) -> Path:
     """Where a delivery's archive lies once it is fetched."""
     return settings.raw / f"{batch}.zip"
+
+
+def require_archives(settings: Settings, batches: Iterable[str]) -> None:
+    """Check that the archives of these batches are there, so that nobody records `data/` without one.
+
+    Raises:
+        DeliveryError: an archive is missing; the message says how to restore it.
+    """
+    for batch in batches:
+        path = archive_path(settings, batch)
+        if not path.exists():
+            raise DeliveryError(
+                f"{path} is missing: restore it (dvc checkout data.dvc, or dvc pull), fetch it again"
+                f" (captcha-assets backfill raw_batch --batches {batch}), or remove the batch"
+                f" (captcha-assets batch remove {batch})"
+            )
 
 
 def register(settings: Settings, batch: str, source: Source) -> Registration:

@@ -40,7 +40,8 @@ def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         opened = open_home(folder, monkeypatch)
         with opened.instance:
             opened.settings.raw.mkdir(parents=True)
-            (opened.settings.raw / "one.zip").write_bytes(b"what DVC records")
+            for name in MANY:
+                (opened.settings.raw / f"{name}.zip").write_bytes(b"what DVC records")
             for upstream, asset in OVER_ALL:
                 deliver(opened, upstream, dict.fromkeys(MANY, "1"))
                 assert opened.make(asset) is None
@@ -79,7 +80,7 @@ def test_the_same_content_again_is_no_change(many: Home, upstream: str, asset: s
 @over_all
 def test_a_removed_delivery_is_named(many: Home, upstream: str, asset: str) -> None:
     many.instance.delete_dynamic_partition("batch", MANY[7])
-    assert reasons(many, asset) == [f"delivery {MANY[7]} was removed"]
+    assert reasons(many, asset) == [f"batch {MANY[7]} was removed"]
 
 
 @over_all

@@ -78,6 +78,7 @@ def data_snapshot(
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = made_from.versions_now(context.instance, "raw_batch")
+    deliveries.require_archives(settings, versions)
     taken = snapshot.take_snapshot(settings.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
