@@ -17,6 +17,7 @@ import yaml
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
+from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, deliveries
 from captcha_assets.storage import AnyPath, fetched, write_json
@@ -144,6 +145,21 @@ def _table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
     return lambda versions, settings, output: versions.version(path(settings, output), content_hash)
 
 
+def _validated_table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
+    """Look at a table that comes with its validation results, without which nobody may use it."""
+
+    def look(versions: StoredVersions, settings: Settings, output: Output) -> str:
+        versions.version(settings.verdict(output.asset, output.partition), _validation)
+        return versions.version(path(settings, output), content_hash)
+
+    return look
+
+
+def _validation(results: Path) -> str:
+    verdict.load(results)
+    return "readable"
+
+
 def _archive(versions: StoredVersions, settings: Settings, output: Output) -> str:
     path = deliveries.archive_path(settings, str(output.partition))
     return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
@@ -156,12 +172,13 @@ def _snapshot(versions: StoredVersions, settings: Settings, _output: Output) -> 
 
 
 def _candidate(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    """Return the id of the model folder, provided it is the candidate."""
+    """Return the id of the model folder, provided it is the candidate and the splits it saw are kept."""
     pointer = registry.candidate(settings.models)
     if pointer is None:
         raise Missing(settings.models / "candidate.json")
     if pointer.model_id != output.model:
         return pointer.model_id
+    versions.version(settings.training_splits(pointer.model_id), content_hash)
     return _model(versions, settings, output)
 
 
@@ -202,10 +219,10 @@ _Look = Callable[[StoredVersions, Settings, Output], str]
 _LOOKS: Mapping[str, _Look] = {
     "raw_batch": _archive,
     "data_snapshot": _snapshot,
-    "image_table": _table(lambda settings, output: settings.image_table(str(output.partition))),
+    "image_table": _validated_table(lambda settings, output: settings.image_table(str(output.partition))),
     "rejected_images": _table(lambda settings, output: settings.rejected_images(str(output.partition))),
-    "image_index": _table(lambda settings, _: settings.image_index),
-    "splits": _table(lambda settings, _: settings.splits),
+    "image_index": _validated_table(lambda settings, _: settings.image_index),
+    "splits": _validated_table(lambda settings, _: settings.splits),
     "resnet18": _candidate,
     "evaluation": _evaluation,
     "onnx_model": _export,

@@ -240,6 +240,7 @@ def carry_out(
     Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
     next step is asked for only after that.
     """
+    truth.report(load_settings(), instance)
     broken: set[Step] = set()
     for step, reasons in steps:
         error = _obstacle(definitions, instance, step, broken)
@@ -264,7 +265,6 @@ def update(
     same content is not made again. Yields what `carry_out` yields.
     """
     settings = load_settings()
-    truth.report(settings, instance)
 
     def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
         for assets in steps_in_order(definitions, selection):

@@ -47,16 +47,20 @@ _MODEL = "model"
 _WRITING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
-def report(settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False) -> None:
-    """Compare Dagster's record with the disk, and report what differs.
+def report(
+    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+) -> list[dg.AssetMaterialization]:
+    """Compare Dagster's record with the disk, report what differs, and return what was reported.
 
     Args:
         settings: where things are kept.
         instance: it is told.
         verify: read every file, whatever its size and times say.
     """
-    for event in differences(settings, instance, verify=verify):
+    found = differences(settings, instance, verify=verify)
+    for event in found:
         instance.report_runless_asset_event(event)
+    return found
 
 
 def differences(

@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import (
     extract_data_version_from_entry,
 )
 
+from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import truth
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.switches import is_on
@@ -126,11 +127,25 @@ def watched_files(
 ) -> dg.SensorResult | dg.SkipReason:
     """Report what changed without a run; ask for a run for what is missing or damaged."""
     observed = unseen(settings, context.instance)
-    truth.report(settings, context.instance)
+    for event in truth.report(settings, context.instance):
+        _alert(settings, event)
     requests = list(_restorations(context.instance)) if is_on(context.instance, "automation") else []
     if not observed and not requests:
         return dg.SkipReason("the sources are as they were observed last")
     return dg.SensorResult(asset_events=observed, run_requests=requests)
+
+
+#: What is lost with them no run can make again by itself: somebody has to know.
+_ALERTED = {"champion": "the champion cannot serve", "raw_batch": "an archive is lost"}
+
+
+def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
+    """Send an alert of a loss that somebody must act on."""
+    title, problem = _ALERTED.get(event.asset_key.to_user_string()), event.description
+    if title and problem and (event.tags or {})[DATA_VERSION_TAG] == truth.NO_VALUE:
+        send(
+            settings, Alert(title, (problem,), f"{settings.ui_url}/assets/{event.asset_key.to_user_string()}")
+        )
 
 
 def _restorations(instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
