@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from captcha_assets.defs import runs
+from captcha_assets.defs.watched import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 #: From a hundred upstream partitions on Dagster compares none of them.
@@ -42,6 +43,7 @@ def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             opened.settings.raw.mkdir(parents=True)
             for name in MANY:
                 (opened.settings.raw / f"{name}.zip").write_bytes(b"what DVC records")
+            observe(opened.settings, opened.instance)
             for upstream, asset in OVER_ALL:
                 deliver(opened, upstream, dict.fromkeys(MANY, "1"))
                 assert opened.make(asset) is None

@@ -1,0 +1,122 @@
+"""A batch that is removed is gone everywhere; one that is registered with other content is other content."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from captcha_assets.defs.watched import watched_files
+from captcha_assets.sources import generator
+from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.test_cli import run, succeeded
+
+THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
+
+
+def archive(path: Path, count: int, seed: int) -> Path:
+    generator.write_archive(path, count, seed)
+    return path
+
+
+def index_of(home: Path) -> pl.DataFrame:
+    return pl.read_parquet(home / "artifacts" / "image_index.parquet")
+
+
+def listed(home: Path) -> dict[str, dict]:
+    rows = [json.loads(line) for line in succeeded(home, "batch", "list", "--json").splitlines()]
+    return {row["batch"]: row for row in rows}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A home with the batches `a` (60 images) and `b` (80), through to the splits."""
+    home = tmp_path / "home"
+    succeeded(home, "batch", "add", "a", str(archive(tmp_path / "a.zip", 60, seed=1)))
+    succeeded(home, "batch", "add", "b", str(archive(tmp_path / "b.zip", 80, seed=2)))
+    succeeded(home, "update", "--select", THROUGH_SPLITS)
+    return home
+
+
+def test_a_name_that_is_used_again_after_a_removal_holds_the_new_images_only(
+    two: Path, tmp_path: Path
+) -> None:
+    before = index_of(two)
+    succeeded(two, "batch", "remove", "a")
+    left = [path for path in two.rglob("*") if path.name.split(".")[0] == "a" and path.suffix != ".lock"]
+    assert left == []
+    assert "batch a was removed" in succeeded(two, "update", "--dry-run")
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    assert set(index_of(two)["batch"]) == {"b"}
+
+    succeeded(two, "batch", "add", "a", str(archive(tmp_path / "other.zip", 70, seed=3)))
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    assert (two / "data" / "raw" / "a.zip").read_bytes() == (tmp_path / "other.zip").read_bytes()
+    assert listed(two)["a"]["usable"] == 70
+    removed = before.filter(pl.col("batch") == "a")
+    assert index_of(two).join(removed, on="image_id").is_empty()
+    assert "everything is up to date" in succeeded(two, "update", "--select", THROUGH_SPLITS)
+
+
+def test_the_name_is_used_again_before_anything_was_updated(two: Path, tmp_path: Path) -> None:
+    succeeded(two, "batch", "remove", "a")
+    succeeded(two, "batch", "add", "a", str(archive(tmp_path / "other.zip", 70, seed=3)))
+    planned = succeeded(two, "update", "--dry-run", "--select", THROUGH_SPLITS)
+    assert "would make raw_batch [a]: removed: batch a was removed" in planned
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    assert listed(two)["a"]["usable"] == 70
+
+
+def test_a_source_that_was_overwritten_and_is_added_again_is_new_content(two: Path, tmp_path: Path) -> None:
+    archive(tmp_path / "a.zip", 90, seed=4)
+    succeeded(two, "batch", "add", "a", str(tmp_path / "a.zip"))
+    planned = succeeded(two, "update", "--dry-run", "--select", THROUGH_SPLITS)
+    assert "raw_batch [a]: not what is registered" in planned
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    assert listed(two)["a"]["usable"] == 90
+    assert "everything is up to date" in succeeded(two, "update", "--select", THROUGH_SPLITS)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"garbage")])
+def test_an_archive_that_is_lost_with_its_source_stops_in_one_line_and_its_return_mends_all(
+    two: Path, tmp_path: Path, damage: object
+) -> None:
+    lost = two / "data" / "raw" / "a.zip"
+    kept = lost.read_bytes()
+    (tmp_path / "a.zip").unlink()
+    damage(lost)  # type: ignore[operator]
+    done = run(two, "update", "--select", THROUGH_SPLITS)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "dvc" in done.stdout
+    assert "data_snapshot" in done.stdout, "nobody records data/ without an archive that was there"
+    assert set(index_of(two)["batch"]) == {"a", "b"}
+    lost.write_bytes(kept)
+    assert "everything is up to date" in succeeded(two, "update", "--select", THROUGH_SPLITS)
+
+
+def test_a_damaged_file_of_the_same_size_and_time_is_found_by_verify(two: Path) -> None:
+    table = two / "artifacts" / "image_table" / "b.parquet"
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    table.write_bytes(content)
+    planned = succeeded(two, "update", "--dry-run", "--verify", "--select", THROUGH_SPLITS)
+    assert "image_table + rejected_images [b]: damaged" in planned or "[b]: changed" in planned
+
+
+def test_automation_takes_a_removed_batch_out_of_index_and_snapshot(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = open_home(two, monkeypatch)
+    with home.instance:
+        first = dg.evaluate_automation_conditions(home.definitions, home.instance)
+        succeeded(two, "batch", "remove", "a")
+        context = dg.build_sensor_context(instance=home.instance, definitions=home.definitions)
+        answer = watched_files(context)
+        for event in getattr(answer, "asset_events", None) or []:
+            home.instance.report_runless_asset_event(event)
+        second = dg.evaluate_automation_conditions(home.definitions, home.instance, cursor=first.cursor)
+        requested = {one.key.to_user_string() for one in second.results if one.true_subset.size}
+        assert {"image_index", "data_snapshot"} <= requested
+        assert Home(home.settings, home.instance, home.definitions).stale() != []
