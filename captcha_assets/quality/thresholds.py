@@ -4,7 +4,8 @@ A *blocking* check stops the flow: what it judges must not go on. The others war
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 # --- a delivery: its image table ------------------------------------------------------------------
 
@@ -119,7 +120,20 @@ TOLERATED_CLASS_CHANGE = 0.25
 #: directions in which images of one class differ most.
 TOLERATED_SHAPE_SHIFT = 0.1
 
-#: Version of everything above: another one judges anew what was judged by the last.
-VERSION = hashlib.sha256(
-    repr(sorted((name, value) for name, value in globals().items() if name.isupper())).encode()
-).hexdigest()[:8]
+
+def version_of(values: Mapping[str, Any]) -> str:
+    """Return the version of thresholds and checks by name: their limits count, descriptions do not.
+
+    Args:
+        values: the constants of this module; names in upper case count.
+    """
+    counting = {name: value for name, value in values.items() if name.isupper() and name != "VERSION"}
+    checks = counting.get("CHECKS", {})
+    counting["CHECKS"] = {
+        table: [(check.name, check.blocking) for check in named] for table, named in checks.items()
+    }
+    return hashlib.sha256(repr(sorted(counting.items())).encode()).hexdigest()[:8]
+
+
+#: Another version validates anew what was validated by the last one.
+VERSION = version_of(globals())
