@@ -1,13 +1,16 @@
 """A small web server for the reports that the Dagster UI links to: pages, pictures and small files."""
 
+import errno
 import mimetypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from captcha_assets import start_page
 from captcha_assets.settings import Settings
 
 
@@ -18,20 +21,53 @@ class ReportServerError(RuntimeError):
 _SHOWN = {".html", ".png", ".json", ".csv"}
 
 
+def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
+    """Return the content type and the bytes of what an address names; None where there is no such report.
+
+    Nothing outside of the artifacts is ever read.
+    """
+    parts = [part for part in unquote(urlsplit(address).path).split("/") if part not in ("", ".")]
+    if parts in ([], ["index.html"]):
+        return "text/html", start_page.page(settings).encode(errors="backslashreplace")
+    path = settings.artifact_root.joinpath(*parts)
+    if ".." in parts or path.suffix not in _SHOWN:
+        return None
+    try:
+        if isinstance(path, Path) and not path.resolve().is_relative_to(settings.artifact_root.resolve()):
+            return None  # a link that leads out
+        return mimetypes.guess_type(path.name)[0] or "text/plain", path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return None  # a ValueError: no file can have such a name
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+
+
 def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            parts = [part for part in unquote(urlsplit(self.path).path).split("/") if part]
-            path = settings.artifact_root.joinpath(*parts)
-            if ".." in parts or path.suffix not in _SHOWN or not path.is_file():
-                self.send_error(HTTPStatus.NOT_FOUND, "no such report")
-                return
-            body = path.read_bytes()
+            found = self._head()
+            if found:
+                self.wfile.write(found)
+
+        def do_HEAD(self) -> None:
+            self._head()
+
+        def _head(self) -> bytes | None:
+            """Send the head of the answer, and return its body."""
+            found = report_at(settings, self.path)
+            if found is None:
+                self.send_error(
+                    HTTPStatus.NOT_FOUND, "no such report", "the start page / leads to every report"
+                )
+                return None
+            kind, body = found
             self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", mimetypes.guess_type(path.name)[0] or "text/plain")
+            self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            return body
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
             """Say nothing: the terminal belongs to the UI."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -55,6 +55,34 @@ def history(verdicts: Mapping[str, Verdict], of: int | None = None) -> str:
     return _template("history.html.jinja").render(
         verdicts=dict(reversed(list(verdicts.items()))), checks=checks, of=of or len(verdicts)
     )
+
+
+class Cell(NamedTuple):
+    """Words on the start page: a link where there is an address, a coloured badge where there is a level."""
+
+    words: str
+    address: str = ""
+    level: str = ""
+
+
+class Section(NamedTuple):
+    """A table of the start page, and the links beside its title."""
+
+    title: str
+    words: str
+    links: Sequence[Cell] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Sequence[Cell]]] = ()
+
+
+def start(sections: Sequence[Section], ui_url: str) -> str:
+    """Return the page that leads to all reports.
+
+    Args:
+        sections: its tables.
+        ui_url: address of the Dagster UI.
+    """
+    return _template("start.html.jinja").render(sections=sections, ui_url=ui_url)
 
 
 def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:

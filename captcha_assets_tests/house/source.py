@@ -17,6 +17,7 @@ FLOORS = [
     ["stored"],
     ["sweeps", "reproduction"],
     ["training", "evaluation", "serving", "reports", "alerts", "graph_picture"],
+    ["start_page"],
     ["models"],
     ["quality", "sources"],
     ["images"],

@@ -1,0 +1,111 @@
+"""The start page of the report server: it leads to every report among the artifacts."""
+
+from collections.abc import Iterator
+
+from captcha_assets.models import overview, registry
+from captcha_assets.quality import report, verdict
+from captcha_assets.quality.report import Cell, Section
+from captcha_assets.settings import Settings
+from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.storage import AnyPath
+
+#: So many validation results are read for one look at the page; the other batches are listed without.
+_MOST = 200
+
+_LEVELS = {"passed": "passed", "warning": "warnings", "failed": "quarantined"}
+
+
+def page(settings: Settings) -> str:
+    """Return the page as HTML."""
+    return report.start([_batches(settings), _dataset(settings), _models(settings)], settings.ui_url)
+
+
+def _batches(settings: Settings) -> Section:
+    root = settings.verdict("image_table")
+    drift = _with_report(settings.verdict("drift"))
+    validated = _with_report(root)
+    names = sorted(set(known_batches(settings)) | validated)
+    rows = [
+        [
+            [Cell(name)],
+            [_state(root / name) if name in validated else Cell("not materialized yet")]
+            if number < _MOST
+            else [],
+            [Cell("quality", f"quality/image_table/{name}/report.html")] if name in validated else [],
+            [Cell("drift", f"quality/drift/{name}/report.html")] if name in drift else [],
+        ]
+        for number, name in enumerate(names)
+    ]
+    words = "Every batch with the checks of its images, and how it differs from what the champion saw."
+    if not names:
+        words = "There is no batch yet: captcha-assets batch add NAME SOURCE"
+    links = [Cell("history of all checks", "quality/image_table/index.html")] if validated else []
+    return Section("Batches", words, links, ("batch", "checks", "", ""), rows)
+
+
+def _with_report(folder: AnyPath) -> set[str]:
+    return {place.parent.name for place in folder.glob("*/report.html")}
+
+
+def _state(folder: AnyPath) -> Cell:
+    try:
+        level = verdict.load(folder).level
+    except verdict.VerdictError:
+        return Cell("cannot be read")
+    return Cell(_LEVELS[level], level=level)
+
+
+def _dataset(settings: Settings) -> Section:
+    pages = {
+        "image index": settings.verdict("image_index") / "report.html",
+        "splits": settings.verdict("splits") / "report.html",
+        "images whose labels contradict each other": settings.label_conflicts,
+    }
+    rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]
+    words = "The checks of all batches together." if rows else "Nothing is materialized yet."
+    return Section("Data set", words, (), ("",), rows)
+
+
+def _address(settings: Settings, path: AnyPath) -> str:
+    return settings.public_url(path).removeprefix(f"{settings.reports_url}/")
+
+
+def _models(settings: Settings) -> Section:
+    words = "Every model with its figures on the test split."
+    try:
+        names, roles = registry.list_models(settings.models), dict(_roles(settings))
+    except registry.RegistryError as error:
+        return Section("Models", f"The registry cannot be read: {error}")
+    rows = [
+        [
+            [Cell(name)],
+            [Cell(roles[name], level="passed")] if name in roles else [],
+            [Cell(_accuracy(settings, name))],
+            [Cell("evaluation", f"evaluation/{name}/report.html")]
+            if (settings.evaluation(name) / "report.html").exists()
+            else [],
+        ]
+        for name in sorted(names, key=lambda name: (name not in roles, name))
+    ]
+    if not rows:
+        words = "There is no model yet."
+    return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", ""), rows)
+
+
+def _roles(settings: Settings) -> Iterator[tuple[str, str]]:
+    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+    if candidate:
+        yield candidate.model_id, "candidate"
+    if champion:
+        yield champion.model_id, "champion"
+
+
+def _accuracy(settings: Settings, model_id: str) -> str:
+    try:
+        figures = overview.read_metrics(settings, model_id)
+        if figures is None:
+            return "not evaluated yet"
+        low, high = figures["accuracy_low"], figures["accuracy_high"]
+        return f"{figures['accuracy']:.4f} ({low:.4f} to {high:.4f}, {figures['n']:,} images)"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "cannot be read"

@@ -1,0 +1,145 @@
+"""The report server over HTTP: its start page leads to every report, and nothing else leaves the home."""
+
+import http.client
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from upath import UPath
+
+from captcha_assets.models import registry
+from captcha_assets.quality import report, verdict
+from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.reports import serving
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets_tests.models.conftest import make_model
+
+
+def settings_of(home: Path, artifacts: str | None = None) -> Settings:
+    """A home whose reports are served at a free port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return Settings(home=home, artifacts=artifacts, reports_url=f"http://localhost:{port}")
+
+
+def ask(settings: Settings, address: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
+    """Ask as an attacker can: the address is sent as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(settings.reports_url).port or 0, timeout=20)
+    connection.putrequest(method, address, skip_host=False)
+    connection.endheaders()
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body, answer.headers
+
+
+def fill(settings: Settings, work: Path) -> str:
+    """Leave what a platform leaves: two batches, one of them quarantined, and a champion."""
+    for name, passed in (("october", True), ("mostly-bad", False)):
+        deliveries.register(settings, name, deliveries.parse_source("synthetic:10:1"))
+        found = Finding("share_of_rejects", "Not bad.", "at most 50 %", "75 %", passed, blocking=True)
+        judged = Verdict(f"image_table/{name}", (found,), 10)
+        verdict.save(judged, report.page(judged), settings.verdict("image_table", name))
+        if passed:
+            verdict.save(judged, report.page(judged), settings.verdict("drift", name))
+            for table in ("image_index", "splits"):
+                verdict.save(judged, report.page(judged), settings.verdict(table))
+    (settings.verdict("image_table") / "index.html").write_text("<h1>history</h1>")
+    make_model(work / "model")
+    model_id = registry.add_candidate(settings.models, work / "model")
+    registry.promote(settings.models, model_id, "the first")
+    settings.evaluation(model_id).mkdir(parents=True)
+    (settings.evaluation(model_id) / "report.html").write_text("<h1>evaluation</h1>")
+    return model_id
+
+
+@pytest.fixture(params=["folder", "object store"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """A server over the reports of a platform, whose artifacts lie in a folder or on an object store."""
+    store: UPath | None = request.getfixturevalue("bucket") if request.param == "object store" else None
+    settings = settings_of(tmp_path / "home", f"{str(store).rstrip('/')}/artifacts" if store else None)
+    fill(settings, tmp_path)
+    with serving(settings):
+        yield settings
+
+
+def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(served: Settings) -> None:
+    status, page, headers = ask(served, "/")
+    assert status == 200
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert re.search(r"mostly-bad.*?badge failed.*?quarantined", page, re.DOTALL)
+    links = re.findall(r'href="([^":]+)"', page)
+    (model_id,) = registry.list_models(served.models)
+    wanted = {
+        "quality/image_table/index.html",
+        "quality/image_table/october/report.html",
+        "quality/image_table/mostly-bad/report.html",
+        "quality/drift/october/report.html",
+        "quality/image_index/report.html",
+        "quality/splits/report.html",
+        f"evaluation/{model_id}/report.html",
+    }
+    assert set(links) == wanted
+    for link in links:
+        assert ask(served, f"/{link}")[0] == 200, link
+
+
+def test_a_head_request_is_answered_as_a_get_without_the_body(served: Settings) -> None:
+    for address in ("/", "/quality/splits/report.html"):
+        status, body, headers = ask(served, address, "HEAD")
+        assert (status, body) == (200, "")
+        assert headers["Content-Length"] == ask(served, address)[2]["Content-Length"]
+
+
+def test_an_unknown_address_is_a_404_that_names_the_start_page(served: Settings) -> None:
+    for address in ("/nothing.html", "/quality", "/%00.html", f"/{'x' * 3000}.html", "/models/%ff.html"):
+        status, body, _ = ask(served, address)
+        assert status == 404, address
+        assert "the start page / leads to every report" in body
+
+
+def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text("hush")
+    (served.home / "secret.json").write_text("hush")
+    addresses = [
+        "/../secret.json",
+        "/quality/../../secret.json",
+        "/%2e%2e/secret.json",
+        "/..%2fsecret.json",
+        "/quality/%2e%2e%2f%2e%2e%2fsecret.json",
+        f"/{secret}",
+        f"//{str(secret).replace('/', '%2f')}",
+    ]
+    if isinstance(served.artifact_root, Path):
+        (served.artifact_root / "link.json").symlink_to(secret)
+        (served.artifact_root / "folder").symlink_to(tmp_path)
+        addresses += ["/link.json", "/folder/secret.json"]
+    for address in addresses:
+        status, body, _ = ask(served, address)
+        assert status in (400, 404), address
+        assert "hush" not in body
+
+
+def test_the_start_page_of_an_empty_home_says_how_to_begin(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    with serving(settings):
+        status, page, _ = ask(settings, "/")
+    assert status == 200
+    assert "captcha-assets batch add NAME SOURCE" in page
+
+
+def test_the_start_page_shows_what_it_can_where_a_record_is_damaged(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    model_id = fill(settings, tmp_path)
+    (settings.verdict("image_table", "october") / "verdict.json").write_text("garbage")
+    (settings.evaluation(model_id) / "metrics.json").write_text("[]")
+    with serving(settings):
+        status, page, _ = ask(settings, "/")
+    assert status == 200
+    assert page.count("cannot be read") == 2
