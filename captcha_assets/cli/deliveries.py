@@ -53,6 +53,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 def remove(settings: Settings, name: str) -> None:
     """Remove the delivery NAME: its archive, its tables, its partition."""
     from captcha_assets.defs import truth
+    from captcha_assets.defs.automation_history import forget_unreadable
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.sources import deliveries
 
@@ -61,4 +62,5 @@ def remove(settings: Settings, name: str) -> None:
     deliveries.remove(settings, name)
     with open_instance(settings) as instance:
         truth.report_removed(instance, name)
+        forget_unreadable(instance)
     click.echo(f"delivery {name}: removed\nnext: captcha-assets update")
