@@ -1,13 +1,15 @@
-"""What people are told of: failed runs, failed checks, refused candidates. One alert a run.
+"""Alerts of runs: what someone must act on, and nothing else. One alert a run.
 
-Runs that a command makes in its own process are told of by the command; these sensors tell of the others.
+A run that a command makes in its own process is told of by the command; the sensors tell of the others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
+from captcha_assets.defs.failures import reason_of
+from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import Settings
 
@@ -17,23 +19,120 @@ _TOLD_OF = {
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
     dg.DagsterEventType.ASSET_MATERIALIZATION,
 }
+_BATCHES = dg.AssetKey("image_table")
+
+_Events = Sequence[dg.DagsterEvent]
+#: The title and the lines of an alert; None where there is nothing to act on.
+_Said = tuple[str, list[str]] | None
 
 
 def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> Alert | None:
-    """What there is to tell of a finished run; None where all went well."""
+    """Return what someone must act on after a finished run; None where there is nothing.
+
+    A check that only warns is no alert: the UI, the reports and `status` show it.
+    """
     events = [
         entry.dagster_event
         for entry in instance.all_logs(run.run_id, of_type=_TOLD_OF)
         if entry.dagster_event is not None
     ]
-    if any(event.is_step_failure for event in events):  # it says more than that the run failed
-        events = [event for event in events if event.event_type != dg.DagsterEventType.RUN_FAILURE]
-    lines = [line for event in events for line in _lines(event)]
-    failed = run.status == dg.DagsterRunStatus.FAILURE
-    if not lines and not failed:
+    rules: tuple[Callable[[dg.DagsterRun, _Events], _Said], ...] = (_quarantined, _blocked, _failed, _refused)
+    said = next((found for rule in rules if (found := rule(run, events))), None)
+    said = said or _drifted(instance, run, events)
+    if said is None:
         return None
-    title = f"{_subject(run)}: {'the run failed' if failed else 'made, but look at it'}"
+    title, lines = said
     return Alert(title, tuple(dict.fromkeys(lines)), f"{settings.ui_url}/runs/{run.run_id}")
+
+
+def _failed_checks(events: _Events) -> list[dg.AssetCheckEvaluation]:
+    checks = [
+        event.asset_check_evaluation_data
+        for event in events
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    return [check for check in checks if not check.passed]
+
+
+def _blocking(events: _Events) -> list[dg.AssetCheckEvaluation]:
+    """Return the blocking checks that failed: only these have the severity of an error."""
+    return [check for check in _failed_checks(events) if check.severity == dg.AssetCheckSeverity.ERROR]
+
+
+def _quarantined(run: dg.DagsterRun, events: _Events) -> _Said:
+    failed = [check for check in _blocking(events) if check.asset_key == _BATCHES]
+    if not failed:
+        return None
+    batch = failed[0].partition or _partition(run)
+    advice = (
+        f"the other batches go on without it; see {_report(failed[0])}, then remove it "
+        f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
+    )
+    return f"batch {batch} is quarantined", [*_in_words(failed), advice]
+
+
+def _blocked(_run: dg.DagsterRun, events: _Events) -> _Said:
+    failed = _blocking(events)
+    if not failed:
+        return None
+    assets = ", ".join(sorted({check.asset_key.to_user_string() for check in failed}))
+    advice = (
+        f"nothing that depends on {assets} is materialized until it passes: see {_report(failed[0])}, "
+        "correct the inputs, then: captcha-assets update"
+    )
+    return f"{assets}: a blocking check failed", [*_in_words(failed), advice]
+
+
+def _failed(run: dg.DagsterRun, events: _Events) -> _Said:
+    if run.status != dg.DagsterRunStatus.FAILURE:
+        return None
+    steps = [event for event in events if event.is_step_failure]  # they say more than that the run failed
+    runs = [event for event in events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
+    reasons = [reason_of(step) for step in steps] or [event.message or "failed" for event in runs]
+    return f"{_subject(run)}: the run failed", [
+        *reasons,
+        "when the cause is corrected: captcha-assets update",
+    ]
+
+
+def _refused(_run: dg.DagsterRun, events: _Events) -> _Said:
+    for event in events:
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            refused, candidate = metadata.get("refused"), metadata.get("candidate")
+            if refused and candidate and refused.value != "no":
+                command = f"captcha-assets model promote {candidate.value} --reason WHY"
+                lines = [str(refused.value), f"to promote it all the same: {command}"]
+                return f"candidate {candidate.value} is refused, the champion serves on", lines
+    return None
+
+
+def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Said:
+    """Drift is to be acted on only where nothing else does: `update` and the sensor `retraining` retrain."""
+    from captcha_assets.defs.switches import switched_on
+
+    found = [check for check in _failed_checks(events) if check.check_name == DRIFT.name]
+    if not found or PROCESS_TAG in run.tags or switched_on(instance)["retraining"]:
+        return None
+    batch = found[0].partition or _partition(run)
+    advice = (
+        f"no training starts by itself, `retraining` is off: see {_report(found[0])}, then train with "
+        "captcha-assets update, or: captcha-assets automation on"
+    )
+    return f"batch {batch} does not look like the training images", [*_in_words(found), advice]
+
+
+def _in_words(checks: Sequence[dg.AssetCheckEvaluation]) -> list[str]:
+    return [f"{check.check_name}: {check.description}" for check in checks]
+
+
+def _report(check: dg.AssetCheckEvaluation) -> str:
+    linked = check.metadata.get("report")
+    return str(linked.value) if linked else f"the check {check.check_name} in the UI"
+
+
+def _partition(run: dg.DagsterRun) -> str:
+    return run.tags.get("dagster/partition", "unknown")
 
 
 def _subject(run: dg.DagsterRun) -> str:
@@ -44,31 +143,8 @@ def _subject(run: dg.DagsterRun) -> str:
     return f"{assets} [{partition}]" if partition else assets
 
 
-def _lines(event: dg.DagsterEvent) -> Iterator[str]:
-    if event.is_step_failure:
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        yield error.message.strip() if error else "failed"
-    elif event.event_type == dg.DagsterEventType.RUN_FAILURE:
-        yield event.message or "failed"
-    elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-        yield from _failed_check(event.asset_check_evaluation_data)
-    elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-        refused = event.step_materialization_data.materialization.metadata.get("refused")
-        if refused and refused.value != "no":
-            yield f"the candidate was refused: {refused.value}"
-
-
-def _failed_check(found: dg.AssetCheckEvaluation) -> Iterator[str]:
-    if not found.passed:
-        level = "failed" if found.severity == dg.AssetCheckSeverity.ERROR else "warns"
-        asset = found.asset_key.to_user_string()
-        yield f"check {found.check_name} of {asset} {level}: {found.description}"
-
-
 def tell(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
-    """Send the alert of a finished run, if there is anything to tell."""
+    """Send the alert of a finished run, if there is anything to act on."""
     if alert := alert_of(instance, run, settings):
         send(settings, alert)
 
@@ -83,7 +159,8 @@ def _tell_of_others(context: dg.RunStatusSensorContext, settings: Settings) -> N
 @dg.run_failure_sensor(
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Tells of failed runs: a line in alerts.jsonl, and CAPTCHA_ALERT_WEBHOOK where it is set.",
+    description="Tells of failed runs and quarantined batches: a line in alerts.jsonl, and a message to "
+    "CAPTCHA_ALERT_WEBHOOK where it is set.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Tell of a run that failed."""
@@ -94,8 +171,8 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
     run_status=dg.DagsterRunStatus.SUCCESS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Tells of failed checks and refused candidates in runs that went well otherwise.",
+    description="Tells of refused candidates, and of drift where nothing retrains, after successful runs.",
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Tell of what someone should look at."""
+    """Tell of what someone must act on after a run that succeeded."""
     _tell_of_others(context, settings)

@@ -6,7 +6,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs.alerts import alert_on_failure
+from captcha_assets.defs import switches
+from captcha_assets.defs.alerts import alert_on_failure, tell
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -38,25 +39,74 @@ def told_by_the_daemon(home: Home, result: dg.ExecuteInProcessResult) -> None:
     alert_on_failure(context)
 
 
-def test_a_failed_blocking_check_is_told_once_with_its_figures(home: Home, mostly_bad_archive: Path) -> None:
-    home.add("bad", str(mostly_bad_archive))
-    assert home.make("raw_batch", partition="bad") is None
+def make_image_table(home: Home, batch: str, source: str) -> str | None:
+    """Materialize a batch's image table, and return why that failed."""
+    home.add(batch, source)
+    assert home.make("raw_batch", partition=batch) is None
     assert alerts(home) == []
-    assert home.make("image_table", "rejected_images", partition="bad")
+    return home.make("image_table", "rejected_images", partition=batch)
+
+
+def test_a_quarantined_batch_is_one_alert_that_says_what_to_do(home: Home, mostly_bad_archive: Path) -> None:
+    error = make_image_table(home, "bad", str(mostly_bad_archive))
+    assert error
+    assert error.startswith("batch bad is quarantined (share_of_rejects: expected at most 50 %")
     (alert,) = alerts(home)
-    assert alert["title"] == "image_table + rejected_images [bad]: the run failed"
-    lines = "\n".join(map(str, alert["lines"]))
-    assert "check share_of_rejects of image_table failed: expected at most 50 %" in lines
+    assert alert["title"] == "batch bad is quarantined"
+    check, advice = map(str, alert["lines"])
+    assert check.startswith("share_of_rejects: expected at most 50 %"), "the checks that warn are no alert"
+    assert "/quality/image_table/bad/report.html" in advice
+    assert "captcha-assets batch remove bad" in advice
     assert "http://localhost:3000/runs/" in str(alert["link"])
 
 
-def test_a_check_that_warns_is_told_though_the_run_went_well(home: Home) -> None:
-    home.add("small", "synthetic:12:1")
-    assert home.make("raw_batch", partition="small") is None
-    assert home.make("image_table", "rejected_images", partition="small") is None
-    (alert,) = alerts(home)
-    assert alert["title"] == "image_table + rejected_images [small]: made, but look at it"
-    assert any("every_class_present of image_table warns" in str(line) for line in alert["lines"])
+def test_a_check_that_only_warns_is_no_alert(home: Home) -> None:
+    assert make_image_table(home, "small", "synthetic:12:1") is None
+    (found,) = home.instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey("image_table"), "every_class_present"), limit=1
+    )
+    assert found.evaluation
+    assert not found.evaluation.passed
+    assert alerts(home) == []
+
+
+def drift_by_the_daemon(home: Home) -> None:
+    """A run that no command made, in which a batch differs from what the champion was trained on."""
+    home.add("drifted", "synthetic:12:1")
+    run = home.instance.create_run_for_job(
+        home.definitions.resolve_implicit_global_asset_job_def(),
+        tags={"dagster/partition": "drifted"},
+        status=dg.DagsterRunStatus.SUCCESS,
+    )
+    found = dg.AssetCheckEvaluation(
+        dg.AssetKey("image_table"),
+        "drift",
+        passed=False,
+        metadata={},
+        severity=dg.AssetCheckSeverity.WARN,
+        description="drifted: brightness",
+        partition="drifted",
+    )
+    event = dg.DagsterEvent(
+        dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, "job", event_specific_data=found, message=""
+    )
+    home.instance.report_dagster_event(event, run.run_id)
+    tell(home.instance, run, home.settings)
+
+
+@pytest.mark.parametrize("retraining", [False, True])
+def test_drift_is_an_alert_only_where_nothing_retrains(home: Home, retraining: bool) -> None:
+    if retraining:
+        switches.switch(home.instance, on=True)
+    drift_by_the_daemon(home)
+    if retraining:
+        assert alerts(home) == []
+    else:
+        (alert,) = alerts(home)
+        assert alert["title"] == "batch drifted does not look like the training images"
+        lines = "\n".join(map(str, alert["lines"]))
+        assert "drift: drifted: brightness" in lines
+        assert "captcha-assets automation on" in lines
 
 
 def test_the_daemon_tells_of_the_runs_that_no_command_made(home: Home) -> None:
@@ -65,7 +115,9 @@ def test_the_daemon_tells_of_the_runs_that_no_command_made(home: Home) -> None:
     told_by_the_daemon(home, result)
     (alert,) = alerts(home)
     assert str(alert["title"]).endswith("[gone]: the run failed")
-    assert any("gone" in str(line) for line in alert["lines"])
+    reason, advice = map(str, alert["lines"])
+    assert reason.startswith("there is no delivery gone")
+    assert "captcha-assets update" in advice
 
 
 @pytest.mark.parametrize(
