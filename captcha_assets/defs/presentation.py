@@ -1,6 +1,7 @@
 """How results of the library look in the Dagster UI: schemas, pictures, checks, links."""
 
 import base64
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,9 @@ from captcha_assets.quality import verdict
 from captcha_assets.quality.verdict import Finding, Verdict, VerdictError
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, replacing
+
+# Every command would repeat it; an upgrade of Dagster is tested like any other.
+warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
 
 #: So many deliveries stand on the page of the history: more nobody reads, and each costs a file to open.
 _LATEST = 200
@@ -71,10 +75,18 @@ def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict
     }
 
 
-def check_specs(asset: str, checks: Iterable[Any]) -> list[dg.AssetCheckSpec]:
-    """Declare the quality checks of one table."""
+def check_specs(
+    asset: str, checks: Iterable[Any], partitions: dg.PartitionsDefinition | None = None
+) -> list[dg.AssetCheckSpec]:
+    """Declare the quality checks of one table, by partition where the table is partitioned."""
     return [
-        dg.AssetCheckSpec(check.name, asset=asset, description=check.description, blocking=check.blocking)
+        dg.AssetCheckSpec(
+            check.name,
+            asset=asset,
+            description=check.description,
+            blocking=check.blocking,
+            partitions_def=partitions,
+        )
         for check in checks
     ]
 
@@ -92,7 +104,11 @@ def published(
     folder = settings.verdict(table, batch)
     verdict.save(judged, page, folder)
     report = link(settings, folder / "report.html")
-    return [_check_result(finding, table, report, judged.pictures) for finding in judged.findings], report
+    results = [
+        _check_result(finding, table, report, judged.pictures, plotted=batch is None)
+        for finding in judged.findings
+    ]
+    return results, report
 
 
 def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
@@ -128,14 +144,25 @@ def _judged(settings: Settings, batch: str) -> Verdict | None:
 
 
 def _check_result(
-    finding: Finding, asset: str, report: dg.MetadataValue, pictures: Mapping[str, str]
+    finding: Finding, asset: str, report: dg.MetadataValue, pictures: Mapping[str, str], *, plotted: bool
 ) -> dg.AssetCheckResult:
+    """Return a finding as Dagster shows it.
+
+    Args:
+        finding: what was found.
+        asset: the table.
+        report: the link to the report.
+        pictures: see `Verdict.pictures`.
+        plotted: whether the UI may plot numbers over time: of a batch's check it would draw one line
+            through all batches.
+    """
     from captcha_assets.quality import report as quality_report
 
+    rows = finding.total_unexpected
     metadata: dict[str, Any] = {
         "expected": finding.expected,
         "observed": finding.observed,
-        "failing rows": finding.total_unexpected,  # a number, so that the UI plots its history
+        "failing rows": rows if plotted else f"{rows:,}",
         "report": report,
     }
     if finding.examples:

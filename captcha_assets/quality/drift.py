@@ -261,17 +261,16 @@ def compare(reference: Summary, delivery: Summary) -> DriftVerdict:
         delivery: summary of the delivery; a few dozen images can only show large differences.
 
     Raises:
-        DriftError: the reference has too few images.
+        DriftError: the reference has too few images, or the batch none.
     """
     if reference.images < MIN_REFERENCE:
         raise DriftError(
             f"{reference.images} training images are too few to say what is usual: {MIN_REFERENCE} are needed"
         )
     if delivery.images == 0:
-        features = tuple(DriftFeature(name, "no images", 0.0, 0.0, 1.0, passed=True) for name in FEATURES)
-    else:
-        distributions = (_distribution(reference, delivery, name) for name in STATISTICS)
-        features = (*distributions, _frequencies(reference, delivery), _shapes(reference, delivery))
+        raise DriftError("no usable images to compare")
+    distributions = (_distribution(reference, delivery, name) for name in STATISTICS)
+    features = (*distributions, _frequencies(reference, delivery), _shapes(reference, delivery))
     return DriftVerdict(features, delivery.images, reference.images)
 
 

@@ -21,7 +21,7 @@ class BatchOverview:
         usable: images that could be decoded and labelled.
         rejected: members that were refused.
         duplicates: usable images that another member, of this delivery or an earlier one, holds already.
-        checks: "passed", "passed, N warnings", "failed: NAME, ..." or "not made".
+        checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
     """
 
     batch: str
@@ -67,6 +67,6 @@ def _firsts_by_batch(index: AnyPath) -> dict[str, int] | None:
 def _in_words(judged: verdict.Verdict) -> str:
     if not judged.passed:
         failed = [finding.name for finding in judged.findings if finding.blocking and not finding.passed]
-        return f"failed: {', '.join(failed)}"
+        return f"quarantined: {', '.join(failed)}"
     warnings = len(judged.warnings)
     return f"passed, {warnings} warning{'s' * (warnings > 1)}" if warnings else "passed"

@@ -22,6 +22,20 @@ class VerdictError(ValueError):
     """A saved verdict that is absent or cannot be read."""
 
 
+class QuarantinedError(RuntimeError):
+    """A batch that failed a blocking check; the message says which, and what to do."""
+
+    def __init__(self, batch: str, verdict: "Verdict") -> None:
+        failed = "; ".join(
+            f"{finding.name}: expected {finding.expected}; found {finding.observed}"
+            for finding in verdict.failures
+        )
+        super().__init__(
+            f"batch {batch} is quarantined ({failed}): the other batches go on without it; remove it "
+            f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
+        )
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found.
@@ -149,3 +163,17 @@ def has_passed(folder: AnyPath) -> bool:
         return load(folder).passed
     except VerdictError:
         return False
+
+
+def quarantined(folders: Mapping[str, AnyPath]) -> dict[str, list[str]]:
+    """Return the batches that failed a blocking check, with the names of the checks.
+
+    Args:
+        folders: where the verdict on each batch lies.
+    """
+    found = {name: load(folder) for name, folder in folders.items() if folder.exists()}
+    return {
+        name: [finding.name for finding in judged.failures]
+        for name, judged in found.items()
+        if judged.failures
+    }

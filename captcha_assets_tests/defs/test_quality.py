@@ -61,8 +61,7 @@ def drift_of(home: Home, name: str) -> dg.AssetCheckEvaluation:
     key = dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")
     records = home.instance.event_log_storage.get_asset_check_execution_history(key, limit=100)
     for record in records:
-        run = home.instance.get_run_by_id(record.run_id)
-        if run and run.tags["dagster/partition"] == name and record.evaluation:
+        if record.partition == name and record.evaluation:
             return record.evaluation
     pytest.fail(f"{name} was not checked")
 
@@ -106,13 +105,44 @@ def test_a_disturbed_delivery_warns_with_figures_and_a_picture(
     assert found.severity == dg.AssetCheckSeverity.WARN
     assert found.description is not None
     assert feature in found.description
-    assert f"{feature} " in str(found.metadata["expected"].value)
+    table = found.metadata["differences"]
+    assert isinstance(table, dg.TableMetadataValue)
+    (row,) = [record.data for record in table.records if record.data["feature"] == feature]
+    assert row["drifted"] == "yes"
+    assert row["difference"] > row["at most"]
     assert f"{feature}: " in str(found.metadata["observed"].value)
-    assert isinstance(found.metadata[feature].value, float)
     assert "data:image/png;base64," in str(found.metadata["distributions"].value)
     assert found.metadata["compared with"].value == registry.list_models(delivered.settings.models)[0]
     assert str(found.metadata["report"].value).endswith(f"/quality/drift/{name}/report.html")
     assert (delivered.settings.verdict("drift", name) / "report.html").exists()
+
+
+def test_figures_are_plotted_by_batch_and_never_as_one_line_through_all_batches(delivered: Home) -> None:
+    records = delivered.instance.fetch_materializations(dg.AssetKey("image_table"), limit=100).records
+    for event in filter(None, (record.asset_materialization for record in records)):
+        if event.partition == "bright":
+            assert isinstance(event.metadata["drift of brightness"].value, float)
+    checks = delivered.definitions.resolve_asset_graph().get(dg.AssetKey("image_table")).check_keys
+    for key in checks:
+        for record in delivered.instance.event_log_storage.get_asset_check_execution_history(key, limit=100):
+            assert record.evaluation
+            assert record.partition in delivered.instance.get_dynamic_partitions("batch")
+            numbers = (dg.IntMetadataValue, dg.FloatMetadataValue)
+            plotted = [
+                name for name, value in record.evaluation.metadata.items() if isinstance(value, numbers)
+            ]
+            assert plotted == [], (key, "the UI draws a number of a check over time")
+
+
+def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
+    delivered: Home, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "nothing.zip", "w") as archive:
+        archive.writestr("a_1.png", b"no image")
+    shutil.copy2(tmp_path / "nothing.zip", delivered.settings.raw / "nothing.zip")
+    delivered.instance.add_dynamic_partitions("batch", ["nothing"])
+    assert "quarantined" in str(delivered.make("image_table", "rejected_images", partition="nothing"))
+    assert drift_of(delivered, "nothing").description == "no usable images to compare"
 
 
 def test_drift_never_stops_a_delivery(delivered: Home) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from captcha_assets.defs.images.checks import DRIFT, drift_result
+from captcha_assets.defs.images.checks import DRIFT, drift_of
+from captcha_assets.defs.images.quarantine import show_as_failed, state_of
 from captcha_assets.defs.partitions import BATCH, batches
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, history, published
 from captcha_assets.images import features, table
 from captcha_assets.quality import thresholds
+from captcha_assets.quality.verdict import QuarantinedError
 from captcha_assets.settings import Settings
 
 
@@ -34,7 +36,7 @@ from captcha_assets.settings import Settings
             metadata=column_schema(table.REJECTED_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
     ],
-    check_specs=[*check_specs("image_table", thresholds.CHECKS["image_table"]), DRIFT],
+    check_specs=[*check_specs("image_table", thresholds.CHECKS["image_table"], batches), DRIFT],
     partitions_def=batches,
 )
 def image_tables(
@@ -48,16 +50,18 @@ def image_tables(
     summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected)
     judgement = expectations.judge_image_table(image_table, rejected)
     results, report = published(settings, judgement, "image_table", batch)
-    drift = drift_result(settings, batch)
+    drift = drift_of(settings, batch)
     yield dg.MaterializeResult(
         "image_table",
         data_version=dg.DataVersion(summary.table_version),
-        check_results=[*results, drift],
+        check_results=[*results, drift.result],
         metadata={
+            "state": state_of(judgement[0]),
             "dagster/partition_row_count": summary.images,
             "duplicates within": summary.duplicates_within,
             "converted to grayscale": summary.converted,
             "images by class": counts(summary.images_by_class, "class"),
+            **drift.figures,
             "path": dg.MetadataValue.path(str(image_table)),
             "quality report": report,
             "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
@@ -72,3 +76,6 @@ def image_tables(
             "path": dg.MetadataValue.path(str(rejected)),
         },
     )
+    if not judgement[0].passed:
+        show_as_failed(context, dg.AssetKey("image_table"))
+        raise QuarantinedError(batch, judgement[0])

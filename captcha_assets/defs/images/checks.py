@@ -1,68 +1,108 @@
-"""Does a delivery look like what the champion was trained on? A warning, never a stop."""
+"""Does a batch look like what the champion was trained on? A warning, never a stop."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from captcha_assets.defs.partitions import batches
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.models import registry
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.quality.drift import Summary
+    from captcha_assets.quality.drift import DriftFeature, DriftVerdict, Summary
 
 DRIFT = dg.AssetCheckSpec(
     "drift",
     asset="image_table",
-    description="The delivery looks like what the champion was trained on.",
+    description="The batch looks like what the champion was trained on.",
+    partitions_def=batches,
 )
 
 
-def drift_result(settings: Settings, batch: str) -> dg.AssetCheckResult:
-    """Compare a delivery's table with the training images of the champion, if there is one."""
+@dataclass(frozen=True)
+class Drift:
+    """The result of the check, and figures for the metadata of the batch's table: plotted by batch."""
+
+    result: dg.AssetCheckResult
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def drift_of(settings: Settings, batch: str) -> Drift:
+    """Compare a batch's table with the training images of the champion, if there is one."""
     champion = registry.champion(settings.models)
     if champion is None:
-        return _result(passed=True, words="no champion yet to compare with")
+        return _not_compared("no champion yet to compare with")
     trained_on = settings.training_summary(champion.model_id)
     if not trained_on.exists():
-        return _result(passed=True, words=f"nothing is known of what the champion {champion.model_id} saw")
+        return _not_compared(f"nothing is known of what the champion {champion.model_id} was trained on")
     from captcha_assets.quality import drift
 
     try:
         reference = drift.load(trained_on)
     except drift.DriftError as error:
-        return _result(passed=False, words=f"no comparison: {error}")
+        return _not_compared(f"no comparison: {error}", passed=False)
     if reference.images < drift.MIN_REFERENCE:
-        return _result(
-            passed=True, words=f"the champion was trained on {reference.images} images, too few to compare"
-        )
-    return _compared(settings, batch, reference, champion.model_id)
+        return _not_compared(f"the champion was trained on {reference.images} images, too few to compare")
+    images = drift.summarize([settings.image_table(batch)])
+    if images.images == 0:
+        return _not_compared("no usable images to compare")
+    return _compared(settings, batch, reference, images, champion.model_id)
 
 
-def _compared(settings: Settings, batch: str, reference: "Summary", model_id: str) -> dg.AssetCheckResult:
+def _not_compared(words: str, *, passed: bool = True) -> Drift:
+    return Drift(_result(passed=passed, words=words))
+
+
+def _compared(
+    settings: Settings, batch: str, reference: "Summary", images: "Summary", model_id: str
+) -> Drift:
     from captcha_assets.quality import drift, drift_picture, report, verdict
 
-    delivery = drift.summarize([settings.image_table(batch)])
-    found = drift.compare(reference, delivery)
-    figures = {"distributions": drift_picture.picture(reference, delivery, found)}
+    found = drift.compare(reference, images)
+    figures = {"distributions": drift_picture.picture(reference, images, found)}
     judged, folder = found.verdict(f"drift/{batch}"), settings.verdict("drift", batch)
     verdict.save(judged, report.page(judged, figures), folder)
-    together = verdict.as_one(DRIFT.name, judged.findings)
-    drifted = ", ".join(feature.name.replace("_", " ") for feature in found.drifted)
-    sizes = {feature.name.replace("_", " "): round(feature.statistic, 4) for feature in found.features}
-    most = (f"{feature.name.replace('_', ' ')} {feature.threshold:.3g}" for feature in found.features)
-    return _result(
+    drifted = ", ".join(_plain(feature) for feature in found.drifted)
+    result = _result(
         passed=found.passed, words=f"drifted: {drifted}" if drifted else "as the training images"
     ).with_metadata(
         {
-            "expected": f"differences of at most: {', '.join(most)}",
-            "observed": together.observed,
-            **sizes,  # numbers, so that the UI plots their history
+            "differences": _differences(found),
+            "observed": verdict.as_one(DRIFT.name, judged.findings).observed,
             "compared with": model_id,
             "distributions": picture(figures["distributions"], "distributions"),
             "report": link(settings, folder / "report.html"),
         }
     )
+    sizes = {f"drift of {_plain(feature)}": round(feature.statistic, 4) for feature in found.features}
+    return Drift(result, sizes)
+
+
+def _plain(feature: "DriftFeature") -> str:
+    return feature.name.replace("_", " ")
+
+
+def _differences(found: "DriftVerdict") -> dg.TableMetadataValue:
+    """Return the size of each difference and the most that is tolerated, as a table.
+
+    Numbers of their own would be plotted over time, all batches in one line.
+    """
+    rows = [
+        dg.TableRecord(
+            {
+                "feature": _plain(feature),
+                "difference": float(f"{feature.statistic:.3g}"),
+                "at most": float(f"{feature.threshold:.3g}"),
+                "drifted": "no" if feature.passed else "yes",
+            }
+        )
+        for feature in found.features
+    ]
+    types = {"feature": "string", "difference": "float", "at most": "float", "drifted": "string"}
+    schema = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in types.items()])
+    return dg.MetadataValue.table(rows, schema)
 
 
 def _result(*, passed: bool, words: str) -> dg.AssetCheckResult:

@@ -1,0 +1,29 @@
+"""A quarantined batch in the Dagster UI: its partition is red, though its table is on disk."""
+
+import dagster as dg
+
+from captcha_assets.quality.verdict import Verdict
+
+
+def state_of(verdict: Verdict) -> str:
+    """Return how a batch stands after its checks, in words for its metadata."""
+    if verdict.passed:
+        return "usable"
+    return f"quarantined: {', '.join(finding.name for finding in verdict.failures)}"
+
+
+def show_as_failed(context: dg.AssetExecutionContext, asset: dg.AssetKey) -> None:
+    """Make the UI show this partition of `asset` as failed, once the run has failed by its blocking check.
+
+    Dagster calls a partition failed when a failed run planned it and did not materialize it afterwards. Here
+    the table is materialized before its checks block, so that the run plans it once more: the partition
+    is red, its data version is known, and nothing materializes the same content again.
+    """
+    planned = context.instance.all_logs(
+        context.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    )
+    for entry in planned:
+        event = entry.dagster_event
+        if event and event.asset_key == asset and event.partition == context.partition_key:
+            context.instance.report_dagster_event(event, context.run_id)
+            return
