@@ -40,6 +40,7 @@ def update(
             _dry_run(definitions, instance, selection)
         else:
             _update(definitions, instance, selection, _run_config(config))
+            _name_quarantined(settings)
 
 
 def _dry_run(
@@ -80,6 +81,16 @@ def _update(
         raise click.ClickException(f"{len(failed)} of {len(outcomes)} not made: {names}")
     else:
         click.echo(f"{len(outcomes)} made")
+
+
+def _name_quarantined(settings: Settings) -> None:
+    """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
+    from captcha_assets.quality.verdict import quarantined
+    from captcha_assets.sources.deliveries import known_batches
+
+    folders = {name: settings.verdict("image_table", name) for name in known_batches(settings)}
+    for batch, checks in quarantined(folders).items():
+        click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
 
 
 def quiet_definitions() -> "dg.Definitions":

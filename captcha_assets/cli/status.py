@@ -57,16 +57,11 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
 
 def _held_back(settings: Settings) -> list[dict[str, Any]]:
     """The deliveries that failed a blocking check, and which."""
-    from captcha_assets.quality import verdict
+    from captcha_assets.quality.verdict import quarantined
     from captcha_assets.sources.deliveries import known_batches
 
-    folders = {name: settings.verdict("image_table", name) for name in known_batches(settings)}
-    judged = {name: verdict.load(folder) for name, folder in folders.items() if folder.exists()}
-    return [
-        {"delivery": name, "failed": [finding.name for finding in found.failures]}
-        for name, found in judged.items()
-        if not found.passed
-    ]
+    found = quarantined({name: settings.verdict("image_table", name) for name in known_batches(settings)})
+    return [{"delivery": name, "failed": checks} for name, checks in found.items()]
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -77,7 +72,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
         yield f"waits    {_run(run)}"
     for delivery in found["held_back"]:
-        yield f"waits    delivery {delivery['delivery']} is held back: {', '.join(delivery['failed'])} failed"
+        checks = ", ".join(delivery["failed"])
+        yield f"waits    batch {delivery['delivery']} is quarantined: {checks} failed"
     if found["label_conflicts"]:
         yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
     for step in found["stale"]:

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,13 @@ def ui(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The address of a webserver over a copy of the finished home."""
     home = tmp_path_factory.mktemp("ui") / "home"
     shutil.copytree(finished_folder, home, symlinks=True)
+    with webserver(home) as address:
+        yield address
+
+
+@contextmanager
+def webserver(home: Path) -> Iterator[str]:
+    """Run a webserver over a home; its address."""
     port = free_port()
     program = Path(sys.executable).with_name("dagster-webserver")
     command = [str(program), "-m", "captcha_assets.definitions", "-h", "127.0.0.1", "-p", str(port)]
@@ -60,10 +69,18 @@ def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
     pytest.fail("the webserver does not answer")
 
 
-def ask(address: str, query: str) -> Any:
+def answered(address: str, query: str) -> Any:
+    """What the webserver answers to a question of the UI: `data`, and `errors` where there are any."""
     body = json.dumps({"query": query}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
-    answer = json.load(urllib.request.urlopen(request, timeout=60))
+    try:
+        return json.load(urllib.request.urlopen(request, timeout=60))
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+def ask(address: str, query: str) -> Any:
+    answer = answered(address, query)
     assert "errors" not in answer, answer
     return answer["data"]
 
