@@ -2,9 +2,11 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.defs import inputs
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TrainingConfig
 from captcha_assets.defs.model.promotion import (
@@ -13,7 +15,7 @@ from captcha_assets.defs.model.promotion import (
     clause_results,
     clause_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
@@ -22,6 +24,7 @@ from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched, replacing
 from captcha_assets.sweeps.production import production_settings
+from captcha_assets.training.config import TrainingJob
 
 
 @dg.asset(
@@ -39,21 +42,36 @@ def resnet18(
     compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
-    from captcha_assets.evaluation import plots
-    from captcha_assets.quality import drift
-
+    inputs.require(settings, settings.splits, "splits")
     told = config.to_settings(production_settings(settings))
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)
-        compute.run(context, job)
-        seen = drift.summarize(data.tables, data.splits)
-        trained, model_id = job.output, folder.verify(job.output)
-        with replacing(settings.training_splits(model_id)) as part:
-            shutil.copyfile(data.splits, part)
-    drift.save(seen, settings.training_summary(model_id))
+        model_id = trained_meanwhile(context, settings, job)
+        if model_id is None:
+            compute.run(context, job)
+            model_id = _keep(settings, data, job.output)
+    return _trained(settings, model_id, job)
+
+
+def _keep(settings: Settings, data: local.LocalTables, trained: Path) -> str:
+    """Register a trained model with what it was trained on, and return its id."""
+    from captcha_assets.quality import drift
+
+    model_id = folder.verify(trained)
+    with replacing(settings.training_splits(model_id)) as part:
+        shutil.copyfile(data.splits, part)
+    drift.save(drift.summarize(data.tables, data.splits), settings.training_summary(model_id))
     registry.add_candidate(settings.models, trained)
-    metrics, history = folder.read_metrics(trained), folder.read_history(trained)
     shutil.rmtree(trained.parent)
+    return model_id
+
+
+def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
+    """Return a registered model as Dagster shows it."""
+    from captcha_assets.evaluation import plots
+
+    with fetched(registry.model_folder(settings.models, model_id)) as model:
+        metrics, history = folder.read_metrics(model), folder.read_history(model)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
         metadata={
@@ -63,7 +81,7 @@ def resnet18(
             "epochs": len(history),
             "curves": picture(plots.training_curves(history), "training curves"),
             **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
-            "settings": dg.MetadataValue.json(dataclasses.asdict(told)),
+            "settings": dg.MetadataValue.json(dataclasses.asdict(job.settings)),
         },
     )
 

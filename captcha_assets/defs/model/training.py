@@ -3,10 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import dagster as dg
+
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
-from captcha_assets.models import provenance
+from captcha_assets.models import provenance, registry
+from captcha_assets.models.folder import read_config
 from captcha_assets.settings import Settings
+from captcha_assets.storage import fetched
 from captcha_assets.sweeps.production import production_version
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -42,3 +46,27 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
     )
     work = settings.scratch / "training" / job.fingerprint[:16]
     return dataclasses.replace(job, output=work / "model", checkpoints=work / "checkpoints")
+
+
+def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job: TrainingJob) -> str | None:
+    """Return the model of this very job, where another run finished it after this run was requested.
+
+    Two runs that ask for the same training at once wait for each other: the second takes the first one's.
+    A run that is requested later trains anew.
+    """
+    record = context.instance.get_run_record_by_id(context.run_id)
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    before = event.asset_materialization if event else None
+    if event is None or before is None or record is None:
+        return None
+    model = before.metadata.get("model")
+    if model is None or event.timestamp < record.create_timestamp.timestamp():
+        return None
+    place = registry.model_folder(settings.models, str(model.value))
+    if not place.exists():
+        return None
+    with fetched(place) as folder:
+        if read_config(folder).provenance.get("job") != job.fingerprint:
+            return None
+    context.log.info(f"{model.value} is the model of this very training: run {event.run_id[:8]} made it")
+    return str(model.value)
