@@ -106,6 +106,7 @@ def test_an_unknown_address_is_a_404_that_names_the_start_page(served: Settings)
 def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: Path) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text("hush")
+    served.home.mkdir(exist_ok=True)
     (served.home / "secret.json").write_text("hush")
     addresses = [
         "/../secret.json",

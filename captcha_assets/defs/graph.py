@@ -5,7 +5,7 @@ import dagster as dg
 from captcha_assets.graph_picture import Asset
 
 #: The groups, from where the data comes from to what is made of it.
-GROUPS = ("source", "images", "dataset", "model", "serving")
+GROUPS = ("source", "images", "dataset", "model", "sweep", "serving")
 
 
 def assets_of(definitions: dg.Definitions) -> list[Asset]:

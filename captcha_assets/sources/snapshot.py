@@ -48,7 +48,7 @@ def take_snapshot(home: Path) -> Snapshot:
     from dvc.exceptions import DvcException  # noqa: PLC0415  (DVC takes seconds to import)
 
     if not (home / "data").is_dir():
-        raise SnapshotError(f"{home / 'data'} does not exist: add a delivery first")
+        raise SnapshotError("there is no batch yet: captcha-assets batch add NAME SOURCE")
     try:
         # DVC's hints about git would stand between the platform's own lines.
         with redirect_stdout(io.StringIO()), _project(home) as repo:

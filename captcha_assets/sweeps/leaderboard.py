@@ -40,6 +40,11 @@ DESCRIPTIONS = {
 }
 
 
+def splits_now(settings: Settings) -> str:
+    """Return the data version of today's splits; empty where there are none yet."""
+    return content_hash(settings.splits) if settings.splits.exists() else ""
+
+
 def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
     """Return the records, the best first; what was trained on other images comes last."""
     order = {COMPLETE: 0, PRUNED: 1, FAILED: 2}
@@ -77,7 +82,7 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
 
 def write(settings: Settings, records: Sequence[Record]) -> str:
     """Write the leaderboard and return the hash of its content."""
-    table = pa.Table.from_pylist(rows(records, content_hash(settings.splits)), schema=SCHEMA)
+    table = pa.Table.from_pylist(rows(records, splits_now(settings)), schema=SCHEMA)
     with replacing(settings.sweep_leaderboard) as part:
         pq.write_table(table, part)
     return content_hash(settings.sweep_leaderboard)
@@ -94,7 +99,7 @@ def best(settings: Settings, trial: str | None = None) -> Record:
         if record is None or record.state != COMPLETE:
             raise SweepError(f"{trial} is no complete trial; see: captcha-assets sweep show")
         return record
-    version = content_hash(settings.splits) if settings.splits.exists() else ""
+    version = splits_now(settings)
     for record in ranked(trials.load_all(settings), version):
         if record.state == COMPLETE and record.splits_version == version:
             return record

@@ -9,7 +9,7 @@ import pytest
 from captcha_assets.definitions import defs
 
 SWITCHED = {"automation", "inbox_sensor", "retraining"}
-ALWAYS_ON = {"watched_files", "alert_on_failure", "alert_on_success"}
+ALWAYS_ON = {"watched_files", "alert_on_failure", "alert_on_success", "automation_history"}
 
 SNAPSHOT = Path(__file__).with_name("specs.json")
 
@@ -49,7 +49,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
-        assert node.group_name in {"source", "images", "dataset", "model"}, key
+        assert node.group_name in {"source", "images", "dataset", "model", "sweep"}, key
         assert node.kinds, key
         assert node.owners, key
         assert node.code_version or not node.is_materializable, key

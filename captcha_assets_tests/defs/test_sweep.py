@@ -93,6 +93,17 @@ def test_run_again_only_the_failed_are_tried_again(home: Home) -> None:
     ]
 
 
+def test_a_finished_trial_is_not_trained_again_when_everything_is_materialized(home: Home) -> None:
+    name = grid_trials(home)[0]
+    before = home.version("sweep_trial", name)
+    assert home.make("sweep_trial", partition=name) is None
+    assert home.version("sweep_trial", name) == before
+    (run,) = home.instance.get_runs(limit=1)
+    said = [entry.message for entry in home.instance.all_logs(run.run_id)]
+    assert any("complete already" in message for message in said)
+    assert not [message for message in said if "epoch 1/2" in message]
+
+
 def test_a_file_that_is_started_twice_adds_no_trials(home: Home) -> None:
     before = home.instance.get_dynamic_partitions("trial")
     said = CliRunner().invoke(main, ["sweep", "start", str(home.settings.home / "grid.yaml")])

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from captcha_assets.defs import made_from
+from captcha_assets.defs import inputs, made_from
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -38,6 +38,8 @@ def image_index(
 
     versions = made_from.versions_now(context.instance, "image_table")
     deliveries = context.instance.get_dynamic_partitions(BATCH)
+    if not versions:
+        inputs.require(settings, settings.image_index, "image_table")
     passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
     tables = {name: settings.image_table(name) for name in passed}
     summary = index.build_image_index(tables, settings.image_index, settings.label_decisions)
@@ -78,6 +80,7 @@ def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Give every new image its place; whoever has one keeps it."""
     from captcha_assets.quality import expectations
 
+    inputs.require(settings, settings.image_index, "image_index")
     summary = split_table.update_splits(settings.image_index, settings.splits)
     tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
     judgement = expectations.judge_splits(settings.splits, settings.image_index, tables)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from captcha_assets.defs.jobs import everything
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import STEP_TAG, UNFINISHED
 from captcha_assets.models import retraining
@@ -62,6 +63,10 @@ def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
     """The id of a run that trains or is going to, whoever started it."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         makes_it = run.asset_selection and dg.AssetKey("resnet18") in run.asset_selection
-        if makes_it or run.job_name == retrain.name or run.tags.get(STEP_TAG) == "resnet18":
+        if (
+            makes_it
+            or run.job_name in (retrain.name, everything.name)
+            or run.tags.get(STEP_TAG) == "resnet18"
+        ):
             return run.run_id
     return None

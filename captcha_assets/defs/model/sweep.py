@@ -4,12 +4,14 @@ Nothing here is made unless somebody asks for it: a trial costs a training.
 """
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
 from typing import Any
 
 import dagster as dg
 
+from captcha_assets.defs import inputs
 from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.partitions import trials as trial_partitions
@@ -31,7 +33,7 @@ _SHOWN = 20
 @dg.asset(
     partitions_def=trial_partitions,
     deps=["splits"],
-    group_name="model",
+    group_name="sweep",
     kinds={"pytorch", "lightning", "optuna"},
     code_version=TRAINING_CODE,
     pool="sweep",
@@ -45,9 +47,15 @@ def sweep_trial(
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and keep what became of it."""
     name = context.partition_key
+    inputs.require(settings, settings.splits, "splits")
     sweep = registered(settings, sweep_of(name))
+    record = _planned(settings, sweep, name)
+    if finished := _finished(settings, record):
+        context.log.info(f"{name}: {finished.state} already, on these images and by this code")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(finished.version), metadata=_metadata(finished)
+        )
     with local.local_tables(settings) as data:
-        record = _planned(settings, sweep, name)
         told = TrainingSettings.of(record.settings)
         job = job_for(settings, data, told, context.run_id)
         job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
@@ -69,6 +77,16 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
     chosen = parameters(sweep, name, _peers(settings, empty), before)
     whole = dataclasses.asdict(sweep.settings_with(chosen))
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
+
+
+def _finished(settings: Settings, planned: Record) -> Record | None:
+    """Return what became of this very trial before, unless it failed."""
+    before = trials.load(settings, planned.trial)
+    if before is None or before.state == FAILED:
+        return None
+    same = (planned.parameters, planned.settings, planned.splits_version, planned.code_version)
+    known = (before.parameters, before.settings, before.splits_version, before.code_version)
+    return before if json.dumps(known) == json.dumps(same) else None
 
 
 def _peers(settings: Settings, record: Record) -> list[Record]:
@@ -125,7 +143,7 @@ def _metadata(record: Record) -> dict[str, Any]:
 
 @dg.asset(
     deps=[sweep_trial],
-    group_name="model",
+    group_name="sweep",
     kinds={"parquet", "matplotlib"},
     code_version="1",
     description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
@@ -150,7 +168,7 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
 
 def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
     """The first places, as a table."""
-    first = leaderboard.rows(records, content_hash(settings.splits))[:_SHOWN]
+    first = leaderboard.rows(records, leaderboard.splits_now(settings))[:_SHOWN]
     columns = ("place", "trial", "state", "accuracy", "epochs", "parameters")
     shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
     schema = dg.TableSchema([dg.TableColumn(name) for name in columns])

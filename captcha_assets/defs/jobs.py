@@ -1,0 +1,12 @@
+"""The job that materializes everything of a batch, in one run."""
+
+import dagster as dg
+
+from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
+    description="One batch from its archive to the champion: every asset but the sweeps, which are only "
+    "materialized when asked for. Needs a batch: captcha-assets batch add NAME SOURCE.",
+)
