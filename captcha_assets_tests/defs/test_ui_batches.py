@@ -80,8 +80,9 @@ def evaluate(home: Home, *new: str) -> None:
     storage = home.instance.schedule_storage
     assert storage
     with partition_loading_context(datetime.now(UTC), home.instance):
-        evaluations = [one.serializable_evaluation.with_run_ids(set()) for one in second.results]
-    storage.add_auto_materialize_asset_evaluations(1, evaluations)
+        storage.add_auto_materialize_asset_evaluations(
+            1, [one.serializable_evaluation.with_run_ids(set()) for one in second.results]
+        )
 
 
 def unreadable(address: str) -> set[str]:
