@@ -6,14 +6,14 @@ import shutil
 import dagster as dg
 
 from captcha_assets.defs.compute import Compute
-from captcha_assets.defs.model.config import TrainingConfig
+from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
     champion_version,
     clause_results,
     clause_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_with
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
@@ -29,12 +29,12 @@ from captcha_assets.sweeps.production import production_settings
     group_name="model",
     kinds={"pytorch", "lightning", "timm"},
     code_version=TRAINING_CODE,
+    config_schema=TRAINING_CONFIG,
     pool="training",
     description="The trained candidate: weights, config, classes, history, provenance.",
 )
 def resnet18(
     context: dg.AssetExecutionContext,
-    config: TrainingConfig,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
@@ -42,7 +42,7 @@ def resnet18(
     from captcha_assets.evaluation import plots
     from captcha_assets.quality import drift
 
-    told = config.to_settings(production_settings(settings))
+    told = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)
         compute.run(context, job)
@@ -56,6 +56,7 @@ def resnet18(
     shutil.rmtree(trained.parent)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
+        tags=trained_with(told),
         metadata={
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
