@@ -25,6 +25,7 @@ from captcha_assets.models.provenance import Origin
 from captcha_assets.models.seen import splits_of
 from captcha_assets.settings import REPOSITORY, Settings
 from captcha_assets.sources import archives, deliveries, snapshot
+from captcha_assets.sources.kaggle import KaggleNotFoundError
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -148,38 +149,66 @@ def _archive(
     if digest == origin.sha256 and digest is not None:
         return here, ()
     changed = Difference(f"{here.name} in data/raw", origin.sha256, digest or "missing")
+    missed = []
     for words, get in (("DVC", _from_dvc), ("its source", _from_source)):
-        found = get(settings, work, origin)
-        if found is not None and archives.digest_of(found).sha256 == origin.sha256:
+        try:
+            found = get(settings, work, origin)
+        except _UnavailableError as error:
+            missed.append(str(error))
+        else:
             say(f"delivery {origin.batch}: brought back from {words}")
             return found, (changed,)
     if digest is None:
         raise ReproductionError(
-            f"the archive of {origin.batch} (sha256 {origin.sha256}) is neither in {here.parent} nor with "
-            f"DVC, and {origin.source} does not give it any more: bring it back, then try again"
+            f"the archive of {origin.batch} (sha256 {origin.sha256}) is not in {here.parent}; "
+            f"{'; '.join(missed)}. Bring it back, then try again"
         )
+    say(f"batch {origin.batch}: {'; '.join(missed)}; {here} is taken, which is another archive")
     return here, (changed,)
 
 
-def _from_dvc(settings: Settings, work: Path, origin: Origin) -> Path | None:
+class _UnavailableError(Exception):
+    """A place that does not give an archive; the message says which, and why."""
+
+
+def _from_dvc(settings: Settings, work: Path, origin: Origin) -> Path:
     target = work / "dvc" / f"{origin.batch}.zip"
-    found = origin.md5 is not None and snapshot.restore(settings.home, origin.md5, target)
-    return target if found else None
+    if origin.md5 is None:
+        raise _UnavailableError("DVC cannot be asked, because the model recorded no MD5")
+    try:
+        found = snapshot.restore(settings.home, origin.md5, target)
+    except snapshot.SnapshotError as error:
+        raise _UnavailableError(f"DVC could not be asked ({error})") from error
+    if not found:
+        raise _UnavailableError("DVC does not have it")
+    return target
 
 
-def _from_source(settings: Settings, work: Path, origin: Origin) -> Path | None:  # noqa: ARG001
+def _from_source(settings: Settings, work: Path, origin: Origin) -> Path:  # noqa: ARG001
+    """Fetch the archive anew.
+
+    Raises:
+        _UnavailableError: the source no longer has it, or could not be asked: two different things to mend.
+    """
     elsewhere = Settings(home=work / "source", artifacts=None)
+    if origin.dataset:
+        elsewhere = elsewhere.model_copy(update={"kaggle_dataset": origin.dataset})
+    name = origin.dataset or origin.source
     try:
         source = deliveries.parse_source(origin.source)
-        kaggle = isinstance(source, deliveries.KaggleSource)
-        if kaggle and origin.kaggle_version:
+        if isinstance(source, deliveries.KaggleSource) and origin.kaggle_version:
             source = deliveries.KaggleSource(origin.kaggle_version)
-        if origin.dataset:
-            elsewhere = elsewhere.model_copy(update={"kaggle_dataset": origin.dataset})
+        if isinstance(source, deliveries.LocalSource) and not source.path.exists():
+            raise _UnavailableError(f"its source no longer has it ({source} does not exist)")
         deliveries.register(elsewhere, origin.batch, source)
-        return deliveries.fetch(elsewhere, origin.batch).path
-    except (ValueError, RuntimeError, OSError):
-        return None  # gone, or not to be reached: the caller says what was tried
+        found = deliveries.fetch(elsewhere, origin.batch).path
+    except KaggleNotFoundError as error:
+        raise _UnavailableError(f"its source no longer has it ({error})") from error
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _UnavailableError(f"its source {name} could not be asked ({error})") from error
+    if archives.digest_of(found).sha256 != origin.sha256:
+        raise _UnavailableError(f"its source no longer has it ({name} holds another archive now)")
+    return found
 
 
 # --- its code, its settings

@@ -279,7 +279,18 @@ class Settings(BaseSettings):
 
     def sweep(self, sweep: str) -> UPath:
         """What a sweep tries."""
-        return self.artifact_root / "sweep" / f"{sweep}.json"
+        return self.sweeps / f"{sweep}.json"
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep where none is named: the home's, or else the one that comes with the code."""
+        own = self.home / "configs" / "sweep.yaml"
+        return own if own.exists() else REPOSITORY / "configs" / "sweep.yaml"
+
+    @property
+    def sweeps(self) -> UPath:
+        """Folder of what the registered sweeps try."""
+        return self.artifact_root / "sweep"
 
     @property
     def sweep_trials(self) -> UPath:

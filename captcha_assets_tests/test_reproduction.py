@@ -18,6 +18,7 @@ from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, generator
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
+from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 
 TINY = TrainingSettings(
     epochs=1, channels=(4, 4, 8, 8), batch_size=16, sample_size=None, learning_rate=0.05, accelerator="cpu"
@@ -126,7 +127,80 @@ def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None
     status, said = reproduced()
     assert status == 1
     assert "the archive of first (sha256 " in said
+    assert "DVC does not have it; its source no longer has it (" in said
+    assert "delivered.zip does not exist). Bring it back" in said
     assert len(said.strip().splitlines()) == 1
+
+
+def from_kaggle(home: Settings) -> None:
+    """Make the candidate a model that was trained on Kaggle's data set, whose archive is lost."""
+    place = Path(str(registry.model_folder(home.models, registry.candidate(home.models).model_id)))
+    loaded = folder.load(place)
+    (source,) = loaded.config.provenance["sources"]
+    source |= {"source": "kaggle:2", "dataset": "someone/letters", "kaggle_version": 2}
+    told = replace(loaded.config, provenance={**loaded.config.provenance, "sources": [source]}, seed=11)
+    history, metrics = folder.read_history(place), folder.read_metrics(place)
+    folder.save(home.scratch / "kaggle", loaded.model, told, history, metrics)
+    registry.add_candidate(home.models, home.scratch / "kaggle")
+    (home.raw / "first.zip").unlink()
+
+
+@pytest.fixture
+def kaggle_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Somebody who is signed in to Kaggle, which is the server of the tests."""
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+
+
+@pytest.mark.xdist_group("kaggle_server")
+@pytest.mark.parametrize(
+    ("status", "what", "why"),
+    [
+        (401, "could not be asked", "Kaggle refused the credentials (401)"),
+        (403, "could not be asked", "this account may not read it (403)"),
+        (404, "no longer has it", "there is none (404)"),
+        (503, "could not be asked", "Kaggle answered with an error (503)"),
+    ],
+)
+def test_a_source_that_no_longer_has_an_archive_and_one_that_refuses_are_told_apart(
+    home: Settings, kaggle_user: None, status: int, what: str, why: str
+) -> None:
+    from_kaggle(home)
+    with serve(Kaggle(statuses={"DownloadDataset": status})):
+        ended, said = reproduced()
+    assert ended == 1
+    (line,) = said.strip().splitlines()
+    assert "the archive of first (sha256 " in line
+    assert what in line
+    assert why in line
+    assert {"could not be asked", "no longer has it"} - {what} == {
+        words for words in ("could not be asked", "no longer has it") if words not in line
+    }
+
+
+@pytest.mark.xdist_group("kaggle_server")
+def test_a_source_that_cannot_be_reached_is_not_said_to_be_gone(home: Settings, kaggle_user: None) -> None:
+    from_kaggle(home)
+    with port():  # and nobody listens
+        _ended, said = reproduced()
+    assert (
+        "its source someone/letters could not be asked (Kaggle someone/letters version 2: no answer" in said
+    )
+    assert "check the network" in said
+    assert "no longer has it" not in said
+
+
+@pytest.mark.xdist_group("kaggle_server")
+def test_missing_credentials_are_not_said_to_be_a_lost_archive(
+    home: Settings, kaggle_user: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    from_kaggle(home)
+    _ended, said = reproduced()
+    assert "could not be asked (no credentials for Kaggle: set KAGGLE_API_TOKEN" in said
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`captcha-assets update`: making what is missing or out of date, without a daemon."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from captcha_assets.defs.runs import Step
 
 
 @click.command()
@@ -28,30 +31,50 @@ def update(
     select: str = "*",
     config: Path | None = None,
 ) -> None:
-    """Materialize what is missing, damaged or stale, inputs first, and nothing else."""
+    """Materialize what is missing, damaged or stale, inputs first, and nothing else.
+
+    A training without --config takes the production settings; with it, a model that was trained with other
+    settings than those is trained again.
+    """
     from captcha_assets.defs import runs, truth
     from captcha_assets.defs.instance import open_instance
+    from captcha_assets.defs.model import run_config
+    from captcha_assets.sweeps.production import production_settings
 
+    production_settings(settings)  # a typing error in them is said before anything runs
     selection, definitions = runs.selected(select), quiet_definitions()
+    given = run_config.load(config, settings, definitions, selection) if config else {}
     with open_instance(settings) as instance:
         if verify:
             truth.report(settings, instance, verify=True)
         if dry_run:
-            _dry_run(definitions, instance, selection)
+            _dry_run(definitions, instance, selection, given)
         else:
-            _update(definitions, instance, selection, _run_config(config))
+            _update(definitions, instance, selection, given)
             _name_quarantined(settings)
 
 
 def _dry_run(
-    definitions: "dg.Definitions", instance: "dg.DagsterInstance", selection: "dg.AssetSelection"
+    definitions: "dg.Definitions",
+    instance: "dg.DagsterInstance",
+    selection: "dg.AssetSelection",
+    run_config: dict[str, Any],
 ) -> None:
     from captcha_assets.defs import runs
 
-    planned = runs.plan(definitions, instance, selection)
+    planned = runs.plan(definitions, instance, selection, run_config)
     for step, reasons in planned:
         click.echo(f"would make {step}: {'; '.join(reasons)}")
+    _say_what_is_not_used(run_config, [step for step, _ in planned], "would not be")
     click.echo(f"{len(planned)} to make" if planned else "everything is up to date")
+
+
+def _say_what_is_not_used(run_config: dict[str, Any], steps: "Iterable[Step]", how: str) -> None:
+    """Say which assets were given run config that is without effect."""
+    ran = {asset for step in steps for asset in step.assets}
+    for name in run_config.get("ops") or {}:
+        if name not in ran:
+            click.echo(f"the run config of {name} {how} used: it was materialized with the same already")
 
 
 def _update(
@@ -74,6 +97,7 @@ def _update(
             step, reasons = event
             click.echo(f"making {step}: {'; '.join(reasons)}")
     failed = [outcome for outcome in outcomes if outcome.error]
+    _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")
     if not outcomes:
         click.echo("everything is up to date")
     elif failed:
@@ -99,9 +123,3 @@ def quiet_definitions() -> "dg.Definitions":
     from captcha_assets.defs.console import with_quiet_console
 
     return with_quiet_console(defs())
-
-
-def _run_config(path: Path | None) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(path.read_text()) or {} if path else {}

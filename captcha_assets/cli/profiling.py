@@ -44,21 +44,17 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
 
 
 def _told(settings: Settings, config: Path | None) -> "TrainingSettings":
-    import dataclasses
-
-    import yaml
-
     from captcha_assets.sweeps.production import production_settings
-    from captcha_assets.training.config import SettingsError, TrainingSettings
+    from captcha_assets.training import yaml_file
+    from captcha_assets.training.config import SettingsError
 
-    production = production_settings(settings)
+    production, keys = production_settings(settings), ("ops", "resnet18", "config")
     if config is None:
         return production
-    try:
-        named = yaml.safe_load(config.read_text())["ops"]["resnet18"]["config"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise SettingsError(f"{config} has no run config of resnet18: ops, resnet18, config") from error
-    return TrainingSettings.of({**dataclasses.asdict(production), **named})
+    file = yaml_file.read(config)
+    if keys not in file.lines:
+        raise SettingsError(f"{config} has no run config of resnet18: ops, resnet18, config")
+    return file.settings(production, *keys)
 
 
 def _images(settings: Settings, told: "TrainingSettings", steps: int) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from captcha_assets.cli.printing import print_rows
-from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from captcha_assets.defs.runs import Step
     from captcha_assets.sweeps.definition import Sweep
 
-_FILE = click.argument(
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=REPOSITORY / "configs" / "sweep.yaml",
-)
+_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 
 
 @click.group()
@@ -35,15 +31,27 @@ def sweep() -> None:
 @sweep.command()
 @_FILE
 @click.pass_obj
-def start(settings: Settings, file: Path) -> None:
-    """Register the trials of FILE, and train nothing yet."""
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.sweeps import definition
+def start(settings: Settings, file: Path | None) -> None:
+    """Register the trials of FILE, and train nothing yet.
 
-    chosen = definition.load(file)
+    Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code.
+    """
+    from captcha_assets.defs.instance import open_instance
+
+    file, chosen = _loaded(settings, file)
     with open_instance(settings) as instance:
         _register(settings, instance, chosen)
     click.echo(f"next: captcha-assets sweep run {file}")
+
+
+def _loaded(settings: Settings, file: Path | None) -> "tuple[Path, Sweep]":
+    """Read the file that is meant, and say which that is where none was named."""
+    from captcha_assets.sweeps import definition
+
+    if file is None:
+        file = settings.sweep_file
+        click.echo(f"no FILE was named: {file} is taken")
+    return file, definition.load(file)
 
 
 def _register(settings: Settings, instance: "dg.DagsterInstance", chosen: "Sweep") -> None:
@@ -61,17 +69,17 @@ def _register(settings: Settings, instance: "dg.DagsterInstance", chosen: "Sweep
 @sweep.command()
 @_FILE
 @click.pass_obj
-def run(settings: Settings, file: Path) -> None:
+def run(settings: Settings, file: Path | None) -> None:
     """Register the trials of FILE, train those that are missing or out of date, and rank them.
 
-    As many train side by side as the pool `sweep` has slots; one, unless it was given more.
+    Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
+    train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
     from captcha_assets.cli.making import quiet_definitions
     from captcha_assets.defs import runs
     from captcha_assets.defs.instance import open_instance
-    from captcha_assets.sweeps import definition
 
-    chosen, definitions = definition.load(file), quiet_definitions()
+    chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
     with open_instance(settings) as instance:
         _register(settings, instance, chosen)
         names = set(chosen.trial_names)
@@ -157,19 +165,31 @@ def _became(settings: Settings, trial: str, error: str | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all settings.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> None:
-    """Show all trials, the best first; those on other images than today's have no place."""
+    """Show all trials, the best first; those on other images than today's have no place.
+
+    Trials that have not ended come last: they wait for `sweep run`, or are under way.
+    """
     from captcha_assets.images.table import content_hash
     from captcha_assets.sweeps import leaderboard, trials
 
     version = content_hash(settings.splits) if settings.splits.exists() else ""
-    rows = leaderboard.rows(trials.load_all(settings), version)
+    records = trials.load_all(settings)
+    waiting = leaderboard.waiting(settings, records)
+    rows = leaderboard.rows(records, version) + waiting
     if as_json:
         print_rows([], _unpacked(rows), as_json=True)
+        return
+    if not rows:
+        click.echo("no sweep was started yet: captcha-assets sweep run")
         return
     shown = [row | {"accuracy": row["accuracy"] and f"{row['accuracy']:.4f}"} for row in rows]
     for row in shown:
         row["parameters"] = trials.in_words(json.loads(row["parameters"]))
     print_rows(["place", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
+    if waiting:
+        click.echo(
+            f"{len(waiting)} trials wait or are under way: captcha-assets sweep run trains what is missing"
+        )
 
 
 def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from dagster._core.pipes.utils import extract_message_or_forward_to_stdout
 
 from captcha_assets.settings import Settings
 from captcha_assets.training import elsewhere, far
-from captcha_assets.training.__main__ import is_done
+from captcha_assets.training.__main__ import STATUS_DISK_FULL, is_done
 from captcha_assets.training.config import TrainingJob
 from captcha_assets.training.elsewhere import Machine, MachineError, Staged
 
@@ -28,6 +29,10 @@ _HEARTBEAT = 10.0
 
 class TrainingFailedError(RuntimeError):
     """A training that came to no end; the message says why."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """A training whose process was ended from outside; the same training, started again, continues."""
 
 
 class MachineFailedError(TrainingFailedError):
@@ -49,7 +54,7 @@ class Compute(Protocol):
         Raises:
             TrainingFailedError: in the words of the training process.
             MachineFailedError: it could not be run.
-            DagsterPipesExecutionError: the process was stopped from outside.
+            TrainingStoppedError: the process was ended from outside.
         """
         ...
 
@@ -86,11 +91,38 @@ class ThisMachine:
         try:
             ended = self.pipes.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
-            why = path.with_suffix(".error")
-            if why.exists():
-                raise TrainingFailedError(why.read_text().strip()) from error
-            raise
-        return [dict(message) for message in ended.get_custom_messages()]
+            # Dagster's exception says the exit status in words alone.
+            status = int(str(error).rpartition(" ")[2])
+        else:
+            return [dict(message) for message in ended.get_custom_messages()]
+        # Outside of the block: what Dagster raised would stand beneath, and say less.
+        why = path.with_suffix(".error")
+        raise _ended(status, "", why.read_text().strip() if why.exists() else None)
+
+
+def _ended(status: int, where: str, said: str | None) -> Exception:
+    """What to raise for a training process that ended with an error.
+
+    Args:
+        status: its exit status; negative for the signal that killed it.
+        where: " on HOST", or empty for this machine.
+        said: its own words, where it came to say any.
+    """
+    number = -status if status < 0 else status - 128
+    if not said and number in set(signal.Signals):
+        name = signal.Signals(number).name
+        hint = ": perhaps the memory did not suffice, lower batch_size" if number == signal.SIGKILL else ""
+        return TrainingStoppedError(
+            f"the training process{where} was ended from outside by {name}{hint}; start the training again "
+            "and it continues from its last checkpoint, if it finished an epoch"
+        )
+    if not said and status == STATUS_DISK_FULL:
+        said = "no space left on the disk or in the quota: free some and run it again"
+    return TrainingFailedError(
+        said
+        or f"the training process{where} ended with status {status} and did not say why: "
+        "its output stands in the run's log"
+    )
 
 
 class _Lines(dg.PipesMessageReader):
@@ -122,7 +154,10 @@ class _Lines(dg.PipesMessageReader):
 def _error_in(line: str) -> str | None:
     """The words of an error, where a line is a message that reports one."""
     try:
-        told = json.loads(line)["params"]
+        message = json.loads(line)
+        told = message["params"]
+        if message["method"] == "closed":
+            return f"{told['exception']['name']}: {told['exception']['message']}".strip()
         return str(told["message"]).removeprefix("error: ") if told["level"] == "ERROR" else None
     except (ValueError, TypeError, KeyError):
         return None
@@ -195,7 +230,5 @@ class OverSsh:
             )
         if ended.get("machine"):
             raise MachineError(f"{host}: {ended['machine']}")
-        if ended["status"] and error:
-            raise TrainingFailedError(error)
         if ended["status"]:
-            raise DagsterPipesExecutionError(f"The training on {host} ended with status {ended['status']}")
+            raise _ended(int(ended["status"]), f" on {host}", error)

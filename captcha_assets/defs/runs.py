@@ -21,6 +21,8 @@ from dagster._core.loader import LoadingContext
 from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.failures import reason_of
+from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
 from captcha_assets.defs.watched import observe
 from captcha_assets.settings import load_settings
@@ -91,9 +93,19 @@ def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) ->
 
 
 def needed(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, assets: tuple[str, ...]
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: tuple[str, ...],
+    run_config: Mapping[str, Any] | None = None,
 ) -> dict[Step, tuple[str, ...]]:
-    """The steps among `assets` that are missing or out of date, with the reasons."""
+    """The steps among `assets` that are missing or out of date, with the reasons.
+
+    Args:
+        definitions: the code location.
+        instance: what Dagster knows.
+        assets: the assets of one function.
+        run_config: what they would be given; a training that it would change is a reason.
+    """
     graph = definitions.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, _Lookup(instance))
     found = {}
@@ -101,6 +113,7 @@ def needed(
         reasons = [
             r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
         ]
+        reasons = reasons_given(load_settings(), assets, reasons, run_config)
         if reasons:
             found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
     return found
@@ -131,6 +144,8 @@ def _reasons(
 def _in_words(cause: StaleCause) -> str:
     if cause.dependency is None:
         return cause.reason
+    if cause.dependency.asset_key == dg.AssetKey("training_settings"):
+        return NOT_PRODUCTION
     where = f" [{cause.dependency.partition_key}]" if cause.dependency.partition_key else ""
     what = "changed" if cause.category == StaleCauseCategory.DATA else cause.reason
     return f"{cause.dependency.asset_key.to_user_string()}{where} {what}"
@@ -213,19 +228,8 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            return _plainly(error.message if error else event.message or "failed")
-    return "the run failed before its first step"
-
-
-def _plainly(message: str) -> str:
-    """An error of this library speaks for itself; another one keeps the name of its class."""
-    name, _, words = message.strip().partition(": ")
-    return words if words and name.startswith("captcha_assets.") else message.strip()
+    failures = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    return next(failures, "the run failed before its first step")
 
 
 def carry_out(
@@ -269,13 +273,16 @@ def update(
     def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
         for assets in steps_in_order(definitions, selection):
             observe(settings, instance)  # what was registered meanwhile counts
-            yield from needed(definitions, instance, assets).items()
+            yield from needed(definitions, instance, assets, run_config).items()
 
     return carry_out(definitions, instance, stale(), run_config)
 
 
 def plan(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, selection: dg.AssetSelection
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection,
+    run_config: Mapping[str, Any] | None = None,
 ) -> list[tuple[Step, tuple[str, ...]]]:
     """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
     settings = load_settings()
@@ -285,7 +292,7 @@ def plan(
     planned: list[tuple[Step, tuple[str, ...]]] = []
     remade: set[str] = set()
     for assets in steps_in_order(definitions, selection):
-        stale = needed(definitions, instance, assets)
+        stale = needed(definitions, instance, assets, run_config)
         planned += stale.items()
         parents = {p.to_user_string() for name in assets for p in graph.get(dg.AssetKey(name)).parent_keys}
         if stale:

@@ -11,6 +11,7 @@ from captcha_assets.defs.model.training import TRAINING_CODE, configuration_vers
 from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.models import retraining
 from captcha_assets.settings import Settings
+from captcha_assets.sweeps.production import problem
 
 _TRAINED = dg.AssetKey("resnet18")
 
@@ -37,6 +38,8 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
 
 def _next_training(settings: Settings) -> str:
     """Where each reason for a training stands."""
+    if unusable := problem(settings):
+        return f"no training: {unusable}"
     now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
     return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
 

@@ -23,7 +23,7 @@ from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
 from captcha_assets.sources import catalog
 from captcha_assets.storage import AnyPath
-from captcha_assets.sweeps.production import production_version
+from captcha_assets.sweeps.production import problem, production_version
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -36,6 +36,8 @@ class Watched:
     name: str
     path: Callable[[Settings], AnyPath]
     version: Callable[[Settings], str | None]
+    problem: Callable[[Settings], str | None] = lambda _: None
+    """Why the file cannot be used, in one line; None where it can be."""
 
     def data_version(self, settings: Settings) -> dg.DataVersion:
         """The version as Dagster knows it."""
@@ -64,13 +66,19 @@ _DECISIONS = Watched(
     lambda settings: settings.label_decisions,
     lambda settings: decisions.version_of(settings.label_decisions),
 )
-_TRAINING = Watched("training_settings", lambda settings: settings.training_settings, production_version)
+_TRAINING = Watched(
+    "training_settings", lambda settings: settings.training_settings, production_version, problem
+)
 _WATCHED = (_CATALOG, _DECISIONS, _TRAINING)
 
 
 def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
-    """What to tell the instance about the watched files that have changed."""
-    return [file.observation(settings) for file in _WATCHED if file.has_changed(settings, instance)]
+    """What to tell the instance about the watched files that have changed; not about one that is unusable."""
+    return [
+        file.observation(settings)
+        for file in _WATCHED
+        if file.problem(settings) is None and file.has_changed(settings, instance)
+    ]
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
@@ -120,19 +128,36 @@ training_settings = _source(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
     "all assets, so that what is missing, damaged or out of date is shown so. While `automation` is on, it "
-    "starts a run for what is missing or damaged, once for each loss.",
+    "starts a run for what is missing or damaged, once for each loss. Alerts once of a file that cannot be "
+    "used.",
 )
 def watched_files(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
-) -> dg.SensorResult | dg.SkipReason:
-    """Report what changed without a run; ask for a run for what is missing or damaged."""
+) -> dg.SensorResult:
+    """Report what changed without a run; ask for a run for what is missing or damaged.
+
+    The cursor holds the problem that an alert was sent of.
+    """
     observed = unseen(settings, context.instance)
     for event in truth.report(settings, context.instance):
         _alert(settings, event)
     requests = list(_restorations(context.instance)) if is_on(context.instance, "automation") else []
-    if not observed and not requests:
-        return dg.SkipReason("the sources are as they were observed last")
-    return dg.SensorResult(asset_events=observed, run_requests=requests)
+    problem = _alert_of_problem(settings, context.cursor)
+    skipped = problem or "the sources are as they were observed last"
+    return dg.SensorResult(
+        asset_events=observed,
+        run_requests=requests,
+        skip_reason=None if observed or requests else skipped,
+        cursor=problem or "all sources can be used",
+    )
+
+
+def _alert_of_problem(settings: Settings, alerted: str | None) -> str:
+    """Return what is wrong with a source, empty for nothing; alert of it unless that was done before."""
+    found = "; ".join(words for source in _WATCHED if (words := source.problem(settings)))
+    if found and found != alerted:
+        send(settings, Alert("a file of the home cannot be used", (found,)))
+    return found
 
 
 #: What is lost with them no run can make again by itself: somebody has to know.

@@ -32,8 +32,8 @@ class Situation:
         removed_images: images that it was trained on and that are not in the training split any more.
         drifted: deliveries that it did not see, with images in the splits, whose drift check failed.
         code: version of the training's code now, and that it was trained with (None: no model).
-        configuration: version of the production settings now, and as they were then (None: no model, or
-            not recorded).
+        configuration: version of the production settings now, and of those it was trained with (None: no
+            model, or not recorded).
         blocked: why nothing may be trained now, whatever the reasons.
     """
 
@@ -194,7 +194,13 @@ def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
     for clause, (version, then) in (("code", now.code), ("configuration", now.configuration)):
         handled = getattr(before, clause)[0] if before else None
         if then is not None and version not in (then, handled):
-            yield Reason(clause, f"the training's {clause} changed from {then} to {version}")
+            yield Reason(clause, _changed(clause, version, then))
+
+
+def _changed(clause: str, version: str, then: str) -> str:
+    if clause == "configuration":
+        return f"the model was trained with settings {then}, the production settings are {version}"
+    return f"the training's code changed from {then} to {version}"
 
 
 def in_words(now: Situation, number: int, share: float) -> str:

@@ -53,6 +53,10 @@ class KaggleCredentialsError(KaggleError):
     """There are no credentials for Kaggle, or it refused them."""
 
 
+class KaggleNotFoundError(KaggleError):
+    """Kaggle has no such data set or version."""
+
+
 class _CorruptError(Exception):
     """What arrived is not what was announced."""
 
@@ -309,7 +313,9 @@ def _explained(handle: "DatasetHandle", error: requests.HTTPError) -> KaggleErro
             f" {_HOW_TO_SIGN_IN}"
         )
     if status == 404:
-        return KaggleError(f"{what}: there is none (404): look up name and version at {handle.to_url()}")
+        return KaggleNotFoundError(
+            f"{what}: there is none (404): look up name and version at {handle.to_url()}"
+        )
     if status == 429:
         pause = error.response.headers.get("Retry-After")
         return KaggleError(

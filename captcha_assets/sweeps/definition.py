@@ -13,12 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
+from captcha_assets.training import yaml_file
 from captcha_assets.training.config import SettingsError, TrainingSettings
+from captcha_assets.training.yaml_file import YamlFileError
 
 
 class SweepError(ValueError):
@@ -162,10 +163,10 @@ def load(path: Path) -> Sweep:
         SweepError: the file is missing, no YAML, or says what cannot be done.
     """
     try:
-        value = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SweepError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
+        value = yaml_file.read(path).values
+    except YamlFileError as error:
+        raise SweepError(str(error)) from error
+    if not value:
         raise SweepError(f"{path} is no sweep: it needs `grid`, or `search` and `trials`")
     return _parsed({"name": path.stem.replace("-", "_").lower(), **value}, str(path))
 
@@ -185,6 +186,16 @@ def _parsed(value: Mapping[str, Any], where: str) -> Sweep:
 def register(settings: Settings, sweep: Sweep) -> None:
     """Keep what a sweep tries, so that each of its trials can be made from its name alone."""
     write_json(settings.sweep(sweep.identity), sweep.model_dump())
+
+
+def all_registered(settings: Settings) -> list[Sweep]:
+    """Return the sweeps that were registered, in order of their names.
+
+    Raises:
+        SweepError: one is damaged.
+    """
+    names = sorted(path.stem for path in settings.sweeps.glob("*.json")) if settings.sweeps.exists() else []
+    return [registered(settings, name) for name in names]
 
 
 def registered(settings: Settings, identity: str) -> Sweep:

@@ -11,8 +11,11 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.settings import Settings
 from captcha_assets.storage import replacing
 from captcha_assets.sweeps import trials
-from captcha_assets.sweeps.definition import SweepError
+from captcha_assets.sweeps.definition import SweepError, all_registered
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+
+#: State of a trial that has not ended: it waits, or is under way.
+WAITING = "waiting"
 
 SCHEMA = pa.schema(
     [
@@ -78,6 +81,25 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
             }
         )
     return made
+
+
+def waiting(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the registered trials that have no record, as rows like those of `rows`."""
+    ended = {record.trial for record in records}
+    empty: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+    return [
+        {
+            **empty,
+            "trial": name,
+            "sweep": sweep.identity,
+            "state": WAITING,
+            "parameters": json.dumps(sweep.combination(number) if sweep.grid else {}),
+            "settings": json.dumps(sweep.fixed),
+        }
+        for sweep in all_registered(settings)
+        for number, name in enumerate(sweep.trial_names)
+        if name not in ended
+    ]
 
 
 def write(settings: Settings, records: Sequence[Record]) -> str:

@@ -15,7 +15,9 @@ import yaml
 
 from captcha_assets.settings import Settings
 from captcha_assets.storage import replacing
+from captcha_assets.training import yaml_file
 from captcha_assets.training.config import SettingsError, TrainingSettings
+from captcha_assets.training.yaml_file import YamlFileError
 
 
 def production_settings(settings: Settings) -> TrainingSettings:
@@ -28,24 +30,36 @@ def production_settings(settings: Settings) -> TrainingSettings:
 
 
 def production_version(settings: Settings) -> str:
-    """Return the version of the production settings: 12 hex digits of a hash over all of them."""
-    told = json.dumps(asdict(production_settings(settings)), sort_keys=True)
+    """Return the version of the production settings: 12 hex digits of a hash over all of them.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    return version_of(production_settings(settings))
+
+
+def version_of(chosen: TrainingSettings) -> str:
+    """Return the version of settings: equal ones have equal versions."""
+    told = json.dumps(asdict(chosen), sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def problem(settings: Settings) -> str | None:
+    """Return what is wrong with the file of the production settings, in one line; None where nothing is."""
+    try:
+        production_settings(settings)
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def _read(path: Path) -> TrainingSettings:
     if not path.exists():
         return TrainingSettings()
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings: lines like `epochs: 12` are needed")
-    try:
-        return TrainingSettings.of(values)
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        return yaml_file.read(path).settings(TrainingSettings())
+    except YamlFileError as error:
+        raise SettingsError(str(error)) from error
 
 
 def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) -> Path:

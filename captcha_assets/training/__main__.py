@@ -1,9 +1,10 @@
 """The training process: `python -m captcha_assets.training JOB.json`, by hand or over Dagster Pipes.
 
-Exit status: 0 when the model folder is written, 2 for a job that cannot be used, 130 and 143 when
-interrupted, 1 for anything else, with one line that says why.
+Exit status: 0 when the model folder is written, 2 for a job that cannot be used, 3 when the disk is full,
+130 and 143 when interrupted, 1 for anything else, with one line that says why.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -13,12 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.training.config import JobError, SettingsError, TrainingError, TrainingJob
+
+#: Exit status when the disk is full: then the reason may not fit on it.
+STATUS_DISK_FULL = 3
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,22 @@ def _train(path: Path, channel: Channel, stop: _Stop) -> None:
     channel.result({"model_id": model_id, "metrics": metrics, "folder": str(job.output)})
 
 
+def _write_reason(job: Path, reason: str) -> None:
+    """Write why a training failed beside its job: whoever started this process learns of its end a number."""
+    with suppress(OSError):
+        job.with_suffix(".error").write_text(f"{reason}\n")
+
+
+def _write_reason_of_defects(job: Path) -> None:
+    """Have the reason written of an error that nobody expected, beside the traceback on standard error."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        _write_reason(job, f"{kind.__name__}: {error} (its traceback stands in the run's standard error)")
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 def main(arguments: list[str]) -> int:
     """Train what the job file says and return the exit status."""
     _end_with(os.getppid())
@@ -120,17 +140,23 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         _complain("usage: python -m captcha_assets.training JOB.json")
         return 2
+    path = Path(arguments[0])
+    _write_reason_of_defects(path)
     with _channel() as channel:
         try:
-            Path(arguments[0]).with_suffix(".error").unlink(missing_ok=True)
-            _train(Path(arguments[0]), channel, stop)
+            path.with_suffix(".error").unlink(missing_ok=True)
+            _train(path, channel, stop)
         except (JobError, SettingsError, TrainingError, ModelFolderError, OSError) as error:
             channel.fail(f"error: {error}")
-            # Whoever started this process learns of its end by a number only.
-            with suppress(OSError):
-                Path(arguments[0]).with_suffix(".error").write_text(f"{error}\n")
-            return 2 if isinstance(error, (JobError, SettingsError)) else 1
+            _write_reason(path, str(error))
+            return _status(error)
     return 0
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return STATUS_DISK_FULL
+    return 2 if isinstance(error, (JobError, SettingsError)) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a training is told: its settings, and the job file that starts it. Standard library only."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import types
@@ -11,7 +12,15 @@ from typing import Any, get_args, get_origin
 
 
 class SettingsError(ValueError):
-    """A training setting that cannot be used; the message names it and says what can."""
+    """A training setting that cannot be used; the message names it and says what can.
+
+    Attributes:
+        setting: the setting's name; empty where no single one is the matter.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class JobError(ValueError):
@@ -77,10 +86,12 @@ class TrainingSettings:
             _check(entry, getattr(self, entry.name))
         if len(self.channels) != 4:
             raise SettingsError(
-                f"channels={list(self.channels)}: four numbers are needed, one for each stage"
+                f"channels={list(self.channels)}: four numbers are needed, one for each stage", "channels"
             )
         if self.batch_size % self.devices:
-            raise SettingsError(f"batch_size={self.batch_size} cannot be shared by devices={self.devices}")
+            raise SettingsError(
+                f"batch_size={self.batch_size} cannot be shared by devices={self.devices}", "batch_size"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "TrainingSettings":
@@ -90,13 +101,33 @@ class TrainingSettings:
             SettingsError: a name is unknown, or a value cannot be used.
         """
         known = {entry.name for entry in fields(cls)}
-        unknown = ", ".join(sorted(set(values) - known))
-        if unknown:
-            raise SettingsError(f"unknown settings: {unknown}; known are {', '.join(sorted(known))}")
-        made: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
+        if unknown := sorted(map(str, set(values) - known)):
+            near = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+            meant = f"is {near[0]} meant? " if near else ""
+            raise SettingsError(
+                f"unknown settings: {', '.join(unknown)}; {meant}known are {', '.join(sorted(known))}",
+                unknown[0],
+            )
+        made: dict[str, Any] = {key: _frozen(value) for key, value in values.items()}
         return cls(**made)
+
+    @classmethod
+    def check(cls, name: str, value: Any) -> None:
+        """Check one value, as JSON or YAML gave it, by itself.
+
+        Raises:
+            SettingsError: it is of the wrong type or out of bounds.
+        """
+        _check(next(entry for entry in fields(cls) if entry.name == name), _frozen(value))
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """Return inclusive bounds in words."""
+    return f"{low} to {high}" if high is not None else f"{low} or more"
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -114,15 +145,17 @@ def _check(entry: dataclasses.Field[Any], value: Any) -> None:
     low, high, choices = (entry.metadata[key] for key in ("low", "high", "choices"))
     if not _is(value, entry.type):
         kind = getattr(entry.type, "__name__", str(entry.type))
-        raise SettingsError(f"{entry.name}={value!r} is of the wrong type: {kind} is needed")
+        raise SettingsError(f"{entry.name}={value!r} is of the wrong type: {kind} is needed", entry.name)
     if choices and value not in choices:
-        raise SettingsError(f"{entry.name}={value!r} is not one of {', '.join(choices)}")
+        raise SettingsError(f"{entry.name}={value!r} is not one of {', '.join(choices)}", entry.name)
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or (low is None and high is None):
             continue
         if not ((low is None or number >= low) and (high is None or number <= high)):
-            bounds = f"{low} to {high}" if high is not None else f"{low} or more"
-            raise SettingsError(f"{entry.name}={number!r} is out of bounds: {bounds} is possible")
+            possible = bounds(low, high)
+            raise SettingsError(
+                f"{entry.name}={number!r} is out of bounds: {possible} is possible", entry.name
+            )
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callabl
 
 
 def _finish(folder: Path) -> None:
+    (folder / "configs").mkdir(parents=True)
+    # Its production settings: what trained it, so that the model is up to date.
+    (folder / "configs" / "training.yaml").write_text(yaml.safe_dump(NARROW))
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
         with opened.instance:

@@ -160,7 +160,6 @@ def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch:
 
 
 def test_other_production_settings_start_one(finished: Home) -> None:
-    finished.settings.training_settings.parent.mkdir(parents=True)
     finished.settings.training_settings.write_text("epochs: 2\n")
     ticks = Ticks(finished)
     assert ticks.clauses() == ["configuration"]

@@ -1,6 +1,11 @@
 """Sweeps as a user runs them, with real trainings of a tiny network."""
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +17,9 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.defs import runs
+from captcha_assets.defs.model.run_config import NOT_PRODUCTION
 from captcha_assets.images.table import content_hash
+from captcha_assets.settings import REPOSITORY
 from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
@@ -187,4 +194,54 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
     again = open_home(home.settings.home, pytest.MonkeyPatch())
     with again.instance:
         (reasons,) = runs.needed(again.definitions, again.instance, ("resnet18",)).values()
-    assert reasons == ("training_settings changed",)
+    assert reasons == (NOT_PRODUCTION,)
+
+
+def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_shown(home: Home) -> None:
+    own = home.settings.home / "configs" / "sweep.yaml"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(yaml.safe_dump({"name": "own", "grid": {"epochs": [1, 2]}}))
+    said = CliRunner().invoke(main, ["sweep", "start"]).output
+    assert f"no FILE was named: {own} is taken" in said
+    names = definition.load(own).trial_names
+    shown = CliRunner().invoke(main, ["sweep", "show"]).output
+    assert shown.index(grid_trials(home)[0]) < shown.index(names[0])
+    assert "2 trials wait or are under way" in shown
+    listed = CliRunner().invoke(main, ["sweep", "show", "--json"]).output
+    rows = [json.loads(line) for line in listed.splitlines()]
+    assert [(row["trial"], row["parameters"]) for row in rows if row["state"] == "waiting"] == [
+        (names[0], {"epochs": 1}),
+        (names[1], {"epochs": 2}),
+    ]
+
+
+def test_without_any_file_of_the_home_the_sweep_of_the_code_is_taken_and_named(home: Home) -> None:
+    said = CliRunner().invoke(main, ["sweep", "start"]).output
+    assert f"no FILE was named: {REPOSITORY / 'configs' / 'sweep.yaml'} is taken" in said
+
+
+def test_a_home_without_a_sweep_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path))
+    said = CliRunner().invoke(main, ["sweep", "show"]).output
+    assert said == "no sweep was started yet: captcha-assets sweep run\n"
+
+
+def test_after_an_interrupted_sweep_the_finished_trials_and_those_that_wait_are_shown(home: Home) -> None:
+    home.instance.event_log_storage.set_concurrency_slots("sweep", 1)
+    file = home.settings.home / "three.yaml"
+    grid = {"fixed": {**TINY, "weight_decay": 0.0}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
+    file.write_text(yaml.safe_dump(grid))
+    command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "run", str(file)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        assert any(line.startswith("[1/3]") for line in lines)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    shown = CliRunner().invoke(main, ["sweep", "show"]).output
+    rows = [line.split() for line in shown.splitlines() if "three-" in line]
+    assert ["complete" in row for row in rows] == [True, False, False]
+    assert ["waiting" in row for row in rows] == [False, True, True]

@@ -1,12 +1,14 @@
-"""Run config of a training: what it names holds, and production for the rest."""
+"""Run config of a training: what it names holds, production for the rest; bounds are checked before a run."""
 
+import dataclasses
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from captcha_assets.defs.model.config import TrainingConfig
-from captcha_assets.training.config import SettingsError, TrainingSettings
+from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets_tests.defs.conftest import Home
 
 PRODUCTION = TrainingSettings(epochs=77, sample_size=500, channels=(8, 16, 32, 64))
 
@@ -15,9 +17,9 @@ def told(named: dict[str, Any]) -> TrainingSettings:
     """What a training is told whose run config names these settings, all the way through Dagster."""
     found: list[TrainingSettings] = []
 
-    @dg.asset
-    def training(config: TrainingConfig) -> None:
-        found.append(config.to_settings(PRODUCTION))
+    @dg.asset(config_schema=TRAINING_CONFIG)
+    def training(context: dg.AssetExecutionContext) -> None:
+        found.append(with_named(PRODUCTION, context.op_execution_context.op_config))
 
     run_config = {"ops": {"training": {"config": named}}} if named else {}
     dg.materialize([training], run_config=run_config)
@@ -39,6 +41,42 @@ def test_null_is_a_value_of_its_own() -> None:
     assert told({"sample_size": None}).sample_size is None
 
 
-def test_a_value_that_cannot_be_used_fails_the_run() -> None:
-    with pytest.raises(SettingsError, match="epochs=0 is out of bounds"):
-        told({"epochs": 0})
+def test_every_setting_can_be_named() -> None:
+    whole = dataclasses.asdict(dataclasses.replace(PRODUCTION, accelerator="cpu", pretrained=True))
+    assert dataclasses.asdict(told({**whole, "channels": list(whole["channels"])})) == whole
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"epochs": 0}, "epochs=0 is out of bounds: 1 to 10000 is possible"),
+        ({"learning_rate": 1e9}, "learning_rate=1000000000.0 is out of bounds: 1e-08 to 100"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of bounds"),
+        ({"weight_decay": float("inf")}, "weight_decay=inf is out of bounds"),
+        ({"sample_size": -1}, "sample_size=-1 is out of bounds: 1 or more"),
+        ({"channels": [8, 8, 8, 0]}, "channels=0 is out of bounds"),
+        ({"accelerator": "tpu"}, "accelerator"),
+        ({"epochs": None}, "epochs"),
+        ({"epoch": 3}, '"epoch"'),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_before_there_is_a_run(
+    home: Home, named: dict[str, Any], words: str
+) -> None:
+    job = home.definitions.resolve_implicit_global_asset_job_def()
+    config = {"ops": {"resnet18": {"config": named}}}
+    with pytest.raises(dg.DagsterInvalidConfigError) as refused:
+        job.get_subset(asset_selection={dg.AssetKey("resnet18")}).execute_in_process(
+            instance=home.instance, run_config=config
+        )
+    assert words in str(refused.value)
+    assert home.instance.get_runs() == []
+
+
+def test_the_launchpad_shows_the_bounds_and_no_default_that_is_none() -> None:
+    for name, field in TRAINING_CONFIG.fields.items():
+        assert not field.is_required
+        assert not field.default_provided, name
+        assert "Left out: the production value" in str(field.description)
+    assert TRAINING_CONFIG.fields["epochs"].config_type.given_name == "int, 1 to 10000"
+    assert "which is 10000 unless" in str(TRAINING_CONFIG.fields["sample_size"].description)

@@ -62,7 +62,8 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "is no sweep"),
+        ("[]", "holds no settings"),
+        ("", "is no sweep"),
         ("grid: {epochs: [1]}\nsearch: {shift: [1]}\ntrials: 2", "exactly one of `grid` and `search`"),
         ("fixed: {epochs: 1}", "exactly one of `grid` and `search`"),
         ("search: {shift: [1, 2]}", "a search needs `trials`"),
@@ -75,7 +76,7 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
         ("search: {shift: {low: 0, high: 1, log: true}}\ntrials: 2", "log needs low above 0"),
         ("fixed: {epochs: 2}\ngrid: {epochs: [1]}", "both fixed and varied"),
         ("grid: {epochs: [1]}\nprune: true", "prune: Extra inputs are not permitted"),
-        ("grid: {epochs: [1]", "cannot be read"),
+        ("grid: {epochs: [1]", "line 1: this is no YAML"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path, text: str, words: str) -> None:

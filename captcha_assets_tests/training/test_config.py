@@ -50,7 +50,7 @@ def test_every_setting_says_what_it_is_for():
         ({"channels": [8, 8, 8, 0]}, "channels=0 is out of bounds"),
         ({"channels": [8, 8, 8, "8"]}, "channels=.* is of the wrong type"),
         ({"batch_size": 65, "devices": 2}, "batch_size=65 cannot be shared by devices=2"),
-        ({"epoch": 3}, "unknown settings: epoch; known are .*epochs"),
+        ({"epoch": 3}, r"unknown settings: epoch; is epochs meant\? known are .*epochs"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(values, message):

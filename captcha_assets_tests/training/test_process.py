@@ -14,6 +14,7 @@ import pytest
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
 from captcha_assets.models import folder
+from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.training.examples import write_delivery
 from captcha_assets_tests.training.processes import (
@@ -248,7 +249,7 @@ def test_too_little_memory_ends_with_advice(job_in, tmp_path):
 
 
 def test_a_full_disk_ends_with_advice(job_in, small_disk, tmp_path):
-    assert finish(job_in(small_disk, channels=(16, 32, 64, 128)), tmp_path / "log") == 1
+    assert finish(job_in(small_disk, channels=(16, 32, 64, 128)), tmp_path / "log") == STATUS_DISK_FULL
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last.startswith("error: ")
     assert "no space left on the disk or in the quota: free some and run it again" in last

@@ -8,14 +8,14 @@ import dagster as dg
 
 from captcha_assets.defs import inputs
 from captcha_assets.defs.compute import Compute
-from captcha_assets.defs.model.config import TrainingConfig
+from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
     champion_version,
     clause_results,
     clause_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile
+from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
@@ -32,18 +32,18 @@ from captcha_assets.training.config import TrainingJob
     group_name="model",
     kinds={"pytorch", "lightning", "timm"},
     code_version=TRAINING_CODE,
+    config_schema=TRAINING_CONFIG,
     pool="training",
     description="The trained candidate: weights, config, classes, history, provenance.",
 )
 def resnet18(
     context: dg.AssetExecutionContext,
-    config: TrainingConfig,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
     inputs.require(settings, settings.splits, "splits")
-    told = config.to_settings(production_settings(settings))
+    told = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)
         model_id = trained_meanwhile(context, settings, job)
@@ -74,6 +74,7 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
         metrics, history = folder.read_metrics(model), folder.read_history(model)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
+        tags=trained_with(job.settings),
         metadata={
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),

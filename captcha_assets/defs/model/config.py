@@ -2,53 +2,85 @@
 
 Nothing is preset here. What a run does not name has its production value, which is looked up when the run
 starts: so a run that nobody configured, an automated one for instance, trains as production does.
+
+A schema of its own rather than a `dg.Config` class, which cannot tell an absent field from null: null is a
+value of `sample_size`. And Dagster instantiates such a class, which checks the bounds, when the run is under
+way already; what stands here is checked before there is a run.
 """
 
 import dataclasses
+import json
 import types
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 import dagster as dg
-import pydantic
 
-from captcha_assets.training.config import TrainingSettings
+# Dagster offers no other way to check a value beyond its type before a run starts.
+from dagster._config.config_type import ConfigScalar, ConfigScalarKind
+from dagster._config.errors import PostProcessingError
 
-#: Stands for "not named" where null is a value of its own: Dagster cannot tell the two apart.
-_NOT_NAMED = -1
+from captcha_assets.training.config import SettingsError, TrainingSettings, bounds
+
+#: The asset, and the op, that is configured.
+TRAINED = "resnet18"
 
 
-def _field(field: "dataclasses.Field[Any]", hint: Any) -> tuple[Any, Any]:
-    default: Any = field.default
+class _Number(ConfigScalar):
+    """A number within the bounds of a training setting."""
+
+    def __init__(self, entry: "dataclasses.Field[Any]", kind: type) -> None:
+        self._setting, self._in_list = entry.name, isinstance(entry.default, tuple)
+        name = f"{kind.__name__}, {bounds(entry.metadata['low'], entry.metadata['high'])}"
+        super().__init__(f"training.{entry.name}", name, ConfigScalarKind[kind.__name__.upper()])
+
+    def post_process(self, value: float) -> float:
+        """Refuse what is out of bounds: Dagster shows the message and starts no run."""
+        try:
+            TrainingSettings.check(self._setting, [value] if self._in_list else value)
+        except SettingsError as error:
+            raise PostProcessingError(str(error)) from error
+        return value
+
+
+def _type(entry: "dataclasses.Field[Any]", hint: Any) -> Any:
+    if choices := entry.metadata["choices"]:
+        return dg.Enum(f"training.{entry.name}", [dg.EnumValue(choice) for choice in choices])
     if get_origin(hint) is tuple:  # Dagster's config knows lists, not tuples
-        hint, default = list[int], list(default)
-    help_ = f"{field.metadata['help']} Where it is not named: the production value, {default} by default."
-    unnamed = _NOT_NAMED if field.name in _NULLABLE else None
-    return hint | None, pydantic.Field(unnamed, description=help_)
+        return dg.Array(_type(entry, get_args(hint)[0]))
+    if isinstance(hint, types.UnionType):
+        return dg.Noneable(_type(entry, next(one for one in get_args(hint) if one is not types.NoneType)))
+    return bool if hint is bool else _Number(entry, hint)
+
+
+def _description(entry: "dataclasses.Field[Any]") -> str:
+    return (
+        f"{entry.metadata['help']} Left out: the production value, which is {json.dumps(entry.default)} "
+        "unless configs/training.yaml says otherwise."
+    )
 
 
 _HINTS = get_type_hints(TrainingSettings)
-_NULLABLE = {name for name, hint in _HINTS.items() if types.NoneType in get_args(hint)}
-_FIELDS: Any = {
-    entry.name: _field(entry, _HINTS[entry.name]) for entry in dataclasses.fields(TrainingSettings)
-}
-_Fields: Any = pydantic.create_model("_Fields", __base__=dg.Config, **_FIELDS)
+
+#: Run config of `resnet18`: what is to be otherwise than in production.
+TRAINING_CONFIG = dg.Shape(
+    {
+        entry.name: dg.Field(
+            _type(entry, _HINTS[entry.name]), is_required=False, description=_description(entry)
+        )
+        for entry in dataclasses.fields(TrainingSettings)
+    }
+)
 
 
-class TrainingConfig(_Fields):
-    """Run config of `resnet18`: what is to be otherwise than in production."""
+def with_named(production: TrainingSettings, named: Mapping[str, Any]) -> TrainingSettings:
+    """Return what a training is told.
 
-    def to_settings(self, production: TrainingSettings) -> TrainingSettings:
-        """The library's settings.
+    Args:
+        production: what holds for all that the run config does not name.
+        named: the run config, as Dagster checked it.
 
-        Args:
-            production: what holds for all that the run config does not name.
-
-        Raises:
-            SettingsError: a value is out of bounds.
-        """
-        named = {
-            name: value
-            for name, value in self.model_dump().items()
-            if value != (_NOT_NAMED if name in _NULLABLE else None)
-        }
-        return TrainingSettings.of({**dataclasses.asdict(production), **named})
+    Raises:
+        SettingsError: the values cannot be used together.
+    """
+    return TrainingSettings.of({**dataclasses.asdict(production), **named})

@@ -11,6 +11,7 @@ from captcha_assets.defs.processes import STEP_TAG, UNFINISHED
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
+from captcha_assets.sweeps.production import problem
 
 #: Tag of a run that says why it was started.
 WHY_TAG = "captcha_assets/why"
@@ -36,6 +37,8 @@ def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask the policy; the cursor holds the situation of the last request."""
+    if unusable := problem(settings):
+        return dg.SkipReason(f"no training: {unusable}")  # `watched_files` alerts of it
     now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)

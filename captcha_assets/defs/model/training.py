@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.data_version import get_input_data_version_tag
 
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
@@ -11,7 +12,7 @@ from captcha_assets.models import provenance, registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
-from captcha_assets.sweeps.production import production_version
+from captcha_assets.sweeps.production import production_version, version_of
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
 #: Raise it with a change of the training that should train again.
@@ -21,6 +22,15 @@ TRAINING_CODE = "1"
 def configuration_version(settings: Settings) -> str:
     """The version of the production settings: what an automated training is told."""
     return production_version(settings)
+
+
+def trained_with(told: TrainingSettings) -> dict[str, str]:
+    """Return the tags of a model's materialization that say which settings it was trained with.
+
+    For Dagster, the model has then read the version of `training_settings` that it was trained with: one
+    that was told otherwise by its run config is stale for the UI, `status` and `update` alike.
+    """
+    return {get_input_data_version_tag(dg.AssetKey("training_settings")): version_of(told)}
 
 
 def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, run_id: str) -> TrainingJob:
@@ -40,7 +50,7 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
         provenance={
             "run_id": run_id,
             "deliveries": list(data.batches),
-            "configuration": configuration_version(settings),
+            "configuration": version_of(training),
             **provenance.recorded(settings, data.batches),
         },
     )

@@ -1,0 +1,89 @@
+"""YAML files that people write: what they say, and on which line, so that an error can name it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from captcha_assets.training.config import SettingsError, TrainingSettings
+
+
+class YamlFileError(ValueError):
+    """A YAML file that cannot be read; the message is one line: the file, the line, the problem."""
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """What a YAML file says.
+
+    Attributes:
+        path: the file.
+        values: its mapping, empty for an empty file.
+        lines: the line of each key, by the keys that lead to it.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    lines: Mapping[tuple[str, ...], int]
+
+    def where(self, *keys: str) -> str:
+        """Return the file and the line of a key, for the beginning of a message."""
+        line = self.lines.get(keys)
+        return f"{self.path}, line {line}" if line else str(self.path)
+
+    def settings(self, base: TrainingSettings, *keys: str) -> TrainingSettings:
+        """Return training settings: those of `base`, and over them what the file says under `keys`.
+
+        Raises:
+            SettingsError: the message names the file, the line and the setting.
+        """
+        named: Any = self.values
+        for key in keys:
+            named = named.get(key) or {}
+        if not isinstance(named, dict):
+            raise SettingsError(f"{self.where(*keys)}: lines like `epochs: 12` are needed, not {named!r}")
+        try:
+            return TrainingSettings.of({**asdict(base), **named})
+        except SettingsError as error:
+            raise SettingsError(f"{self.where(*keys, error.setting)}: {error}", error.setting) from None
+
+
+def read(path: Path) -> YamlFile:
+    """Read a file that holds a mapping, or nothing.
+
+    Raises:
+        YamlFileError: it cannot be read, is no YAML, holds no mapping, or names a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise YamlFileError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise YamlFileError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise YamlFileError(_syntax(path, error)) from error
+    if values is not None and not isinstance(values, dict):
+        raise YamlFileError(f"{path} holds no settings: lines like `key: value` are needed")
+    return YamlFile(path, values or {}, _lines(path, root))
+
+
+def _syntax(path: Path, error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = f"{path}, line {mark.line + 1}" if mark else str(path)
+    return f"{where}: this is no YAML: {problem or str(error).splitlines()[0]}"
+
+
+def _lines(path: Path, node: yaml.Node | None, *above: str) -> dict[tuple[str, ...], int]:
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    found: dict[tuple[str, ...], int] = {}
+    for name, value in node.value:
+        key, line = (*above, str(name.value)), name.start_mark.line + 1
+        if key in found:
+            raise YamlFileError(f"{path}, line {line}: {key[-1]} is named twice, first in line {found[key]}")
+        found |= {key: line, **_lines(path, value, *key)}
+    return found
