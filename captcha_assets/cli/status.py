@@ -35,7 +35,7 @@ def _state(settings: Settings) -> dict[str, Any]:
 
 def _champion(settings: Settings) -> dict[str, Any] | None:
     from captcha_assets.models import registry
-    from captcha_assets.models.overview import read_metrics
+    from captcha_assets.models.overview import champion_figures
     from captcha_assets.stored import Output, StoredVersions
 
     serves = registry.champion(settings.models)
@@ -44,14 +44,12 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
     versions = StoredVersions(settings)
     problem = versions.look(Output("champion")).problem
     versions.save()
-    metrics = read_metrics(settings, serves.model_id) or serves.metrics
-    figures = ("accuracy", "accuracy_low", "accuracy_high", "n")
     return {
         "model": serves.model_id,
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
-        **{name: metrics.get(name) for name in figures},
+        **champion_figures(settings, serves),
     }
 
 
@@ -71,6 +69,8 @@ def _held_back(settings: Settings) -> list[dict[str, Any]]:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
+    if found["champion"] and found["champion"]["selection"]:
+        yield f"         {found['champion']['selection']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"

@@ -22,7 +22,7 @@ FLOORS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage"],
+    ["storage", "proportions"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
