@@ -1,6 +1,7 @@
 """Confidence intervals of shares and of the difference of two shares. Light to import."""
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ def best_of(models: int, successes: int, n: int) -> Interval:
     return wilson(successes, n, 1 - 0.05 / models)
 
 
+@lru_cache(maxsize=1024)  # one decision asks for the same interval several times
 def paired_difference(gained: int, lost: int, n: int, confidence: float = 0.95) -> Interval:
     """Return Tango's score interval of the difference of two shares that were counted on the same n things.
 
