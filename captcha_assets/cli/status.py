@@ -98,7 +98,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["problem"]:
         return (
             f"{champion['model']} cannot serve: {champion['problem']}; materialize it again "
-            "(captcha-assets update), restore it, or go back to another (captcha-assets model rollback)"
+            "(captcha-assets update, or model export champion), restore it, or go back to another (captcha-assets model rollback)"
         )
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
