@@ -87,11 +87,12 @@ class Settings(BaseSettings):
     retrain_new_share: Annotated[
         float, Field(ge=0, description="... and they are this share of those the last model was trained on.")
     ] = 0.05
-    promotion_accuracy_level: Annotated[
-        float, Field(ge=0, le=1, description="Level of the paired test that finds a lower accuracy.")
-    ] = 0.05
-    promotion_recall_fall: Annotated[
-        float, Field(ge=0, le=1, description="How far the recall of a class may fall.")
+    promotion_margin: Annotated[
+        float,
+        Field(ge=0, lt=1, description="A candidate must be shown to be less than this below the champion."),
+    ] = 0.005
+    promotion_level: Annotated[
+        float, Field(gt=0, le=0.5, description="Level of the tests of a promotion.")
     ] = 0.05
     promotion_calibration_error: Annotated[
         float, Field(ge=0, le=1, description="Highest calibration error, unless the champion's is higher.")

@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
 @click.pass_obj
 def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool) -> None:
-    """Read the characters in image files (or in all PNG files of a folder)."""
+    """Read the characters in image files (or in all PNG files of a folder).
+
+    What cannot be read gets a line on standard error; the exit status is 1 then.
+    """
     from captcha_assets.models.reading import opened_predictor, read_files
 
-    unreadable = 0
+    files, unreadable = _png_files(paths), 0
     with opened_predictor(settings, model) as predictor:
-        for reading in read_files(predictor, _png_files(paths)):
+        for reading in read_files(predictor, files):
             unreadable += reading.error is not None
             _print_reading(reading, as_json)
     if unreadable:
-        raise click.ClickException(f"{unreadable} of the files could not be read")
+        raise click.ClickException(f"{unreadable} of {len(files)} files could not be read")
 
 
 def _print_reading(reading: "Reading", as_json: bool) -> None:
@@ -47,7 +50,18 @@ def _print_reading(reading: "Reading", as_json: bool) -> None:
 
 
 def _png_files(paths: Iterable[Path]) -> list[Path]:
-    return [file for path in paths for file in (sorted(path.rglob("*.png")) if path.is_dir() else [path])]
+    """Return the files that are named, and the PNG files of the folders that are.
+
+    Raises:
+        ClickException: a folder holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
+        if not files:
+            raise click.ClickException(f"{path} holds no PNG files: name a folder that does, or image files")
+        found += files
+    return found
 
 
 _reason = click.option("--reason", required=True, help="Why, for the history.")
@@ -83,23 +97,43 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @model.command()
 @click.argument("name")
 @_reason
+@click.option("--force", is_flag=True, help="Though it was never evaluated or exported, or was refused.")
 @click.pass_obj
-def promote(settings: Settings, name: str, reason: str) -> None:
+def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Make the model NAME (an id, or `candidate`) the champion."""
     from captcha_assets.models import overview
 
-    _announce(settings, overview.promote_by_hand(settings, name, reason))
+    _announce(settings, overview.promote_by_hand(settings, name, reason, force=force))
 
 
 @model.command()
 @_reason
 @click.option("--to", metavar="MODEL", help="Back to this one; by default the one that served before.")
+@click.option("--force", is_flag=True, help="With --to: though it was refused, or is not exported.")
 @click.pass_obj
-def rollback(settings: Settings, reason: str, to: str | None) -> None:
-    """Make the champion of before serve again; what it replaces is not promoted by itself any more."""
-    from captcha_assets.models import registry
+def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> None:
+    """Make the champion of before serve again; what it replaces is not promoted by itself any more.
 
-    _announce(settings, registry.rollback(settings.models, reason, to))
+    Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
+    """
+    from captcha_assets.models import overview
+
+    if force and not to:
+        raise click.UsageError("--force needs --to MODEL: name the model to go back to")
+    _announce(settings, overview.roll_back(settings, reason, to, force=force))
+
+
+@model.command()
+@click.argument("name", default="candidate")
+@click.pass_obj
+def export(settings: Settings, name: str) -> None:
+    """Export the model NAME (an id, or `candidate`) as ONNX again, and compare both on the test split."""
+    from captcha_assets.evaluation.export import export_stored
+
+    parity = export_stored(settings, name)
+    click.echo(f"exported: the same character on {parity.agreement:.2%} of {parity.images:,} images")
+    if not parity.passed:
+        raise click.ClickException("the export does not say the same as the model: do not serve it")
 
 
 @model.command()

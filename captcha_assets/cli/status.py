@@ -35,7 +35,7 @@ def _state(settings: Settings) -> dict[str, Any]:
 
 def _champion(settings: Settings) -> dict[str, Any] | None:
     from captcha_assets.models import registry
-    from captcha_assets.models.overview import read_metrics
+    from captcha_assets.models.overview import champion_figures
     from captcha_assets.stored import Output, StoredVersions
 
     serves = registry.champion(settings.models)
@@ -44,14 +44,12 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
     versions = StoredVersions(settings)
     problem = versions.look(Output("champion")).problem
     versions.save()
-    metrics = read_metrics(settings, serves.model_id) or serves.metrics
-    figures = ("accuracy", "accuracy_low", "accuracy_high", "n")
     return {
         "model": serves.model_id,
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
-        **{name: metrics.get(name) for name in figures},
+        **champion_figures(settings, serves),
     }
 
 
@@ -66,6 +64,8 @@ def _held_back(settings: Settings) -> list[dict[str, Any]]:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
+    if found["champion"] and found["champion"]["selection"]:
+        yield f"         {found['champion']['selection']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
@@ -94,7 +94,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["problem"]:
         return (
             f"{champion['model']} cannot serve: {champion['problem']}; materialize it again "
-            "(captcha-assets update), restore it, or go back to another (captcha-assets model rollback)"
+            "(captcha-assets update, or model export champion), restore it, or go back to another (captcha-assets model rollback)"
         )
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:

@@ -23,11 +23,15 @@ from captcha_assets.evaluation import plots
 from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
 from captcha_assets.evaluation.report import Delivery, render
+from captcha_assets.images.content import content_hash
+from captcha_assets.images.local import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import json_text, writing_folder
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets.storage import AnyPath
+from captcha_assets.settings import Settings
+from captcha_assets.storage import AnyPath, fetched
 
 
 class EvaluationError(ValueError):
@@ -62,6 +66,7 @@ def evaluate(
     *,
     splits_version: str | None = None,
     delivery_link: str | None = None,
+    judged: int = 1,
 ) -> Evaluation:
     """Measure a model on a split and write what was found, complete or not at all.
 
@@ -73,6 +78,7 @@ def evaluate(
         split: "test", "validation" or "train".
         splits_version: data version of the splits, to be told in the report.
         delivery_link: see `report.render`.
+        judged: see `report.render`.
 
     Raises:
         EvaluationError: the split has no images.
@@ -96,12 +102,32 @@ def evaluate(
         deliveries=_deliveries(predictions),
         facts=_facts(predictor.config, splits_version),
         delivery_link=delivery_link,
+        judged=judged,
     )
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
     version = xxhash.xxh3_128_hexdigest((json_text(figures) + predictions.write_csv()).encode())
     with writing_folder(target, model_id=name, version=version) as part:
         _write(part, {**figures, "splits_version": splits_version}, predictions, pictures, page)
     return Evaluation(name, split, metrics, predictions, pictures, target / "report.html", version)
+
+
+def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Evaluation:
+    """Measure a model of the registry on today's test split, and keep the report in its place.
+
+    Raises:
+        RegistryError: there is no such model.
+        EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
+    """
+    with fetched(registry.model_folder(settings.models, model_id)) as folder:
+        return evaluate(
+            folder,
+            data.tables,
+            data.splits,
+            settings.evaluation(model_id),
+            splits_version=content_hash(settings.splits),
+            delivery_link="../../quality/image_table/{batch}/report.html",
+            judged=len(promotion_decisions.judged(settings.models) | {model_id}),
+        )
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:

@@ -6,11 +6,13 @@ A figure that the data cannot give (the recall of a class without test images) i
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binom
+
+from captcha_assets.proportions import wilson
 
 #: Bins of equal width over the confidence, for the calibration error and its diagram.
 CALIBRATION_BINS = 15
@@ -24,13 +26,6 @@ class MetricsError(ValueError):
     """Predictions that cannot be measured; the message says what is wrong with them."""
 
 
-class Interval(NamedTuple):
-    """A 95 % confidence interval of a share."""
-
-    low: float
-    high: float
-
-
 class CalibrationBin(NamedTuple):
     """The n predictions whose confidence lies in (low, high]; both means are None where n is 0."""
 
@@ -39,14 +34,6 @@ class CalibrationBin(NamedTuple):
     n: int
     confidence: float | None
     accuracy: float | None
-
-
-class McNemar(NamedTuple):
-    """Outcome of McNemar's test: on how many images only one of the two is right, and the p-value."""
-
-    n01: int
-    n10: int
-    p: float
 
 
 @dataclass(frozen=True)
@@ -142,14 +129,6 @@ def compute_metrics(
     )
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Return Wilson's 95 % interval of the share `successes / n`; n must be at least 1."""
-    found = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    share = successes / n
-    # At 0 and 1 the formula ends a rounding error short of the share itself.
-    return Interval(min(float(found.low), share), max(float(found.high), share))
-
-
 def calibration_bins(
     confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
 ) -> tuple[CalibrationBin, ...]:
@@ -183,33 +162,34 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     return sum(gaps) / total
 
 
-def mcnemar(
-    correct_a: npt.NDArray[np.bool_],
-    correct_b: npt.NDArray[np.bool_],
-    alternative: Literal["two-sided", "less", "greater"] = "two-sided",
-) -> McNemar:
-    """Test whether b is right as often as a on the same images, exactly (binomial).
+def exact_mcnemar(gained: npt.NDArray[np.integer], lost: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Test, for each pair of counts, whether a second model is worse than a first: McNemar, exact, one-sided.
+
+    Q. McNemar (1947): Note on the sampling error of the difference between correlated proportions or
+    percentages. Psychometrika 12, 153-157; exact by the binomial distribution.
 
     Args:
-        correct_a: (N,), where a is right.
-        correct_b: (N,), where b is right, in the same order.
-        alternative: "less" asks whether b is worse than a, "greater" whether it is better.
+        gained: (N,), images on which only the second model is right.
+        lost: (N,), images on which only the first is.
 
     Returns:
-        n01 (only b right), n10 (only a right), and the p-value; 1.0 where the two never differ.
-
-    Raises:
-        MetricsError: the two are of different length.
+        The p-values, (N,): how often chance alone gives so few gains or fewer, were both equally good. 1.0
+        where the two never differ.
     """
-    if correct_a.shape != correct_b.shape:
-        raise MetricsError(
-            f"a paired test needs the same images: {correct_a.shape} against {correct_b.shape} answers"
-        )
-    n01 = int((~correct_a & correct_b).sum())
-    n10 = int((correct_a & ~correct_b).sum())
-    if n01 + n10 == 0:
-        return McNemar(0, 0, 1.0)
-    return McNemar(n01, n10, float(binomtest(n01, n01 + n10, alternative=alternative).pvalue))
+    return np.asarray(binom.cdf(gained, gained + lost, 0.5), np.float64)
+
+
+def holm(p: npt.NDArray[np.float64], level: float) -> npt.NDArray[np.bool_]:
+    """Say which of several hypotheses to reject, so that a true one is among them with `level` at most.
+
+    S. Holm (1979): A simple sequentially rejective multiple test procedure. Scandinavian Journal of
+    Statistics 6, 65-70.
+    """
+    order = np.argsort(p, kind="stable")
+    kept = np.flatnonzero(p[order] > level / np.arange(len(p), 0, -1))
+    rejected = np.zeros(len(p), bool)
+    rejected[order[: kept[0] if len(kept) else len(p)]] = True
+    return rejected
 
 
 def _check(

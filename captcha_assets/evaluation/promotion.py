@@ -1,28 +1,36 @@
-"""Promoting a candidate: the first model, then only one that is better and nowhere worse."""
+"""Promoting a candidate: the first model, then only one that is no worse, and for a reason."""
 
-import json
 import statistics
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import xxhash
 
-from captcha_assets.evaluation.clauses import Clause
 from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compare
-from captcha_assets.evaluation.evaluate import evaluate
+from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.words import percent
+from captcha_assets.images.content import content_hash
 from captcha_assets.images.local import LocalTables
-from captcha_assets.images.table import content_hash
-from captcha_assets.models import registry
+from captcha_assets.models import promotion_decisions, registry
+from captcha_assets.models.manifest import ModelFolderError, read_json
+from captcha_assets.models.newer_data import newer_data
 from captcha_assets.models.onnx import Parity
-from captcha_assets.models.overview import read_metrics
+from captcha_assets.models.overview import accuracy_figures
 from captcha_assets.models.predictor import OnnxPredictor
-from captcha_assets.models.registry import Champion
+from captcha_assets.models.promotion_decisions import Decision
+from captcha_assets.models.records import RegistryError, now
+from captcha_assets.models.registry import NEWER_DATA, Champion
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
+
+#: The other grounds of a promotion, beside `NEWER_DATA`.
+FIRST, SUPERIORITY = "first model", "superiority"
 
 
 class PromotionError(RuntimeError):
@@ -38,14 +46,16 @@ class Promotion:
         candidate: the id of the candidate.
         promoted: whether it was promoted now.
         reason: why, or why not, in one line.
-        clauses: what was looked at; those that need a champion are absent where there is none.
+        criteria: what was decided on, now or when the candidate was judged.
+        without: why the criteria that are absent were not looked at.
     """
 
     champion: Champion | None
     candidate: str
     promoted: bool
     reason: str
-    clauses: tuple[Clause, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    without: str = "no champion to compare with"
 
     @property
     def refused(self) -> bool:
@@ -54,117 +64,181 @@ class Promotion:
 
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
-    """Make the candidate champion if there is none, or if it is better on the same, today's, test split.
+    """Make the candidate champion if there is none, or if it is no worse on today's test split, for a reason.
 
     The candidate has been measured by `evaluate` and exported already; the champion is measured anew here.
-    What a person refused or rolled back from is not promoted.
+    A candidate is judged once against a champion on a test split: asked again, the recorded decision is
+    returned. What a person refused, replaced or rolled back from is not promoted.
 
     Raises:
-        PromotionError: there is no candidate.
-        ModelFolderError: one of the two is damaged.
+        PromotionError: there is no candidate, or it is not exported.
+        RegistryError: a record of the registry is damaged.
+        ModelFolderError: one of the models is damaged.
     """
     candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
     if candidate is None:
         raise PromotionError("there is no candidate: make resnet18 first")
     new = candidate.model_id
     if champion and champion.model_id == new:
-        return Promotion(champion, new, promoted=False, reason="the candidate is the champion already")
+        return _as_recorded(settings, champion, new, "the candidate is the champion already")
     if barred := registry.barred(settings.models, new):
-        return Promotion(champion, new, promoted=False, reason=barred)
-    comparison = _compared(settings, data, champion.model_id, new) if champion else None
-    clauses = (
-        *(comparison.clauses if comparison else ()),
-        _parity(settings, new),
-        _latency(settings, champion, new),
-    )
-    against = [clause.words for clause in clauses if not clause.passed]
-    if against or (comparison and not comparison.better):
-        reason = "; ".join(against) if against else f"no better test accuracy: {_accuracies(comparison)}"
-        return Promotion(champion, new, promoted=False, reason=reason, clauses=clauses)
-    reason = f"a better test accuracy: {_accuracies(comparison)}" if comparison else "the first model"
+        return _as_recorded(settings, champion, new, barred)
+    test_split = _version_of_test_split(data.splits)
+    against = champion.model_id if champion else None
+    decision = promotion_decisions.find(settings.models, new, against, test_split)
+    if decision is None:
+        decision = promotion_decisions.record(
+            settings.models, _decision(settings, data, new, champion, test_split)
+        )
+        return _carried_out(settings, decision, champion, decision.reason)
+    again = f"{decision.reason} (decided {decision.since}: a candidate is judged once on a test split)"
+    return _carried_out(settings, decision, champion, again)
+
+
+def _as_recorded(settings: Settings, champion: Champion | None, candidate: str, reason: str) -> Promotion:
+    """Return that nothing is decided now, with the criteria of the last decision on the candidate."""
+    decision = promotion_decisions.last(settings.models, candidate)
+    criteria = _criteria(decision) if decision else ()
+    without = "no champion to compare with" if decision else f"not compared: {reason}"
+    return Promotion(champion, candidate, promoted=False, reason=reason, criteria=criteria, without=without)
+
+
+def _criteria(decision: Decision) -> tuple[Criterion, ...]:
+    try:
+        return tuple(Criterion(**entry) for entry in decision.criteria)
+    except TypeError as error:
+        raise RegistryError(
+            f"the recorded decision on {decision.candidate} is damaged ({error}): restore "
+            "models/decisions from a backup"
+        ) from error
+
+
+def _carried_out(settings: Settings, decision: Decision, champion: Champion | None, reason: str) -> Promotion:
+    """Do what was decided: a decision that was recorded by a process that then died is carried out too."""
+    new, criteria = decision.candidate, _criteria(decision)
+    if not decision.promoted:
+        return Promotion(champion, new, promoted=False, reason=reason, criteria=criteria)
     promoted = registry.promote(
         settings.models,
         new,
-        reason,
-        _figures(settings, new),
+        decision.reason,
+        {**accuracy_figures(settings, new), "ground": decision.ground},
         instead_of=champion.model_id if champion else None,
     )
-    return Promotion(promoted, new, promoted=True, reason=reason, clauses=clauses)
+    return Promotion(promoted, new, promoted=True, reason=reason, criteria=criteria)
 
 
-def _accuracies(comparison: Comparison | None) -> str:
-    assert comparison is not None
-    return f"{comparison.candidate_accuracy:.4f} against {comparison.champion_accuracy:.4f}"
+def _version_of_test_split(splits: Path) -> str:
+    """Return a hash of the test images and their labels: what a candidate is judged on."""
+    rows = pl.read_parquet(splits, columns=["image_id", "label", "split"])
+    test = rows.filter(pl.col("split") == "test").select("image_id", "label").sort("image_id")
+    return xxhash.xxh3_128_hexdigest(test.write_csv().encode())
+
+
+def _decision(
+    settings: Settings, data: LocalTables, new: str, champion: Champion | None, test_split: str
+) -> Decision:
+    """Judge a candidate."""
+    parity = _parity(settings, new)
+    comparison = _compared(settings, data, champion.model_id, new) if champion else None
+    criteria = (*(comparison.criteria if comparison else ()), parity, _latency(settings, champion, new))
+    failed = [criterion.words for criterion in criteria if not criterion.passed]
+    ground = _ground(comparison)
+    return Decision(
+        candidate=new,
+        champion=champion.model_id if champion else None,
+        test_split=test_split,
+        splits_version=content_hash(settings.splits),
+        since=now(),
+        promoted=not failed,
+        ground=None if failed else ground,
+        reason="; ".join(failed) or _reason(comparison, ground),
+        criteria=[asdict(criterion) for criterion in criteria],
+    )
+
+
+def _ground(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return FIRST
+    return SUPERIORITY if comparison.superior else NEWER_DATA
+
+
+def _reason(comparison: Comparison | None, ground: str) -> str:
+    if comparison is None:
+        return "the first model"
+    accuracies = f"accuracy {comparison.candidate_accuracy:.4f} against {comparison.champion_accuracy:.4f}"
+    return f"{'a better test accuracy' if ground == SUPERIORITY else 'newer data, no worse'}: {accuracies}"
 
 
 def _compared(settings: Settings, data: LocalTables, champion: str, candidate: str) -> Comparison:
-    with fetched(registry.model_folder(settings.models, champion)) as folder:
-        measured = evaluate(
-            folder,
-            data.tables,
-            data.splits,
-            settings.evaluation(champion),
-            splits_version=content_hash(settings.splits),
-        )
-    limits = PromotionLimits(
-        settings.promotion_accuracy_level,
-        settings.promotion_recall_fall,
-        settings.promotion_calibration_error,
+    """Compare the candidate with the champion, both measured on today's test split."""
+    reference = registry.reference(registry.history(settings.models))
+    return compare(
+        evaluate_stored(settings, data, champion).predictions,
+        _predictions(settings, candidate),
+        PromotionLimits(
+            margin=settings.promotion_margin,
+            level=settings.promotion_level,
+            calibration_error=settings.promotion_calibration_error,
+        ),
+        newer_data=newer_data(settings, candidate, champion, content_hash(settings.splits)),
+        reference_predictions=None
+        if reference == champion
+        else evaluate_stored(settings, data, reference).predictions,
     )
-    return compare(measured.predictions, _predictions(settings, candidate), limits)
 
 
 def _predictions(settings: Settings, model_id: str) -> pl.DataFrame:
-    return pl.read_parquet(str(settings.evaluation(model_id) / "predictions.parquet"))
+    path = settings.evaluation(model_id) / "predictions.parquet"
+    if not path.exists():
+        raise PromotionError(f"the candidate {model_id} is not evaluated: materialize evaluation first")
+    try:
+        return pl.read_parquet(str(path))
+    except pl.exceptions.ComputeError as error:
+        raise PromotionError(f"{path} is damaged ({error}): materialize evaluation again") from error
 
 
-def _parity(settings: Settings, candidate: str) -> Clause:
+def _parity(settings: Settings, candidate: str) -> Criterion:
     path = settings.onnx_model(candidate) / "parity.json"
     if not path.exists():
-        return Clause("onnx_parity", passed=False, figures={}, words="the candidate is not exported")
-    parity = Parity(**json.loads(path.read_text()))
+        raise PromotionError(f"the candidate {candidate} is not exported: materialize onnx_model first")
+    with fetched(path) as local:
+        parity = Parity(**read_json(local))
     figures = {"agreement": parity.agreement, "largest difference": parity.max_abs_difference}
     words = f"the export agrees on {percent(parity.agreement, 2)} of {parity.images:,} images"
-    return Clause("onnx_parity", parity.passed, figures, words)
+    return Criterion("onnx_parity", parity.passed, figures, words)
 
 
-def _latency(settings: Settings, champion: Champion | None, candidate: str) -> Clause:
+def _latency(settings: Settings, champion: Champion | None, candidate: str) -> Criterion:
     limit = settings.promotion_latency
-    times = _median_times(settings, [candidate, *([champion.model_id] if champion else [])])
-    if candidate not in times:
-        return Clause(
-            "latency", passed=False, figures={"limit": limit}, words="the candidate is not exported"
-        )
+    with ExitStack() as stack:
+        predictors = {candidate: _exported(settings, stack, candidate)}
+        if champion:
+            # A champion that cannot be opened keeps no candidate from its place.
+            with suppress(ModelFolderError, OSError):
+                predictors[champion.model_id] = _exported(settings, stack, champion.model_id)
+        times = _median_times(predictors)
     new, old = times[candidate], times.get(champion.model_id) if champion else None
     passed = new <= max(limit, old or 0)
     words = f"{new:.1f} ms for one image, {limit:g} ms are allowed"
     figures = {"candidate": new, "limit": limit} | ({"champion": old} if old else {})
-    return Clause("latency", passed, figures, f"{words} (champion {old:.1f} ms)" if old else words)
+    return Criterion("latency", passed, figures, f"{words} (champion {old:.1f} ms)" if old else words)
 
 
-def _median_times(settings: Settings, models: list[str], rounds: int = 50) -> dict[str, float]:
+def _exported(settings: Settings, stack: ExitStack, model_id: str) -> OnnxPredictor:
+    return OnnxPredictor(stack.enter_context(fetched(settings.onnx_model(model_id))), threads=1)
+
+
+def _median_times(predictors: Mapping[str, OnnxPredictor], rounds: int = 50) -> dict[str, float]:
     """Median time of the exported models for one image, in ms, measured in turns on one thread.
 
     The processor's time: a machine that is busy otherwise is no reason to refuse a model.
     """
-    with ExitStack() as stack:
-        predictors = {
-            model: OnnxPredictor(stack.enter_context(fetched(settings.onnx_model(model))), threads=1)
-            for model in models
-            if settings.onnx_model(model).exists()
-        }
-        times: dict[str, list[float]] = {model: [] for model in predictors}
-        for _ in range(rounds):
-            for model, predictor in predictors.items():
-                image = np.zeros((1, *predictor.config.input_size), np.uint8)
-                began = time.process_time()
-                predictor.predict(image)
-                times[model].append(1000 * (time.process_time() - began))
+    times: dict[str, list[float]] = {model: [] for model in predictors}
+    for _ in range(rounds):
+        for model, predictor in predictors.items():
+            image = np.zeros((1, *predictor.config.input_size), np.uint8)
+            began = time.process_time()
+            predictor.predict(image)
+            times[model].append(1000 * (time.process_time() - began))
     return {model: statistics.median(measured) for model, measured in times.items()}
-
-
-def _figures(settings: Settings, model_id: str) -> dict[str, Any]:
-    figures = read_metrics(settings, model_id) or {}
-    return {
-        name: figures[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "n") if name in figures
-    }

@@ -14,9 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from captcha_assets.evaluation.metrics import Interval, Metrics, wilson
+from captcha_assets.evaluation.metrics import Metrics
 from captcha_assets.evaluation.mistakes import Mistake, most_confused
 from captcha_assets.evaluation.words import percent
+from captcha_assets.proportions import Interval, best_of, wilson
 
 #: Mistakes that the page shows at most.
 SHOWN_MISTAKES = 200
@@ -51,6 +52,7 @@ def render(
     deliveries: Sequence[Delivery],
     facts: Mapping[str, Mapping[str, Any]],
     delivery_link: str | None = None,
+    judged: int = 1,
 ) -> str:
     """Return the report as HTML.
 
@@ -64,6 +66,8 @@ def render(
         facts: what else there is to know about the model: heading, name, value.
         delivery_link: address of a delivery's own page, `{batch}` in the place of its name, relative to
             the report; without it a delivery's name leads nowhere.
+        judged: how many models were judged on these images by now, this one included: the interval of the
+            best of several is wider than that of one.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -84,6 +88,8 @@ def render(
         deliveries=deliveries,
         delivery_link=delivery_link,
         facts=facts,
+        judged=judged,
+        selected=best_of(judged, round(metrics.accuracy * metrics.n), metrics.n),
         floor=_floor([metrics.accuracy_low]),
         weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
         class_floor=_floor(entry.recall_low or 0 for entry in tested),

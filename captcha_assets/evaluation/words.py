@@ -9,3 +9,8 @@ def counted(count: int, noun: str) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """Return a share, 0..1, as a percentage."""
     return f"{100 * share:.{digits}f} %"
+
+
+def points(share: float, *, sign: bool = False) -> str:
+    """Return a difference of shares in percentage points, without the unit."""
+    return f"{100 * share:{'+' if sign else ''}.2f}"

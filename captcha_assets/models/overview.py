@@ -1,20 +1,72 @@
-"""What the registry holds, and what is known of each model, as plain rows."""
+"""What the registry holds and what is known of each model, as plain rows; promotion and rollback by hand."""
 
-import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from captcha_assets.models import registry
+from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
+from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.reading import resolve
+from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
+from captcha_assets.proportions import best_of
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 
+_FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "n")
+
 
 def read_metrics(settings: Settings, model_id: str) -> dict[str, Any] | None:
-    """The test figures of a model, or None where it was not evaluated."""
+    """The test figures of a model, or None where it was not evaluated.
+
+    Raises:
+        ModelFolderError: the file is damaged.
+    """
     path = settings.evaluation(model_id) / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    with fetched(path) as local:
+        metrics = read_json(local)
+    if not isinstance(metrics, dict) or _figures_of(metrics) is None:
+        raise ModelFolderError(f"{path} is damaged: it holds no figures; materialize evaluation again")
+    return metrics
+
+
+def _figures_of(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return accuracy, its interval and the number of images; None where one of them is no number."""
+    figures = {name: metrics.get(name) for name in _FIGURES}
+    numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in figures.values())
+    return figures if all(numbers) else None
+
+
+def accuracy_figures(settings: Settings, model_id: str) -> dict[str, Any]:
+    """Return what the history keeps of a model's evaluation; nothing where it was not evaluated."""
+    return _figures_of(read_metrics(settings, model_id) or {}) or {}
+
+
+def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
+    """Return the champion's accuracy with its interval, and what the interval means after selection.
+
+    Returns:
+        `accuracy`, `accuracy_low`, `accuracy_high`, `n`: as evaluated last, or as the history has them;
+        None where neither has. `judged`: how many models were judged on the test split or an earlier state
+        of it, the champion included. `selected_low`, `selected_high`: an interval that holds for the best
+        of so many. `selection`: the same in words; None for a single model.
+    """
+    figures = _figures_of(read_metrics(settings, champion.model_id) or champion.metrics)
+    judged = len(promotion_decisions.judged(settings.models) | {champion.model_id})
+    if figures is None:
+        return {**dict.fromkeys(_FIGURES), "judged": judged, **_NO_SELECTION}
+    found = best_of(judged, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
+    words = (
+        f"the best of {judged} models judged on this test split or an earlier state of it, so the interval "
+        f"is optimistic; for the best of {judged}, {found.low:.4f} to {found.high:.4f} holds"
+    )
+    selection = {"selected_low": found.low, "selected_high": found.high, "selection": words}
+    return {**figures, "judged": judged, **(selection if judged > 1 else _NO_SELECTION)}
+
+
+_NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
@@ -44,6 +96,7 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
             "champion since": champion.since,
             "instead of": champion.instead_of,
             "because": champion.reason,
+            "selection": champion_figures(settings, champion)["selection"] or "none: judged alone",
         }
     shown |= {
         "test accuracy (95 %)": _accuracy(settings, model_id),
@@ -59,15 +112,86 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
     return shown
 
 
-def promote_by_hand(settings: Settings, name: str, reason: str) -> Champion:
+def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool = False) -> Champion:
     """Make a model the champion because a person says so; the history keeps the reason.
+
+    Args:
+        settings: where things are kept.
+        name: "champion", "candidate" or an id.
+        reason: one line, for the history.
+        force: promote it although it was never evaluated or exported, or was refused.
 
     Raises:
         ModelChoiceError: there is no such model.
-        ModelFolderError: the model is damaged.
+        ModelFolderError: the model or its export is damaged.
+        RegistryError: something speaks against it, and `force` is not given.
     """
     model_id = resolve(settings, name)
-    return registry.promote(settings.models, model_id, reason, read_metrics(settings, model_id), by="human")
+    if not force and (against := list(_missing(settings, model_id))):
+        raise RegistryError(
+            f"{model_id} {', '.join(against)}: materialize evaluation and onnx_model while it is the "
+            "candidate (captcha-assets update), or promote it all the same with --force"
+        )
+    if not force and (refusal := registry.refusal(settings.models, model_id)):
+        raise RegistryError(f"{model_id} was refused: {refusal}; promote it all the same with --force")
+    verify_export(settings, model_id)
+    figures = accuracy_figures(settings, model_id)
+    return registry.promote(settings.models, model_id, reason, figures, by="human")
+
+
+def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
+    """Make a champion of before serve again: the one before today's, or `to`.
+
+    Args:
+        settings: where things are kept.
+        reason: one line, for the history.
+        to: the id of a model that served.
+        force: go back to `to` although it was refused or is not exported.
+
+    Raises:
+        RegistryError: there is nothing to go back to, or something speaks against the model.
+        ModelFolderError: the model or its export is damaged.
+    """
+
+    def verify(model_id: str) -> None:
+        if not force and not settings.onnx_model(model_id).exists():
+            raise RegistryError(
+                f"the export of {model_id} is missing ({settings.onnx_model(model_id)}): make it again with "
+                f"captcha-assets model export {model_id}, or add --to {model_id} --force"
+            )
+        verify_export(settings, model_id)
+
+    return registry.rollback(settings.models, reason, to, force=force, verify=verify)
+
+
+def verify_export(settings: Settings, model_id: str) -> None:
+    """Refuse an exported model that is damaged or of another model; one that is not there passes.
+
+    Raises:
+        ModelFolderError: the message says what to do.
+    """
+    place = settings.onnx_model(model_id)
+    if not place.exists():
+        return
+    try:
+        with fetched(place) as folder:
+            manifest = verify_files(folder)
+    except ModelFolderError as error:
+        fault = str(error).partition(":")[0]
+        raise ModelFolderError(f"{fault}: {_export_again(model_id)}") from error
+    if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
+        raise ModelFolderError(f"{place} does not hold the export of {model_id}: {_export_again(model_id)}")
+
+
+def _export_again(model_id: str) -> str:
+    return f"restore the folder, or make it again with: captcha-assets model export {model_id}"
+
+
+def _missing(settings: Settings, model_id: str) -> Iterator[str]:
+    if read_metrics(settings, model_id) is None:
+        yield "was never evaluated"
+    if not settings.onnx_model(model_id).exists():
+        yield "was never exported"
 
 
 def _config(settings: Settings, model_id: str) -> ModelConfig:
@@ -84,8 +208,8 @@ def _roles(settings: Settings, model_id: str) -> list[str]:
 
 
 def _accuracy(settings: Settings, model_id: str) -> str | None:
-    metrics = read_metrics(settings, model_id)
-    if metrics is None:
+    figures = _figures_of(read_metrics(settings, model_id) or {})
+    if figures is None:
         return None
-    low, high = metrics["accuracy_low"], metrics["accuracy_high"]
-    return f"{metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {metrics['n']:,})"
+    low, high = figures["accuracy_low"], figures["accuracy_high"]
+    return f"{figures['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {figures['n']:,})"

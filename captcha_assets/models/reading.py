@@ -79,6 +79,15 @@ def read_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Reading]
         except Rejection as refused:
             yield Reading(path, error=str(refused))
             continue
+        except OSError as error:
+            yield Reading(path, error=_unreadable(path, error))
+            continue
         probabilities = predictor.predict(image[None])[0]
         best = int(probabilities.argmax())
         yield Reading(path, predictor.config.classes[best], round(float(probabilities[best]), 4))
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"a broken link to {path.readlink()}"
+    return "a folder, not an image" if path.is_dir() else (error.strerror or str(error))

@@ -4,6 +4,7 @@
     candidate.json          the model that was trained last
     history/000001.json     one file per change of the champion; the last one names the champion
     refused/<model id>.json models that a person does not want promoted, and why
+    decisions/              what the promotion rule decided: see `promotion_decisions`
 
 A change of the champion is the creation of the next file of the history, whole, and only if it is not
 there yet. So a reader sees the champion of before or the one of after, a process killed half-way
@@ -11,27 +12,23 @@ changed nothing, of two processes that change it at once the later one changes w
 left, and nothing is ever rewritten. This holds on local disks and on object stores alike.
 """
 
-import json
-import os
 import re
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from captcha_assets.models import folder
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError, json_text
+from captcha_assets.models.records import RegistryError, create, now, read
 from captcha_assets.storage import AnyPath, fetched, replacing_folder, write_json
 
 By = Literal["rule", "human"]
 
+#: The ground of a promotion that rests on newer data alone: the accuracy is not shown to be higher.
+NEWER_DATA = "newer data"
+
 _ENTRY = re.compile(r"\d{6}\.json")
-
-
-class RegistryError(RuntimeError):
-    """Something the registry does not hold or will not do; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,43 +67,6 @@ class Refusal:
     since: str
     """UTC, ISO 8601."""
     reason: str
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _read(path: AnyPath) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise RegistryError(f"{path} is damaged: {error}; restore it from a backup") from error
-    if not isinstance(value, dict):
-        raise RegistryError(f"{path} is damaged: it is no object; restore it from a backup")
-    return value
-
-
-def _create(path: AnyPath, content: str) -> bool:
-    """Create a file, whole; return False, and change nothing, where there is one already."""
-    if not isinstance(path, Path):
-        try:
-            path.fs.pipe_file(path.path, content.encode(), mode="create")
-        except FileExistsError:
-            return False
-        return True
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with part.open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    finally:
-        part.unlink(missing_ok=True)
-    return True
 
 
 def model_folder(registry: AnyPath, model_id: str) -> AnyPath:
@@ -171,7 +131,7 @@ def add_candidate(registry: AnyPath, trained: Path) -> str:
                 (part / file.name).write_bytes(file.read_bytes())
     current = candidate(registry)
     if current is None or current.model_id != model_id:
-        write_json(registry / "candidate.json", asdict(Candidate(model_id, _now())))
+        write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
     return model_id
 
 
@@ -182,7 +142,7 @@ def candidate(registry: AnyPath) -> Candidate | None:
         RegistryError: the pointer is damaged.
     """
     path = registry / "candidate.json"
-    return Candidate(**_read(path)) if path.exists() else None
+    return read(path, Candidate) if path.exists() else None
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
@@ -201,7 +161,7 @@ def champion(registry: AnyPath) -> Champion | None:
         RegistryError: the last entry of the history is damaged.
     """
     entries = _entries(registry)
-    return Champion(**_read(entries[-1])) if entries else None
+    return _entry(entries[-1]) if entries else None
 
 
 def history(registry: AnyPath) -> list[Champion]:
@@ -210,15 +170,22 @@ def history(registry: AnyPath) -> list[Champion]:
     Raises:
         RegistryError: an entry is damaged.
     """
-    return [Champion(**_read(path)) for path in _entries(registry)]
+    return [_entry(path) for path in _entries(registry)]
+
+
+def _entry(path: AnyPath) -> Champion:
+    entry = read(path, Champion)
+    if entry.number != int(path.stem):
+        raise RegistryError(f"{path} is damaged: its number is {entry.number}; restore it from a backup")
+    return entry
 
 
 def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champion | None:
     """Make `entry` the champion after `before`; None where another process came first."""
     number = before.number + 1 if before else 1
-    made = Champion(number=number, since=_now(), instead_of=before.model_id if before else None, **entry)
+    made = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
     path = registry / "history" / f"{number:06d}.json"
-    return made if _create(path, json_text(asdict(made))) else None
+    return made if create(path, json_text(asdict(made))) else None
 
 
 def promote(
@@ -246,54 +213,84 @@ def promote(
     """
     _verify(registry, model_id)
     while True:
-        now = champion(registry)
-        if now and now.model_id == model_id:
-            return now
-        if instead_of is not None and (now is None or now.model_id != instead_of):
+        serves = champion(registry)
+        if serves and serves.model_id == model_id:
+            return serves
+        if instead_of is not None and (serves is None or serves.model_id != instead_of):
             raise RegistryError(
-                f"{model_id} was to replace {instead_of}, but {now.model_id if now else 'none'} serves by "
-                "now: decide again"
+                f"{model_id} was to replace {instead_of}, but {serves.model_id if serves else 'none'} serves "
+                "by now: decide again"
             )
-        made = _append(registry, now, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {}))
+        made = _append(registry, serves, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {}))
         if made:
             return made
 
 
-def _served_before(entries: list[Champion]) -> str | None:
-    """Return the champion before today's: what a rollback goes back to, further with every rollback."""
+def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]]:
+    """Return what a rollback can go back through, and the models that a person took out of service.
+
+    The first is like a browser's history: a promotion adds the model at the end, a rollback removes all
+    that came after the model it goes back to; the last one serves. The second maps a model to the entry
+    that took it back; one that is promoted again is not in it.
+    """
     served: list[str] = []
+    taken_back: dict[str, Champion] = {}
     for entry in entries:
-        if entry.action == "rollback" and entry.model_id in served:
-            del served[served.index(entry.model_id) + 1 :]
+        at = _last_place(served[:-1], entry.model_id) if entry.action == "rollback" else None
+        if at is not None:
+            gone = served[at + 1 :]
+            del served[at + 1 :]
         else:
+            gone = served[-1:] if entry.by == "human" else []
             served.append(entry.model_id)
-    return served[-2] if len(served) > 1 else None
+        taken_back |= dict.fromkeys(gone, entry)
+        taken_back.pop(entry.model_id, None)
+    return served, taken_back
 
 
-def rollback(registry: AnyPath, reason: str, to: str | None = None, by: By = "human") -> Champion:
-    """Make the champion of before serve again, at once and whole; the history tells of it.
+def _last_place(served: list[str], model_id: str) -> int | None:
+    return max((place for place, one in enumerate(served) if one == model_id), default=None)
+
+
+def rollback(
+    registry: AnyPath,
+    reason: str,
+    to: str | None = None,
+    by: By = "human",
+    *,
+    force: bool = False,
+    verify: Callable[[str], None] | None = None,
+) -> Champion:
+    """Make a champion of before serve again, at once and whole; the history tells of it.
+
+    Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
 
     Args:
         registry: folder or address of the registry.
         reason: one line, for the history.
-        to: go back to this model; by default the one that served before today's, and one further with
-            every rollback.
+        to: go back to this model; by default to the one that served before today's.
         by: "rule" or "human".
+        force: go back to `to` although a person refused it.
+        verify: what else a model must pass before it serves; it is called with the id, and raises.
 
     Raises:
-        RegistryError: there is nothing to go back to, or `to` never served or serves already.
+        RegistryError: there is nothing to go back to, `to` never served or serves already, or the model
+            was refused.
         ModelFolderError: the model is damaged.
     """
     while True:
         entries = history(registry)
-        target = to or _served_before(entries)
-        if target is None:
-            raise RegistryError("no other model served before: there is nothing to go back to")
+        target = to or _before(entries)
         past = {entry.model_id: entry for entry in entries}
         if target not in past or entries[-1].model_id == target:
             state = "serves already" if target in past else "never served"
             raise RegistryError(f"{target} {state}; those that did: {', '.join(past) or 'none'}")
+        refused = refusal(registry, target)
+        if refused and not (to and force):
+            raise RegistryError(_refused_before(entries, target, refused))
         _verify(registry, target)
+        if verify:
+            verify(target)
         made = _append(
             registry,
             entries[-1],
@@ -307,6 +304,22 @@ def rollback(registry: AnyPath, reason: str, to: str | None = None, by: By = "hu
             return made
 
 
+def _before(entries: list[Champion]) -> str:
+    served, _ = _replay(entries)
+    if len(served) < 2:
+        raise RegistryError("no other model served before: there is nothing to go back to")
+    return served[-2]
+
+
+def _refused_before(entries: list[Champion], target: str, why: str) -> str:
+    others = [one for one in dict.fromkeys(reversed(_replay(entries)[0][:-1])) if one != target]
+    further = f"; or name one that served earlier: {', '.join(others)}" if others else ""
+    return (
+        f"{target} served before, but was refused: {why}; to go back to it all the same, add "
+        f"--to {target} --force{further}"
+    )
+
+
 def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
     """Keep the rule from ever promoting a model; a person still may.
 
@@ -314,32 +327,54 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
         RegistryError: there is no such model, it serves, or it was refused before.
     """
     model_folder(registry, model_id)
-    now = champion(registry)
-    if now and now.model_id == model_id:
+    serves = champion(registry)
+    if serves and serves.model_id == model_id:
         raise RegistryError(f"{model_id} serves: take it back with a rollback")
-    made = Refusal(model_id, _now(), reason)
-    if not _create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
-        raise RegistryError(f"{model_id} was refused before: {_refusal(registry, model_id)}")
+    made = Refusal(model_id, now(), reason)
+    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
+        raise RegistryError(f"{model_id} was refused before: {refusal(registry, model_id)}")
     return made
 
 
-def _refusal(registry: AnyPath, model_id: str) -> str | None:
+def refusal(registry: AnyPath, model_id: str) -> str | None:
+    """Why and when a person refused a model; None where nobody did.
+
+    Raises:
+        RegistryError: the record is damaged.
+    """
     path = registry / "refused" / f"{model_id}.json"
     if not path.exists():
         return None
-    refusal = Refusal(**_read(path))
-    return f"{refusal.reason} ({refusal.since})"
+    found = read(path, Refusal)
+    return f"{found.reason} ({found.since})"
 
 
 def barred(registry: AnyPath, model_id: str) -> str | None:
-    """Why the rule may not promote a model: a person refused it or rolled back from it; None if it may.
+    """Why the rule may not promote a model: a person refused or replaced it; None if it may.
 
     Raises:
         RegistryError: the history is damaged.
     """
-    if refusal := _refusal(registry, model_id):
-        return f"refused: {refusal}"
-    for entry in reversed(history(registry)):
-        if entry.action == "rollback" and entry.instead_of == model_id:
-            return f"rolled back: {entry.reason} ({entry.since})"
-    return None
+    if refused := refusal(registry, model_id):
+        return f"refused: {refused}"
+    entry = _replay(history(registry))[1].get(model_id)
+    if entry is None:
+        return None
+    how = "rolled back" if entry.action == "rollback" else "replaced by a person"
+    return f"{how}: {entry.reason} ({entry.since})"
+
+
+def reference(entries: list[Champion]) -> str:
+    """Return the model that a candidate is held to beside the champion; `entries` is the history, not empty.
+
+    A champion that was promoted for newer data alone may be a little worse than the one before. So that
+    such losses do not add up, the rule goes back to the last champion that was promoted for its accuracy,
+    as the first, or by a person.
+    """
+    model_id = entries[-1].model_id
+    while True:
+        at = _last_place([one.model_id if one.action == "promote" else "" for one in entries], model_id)
+        before = entries[at].instead_of if at is not None else None
+        if at is None or before is None or entries[at].metrics.get("ground") != NEWER_DATA:
+            return model_id
+        model_id, entries = before, entries[:at]

@@ -1,6 +1,7 @@
-"""Every clause of a promotion is a check with its figures; a person has the last word."""
+"""Every criterion of a promotion is a check with its figures; a person has the last word."""
 
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.evaluation.clauses import CLAUSES
+from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models import registry
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.models.conftest import make_model
@@ -28,16 +29,36 @@ def say(*arguments: str) -> str:
 
 
 def checks(home: Home) -> dict[str, dg.AssetCheckEvaluation]:
-    keys = [dg.AssetCheckKey(dg.AssetKey("champion"), name) for name in CLAUSES]
+    keys = [dg.AssetCheckKey(dg.AssetKey("champion"), name) for name in CRITERIA]
     records = home.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     found = {key.name: record.evaluation for key, record in records.items()}
     return {name: evaluation for name, evaluation in found.items() if evaluation}
 
 
-def test_the_first_champion_shows_every_clause(finished: Home) -> None:
+def judge(home: Home) -> None:
+    for asset in ("evaluation", "onnx_model", "champion"):
+        assert home.make(asset) is None
+
+
+def fails(*arguments: str) -> str:
+    """Run a command that fails, and return the one line that it says."""
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    (line,) = result.output.strip().splitlines()
+    return line
+
+
+def serving(home: Home) -> str:
+    champion = registry.champion(home.settings.models)
+    assert champion is not None
+    return champion.model_id
+
+
+def test_the_first_champion_shows_every_criterion(finished: Home) -> None:
     found = checks(finished)
-    assert set(found) == set(CLAUSES)
-    assert found["accuracy"].description == "no champion to compare with"
+    assert set(found) == set(CRITERIA)
+    assert found["non_inferiority"].description == "no champion to compare with"
     assert "ms for one image" in str(found["latency"].description)
     assert found["onnx_parity"].passed
 
@@ -45,23 +66,84 @@ def test_the_first_champion_shows_every_clause(finished: Home) -> None:
 def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = registry.champion(home.settings.models)
-    for asset in ("evaluation", "onnx_model", "champion"):
-        assert home.make(asset) is None
+    judge(home)
     assert registry.champion(home.settings.models) == before
     found = checks(home)
     assert not all(evaluation.passed for evaluation in found.values())
-    assert {"champion", "candidate", "p"} <= set(found["accuracy"].metadata)
+    assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
+    assert "no reason to change" in str(found["reason_to_change"].description)
     last = json.loads(home.settings.alerts.read_text().splitlines()[-1])
     assert last["title"] == "champion: made, but look at it"
     assert any(line.startswith("the candidate was refused: ") for line in last["lines"])
-    assert candidate != registry.champion(home.settings.models).model_id
+    assert candidate != serving(home)
+
+
+def test_a_candidate_is_judged_once_on_a_test_split(
+    challenged: tuple[Home, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, candidate = challenged
+    before = serving(home)
+    judge(home)
+    (record,) = (home.settings.models / "decisions").glob(f"{candidate}--*.json")
+    content = record.read_bytes()
+    for name, value in {"MARGIN": "0.99", "CALIBRATION_ERROR": "1", "LATENCY": "1000000"}.items():
+        monkeypatch.setenv(f"CAPTCHA_PROMOTION_{name}", value)
+    assert home.make("champion") is None
+    assert serving(home) == before, "wider limits get no other decision"
+    assert record.read_bytes() == content
+    event = home.instance.get_latest_materialization_event(dg.AssetKey("champion"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert "a candidate is judged once on a test split" in str(
+        event.asset_materialization.metadata["why"].value
+    )
+
+
+def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out(finished: Home) -> None:
+    model = serving(finished)
+    shutil.rmtree(finished.settings.models / "history")
+    assert finished.make("champion") is None
+    assert serving(finished) == model
+    assert len(list((finished.settings.models / "decisions").iterdir())) == 1
+
+
+def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    judge(home)
+    compared = {name: evaluation.description for name, evaluation in checks(home).items()}
+    say("model", "promote", "candidate", "--reason", "a try")
+    assert home.make("champion") is None
+    assert serving(home) == candidate
+    assert {name: evaluation.description for name, evaluation in checks(home).items()} == compared
+
+
+def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
+    challenged: tuple[Home, str],
+) -> None:
+    home, _ = challenged
+    judge(home)
+    page = (home.settings.evaluation(serving(home)) / "report.html").read_text()
+    assert 'href="../../quality/image_table/first/report.html"' in page
+    judge(home)
+    found = json.loads(say("status", "--json"))["champion"]
+    assert found["judged"] == 2
+    assert found["selected_low"] < found["accuracy_low"] <= found["accuracy"]
+    assert "the best of 2 models judged on this test split" in say("status")
+    assert "the best of 2 models" in say("model", "show", "champion")
+
+
+def test_a_report_says_of_how_many_models_it_tells(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    assert home.make("evaluation") is None
+    page = (home.settings.evaluation(candidate) / "report.html").read_text()
+    assert "2 models were judged on this test split" in page
+    assert "holds (Bonferroni)" in page
 
 
 def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    before = registry.champion(home.settings.models).model_id
-    for asset in ("evaluation", "onnx_model", "champion"):
-        assert home.make(asset) is None
+    before = serving(home)
+    judge(home)
     said = say("model", "promote", "candidate", "--reason", "a try")
     assert said == f"champion: {candidate} (instead of {before})\n"
     assert home.version("champion") == candidate
@@ -77,13 +159,112 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
         (before, "rollback", "human"),
     ]
     assert home.make("champion") is None
-    assert registry.champion(home.settings.models).model_id == before, "what was rolled back stays so"
+    assert serving(home) == before, "what was rolled back stays so"
 
 
 def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     say("model", "refuse", "--reason", "trained on the wrong deliveries")
     assert home.make("champion") is None
-    assert registry.champion(home.settings.models).model_id != candidate
+    assert serving(home) != candidate
+    assert "not compared: refused: trained on the wrong" in str(checks(home)["non_inferiority"].description)
     listed = [json.loads(line) for line in say("model", "list", "--json").splitlines()]
     assert [row["role"] for row in listed if row["model"] == candidate] == ["candidate, refused"]
+
+
+def test_a_candidate_that_is_not_exported_is_not_judged(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    assert f"the candidate {candidate} is not exported" in str(home.make("champion"))
+    assert not list((home.settings.models / "decisions").glob(f"{candidate}--*"))
+
+
+def test_what_was_never_evaluated_or_exported_is_promoted_by_force_only(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    said = fails("model", "promote", "candidate", "--reason", "a try")
+    assert f"{candidate} was never evaluated, was never exported" in said
+    assert "--force" in said
+    assert serving(home) != candidate
+    say("model", "promote", "candidate", "--reason", "a try", "--force")
+    assert serving(home) == candidate
+
+
+def test_what_was_refused_is_promoted_by_force_only(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    judge(home)
+    say("model", "refuse", "--reason", "reads nothing")
+    assert "was refused: reads nothing" in fails("model", "promote", "candidate", "--reason", "a try")
+    say("model", "promote", "candidate", "--reason", "a try", "--force")
+    assert serving(home) == candidate
+
+
+def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    before = serving(home)
+    judge(home)
+    export = home.settings.onnx_model(candidate) / "model.onnx"
+    export.write_bytes(export.read_bytes()[:1000])
+    said = fails("model", "promote", "candidate", "--reason", "a try", "--force")
+    assert "model.onnx is damaged" in said
+    assert f"captcha-assets model export {candidate}" in said
+    assert serving(home) == before
+    say("model", "export", "candidate")
+    say("model", "promote", "candidate", "--reason", "a try")
+    old = home.settings.onnx_model(before) / "model.onnx"
+    old.write_bytes(old.read_bytes()[:1000])
+    for force in ([], ["--to", before, "--force"]):
+        said = fails("model", "rollback", "--reason", "reads nothing", *force)
+        assert "model.onnx is damaged (its SHA-256 is not the manifest's): restore the folder" in said
+        assert f"captcha-assets model export {before}" in said
+    assert serving(home) == candidate
+    say("model", "export", before)
+    say("model", "rollback", "--reason", "reads nothing")
+    assert serving(home) == before
+
+
+def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    before = serving(home)
+    judge(home)
+    say("model", "promote", "candidate", "--reason", "a try")
+    say("model", "refuse", before, "--reason", "trained on the wrong deliveries")
+    said = fails("model", "rollback", "--reason", "back")
+    assert f"{before} served before, but was refused: trained on the wrong deliveries" in said
+    assert f"--to {before} --force" in said
+    assert "was refused" in fails("model", "rollback", "--reason", "back", "--to", before)
+    assert serving(home) == candidate
+    say("model", "rollback", "--reason", "back", "--to", before, "--force")
+    assert serving(home) == before
+
+
+DAMAGED = {
+    "history/000001.json": ("{}", "it has no number"),
+    "candidate.json": ("{}", "it has no model_id, since"),
+    "history/000001.json ": (
+        '{"number": 1, "model_id": "m", "since": "yesterday", "instead_of": null, "reason": "r"}',
+        "since is 'yesterday'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_every_command_names_a_damaged_record_in_one_line(finished: Home, name: str) -> None:
+    content, fault = DAMAGED[name]
+    path = finished.settings.models / name.strip()
+    path.write_text(content)
+    model = registry.list_models(finished.settings.models)[0]
+    commands = [
+        ["status"],
+        ["model", "list"],
+        ["model", "show", model],
+        ["lineage", model],
+        *([["model", "rollback", "--reason", "r"], ["model", "history"]] if "history" in name else []),
+        ["predict", __file__, "--model", "candidate" if "candidate" in name else "champion"],
+        ["model", "promote", "candidate", "--reason", "r"],
+    ]
+    for command in commands:
+        said = fails(*command)
+        assert f"{path} is damaged: {fault}" in said, command
+    updated = CliRunner().invoke(main, ["update"])
+    assert updated.exception is None or isinstance(updated.exception, SystemExit)
+    assert "Traceback" not in updated.output
+    assert updated.exit_code == 0 or f"{path} is damaged: {fault}" in updated.output, updated.output

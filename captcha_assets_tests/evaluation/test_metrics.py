@@ -14,8 +14,8 @@ from captcha_assets.evaluation.metrics import (
     CALIBRATION_BINS,
     MetricsError,
     compute_metrics,
-    mcnemar,
-    wilson,
+    exact_mcnemar,
+    holm,
 )
 from captcha_assets_tests.evaluation.examples import CLASSES, made_up, softmax
 
@@ -44,13 +44,6 @@ def test_the_figures_are_those_of_scikit_learn():
     assert [entry.recall for entry in found.per_class] == pytest.approx(recall)
     assert [entry.f1 for entry in found.per_class] == pytest.approx(f1)
     assert [entry.support for entry in found.per_class] == support.tolist()
-
-
-def test_the_interval_is_wilsons():
-    # Worked out from (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n) with z = 1.959964.
-    assert wilson(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-5)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-5)
-    assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-5)
 
 
 def test_the_calibration_error_is_the_weighted_gap_between_confidence_and_accuracy():
@@ -130,24 +123,21 @@ def test_what_cannot_be_measured_is_refused_with_the_reason(probabilities, label
 
 
 def test_two_models_that_never_differ_are_equal_in_the_paired_test():
-    same = np.array([True, False, True])
-    assert mcnemar(same, same) == (0, 0, 1.0)
+    assert exact_mcnemar(np.array([0]), np.array([0])) == [1.0]
 
 
-def test_the_paired_test_counts_the_images_on_which_only_one_is_right():
-    champion = np.array([True] * 10 + [False] * 2 + [True] * 50)
-    candidate = np.array([False] * 10 + [True] * 2 + [True] * 50)
-    n01, n10, p = mcnemar(champion, candidate)
-    assert (n01, n10) == (2, 10)
-    # Twice the probability of at most 2 heads in 12 throws: 2 · (1 + 12 + 66) / 4096.
-    assert p == pytest.approx(2 * 79 / 4096)
-    assert mcnemar(champion, candidate, "less").p == pytest.approx(79 / 4096)
-    assert mcnemar(champion, candidate, "greater").p > 0.9
+def test_the_paired_test_asks_how_often_chance_alone_gives_so_few_gains():
+    # The probability of at most 2 heads in 12 throws: (1 + 12 + 66) / 4096.
+    found = exact_mcnemar(np.array([2, 10]), np.array([10, 2]))
+    assert found[0] == pytest.approx(79 / 4096)
+    assert found[1] > 0.9
 
 
-def test_the_paired_test_refuses_answers_to_different_questions():
-    with pytest.raises(MetricsError, match="same images"):
-        mcnemar(np.ones(3, bool), np.ones(4, bool))
+def test_holms_correction_rejects_step_by_step():
+    # Sorted: 0.01 <= 0.05/4, 0.013 <= 0.05/3, 0.03 > 0.05/2, so that 0.04 is kept too.
+    assert holm(np.array([0.04, 0.01, 0.03, 0.013]), 0.05).tolist() == [False, True, False, True]
+    assert holm(np.array([0.001, 0.002]), 0.05).tolist() == [True, True]
+    assert holm(np.array([0.03, 0.03]), 0.05).tolist() == [False, False]
 
 
 @given(predictions())

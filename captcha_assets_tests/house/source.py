@@ -23,7 +23,7 @@ FLOORS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage"],
+    ["storage", "proportions"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -158,6 +158,130 @@ def test_going_back_is_possible_only_to_what_served(shelf):
         registry.rollback(place, "a try", to=one)
 
 
+def test_rollbacks_go_back_through_what_served_one_step_each(shelf):
+    place, (one, two, three) = shelf
+    for name in (one, two, one, three):
+        registry.promote(place, name, "next")
+    assert [registry.rollback(place, "back").model_id for _ in range(3)] == [one, two, one]
+    with pytest.raises(RegistryError, match="nothing to go back to"):
+        registry.rollback(place, "beyond the first")
+
+
+def test_a_rollback_does_not_land_on_a_refused_model(shelf):
+    place, (one, two, three) = shelf
+    for name in (one, two, three):
+        registry.promote(place, name, "next")
+    registry.refuse(place, two, "it reads m as n")
+    with pytest.raises(
+        RegistryError, match=f"{two} served before, but was refused: it reads m as n.*--force.*earlier: {one}"
+    ):
+        registry.rollback(place, "back")
+    with pytest.raises(RegistryError, match="was refused"):
+        registry.rollback(place, "back", force=True)
+    assert registry.rollback(place, "back", to=two, force=True).model_id == two
+    registry.promote(place, three, "forward again")
+    assert registry.rollback(place, "back", to=one).model_id == one
+
+
+def test_what_a_person_went_back_over_is_not_promoted_by_the_rule(shelf):
+    place, (one, two, three) = shelf
+    for name in (one, two, three):
+        registry.promote(place, name, "next")
+    registry.rollback(place, "all newer data is wrong", to=one)
+    assert {name: bool(registry.barred(place, name)) for name in (one, two, three)} == {
+        one: False,
+        two: True,
+        three: True,
+    }
+    registry.promote(place, two, "it was right after all", by="human")
+    assert registry.barred(place, two) is None
+    assert registry.barred(place, one).startswith("replaced by a person: it was right after all")
+
+
+def test_the_rule_goes_back_to_the_last_model_promoted_for_its_accuracy(shelf):
+    place, (one, two, three) = shelf
+    registry.promote(place, one, "the first", {"ground": "first model"})
+    for name in (two, three):
+        registry.promote(place, name, "newer data", {"ground": registry.NEWER_DATA})
+        assert registry.reference(registry.history(place)) == one
+    registry.promote(place, two, "a person's choice", by="human")
+    assert registry.reference(registry.history(place)) == two
+    registry.rollback(place, "back")
+    assert registry.reference(registry.history(place)) == one
+
+
+class Shelf:
+    """What a registry ought to do, in the plainest way: a list of what served, and a set of refusals."""
+
+    def __init__(self):
+        self.served, self.refused = [], set()
+
+    def promote(self, name):
+        if self.served[-1:] != [name]:
+            self.served.append(name)
+
+    def rollback(self):
+        if len(self.served) < 2 or self.served[-2] in self.refused:
+            return False
+        self.served.pop()
+        return True
+
+    def rollback_to(self, name, known):
+        if name not in known or self.served[-1] == name:
+            return False
+        earlier = [place for place, one in enumerate(self.served) if one == name]
+        if earlier:
+            del self.served[earlier[-1] + 1 :]
+        else:
+            self.served.append(name)
+        return True
+
+    def refuse(self, name):
+        if name in self.refused or self.served[-1:] == [name]:
+            return False
+        self.refused.add(name)
+        return True
+
+
+def _attempt(action):
+    try:
+        action()
+    except RegistryError:
+        return False
+    return True
+
+
+STEPS = st.tuples(st.sampled_from(["promote", "rollback", "to", "refuse"]), st.integers(0, 2))
+
+
+@settings(max_examples=50)
+@given(st.lists(STEPS, max_size=14))
+def test_whatever_is_promoted_refused_and_rolled_back_what_serves_is_what_ought_to(
+    models, tmp_path_factory, steps
+):
+    place, ought = tmp_path_factory.mktemp("registry"), Shelf()
+    ids, known = [registry.add_candidate(place, model) for model in models], set()
+    for step, index in steps:
+        name = ids[index]
+        if step == "promote":
+            registry.promote(place, name, "next")
+            ought.promote(name)
+            known.add(name)
+        elif step == "rollback":
+            assert _attempt(lambda: registry.rollback(place, "back")) == ought.rollback()
+        elif step == "to":
+            done = _attempt(lambda name=name: registry.rollback(place, "back", to=name, force=True))
+            assert done == (bool(known) and ought.rollback_to(name, known))
+        else:
+            done = _attempt(lambda name=name: registry.refuse(place, name, "no"))
+            assert done == ought.refuse(name)
+        serves = registry.champion(place)
+        assert (serves.model_id if serves else None) == (ought.served[-1] if ought.served else None)
+    for name in ids:
+        assert bool(registry.refusal(place, name)) == (name in ought.refused)
+        assert registry.barred(place, name) is None or name not in ought.served[-1:] or name in ought.refused
+
+
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(["0", "1", "2", "back"]), max_size=12))
 def test_a_history_only_ever_grows(models, tmp_path_factory, steps):
@@ -238,12 +362,38 @@ def test_a_change_that_is_killed_happened_wholly_or_not_at_all(shelf):
     assert registry.promote(place, next(name for name in ids if name != entries[-1].model_id), "goes on")
 
 
-def test_a_damaged_history_is_named(shelf):
+WHOLE = {
+    "number": 1,
+    "model_id": "m",
+    "since": "2026-11-24T10:00:00+00:00",
+    "instead_of": None,
+    "reason": "r",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", r"it holds \[\], not an object"),
+        ("{}", "it has no number, model_id, since, instead_of, reason"),
+        (json.dumps(WHOLE | {"since": "yesterday"}), "since is 'yesterday', not a time"),
+        (json.dumps(WHOLE | {"number": "1"}), "number is '1'"),
+        (json.dumps(WHOLE | {"number": True}), "number is True"),
+        (json.dumps(WHOLE | {"number": 7}), "its number is 7"),
+        (json.dumps(WHOLE | {"metrics": []}), r"metrics is \[\]"),
+        (json.dumps(WHOLE | {"surprise": 1}), "unknown fields: surprise"),
+        ("\0\udcff", "decode"),
+    ],
+)
+def test_a_damaged_history_is_named_with_its_fault(shelf, content, fault):
     place, (one, *_) = shelf
     registry.promote(place, one, "the first")
-    (place / "history" / "000001.json").write_text("{")
-    with pytest.raises(RegistryError, match=r"000001\.json is damaged"):
-        registry.champion(place)
+    path = place / "history" / "000001.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    for look in (registry.champion, registry.history):
+        with pytest.raises(RegistryError, match=rf"000001\.json is damaged: .*{fault}.*restore it"):
+            look(place)
 
 
 def test_the_history_is_files_that_anyone_can_read(shelf):

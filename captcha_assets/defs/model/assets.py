@@ -12,17 +12,16 @@ from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
     champion_version,
-    clause_results,
-    clause_specs,
+    criteria_results,
+    criteria_specs,
 )
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
-from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched, replacing
+from captcha_assets.storage import replacing
 from captcha_assets.sweeps.production import production_settings
 from captcha_assets.training.config import TrainingJob
 
@@ -97,21 +96,11 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
 )
 def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Measure the candidate on today's test split."""
-    from captcha_assets.evaluation.evaluate import evaluate
+    from captcha_assets.evaluation.evaluate import evaluate_stored
 
-    model_id, splits_version = resolve(settings, "candidate"), content_hash(settings.splits)
-    with (
-        local.local_tables(settings) as data,
-        fetched(registry.model_folder(settings.models, model_id)) as model,
-    ):
-        measured = evaluate(
-            model,
-            data.tables,
-            data.splits,
-            settings.evaluation(model_id),
-            splits_version=splits_version,
-            delivery_link="../../quality/image_table/{batch}/report.html",
-        )
+    model_id = resolve(settings, "candidate")
+    with local.local_tables(settings) as data:
+        measured = evaluate_stored(settings, data, model_id)
     metrics = measured.metrics
     return dg.MaterializeResult(
         data_version=dg.DataVersion(measured.version),
@@ -146,16 +135,10 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 )
 def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
-    from captcha_assets.images.reader import read_split
-    from captcha_assets.models import onnx
+    from captcha_assets.evaluation.export import export_stored
 
     model_id = resolve(settings, "candidate")
-    target = settings.onnx_model(model_id)
-    with (
-        local.local_tables(settings) as data,
-        fetched(registry.model_folder(settings.models, model_id)) as model,
-    ):
-        parity = onnx.export(model, target, read_split(data.tables, data.splits, "test").pixels)
+    target, parity = settings.onnx_model(model_id), export_stored(settings, model_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(parity.version),
         check_results=[
@@ -182,12 +165,12 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     deps=[evaluation, onnx_model],
     group_name="model",
     kinds={"registry"},
-    code_version="1",
+    code_version="2",
     description="Which model serves, since when, instead of which, and why.",
-    check_specs=clause_specs(),
+    check_specs=criteria_specs(),
 )
 def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Promote the candidate if there is no champion, or if it is better on today's test split."""
+    """Promote the candidate if there is no champion, or if it is no worse on the test split, for a reason."""
     from captcha_assets.evaluation import promotion
 
     with local.local_tables(settings) as data:
@@ -197,7 +180,7 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
     )
     return dg.MaterializeResult(
         data_version=champion_version(outcome.champion),
-        check_results=clause_results(outcome.clauses),
+        check_results=criteria_results(outcome),
         metadata={
             **champion_metadata(outcome.champion),
             "candidate": outcome.candidate,

@@ -1,34 +1,36 @@
-"""The champion as Dagster shows it: every clause of a promotion a check, every change an event."""
+"""The champion as Dagster shows it: every criterion of a promotion a check, every change an event."""
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from captcha_assets.evaluation.clauses import CLAUSES, Clause
+from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models.registry import Champion
+
+if TYPE_CHECKING:
+    from captcha_assets.evaluation.promotion import Promotion
 
 _CHAMPION = dg.AssetKey("champion")
 
 
-def clause_specs() -> list[dg.AssetCheckSpec]:
-    """A check for every clause; a refused candidate is a warning, since the champion serves on."""
-    return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CLAUSES.items()]
+def criteria_specs() -> list[dg.AssetCheckSpec]:
+    """A check for every criterion; a refused candidate is a warning, since the champion serves on."""
+    return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
-def clause_results(clauses: Iterable[Clause]) -> list[dg.AssetCheckResult]:
-    """What every clause found; one that was not looked at had nothing to say against the candidate."""
-    found = {clause.name: clause for clause in clauses}
+def criteria_results(outcome: "Promotion") -> list[dg.AssetCheckResult]:
+    """What every criterion found; one that was not looked at had nothing to say against the candidate."""
+    found = {criterion.name: criterion for criterion in outcome.criteria}
     return [
         dg.AssetCheckResult(
             asset_key=_CHAMPION,
             check_name=name,
             passed=name not in found or found[name].passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=found[name].words if name in found else "no champion to compare with",
+            description=found[name].words if name in found else outcome.without,
             metadata=dict(found[name].figures) if name in found else {},
         )
-        for name in CLAUSES
+        for name in CRITERIA
     ]
 
 

@@ -1,0 +1,26 @@
+"""Exporting a model of the registry as ONNX, compared with the original on the test split."""
+
+from captcha_assets.images.local import local_tables
+from captcha_assets.images.reader import read_split
+from captcha_assets.models import onnx, registry
+from captcha_assets.models.onnx import Parity
+from captcha_assets.models.reading import resolve
+from captcha_assets.settings import Settings
+from captcha_assets.storage import fetched
+
+
+def export_stored(settings: Settings, name: str) -> Parity:
+    """Export a model ("champion", "candidate" or an id) to its place, and compare both on real images.
+
+    Raises:
+        ModelChoiceError: there is no such model.
+        ModelFolderError: it is damaged.
+        ExportError: torch cannot export it, or there are no test images.
+    """
+    model_id = resolve(settings, name)
+    with (
+        local_tables(settings) as data,
+        fetched(registry.model_folder(settings.models, model_id)) as model,
+    ):
+        images = read_split(data.tables, data.splits, "test").pixels
+        return onnx.export(model, settings.onnx_model(model_id), images)

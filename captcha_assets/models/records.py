@@ -1,0 +1,91 @@
+"""Small JSON files of the registry: created whole and only once, checked when they are read."""
+
+import json
+import os
+import secrets
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from captcha_assets.storage import AnyPath
+
+T = TypeVar("T")
+
+
+class RegistryError(RuntimeError):
+    """Something the registry does not hold or will not do; the message says what to do."""
+
+
+def now() -> str:
+    """Return the time as records have it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def create(path: AnyPath, content: str) -> bool:
+    """Create a file, whole; return False, and change nothing, where there is one already."""
+    if not isinstance(path, Path):
+        try:
+            path.fs.pipe_file(path.path, content.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with part.open("w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def read(path: AnyPath, kind: type[T]) -> T:
+    """Read a record: an object with the fields of the dataclass `kind`, each of its type.
+
+    Raises:
+        RegistryError: the file is no such record; the message names it and the field.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise RegistryError(f"{path} is damaged: {error}; restore it from a backup") from error
+    if fault := _fault(value, kind):
+        raise RegistryError(f"{path} is damaged: {fault}; restore it from a backup")
+    return kind(**value)
+
+
+def _fault(value: Any, kind: type[Any]) -> str | None:
+    """Say what is wrong with a record, or None where nothing is."""
+    if not isinstance(value, dict):
+        return f"it holds {value!r:.40}, not an object"
+    hints = get_type_hints(kind)
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [name for name in needed if name not in value]:
+        return f"it has no {', '.join(missing)}"
+    if unknown := sorted(set(value) - set(hints)):
+        return f"it has unknown fields: {', '.join(unknown)}"
+    wrong = [f"{name} is {entry!r:.40}" for name, entry in value.items() if not _fits(entry, hints[name])]
+    return "; ".join(wrong) or _no_time(value)
+
+
+def _fits(entry: Any, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(entry, one) for one in get_args(hint))
+    if isinstance(entry, bool):  # an int to Python
+        return hint is bool
+    return isinstance(entry, get_origin(hint) or hint)
+
+
+def _no_time(value: dict[str, Any]) -> str | None:
+    try:
+        datetime.fromisoformat(value.get("since", "2000-01-01"))
+    except ValueError:
+        return f"since is {value['since']!r:.40}, not a time in ISO 8601"
+    return None
