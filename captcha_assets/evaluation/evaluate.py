@@ -25,9 +25,9 @@ from captcha_assets.evaluation.mistakes import Mistake
 from captcha_assets.evaluation.report import Delivery, render
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
-from captcha_assets.models.manifest import json_text, writing_folder
+from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets.storage import AnyPath
+from captcha_assets.storage import AnyPath, json_text
 
 
 class EvaluationError(ValueError):

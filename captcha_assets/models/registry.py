@@ -12,9 +12,7 @@ left, and nothing is ever rewritten. This holds on local disks and on object sto
 """
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captcha_assets.models import folder
-from captcha_assets.models.manifest import MANIFEST, ModelFolderError, json_text
-from captcha_assets.storage import AnyPath, fetched, replacing_folder, write_json
+from captcha_assets.models.manifest import MANIFEST, ModelFolderError
+from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]
 
@@ -84,29 +82,6 @@ def _read(path: AnyPath) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RegistryError(f"{path} is damaged: it is no object; restore it from a backup")
     return value
-
-
-def _create(path: AnyPath, content: str) -> bool:
-    """Create a file, whole; return False, and change nothing, where there is one already."""
-    if not isinstance(path, Path):
-        try:
-            path.fs.pipe_file(path.path, content.encode(), mode="create")
-        except FileExistsError:
-            return False
-        return True
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with part.open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    finally:
-        part.unlink(missing_ok=True)
-    return True
 
 
 def model_folder(registry: AnyPath, model_id: str) -> AnyPath:
@@ -218,7 +193,7 @@ def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champio
     number = before.number + 1 if before else 1
     made = Champion(number=number, since=_now(), instead_of=before.model_id if before else None, **entry)
     path = registry / "history" / f"{number:06d}.json"
-    return made if _create(path, json_text(asdict(made))) else None
+    return made if create(path, json_text(asdict(made))) else None
 
 
 def promote(
@@ -318,7 +293,7 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
     if now and now.model_id == model_id:
         raise RegistryError(f"{model_id} serves: take it back with a rollback")
     made = Refusal(model_id, _now(), reason)
-    if not _create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
+    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
         raise RegistryError(f"{model_id} was refused before: {_refusal(registry, model_id)}")
     return made
 
