@@ -16,6 +16,7 @@ from captcha_assets.settings import Settings
 def status(settings: Settings, as_json: bool) -> None:
     """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
     found = {"champion": _champion(settings), **_state(settings), "held_back": _held_back(settings)}
+    found["inbox"] = _inbox(settings)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -69,6 +70,17 @@ def _held_back(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
+def _inbox(settings: Settings) -> list[dict[str, str]]:
+    """What lies in the inbox, and why it is still there."""
+    from captcha_assets.sources import inbox
+
+    found = inbox.scan(settings)
+    taken = "can be taken: the inbox sensor does it, once it is on (captcha-assets automation on)"
+    rows = [(one.path.name, taken) for one in found.arrivals]
+    rows += [(one.name, one.reason) for one in found.left]
+    return [{"file": name, "reason": reason} for name, reason in rows]
+
+
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
     yield f"trained  {_training(found['last_training'])}"
@@ -78,6 +90,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"waits    {_run(run)}"
     for delivery in found["held_back"]:
         yield f"waits    delivery {delivery['delivery']} is held back: {', '.join(delivery['failed'])} failed"
+    for file in found["inbox"]:
+        yield f"waits    in the inbox, {file['file']}: {file['reason']}"
+    for line in found["idle_decisions"]:
+        yield f"waits    {line}"
     if found["label_conflicts"]:
         yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
     for step in found["stale"]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
+from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import Settings
 
@@ -46,10 +47,7 @@ def _subject(run: dg.DagsterRun) -> str:
 
 def _lines(event: dg.DagsterEvent) -> Iterator[str]:
     if event.is_step_failure:
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        yield error.message.strip() if error else "failed"
+        yield reason_of(event)
     elif event.event_type == dg.DagsterEventType.RUN_FAILURE:
         yield event.message or "failed"
     elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:

@@ -21,6 +21,7 @@ from dagster._core.loader import LoadingContext
 from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
 from captcha_assets.defs.watched import observe
 from captcha_assets.settings import load_settings
@@ -213,19 +214,8 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
-            return _plainly(error.message if error else event.message or "failed")
-    return "the run failed before its first step"
-
-
-def _plainly(message: str) -> str:
-    """An error of this library speaks for itself; another one keeps the name of its class."""
-    name, _, words = message.strip().partition(": ")
-    return words if words and name.startswith("captcha_assets.") else message.strip()
+    failures = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    return next(failures, "the run failed before its first step")
 
 
 def carry_out(

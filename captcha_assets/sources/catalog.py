@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import LocalSource, Registration, known_batches, registration
+from captcha_assets.sources.deliveries import known_batches, registration
 
 
 def identities(settings: Settings) -> dict[str, str]:
@@ -16,17 +16,10 @@ def identities(settings: Settings) -> dict[str, str]:
     Raises:
         DeliveryError: a registration cannot be read.
     """
-    return {name: _identity(registration(settings, name)) for name in known_batches(settings)}
+    found = {name: registration(settings, name) for name in known_batches(settings)}
+    return {name: entry.identity if entry else "archive" for name, entry in found.items()}
 
 
 def version(settings: Settings) -> str:
     """Return the data version of the catalog: a hash of `identities`, 32 hex digits."""
     return hashlib.sha256(json.dumps(identities(settings)).encode()).hexdigest()[:32]
-
-
-def _identity(entry: Registration | None) -> str:
-    if entry is None:
-        return "archive"
-    if isinstance(entry.source, LocalSource):
-        return entry.sha256 or str(entry.source)
-    return " ".join(filter(None, (entry.dataset, str(entry.source))))

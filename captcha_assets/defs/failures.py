@@ -1,0 +1,27 @@
+"""Why a step failed, in the words of whoever knows: one line, for the terminal, alerts and trial records."""
+
+import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
+
+_OURS = "captcha_assets."
+
+
+def reason_of(event: dg.DagsterEvent) -> str:
+    """Return why a step failed.
+
+    An error of this library speaks for itself, whatever caused it: it was raised to say what is wrong and
+    what to do. Of other errors the first cause is told, with the name of its class.
+    """
+    error = event.step_failure_data.error
+    if error is None:
+        return event.message or "failed"
+    chain = [error]
+    while chain[-1].cause is not None:
+        chain.append(chain[-1].cause)
+    return _plainly(next((one for one in chain if one.message.startswith(_OURS)), chain[-1]))
+
+
+def _plainly(error: SerializableErrorInfo) -> str:
+    message = error.message.strip()
+    name, _, words = message.partition(": ")
+    return words if words and name.startswith(_OURS) else message
