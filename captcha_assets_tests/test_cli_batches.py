@@ -61,6 +61,21 @@ def test_a_removal_that_was_killed_before_dagster_was_told_can_be_repeated(tmp_p
     assert "there is no batch one" in _one_line(run(tmp_path, "batch", "remove", "one"))
 
 
+def test_a_damaged_registration_stops_its_batch_only_and_the_batch_can_be_removed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        succeeded(tmp_path, "batch", "add", name, "synthetic:5")
+    registration = tmp_path / "artifacts" / "deliveries" / "one.json"
+    registration.write_text("{}")
+    done = run(tmp_path, "update", "--select", "key:raw_batch")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert f"{registration} is damaged" in done.stdout
+    assert (tmp_path / "data" / "raw" / "two.zip").exists()
+    assert "raw_batch [one]" in succeeded(tmp_path, "status")
+    succeeded(tmp_path, "batch", "remove", "one")
+    assert not registration.exists()
+
+
 def test_an_overwritten_zip_is_registered_anew_and_its_content_fetched(tmp_path: Path) -> None:
     source, home = tmp_path / "x.zip", tmp_path / "home"
     make_zip(source)

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from captcha_assets.settings import Settings
+from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import known_batches, registration
 
 
@@ -12,12 +13,16 @@ def identities(settings: Settings) -> dict[str, str]:
 
     A fetch never changes it: generated and downloaded images are identified by what was asked for, a zip or
     folder by the SHA-256 of its archive, an archive without a registration by its name alone.
-
-    Raises:
-        DeliveryError: a registration cannot be read.
     """
-    found = {name: registration(settings, name) for name in known_batches(settings)}
-    return {name: entry.identity if entry else "archive" for name, entry in found.items()}
+    return {name: _identity(settings, name) for name in known_batches(settings)}
+
+
+def _identity(settings: Settings, name: str) -> str:
+    try:
+        entry = registration(settings, name)
+    except DeliveryError:
+        return "damaged"  # the next fetch says so, and the other batches go on
+    return entry.identity if entry else "archive"
 
 
 def version(settings: Settings) -> str:

@@ -97,6 +97,11 @@ class Registration:
     kaggle_version: int | None = None
 
     @property
+    def is_to_be_asked(self) -> bool:
+        """Whether the newest version was fetched once and has been registered anew since."""
+        return self.sha256 is None and self.kaggle_version is not None
+
+    @property
     def identity(self) -> str:
         """What ought to be under this name, as one line that no fetch changes.
 
@@ -556,7 +561,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
 
 def _is_anothers(known: Registration, now: Registration, here: str | None) -> bool:
     """Whether the archive here was brought by DVC, and nobody said that it may be replaced."""
-    never_fetched = known.sha256 is None and known.kaggle_version is None
+    never_fetched = known.sha256 is None and not known.is_to_be_asked
     return never_fetched and here not in (None, now.sha256)
 
 
