@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
+from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import report, verdict
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
@@ -74,7 +75,7 @@ def _models(settings: Settings) -> Section:
     words = "Every model with its figures on the test split."
     try:
         names, roles = registry.list_models(settings.models), dict(_roles(settings))
-    except registry.RegistryError as error:
+    except RegistryError as error:
         return Section("Models", f"The registry cannot be read: {error}")
     rows = [
         [

@@ -142,10 +142,53 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
         store.put_file(str(places[place]), place)
 
 
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON with sorted keys."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def write_json(target: AnyPath, value: Any) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with replacing(target) as part:
-        part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        part.write_text(json_text(value), encoding="utf-8")
+
+
+def create(target: AnyPath, content: str) -> bool:
+    """Create a file, whole; return False, and change nothing, where there is one already.
+
+    Of several processes that create the same file at once, exactly one is told True.
+    """
+    if not isinstance(target, Path):
+        try:
+            target.fs.pipe_file(target.path, content.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+    with _full_disk_named(target), _workshop(target) as workshop:
+        part = workshop / "new" / target.name
+        part.write_text(content, encoding="utf-8")
+        sync(part)
+        try:
+            target.hardlink_to(part)
+        except FileExistsError:
+            return False
+        sync(target.parent)
+    return True
+
+
+def remove(target: AnyPath) -> None:
+    """Remove a file or folder, and what killed writers of it left behind; where there is none, nothing."""
+    if not isinstance(target, Path):
+        if target.exists():
+            target.fs.rm(target.path, recursive=True)
+        return
+    if target.parent.is_dir():
+        with _locked(target.parent):
+            _sweep(target)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
 
 
 @contextmanager

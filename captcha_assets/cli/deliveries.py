@@ -1,4 +1,6 @@
-"""`captcha-assets batch`: deliveries."""
+"""`captcha-assets batch`: batches of images."""
+
+from typing import TYPE_CHECKING
 
 import click
 
@@ -6,12 +8,15 @@ from captcha_assets.cli.making import update
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.settings import Settings
 
+if TYPE_CHECKING:
+    import dagster as dg
+
 _THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
 
 @click.group()
 def batch() -> None:
-    """Deliveries: add, list, remove."""
+    """Batches of images: add, list, remove."""
 
 
 @batch.command()
@@ -20,14 +25,14 @@ def batch() -> None:
 @click.option("--materialize", is_flag=True, help="Also run it through to the splits.")
 @click.pass_context
 def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
-    """Register the delivery NAME from SOURCE.
+    """Register the batch NAME from SOURCE.
 
-    SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED].
+    SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
+    has changed is registered anew.
     """
     from captcha_assets.sources import deliveries
 
-    registered = deliveries.register(ctx.obj, name, deliveries.parse_source(source))
-    click.echo(f"delivery {name}: registered from {registered.source}")
+    deliveries.register(ctx.obj, name, deliveries.parse_source(source), progress=_say)
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
     else:
@@ -38,7 +43,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the deliveries: delivered, usable, rejected, duplicates, checks."""
+    """List the batches: delivered, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.deliveries import known_batches
 
@@ -51,16 +56,45 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_obj
 def remove(settings: Settings, name: str) -> None:
-    """Remove the delivery NAME: its archive, its tables, its partition."""
+    """Remove the batch NAME: its archive, its tables, its reports, its partition.
+
+    Its images keep their split assignments, and have the same splits if they come back.
+    """
     from captcha_assets.defs import truth
     from captcha_assets.defs.automation_history import forget_unreadable
     from captcha_assets.defs.instance import open_instance
+    from captcha_assets.defs.partitions import BATCH
+    from captcha_assets.defs.presentation import history
     from captcha_assets.sources import deliveries
 
-    if name not in deliveries.known_batches(settings):
-        raise click.ClickException(f"there is no delivery {name!r}; see: captcha-assets batch list")
-    deliveries.remove(settings, name)
+    deliveries.check_batch_name(name)
     with open_instance(settings) as instance:
+        if deliveries.has_left(settings, name) or not instance.has_dynamic_partition(BATCH, name):
+            _check_idle(instance, name)
+            waiting = deliveries.waiting_in_inbox(settings, name)
+            deliveries.remove(settings, name, progress=_say)
+        else:  # a removal was killed before its last step
+            waiting = None
         truth.report_removed(instance, name)
         forget_unreadable(instance)
-    click.echo(f"delivery {name}: removed\nnext: captcha-assets update")
+        history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
+    click.echo(f"batch {name}: removed")
+    if waiting:
+        click.echo(f"{waiting} still lies in the inbox: delete it too, or it is taken again")
+    click.echo("next: captcha-assets update")
+
+
+def _say(line: str) -> None:
+    click.echo(f"batch {line}")
+
+
+def _check_idle(instance: "dg.DagsterInstance", name: str) -> None:
+    """Refuse while a run works on the batch: it would make again what is removed."""
+    import dagster as dg
+
+    statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    found = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": name}, statuses=statuses), limit=1)
+    if found:
+        raise click.ClickException(
+            f"run {found[0].run_id[:8]} works on batch {name}: wait until it ends, or terminate it in the UI"
+        )

@@ -28,4 +28,8 @@ def main(ctx: click.Context) -> None:
 
     Set CAPTCHA_DEBUG=1 for a traceback with every error.
     """
+    from captcha_assets.sources import inbox
+
     ctx.obj = load_settings()
+    if problem := inbox.prepare(ctx.obj):
+        click.echo(f"warning: {problem}", err=True)

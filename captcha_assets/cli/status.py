@@ -16,6 +16,7 @@ from captcha_assets.settings import Settings
 def status(settings: Settings, as_json: bool) -> None:
     """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
     found = {"champion": _champion(settings), **_state(settings), "held_back": _held_back(settings)}
+    found["inbox"] = _inbox(settings)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -62,6 +63,17 @@ def _held_back(settings: Settings) -> list[dict[str, Any]]:
     return [{"delivery": name, "failed": checks} for name, checks in found.items()]
 
 
+def _inbox(settings: Settings) -> list[dict[str, str]]:
+    """What lies in the inbox, and why it is still there."""
+    from captcha_assets.sources import inbox
+
+    found = inbox.scan(settings)
+    taken = "can be taken: the inbox sensor does it, once it is on (captcha-assets automation on)"
+    rows = [(one.path.name, taken) for one in found.arrivals]
+    rows += [(one.name, one.reason) for one in found.left]
+    return [{"file": name, "reason": reason} for name, reason in rows]
+
+
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
     if found["champion"] and found["champion"]["selection"]:
@@ -74,6 +86,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for delivery in found["held_back"]:
         checks = ", ".join(delivery["failed"])
         yield f"waits    batch {delivery['delivery']} is quarantined: {checks} failed"
+    for file in found["inbox"]:
+        yield f"waits    in the inbox, {file['file']}: {file['reason']}"
+    for line in found["idle_decisions"]:
+        yield f"waits    {line}"
     if found["label_conflicts"]:
         yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
     for step in found["stale"]:
@@ -94,7 +110,8 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["problem"]:
         return (
             f"{champion['model']} cannot serve: {champion['problem']}; materialize it again "
-            "(captcha-assets update, or model export champion), restore it, or go back to another (captcha-assets model rollback)"
+            "(captcha-assets update, or captcha-assets model export champion), restore it, or go back to another "
+            "(captcha-assets model rollback)"
         )
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:

@@ -21,7 +21,8 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
 
     Returns:
         `stale` (what `update` would make now, with the reasons), `runs` (not ended yet),
-        `label_conflicts` (images that wait for a decision), `last_training` and `last_drift` (None where
+        `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
+        `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
         there was none), `next_training` (where each trigger of a training stands).
     """
     planned = runs.plan(definitions, instance, runs.selected("*"))
@@ -30,6 +31,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "stale": [{"step": str(step), "reasons": list(reasons)} for step, reasons in planned],
         "runs": [_run(record) for record in unfinished],
         "label_conflicts": _label_conflicts(instance),
+        "idle_decisions": _idle_decisions(instance),
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
         "next_training": _next_training(settings),
@@ -63,6 +65,14 @@ def _label_conflicts(instance: dg.DagsterInstance) -> int:
         return 0
     found = event.asset_materialization.metadata.get("label conflicts")
     return int(str(found.value)) if found else 0
+
+
+def _idle_decisions(instance: dg.DagsterInstance) -> list[str]:
+    event = instance.get_latest_materialization_event(dg.AssetKey("image_index"))
+    if event is None or event.asset_materialization is None:
+        return []
+    found = event.asset_materialization.metadata.get("decisions without effect")
+    return [str(line) for line in found.value or ()] if isinstance(found, dg.JsonMetadataValue) else []
 
 
 def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:

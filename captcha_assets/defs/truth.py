@@ -15,6 +15,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG, NULL_DATA_V
 
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
+from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import registration
 from captcha_assets.stored import Output, Stored, StoredVersions
 
@@ -121,7 +122,12 @@ def _state(settings: Settings, output: Output, versions: StoredVersions) -> Stor
     stored = versions.look(output)
     if output.asset != "raw_batch" or stored.version is None:
         return stored
-    known = registration(settings, str(output.partition))
+    try:
+        known = registration(settings, str(output.partition))
+    except DeliveryError as error:
+        return Stored(problem=str(error))
+    if known is not None and known.is_to_be_asked:
+        return Stored(problem=f"registered anew: {known.source} is asked for its newest version")
     if known is None or known.sha256 in (None, stored.version):
         return stored
     return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")

@@ -28,10 +28,10 @@ from captcha_assets.images.local import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
-from captcha_assets.models.manifest import json_text, writing_folder
+from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath, fetched
+from captcha_assets.storage import AnyPath, fetched, json_text
 
 
 class EvaluationError(ValueError):

@@ -111,10 +111,13 @@ class Listing:
     Attributes:
         entries: every member that counts, sorted by name.
         ignored: folders and the clutter operating systems leave (`__MACOSX/`, `.DS_Store`).
+        left_out: those of the entries that no archive holds, since they could not be read when their
+            folder was packed.
     """
 
     entries: list[Entry]
     ignored: int
+    left_out: tuple[Refused, ...] = ()
 
 
 class ArchiveReader:
@@ -208,11 +211,28 @@ def list_members(path: Path) -> Listing:
     """
     directory = _read_directory(path)
     members, refused, ignored = _judge(path, directory)
-    entries = _resolve_names(members) + refused + _left_out(directory.comment)
+    left_out = _left_out(directory.comment)
+    entries = _resolve_names(members) + refused + list(left_out)
     _check_whole(path, entries, directory.archive_bytes)
     # for equal names the refused one comes last, whatever the archive's order
     entries.sort(key=lambda entry: (entry.name, isinstance(entry, Refused)))
-    return Listing(entries, ignored)
+    return Listing(entries, ignored, left_out)
+
+
+def checksums(path: Path) -> dict[str, tuple[int, int]]:
+    """Return name to unpacked size and CRC-32 of every file that an archive's directory names.
+
+    Nothing is judged: a member that would be refused is named too.
+
+    Raises:
+        ArchiveError: the directory cannot be read.
+    """
+    directory = _read_directory(path)
+    found = {}
+    for record, raw, extra in _records(path, directory):
+        member = _member(raw.decode("utf-8", "backslashreplace"), record, extra, directory.shift)
+        found[member.name] = (member.size, member.crc)
+    return found
 
 
 class _Directory(NamedTuple):
@@ -406,13 +426,13 @@ def _resolve_names(members: list[Member]) -> list[Entry]:
     return [*kept.values(), *refused]
 
 
-def _left_out(comment: bytes) -> list[Entry]:
+def _left_out(comment: bytes) -> tuple[Refused, ...]:
     """Return the files that could not be read when the folder was packed; the comment lists them."""
     try:
         rows = json.loads(comment)["unreadable"] if comment.startswith(b'{"unreadable"') else []
-        return [Refused(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows]
+        return tuple(Refused(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return []  # somebody else's comment
+        return ()  # somebody else's comment
 
 
 def _line(text: object) -> str:

@@ -6,13 +6,21 @@
     77aa...,drop,,not a character
 
 `keep` takes one of the labels that the image came with, `relabel` gives it another one, `drop` takes it
-out. `reason` is for people. A decision about an image that no delivery holds does nothing, and so does a
-line without a decision and a label, such as those of the file of conflicts (`write_conflicts`).
+out. `reason` is for people. A line without a decision and a label does nothing, such as those of the file
+of conflicts (`write_conflicts`).
+
+Spreadsheets may write the file: a byte order mark, semicolons instead of commas, and lines of empty fields
+are accepted.
+
+A file that cannot be followed is an error with the number of the line. A decision that has no effect is a
+warning, since a batch that is not there, or not there any more, must not stop the others: one about an
+image that no batch holds, and `keep` of a label that nobody states, where nobody contradicts the other.
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import polars as pl
@@ -25,7 +33,9 @@ KEEP, RELABEL, DROP = "keep", "relabel", "drop"
 DECISIONS = (KEEP, RELABEL, DROP)
 
 _COLUMNS = ["image_id", "decision", "label", "reason"]
-_SCHEMA = {"image_id": pl.String, "decision": pl.String, "decided": pl.String}
+_SCHEMA = {"image_id": pl.String, "decision": pl.String, "decided": pl.String, "line": pl.Int64}
+#: So many sources of an image are named in a message.
+_SHOWN = 5
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -37,6 +47,7 @@ class _Decision(NamedTuple):
     image_id: str
     decision: str
     label: str | None
+    line: int
 
 
 def version_of(path: AnyPath) -> str | None:
@@ -64,7 +75,7 @@ def write_conflicts(conflicts: pl.DataFrame, target: AnyPath) -> None:
 
 
 def read_decisions(path: AnyPath | None) -> pl.DataFrame:
-    """Return `image_id`, `decision` and `decided` (the label, null for `drop`), a row per decision.
+    """Return `image_id`, `decision`, `decided` (the label, null for `drop`) and `line`, a row per decision.
 
     Without a path, or without a file there, nothing is decided.
 
@@ -73,23 +84,58 @@ def read_decisions(path: AnyPath | None) -> pl.DataFrame:
     """
     decided: dict[str, _Decision] = {}
     if path is not None and path.exists():
-        lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-        if lines.fieldnames != _COLUMNS:
-            raise DecisionError(f"{path}: the first line must read {','.join(_COLUMNS)}")
-        for line in lines:
-            place = f"{path}, line {lines.line_num}"
-            decision = _decision(line, place)
+        for number, row in _rows(path):
+            decision = _decision(row, number, f"{path}, line {number}")
             if decision is None:
                 continue
-            if decided.setdefault(decision.image_id, decision) is not decision:
-                raise DecisionError(f"{place}: decides about {decision.image_id} again; keep one line")
+            first = decided.setdefault(decision.image_id, decision)
+            if first is not decision:
+                raise DecisionError(
+                    f"{path}, line {number}: decides about {decision.image_id} again, as line {first.line}"
+                    " does; keep one of them"
+                )
     return pl.DataFrame(list(decided.values()), schema=_SCHEMA, orient="row")
 
 
-def _decision(line: dict[str, str], place: str) -> _Decision | None:
-    image_id, decision, label = (line[name] for name in _COLUMNS[:3])
-    if None in line or None in line.values():
-        raise DecisionError(f"{place}: needs {len(_COLUMNS)} fields; quote a reason that holds a comma")
+def _rows(path: AnyPath) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows after the first, without those that are empty, with the line on which each begins."""
+    text = _text(path)
+    head = text.split("\n", 1)[0]
+    separator = ";" if ";" in head and "," not in head else ","
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    number = 1
+    try:
+        if [name.strip() for name in next(rows, [])] != _COLUMNS:
+            raise DecisionError(f"{path}: the first line must read {','.join(_COLUMNS)}")
+        number = rows.line_num + 1
+        for row in rows:
+            if any(field.strip() for field in row):
+                yield number, row
+            number = rows.line_num + 1
+    except csv.Error as error:
+        raise DecisionError(
+            f"{path}, line {number}: cannot be read as CSV ({error}): is a quote open?"
+        ) from error
+
+
+def _text(path: AnyPath) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise DecisionError(
+            f"{path}, line {number}: byte 0x{data[error.start]:02x} is not UTF-8: save the file as UTF-8"
+            ' (Excel: "CSV UTF-8")'
+        ) from error
+
+
+def _decision(row: list[str], number: int, place: str) -> _Decision | None:
+    if len(row) != len(_COLUMNS):
+        raise DecisionError(
+            f"{place}: needs {len(_COLUMNS)} fields and has {len(row)}; quote a reason that holds a comma"
+        )
+    image_id, decision, label = (field.strip() for field in row[:3])
     if not _ID.fullmatch(image_id):
         raise DecisionError(f"{place}: {image_id!r} is no image_id, which has 32 digits of 0-9 and a-f")
     if not decision and not label:
@@ -100,7 +146,41 @@ def _decision(line: dict[str, str], place: str) -> _Decision | None:
         raise DecisionError(f"{place}: {DROP} takes no label")
     if decision != DROP and label not in CLASSES:
         raise DecisionError(f"{place}: label {label!r} is not one of {''.join(CLASSES)}")
-    return _Decision(image_id, decision, label or None)
+    return _Decision(image_id, decision, label or None, number)
+
+
+def check_decisions(images: pl.DataFrame, decisions: pl.DataFrame, path: AnyPath) -> tuple[str, ...]:
+    """Return a warning for each decision that has no effect on the images that there are.
+
+    Args:
+        images: `image_id` and `sources` (a list of structs with `batch`, `member` and `label`).
+        decisions: see `read_decisions`.
+        path: the file they were read from.
+
+    Raises:
+        DecisionError: `keep` of a label that no source states, of an image whose sources contradict each
+            other.
+    """
+    warnings = []
+    known = decisions.join(images.select("image_id", "sources"), on="image_id", how="left").sort("line")
+    for image_id, decision, label, line, sources in known.iter_rows():
+        place = f"{path.name}, line {line}"
+        if sources is None:
+            warnings.append(f"{place}: no batch here holds the image {image_id}; the line does nothing")
+            continue
+        stated = sorted({one["label"] for one in sources})
+        if decision != KEEP or label in stated:
+            continue
+        if len(stated) > 1:
+            raise DecisionError(
+                f"{path}, line {line}: keep {label}, but the sources of {image_id} state {', '.join(stated)}"
+                f" ({claims(sources[:_SHOWN])}): keep one of these, or relabel"
+            )
+        warnings.append(
+            f"{place}: keep {label}, but all sources of {image_id} state {stated[0]}; the line does nothing"
+            " (relabel would)"
+        )
+    return tuple(warnings)
 
 
 def with_decisions(images: pl.LazyFrame, decisions: pl.DataFrame) -> pl.LazyFrame:
@@ -108,7 +188,8 @@ def with_decisions(images: pl.LazyFrame, decisions: pl.DataFrame) -> pl.LazyFram
 
     Args:
         images: `image_id` and `sources` (a list of structs with `label`), a row per image.
-        decisions: see `read_decisions`. `keep` of a label that none of the sources states does nothing.
+        decisions: see `read_decisions`. `keep` of a label that none of the sources states does nothing
+            (see `check_decisions`).
     """
     stated = pl.col("sources").list.eval(pl.element().struct.field("label"))
     holds = (pl.col("decision") != KEEP) | stated.list.contains(pl.col("decided"))
@@ -116,5 +197,5 @@ def with_decisions(images: pl.LazyFrame, decisions: pl.DataFrame) -> pl.LazyFram
         images.join(decisions.lazy(), on="image_id", how="left", maintain_order="left")
         .filter(pl.col("decision").ne_missing(DROP))
         .with_columns(decided=pl.when(holds).then("decided"))
-        .drop("decision")
+        .drop("decision", "line")
     )

@@ -7,7 +7,7 @@ order they came; what is known about near-duplicates from the index before only 
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-from captcha_assets.images.decisions import read_decisions, with_decisions
+from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
 from captcha_assets.images.features import CHANCES, CROPS
 from captcha_assets.images.frames import require_table, write_frame
@@ -97,6 +97,7 @@ class IndexSummary:
         images_in_groups: images in such groups.
         by_class: usable images of each class that occurs, in the order of the classes.
         version: data version of the index.
+        idle_decisions: a line for each decision that has no effect, and why.
     """
 
     images: int
@@ -107,6 +108,7 @@ class IndexSummary:
     images_in_groups: int
     by_class: dict[str, int]
     version: str
+    idle_decisions: tuple[str, ...] = ()
 
 
 def build_image_index(
@@ -128,11 +130,11 @@ def build_image_index(
     with ExitStack() as stack:
         places = {name: require_table(tables[name]) for name in sorted(tables)}
         local = {name: Path(stack.enter_context(fetched(place))) for name, place in places.items()}
-        images = _distinct(local, read_decisions(decisions))
+        images, idle = _distinct(local, decisions)
         groups = _groups(images, list(local.values()), _known_groups(target))
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
         version = write_frame(rows, INDEX_SCHEMA, target, _REPETITIVE, {_RULE_KEY: RULE})
-    return _summarize(rows, version)
+    return replace(_summarize(rows, version), idle_decisions=idle)
 
 
 def list_conflicts(target: AnyPath) -> pl.DataFrame:
@@ -145,14 +147,29 @@ def list_conflicts(target: AnyPath) -> pl.DataFrame:
     )
 
 
-def _distinct(tables: Mapping[str, Path], decisions: pl.DataFrame) -> pl.DataFrame:
-    """Return a row per image, in order of `image_id`, with where its first source lies (`table`, `row`)."""
+def _distinct(tables: Mapping[str, Path], decisions: AnyPath | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Return a row per image, and the decisions that have no effect, in words.
+
+    The rows are in order of `image_id` and say where the first source lies (`table`, `row`).
+    """
+    decided, images = read_decisions(decisions), _by_image(tables)
+    idle: tuple[str, ...] = ()
+    if decisions is not None and len(decided):
+        collected = images.collect()
+        images, idle = collected.lazy(), check_decisions(collected, decided, decisions)
+    label = pl.coalesce("decided", "label")
+    status = pl.when(label.is_null()).then(pl.lit(LABEL_CONFLICT)).otherwise(pl.lit(USABLE))
+    return with_decisions(images, decided).with_columns(label=label, status=status).collect(), idle
+
+
+def _by_image(tables: Mapping[str, Path]) -> pl.LazyFrame:
+    """Return a row per image with its sources, and the label that all of them state, if they agree."""
     scans = [
         pl.scan_parquet(path, row_index_name="row").select("row", *_COLUMNS, table=pl.lit(number, pl.Int32))
         for number, path in enumerate(tables.values())
     ]
     nothing = pl.LazyFrame(schema={"row": pl.UInt32, **_SCHEMA_OF_COLUMNS, "table": pl.Int32})
-    images = (
+    return (
         pl.concat([nothing, *scans])
         .sort("image_id", "batch", "member")
         .group_by("image_id", maintain_order=True)
@@ -163,9 +180,6 @@ def _distinct(tables: Mapping[str, Path], decisions: pl.DataFrame) -> pl.DataFra
             pl.col("batch", "member", "brightness", "contrast", "ink", "table", "row").first(),
         )
     )
-    label = pl.coalesce("decided", "label")
-    status = pl.when(label.is_null()).then(pl.lit(LABEL_CONFLICT)).otherwise(pl.lit(USABLE))
-    return with_decisions(images, decisions).with_columns(label=label, status=status).collect()
 
 
 _SCHEMA_OF_COLUMNS = {

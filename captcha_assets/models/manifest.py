@@ -10,18 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.storage import AnyPath, replacing_folder
+from captcha_assets.storage import AnyPath, json_text, replacing_folder
 
 MANIFEST = "manifest.json"
 
 
 class ModelFolderError(RuntimeError):
     """A model folder that is damaged, incomplete or none at all; the message names the file."""
-
-
-def json_text(value: Any) -> str:
-    """Return `value` as JSON, always in the same bytes."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def sha256(path: Path) -> str:

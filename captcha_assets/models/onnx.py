@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.models import folder as model_folder
-from captcha_assets.models.manifest import json_text, sha256, writing_folder
+from captcha_assets.models.manifest import sha256, writing_folder
 from captcha_assets.models.predictor import TorchPredictor, open_session, run_session
-from captcha_assets.storage import AnyPath
+from captcha_assets.storage import AnyPath, json_text
 
 if TYPE_CHECKING:
     import onnx

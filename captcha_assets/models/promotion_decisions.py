@@ -9,9 +9,8 @@ decision: asking often does not get another answer.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from captcha_assets.models.manifest import json_text
-from captcha_assets.models.records import create, read
-from captcha_assets.storage import AnyPath
+from captcha_assets.models.records import read
+from captcha_assets.storage import AnyPath, create, json_text
 
 #: In the place of the champion's id where there was none.
 _NONE = "none"

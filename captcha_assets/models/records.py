@@ -1,11 +1,8 @@
-"""Small JSON files of the registry: created whole and only once, checked when they are read."""
+"""Small JSON files of the registry: checked when they are read."""
 
 import json
-import os
-import secrets
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -21,29 +18,6 @@ class RegistryError(RuntimeError):
 def now() -> str:
     """Return the time as records have it: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def create(path: AnyPath, content: str) -> bool:
-    """Create a file, whole; return False, and change nothing, where there is one already."""
-    if not isinstance(path, Path):
-        try:
-            path.fs.pipe_file(path.path, content.encode(), mode="create")
-        except FileExistsError:
-            return False
-        return True
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with part.open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    finally:
-        part.unlink(missing_ok=True)
-    return True
 
 
 def read(path: AnyPath, kind: type[T]) -> T:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captcha_assets.models import folder
-from captcha_assets.models.manifest import MANIFEST, ModelFolderError, json_text
-from captcha_assets.models.records import RegistryError, create, now, read
-from captcha_assets.storage import AnyPath, fetched, replacing_folder, write_json
+from captcha_assets.models.manifest import MANIFEST, ModelFolderError
+from captcha_assets.models.records import RegistryError, now, read
+from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]
 

@@ -7,20 +7,26 @@ import hashlib
 import json
 import os
 import stat
-import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
+
+from captcha_assets.images.archive import ArchiveError, checksums, list_members
 
 _CHUNK = 1 << 20
 #: Archives are packed with this time, so that equal folders make equal bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
 #: What a zip's comment can hold; the unreadable files of a packed folder are listed there.
 _COMMENT_BYTES = 65_535
+#: From so many bytes on, reading them takes seconds, and each tenth is reported.
+_LONG = 1 << 30
+
+#: Takes one line at a time that says how far the work is.
+Progress = Callable[[str], None]
 
 
 class DeliveryError(ValueError):
@@ -80,9 +86,9 @@ class Survey:
 class _Hashing:
     """A stream that hashes what passes and hands it on; it cannot seek, so zipfile appends only."""
 
-    def __init__(self, out: BinaryIO | None = None) -> None:
-        self._out = out
-        self._size = 0
+    def __init__(self, out: BinaryIO | None = None, say: Progress | None = None, total: int = 0) -> None:
+        self._out, self._say, self._total = out, say, total
+        self._size, self._tenths = 0, 0
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
 
@@ -92,7 +98,15 @@ class _Hashing:
         self._md5.update(data)
         if self._out is not None:
             self._out.write(data)
+        if self._say is not None and self._total >= _LONG:
+            self._report(self._say)
         return len(data)
+
+    def _report(self, say: Progress) -> None:
+        tenths = min(10, self._size * 10 // self._total)
+        if tenths > self._tenths:
+            self._tenths = tenths
+            say(f"{tenths * 10} % of {self._total:,} bytes read")
 
     def flush(self) -> None:
         if self._out is not None:
@@ -165,6 +179,34 @@ def digest_of(place: Path) -> Digest:
     return hashing.digest()
 
 
+def identify(place: Path, say: Progress | None = None) -> tuple[Digest, str]:
+    """Hash what lies at `place`, as `digest_of` does, and return the fingerprint of what was read too.
+
+    Args:
+        place: a file or a folder.
+        say: is handed a line for each tenth of a large one.
+
+    Raises:
+        DeliveryError: it changed meanwhile, or the folder cannot be packed.
+        OSError: it cannot be read.
+    """
+    before = survey(place)
+    hashing = _Hashing(say=say, total=sum(file.size for file in before.files))
+    if place.is_dir():
+        _pack(before, hashing)
+    else:
+        _pour(place, hashing)
+    _check_unchanged(before)
+    return hashing.digest(), before.fingerprint
+
+
+def _check_unchanged(before: Survey) -> None:
+    if survey(before.root).fingerprint != before.fingerprint:
+        raise DeliveryError(
+            f"{before.root} changed while it was being read; run it again when it is complete"
+        )
+
+
 def _pour(source: Path, hashing: _Hashing) -> None:
     with source.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -189,8 +231,7 @@ def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
             _pack(before, hashing)
         else:
             _pour(place, hashing)
-    if survey(place).fingerprint != before.fingerprint:
-        raise DeliveryError(f"{place} changed while it was being read; run it again when it is complete")
+    _check_unchanged(before)
     if digest_of(target) != hashing.digest():
         raise DeliveryError(f"{target} does not hold what was written to it; check the disk")
     return hashing.digest(), before.fingerprint
@@ -251,29 +292,17 @@ def _comment(root: Path, unreadable: list[Unreadable]) -> bytes:
 
 
 def contents(archive: Path) -> Contents:
-    """Say what an archive holds, by its directory; no member is read.
+    """Say what an archive holds, by its directory; no member is read, and none fails the rest.
 
     Raises:
-        DeliveryError: it is not a complete zip archive.
-        OSError: it cannot be read.
+        DeliveryError: nothing in it can be read; the message says why and what to do.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
-            # zipfile's own is_dir() fails on a damaged name that is empty.
-            members = sum(not info.filename.endswith("/") for info in opened.infolist())
-            return Contents(members, _unreadable(opened.comment))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise DeliveryError(f"{archive} is not a complete zip archive ({error})") from error
-
-
-def _unreadable(comment: bytes) -> tuple[Unreadable, ...]:
-    """Read the list of unreadable files; anybody else's comment is none."""
-    try:
-        return tuple(
-            Unreadable(str(member), str(reason)) for member, reason in json.loads(comment)["unreadable"]
-        )
-    except (ValueError, KeyError, TypeError):
-        return ()
+        listing = list_members(archive)
+    except ArchiveError as error:
+        raise DeliveryError(str(error)) from error
+    unreadable = tuple(Unreadable(one.name, one.rejection.detail) for one in listing.left_out)
+    return Contents(len(listing.entries) - len(unreadable), unreadable)
 
 
 def remove_delivered(place: Path, archive: Path) -> bool:
@@ -288,8 +317,7 @@ def remove_delivered(place: Path, archive: Path) -> bool:
         if digest_of(place) == digest_of(archive):
             place.unlink()
         return not place.exists()
-    with zipfile.ZipFile(archive) as opened:
-        held = {info.filename: (info.file_size, info.CRC) for info in opened.infolist()}
+    held = checksums(archive)
     for file in survey(place).files:
         if held.get(file.member) == _size_and_crc(place / file.member):
             (place / file.member).unlink()

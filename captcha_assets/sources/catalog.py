@@ -4,7 +4,8 @@ import hashlib
 import json
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import LocalSource, Registration, known_batches, registration
+from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.deliveries import known_batches, registration
 
 
 def identities(settings: Settings) -> dict[str, str]:
@@ -12,21 +13,18 @@ def identities(settings: Settings) -> dict[str, str]:
 
     A fetch never changes it: generated and downloaded images are identified by what was asked for, a zip or
     folder by the SHA-256 of its archive, an archive without a registration by its name alone.
-
-    Raises:
-        DeliveryError: a registration cannot be read.
     """
-    return {name: _identity(registration(settings, name)) for name in known_batches(settings)}
+    return {name: _identity(settings, name) for name in known_batches(settings)}
+
+
+def _identity(settings: Settings, name: str) -> str:
+    try:
+        entry = registration(settings, name)
+    except DeliveryError:
+        return "damaged"  # the next fetch says so, and the other batches go on
+    return entry.identity if entry else "archive"
 
 
 def version(settings: Settings) -> str:
     """Return the data version of the catalog: a hash of `identities`, 32 hex digits."""
     return hashlib.sha256(json.dumps(identities(settings)).encode()).hexdigest()[:32]
-
-
-def _identity(entry: Registration | None) -> str:
-    if entry is None:
-        return "archive"
-    if isinstance(entry.source, LocalSource):
-        return entry.sha256 or str(entry.source)
-    return " ".join(filter(None, (entry.dataset, str(entry.source))))

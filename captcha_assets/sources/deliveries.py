@@ -1,8 +1,9 @@
-"""Deliveries: where each comes from, and how it becomes an archive in `data/raw` that never changes.
+"""Batches: where each comes from, and how it becomes an archive in `data/raw`.
 
-A delivery is registered first (`<artifacts>/deliveries/<batch>.json` says where it comes from) and fetched
-later. An archive is made in the scratch folder, checked there and moved into `data/raw` as a whole, so
-that `data/` holds nothing but complete archives at every moment.
+A batch is registered first (`<artifacts>/deliveries/<batch>.json` says what ought to be: its source and,
+for a zip or folder, the hash of its content) and fetched later. An archive is made in the scratch folder,
+checked there and moved into `data/raw` as a whole, so that `data/` holds nothing but complete archives at
+every moment. An archive that is not what is registered is replaced from its source.
 """
 
 import errno
@@ -10,23 +11,33 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from captcha_assets import dataset
+from captcha_assets.images.archive import COUNT_LIMIT
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
-from captcha_assets.sources.archives import DeliveryError, Digest, Unreadable
-from captcha_assets.storage import replacing, write_json
+from captcha_assets.sources.archives import DeliveryError, Digest, Progress, Unreadable
+from captcha_assets.storage import AnyPath, create, json_text, replacing, write_json
+from captcha_assets.storage import remove as remove_path
 
-#: What a delivery may be called.
+#: What a batch may be called.
 BATCH_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+#: What no batch is called, since commands take it for another thing: `backfill --batches all`.
+RESERVED = frozenset({"all", "none"})
 
-#: Takes one line at a time that says how far the work is.
-Progress = Callable[[str], None]
+#: Greatest seed of the generator: what 64 bits hold, so that every file and tool can keep it.
+SEED_LIMIT = 2**63 - 1
+#: Greatest version of a Kaggle data set: what Kaggle's API takes.
+VERSION_LIMIT = 2**31 - 1
+#: Python reads no number of more than some thousand digits; no source needs one of so many.
+_DIGITS = 20
 
 #: What fetch calls the source of an archive that nobody registered here, such as one that DVC brought.
 FOUND = "found in data/raw"
@@ -68,13 +79,14 @@ Source = LocalSource | KaggleSource | SyntheticSource
 
 @dataclass(frozen=True)
 class Registration:
-    """Where a delivery comes from and, once that is known, what it is.
+    """Where a batch comes from and what it is.
 
     Attributes:
-        dataset: `owner/slug` of the Kaggle data set, for deliveries from there.
-        sha256: hash of the archive; nothing else is ever accepted under this name.
+        dataset: `owner/slug` of the Kaggle data set, for batches from there.
+        sha256: hash of the archive; nothing else is accepted under this name. Known from the start for a
+            zip or folder, from the first fetch on for other sources; `None` means: to be fetched.
         fingerprint: names, sizes and times of a local source as it was read (see `archives.Survey`).
-        kaggle_version: the version that was fetched.
+        kaggle_version: the version that was fetched last.
     """
 
     batch: str
@@ -83,6 +95,22 @@ class Registration:
     sha256: str | None = None
     fingerprint: str | None = None
     kaggle_version: int | None = None
+
+    @property
+    def is_to_be_asked(self) -> bool:
+        """Whether the newest version was fetched once and has been registered anew since."""
+        return self.sha256 is None and self.kaggle_version is not None
+
+    @property
+    def identity(self) -> str:
+        """What ought to be under this name, as one line that no fetch changes.
+
+        The content's hash for a zip or folder; else the source, which says it all (`kaggle` alone names
+        the newest version, whichever that is).
+        """
+        if isinstance(self.source, LocalSource):
+            return f"sha256:{self.sha256}" if self.sha256 else str(self.source)
+        return f"{self.source} of {self.dataset}" if self.dataset else str(self.source)
 
 
 @dataclass(frozen=True)
@@ -108,16 +136,35 @@ class RawBatch:
 
 
 def check_batch_name(name: str) -> None:
-    """Accept a delivery's name, which is a partition key and a file name.
+    """Accept a batch's name, which is a partition key and a file name.
 
     Raises:
         DeliveryError: it is not 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit.
     """
     if BATCH_NAME.fullmatch(name) is None:
         raise DeliveryError(
-            f"{name!r} cannot name a delivery: use 1 to 63 characters of a-z, 0-9 and -,"
+            f"{name!r} cannot name a batch: use 1 to 63 characters of a-z, 0-9 and -,"
             " beginning with a letter or digit"
         )
+
+
+def _check_new(name: str, source: Source) -> None:
+    """Refuse what no batch is registered with, though one of old may be."""
+    check_batch_name(name)
+    if name in RESERVED:
+        raise DeliveryError(
+            f"{name!r} cannot name a batch: commands mean something else by it; choose another"
+        )
+    if isinstance(source, SyntheticSource):
+        if source.count > COUNT_LIMIT:
+            raise DeliveryError(
+                f"{source} asks for {source.count:,} images, more than the {COUNT_LIMIT:,} that an archive"
+                " may hold: register several batches with different seeds"
+            )
+        if source.seed > SEED_LIMIT:
+            raise DeliveryError(f"{source} has a seed above {SEED_LIMIT}: choose a smaller one")
+    if isinstance(source, KaggleSource) and (source.version or 0) > VERSION_LIMIT:
+        raise DeliveryError(f"{source} has a version above {VERSION_LIMIT}: there is none")
 
 
 def parse_source(text: str) -> Source:
@@ -148,9 +195,17 @@ def parse_source(text: str) -> Source:
 
 
 def _numbers(text: str, numbers: list[str], form: str, least: int) -> list[int]:
-    if not all(number.isascii() and number.isdigit() and int(number) >= least for number in numbers):
-        raise DeliveryError(f"{text!r} cannot be read as {form}, with whole numbers from {least}")
+    plain = all(number.isascii() and number.isdigit() and len(number) <= _DIGITS for number in numbers)
+    if not plain or not all(int(number) >= least for number in numbers):
+        raise DeliveryError(
+            f"{_shortened(text)!r} cannot be read as {form}, with whole numbers from {least}"
+            f" of at most {_DIGITS} digits"
+        )
     return [int(number) for number in numbers]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def archive_path(settings: Settings, batch: str) -> Path:
@@ -174,27 +229,85 @@ def require_archives(settings: Settings, batches: Iterable[str]) -> None:
             )
 
 
-def register(settings: Settings, batch: str, source: Source) -> Registration:
-    """Record where a delivery comes from; nothing is fetched. The same again changes nothing.
+def _silent(_: str) -> None:
+    pass
+
+
+def register(settings: Settings, batch: str, source: Source, progress: Progress = _silent) -> Registration:
+    """Record what ought to be under a name; nothing is fetched. The same again changes nothing.
+
+    A zip or folder is read, since its content is what is registered: the same path with other content is
+    registered anew, and another path with the same content takes the place of the first. `kaggle` without
+    a version, once fetched, is asked anew.
+
+    Args:
+        settings: where things are kept.
+        batch: name of the batch.
+        source: where it comes from.
+        progress: is handed one line at a time: what is waited for, and at last what was done.
 
     Raises:
-        DeliveryError: the name cannot be used or belongs to another source, or the path is not a zip or
+        DeliveryError: the name cannot be used or belongs to another batch, or the path is not a zip or
             folder that can be read.
     """
-    check_batch_name(batch)
-    asked = Registration(batch, source, dataset=_dataset(settings, source))
-    known = registration(settings, batch)
-    if known is not None:
-        if (known.source, known.dataset) != (asked.source, asked.dataset):
-            raise DeliveryError(
-                f"{batch} is already the delivery from {known.source}: choose another name for {source},"
-                f" or remove it first (captcha-assets batch remove {batch})"
-            )
-        return known
-    if isinstance(source, LocalSource):
-        _check_local(source.path)
-        _check_same(archive_path(settings, batch), source.path)
-    return record(settings, asked)
+    _check_new(batch, source)
+    with _plain_errors(f"{batch} cannot be registered"):
+        asked = Registration(batch, source, dataset=_dataset(settings, source))
+        if isinstance(source, LocalSource):
+            _check_local(source.path)
+            digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
+            asked = replace(asked, sha256=digest.sha256, fingerprint=fingerprint)
+        with _locked(settings, batch, progress):
+            return _enter(settings, asked, progress)
+
+
+def _enter(settings: Settings, asked: Registration, progress: Progress) -> Registration:
+    """Register a batch, or say what its registration has to do with it. The batch is locked."""
+    known = registration(settings, asked.batch)
+    if known is None:
+        _check_unregistered(settings, asked)
+        if claim(settings, asked) == asked:
+            progress(f"{asked.batch}: registered from {asked.source}")
+            return asked
+        known = registration(settings, asked.batch)  # another machine came first
+        if known is None:
+            raise DeliveryError(f"{asked.batch} is being registered and removed elsewhere: run it again")
+    entry, done = _compared(known, asked)
+    progress(f"{asked.batch}: {done}")
+    return known if entry == known else record(settings, entry)
+
+
+def _compared(known: Registration, asked: Registration) -> tuple[Registration, str]:
+    """Return what is to be registered where `known` is, and what that means.
+
+    Raises:
+        DeliveryError: `asked` is another batch.
+    """
+    if (known.source, known.dataset) == (asked.source, asked.dataset):
+        if isinstance(known.source, KaggleSource) and known.source.version is None and known.sha256:
+            return replace(known, sha256=None), "registered anew: the next update asks Kaggle for the newest"
+        if asked.sha256 in (None, known.sha256):
+            return known, f"already registered from {known.source}, nothing changed"
+        was = f"sha256 {asked.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
+        return asked, f"registered anew from {known.source}, whose content is new ({was})"
+    if asked.sha256 is not None and asked.sha256 == known.sha256:
+        if isinstance(known.source, LocalSource):
+            return asked, f"the same content as from {known.source}; registered from {asked.source}"
+        return known, f"already registered from {known.source} with the same content, nothing changed"
+    raise DeliveryError(
+        f"{known.batch} is already registered from {known.source}: choose another name for {asked.source},"
+        f" or remove it first (captcha-assets batch remove {known.batch})"
+    )
+
+
+def claim(settings: Settings, entry: Registration) -> Registration | None:
+    """Register a name that nobody has, and return what is registered under it now.
+
+    Of several processes, on several machines, exactly one is handed its own entry back.
+    """
+    if create(settings.delivery(entry.batch), _written(entry)):
+        return entry
+    return registration(settings, entry.batch)
 
 
 def _dataset(settings: Settings, source: Source) -> str | None:
@@ -217,20 +330,32 @@ def _check_local(path: Path) -> None:
             raise DeliveryError(f"{path} holds no files: give a zip archive of images")
 
 
-def _check_same(archive: Path, source: Path) -> None:
+def _check_unregistered(settings: Settings, asked: Registration) -> None:
     """Refuse a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
-    if archive.exists() and archives.digest_of(archive) != archives.digest_of(source):
-        raise DeliveryError(
-            f"{archive} already holds another delivery of this name: choose another name for {source},"
-            f" or remove it first (captcha-assets batch remove {archive.stem})"
-        )
+    archive = archive_path(settings, asked.batch)
+    if asked.sha256 and archive.exists() and archives.digest_of(archive).sha256 != asked.sha256:
+        raise _other_archive(archive, asked)
+
+
+def _other_archive(archive: Path, asked: Registration) -> DeliveryError:
+    return DeliveryError(
+        f"{archive} already holds another batch of this name: choose another name for {asked.source},"
+        f" or remove it first (captcha-assets batch remove {asked.batch})"
+    )
 
 
 def record(settings: Settings, entry: Registration) -> Registration:
     """Write a registration, complete or not at all, over what was recorded under its name."""
-    settings.deliveries.mkdir(parents=True, exist_ok=True)
-    write_json(settings.delivery(entry.batch), {**asdict(entry), "source": str(entry.source)})
+    write_json(settings.delivery(entry.batch), _fields(entry))
     return entry
+
+
+def _fields(entry: Registration) -> dict[str, object]:
+    return {**asdict(entry), "source": str(entry.source)}
+
+
+def _written(entry: Registration) -> str:
+    return json_text(_fields(entry))
 
 
 def registration(settings: Settings, batch: str) -> Registration | None:
@@ -240,15 +365,31 @@ def registration(settings: Settings, batch: str) -> Registration | None:
         DeliveryError: the record cannot be read.
     """
     place = settings.delivery(batch)
-    if not place.exists():
-        return None
     try:
-        fields = json.loads(place.read_text())
-        return Registration(**{**fields, "source": parse_source(fields["source"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise DeliveryError(
-            f"{place} is damaged ({error}): remove the file and register {batch} again"
-        ) from error
+        text = place.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged(settings, batch, error) from error
+    try:
+        return _read(json.loads(text), batch)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(settings, batch, error) from error
+
+
+def _read(fields: dict[str, Any], batch: str) -> Registration:
+    entry = Registration(**{**fields, "source": parse_source(fields["source"])})
+    texts = (entry.dataset, entry.sha256, entry.fingerprint)
+    if entry.batch != batch or not all(isinstance(text, str | None) for text in texts):
+        raise ValueError(f"it registers no batch {batch}")
+    return entry
+
+
+def _damaged(settings: Settings, batch: str, error: Exception) -> DeliveryError:
+    return DeliveryError(
+        f"{settings.delivery(batch)} is damaged ({error}): remove the batch"
+        f" (captcha-assets batch remove {batch}) and add it again"
+    )
 
 
 def registrations(settings: Settings) -> list[Registration]:
@@ -264,69 +405,115 @@ def known_batches(settings: Settings) -> list[str]:
     return sorted(name for name in registered | present if BATCH_NAME.fullmatch(name))
 
 
-def remove(settings: Settings, batch: str) -> None:
-    """Forget a delivery: its registration and its archive. What was made from it is the caller's.
+def _places(settings: Settings, batch: str) -> list[AnyPath]:
+    """Return where a batch may lie, in the order in which it is removed.
+
+    What its name is known by, the archive and the registration, goes last: after a kill it can be removed
+    again. The quality report goes first: without it no index takes the tables.
+    """
+    return [
+        settings.verdict("image_table", batch),
+        settings.verdict("drift", batch),
+        settings.image_table(batch),
+        settings.rejected_images(batch),
+        _made(settings, batch),
+        archive_path(settings, batch),
+        settings.delivery(batch),
+    ]
+
+
+def has_left(settings: Settings, batch: str) -> bool:
+    """Whether anything of a batch lies on the disk, its tables without its archive included."""
+    return any(_lies(place) for place in _places(settings, batch))
+
+
+def _lies(place: AnyPath) -> bool:
+    return place.exists() or (isinstance(place, Path) and place.is_symlink())
+
+
+def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None:
+    """Remove a batch: its tables, reports, archive and registration. Split assignments stay.
+
+    Killed at any moment, a second call ends in the same state. A fetch under way is waited for.
 
     Raises:
-        DeliveryError: there is no such delivery.
+        DeliveryError: there is no such batch, or the disk refuses.
     """
     check_batch_name(batch)
-    if batch not in known_batches(settings):
-        raise DeliveryError(f"there is no delivery {batch}; known are: {_listed(settings)}")
-    with _locked(settings, batch):
-        archive_path(settings, batch).unlink(missing_ok=True)
-        _made(settings, batch).unlink(missing_ok=True)
-        settings.delivery(batch).unlink(missing_ok=True)
+    with _plain_errors(f"{batch} cannot be removed"), _locked(settings, batch, progress):
+        if not has_left(settings, batch):
+            raise DeliveryError(f"there is no batch {batch}; known are: {_listed(settings)}")
+        _finish_fetch(settings, batch)
+        for place in _places(settings, batch):
+            remove_path(place)
+
+
+def _finish_fetch(settings: Settings, batch: str) -> None:
+    """Let a fetch that was killed while it cleared the inbox finish, so that no hidden file stays there."""
+    try:
+        known = registration(settings, batch)
+    except DeliveryError:
+        return  # damaged, and about to go
+    archive = archive_path(settings, batch)
+    if known is None or not in_inbox(settings, known) or not archive.exists():
+        return
+    aside = _aside(known)
+    if aside is not None and aside.exists() and archives.digest_of(archive).sha256 == known.sha256:
+        _clear_inbox(settings, known, archive)
 
 
 def _listed(settings: Settings) -> str:
     return ", ".join(known_batches(settings)) or "none"
 
 
-def _silent(_: str) -> None:
-    pass
-
-
 def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBatch:
-    """Bring a delivery's archive into `data/raw`, or check the one that lies there, and describe it.
+    """Bring a batch's archive into `data/raw`, or check the one that lies there, and describe it.
 
-    An archive in `data/raw` is never replaced. Killed at any moment, a second call ends in the same archive.
+    An archive that is not what is registered, since it is damaged or since other content was registered,
+    is replaced as a whole, provided the source has what is registered; else it stays. Killed at any
+    moment, a second call ends in the same archive.
 
     Args:
         settings: where things are kept.
-        batch: name of the delivery.
+        batch: name of the batch.
         progress: is handed one line at a time, from another thread too.
 
     Raises:
-        DeliveryError: nobody knows this delivery, its source cannot be read or is not what it was, the
+        DeliveryError: there is no such batch, its source cannot be read or is not what it was, the
             archive is damaged, or the disk is full.
     """
     check_batch_name(batch)
     target = archive_path(settings, batch)
-    with _locked(settings, batch), _plain_errors(f"{batch} cannot be fetched"):
+    with _plain_errors(f"{batch} cannot be fetched"), _locked(settings, batch, progress):
         known = registration(settings, batch)
-        if not target.exists():
-            if known is None:
+        if known is None:
+            if not target.exists():
                 raise DeliveryError(
-                    f"there is no delivery {batch} (known are: {_listed(settings)}): register it"
+                    f"there is no batch {batch} (known are: {_listed(settings)}): register it"
                     f" (captcha-assets batch add {batch} SOURCE), or bring its archive with `dvc pull`"
                 )
-            known = _bring(settings, known, progress)
+            return _describe(target, None)
+        here = archives.digest_of(target).sha256 if target.exists() else None
+        if here is not None and known.sha256 is None and isinstance(known.source, LocalSource):
+            known = record(settings, replace(known, sha256=here))  # registered before hashes were
+        if here is None or here != known.sha256:
+            known = _bring(settings, known, here, progress)
         raw = _describe(target, known)
-        if known is not None:
-            if known.sha256 is None:
-                record(settings, replace(known, sha256=raw.sha256))
-            _clear_inbox(settings, known, target)
+        _clear_inbox(settings, known, target)
     return raw
 
 
 @contextmanager
-def _locked(settings: Settings, batch: str) -> Iterator[None]:
-    """Let one process at a time work on a delivery; the lock goes with the process."""
+def _locked(settings: Settings, batch: str, progress: Progress = _silent) -> Iterator[None]:
+    """Let one process at a time work on a batch; the lock goes with the process."""
     place = settings.scratch / "locks" / f"{batch}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"{batch}: another process works on it; waiting until it ends")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -347,18 +534,50 @@ def _made(settings: Settings, batch: str) -> Path:
     return settings.scratch / "deliveries" / f"{batch}.zip"
 
 
-def _bring(settings: Settings, known: Registration, progress: Progress) -> Registration:
-    """Make the archive, record what it is, move it to its place."""
+def _bring(settings: Settings, known: Registration, here: str | None, progress: Progress) -> Registration:
+    """Make the archive, record what it is, move it to its place.
+
+    Args:
+        settings: where things are kept.
+        known: what is registered.
+        here: hash of the archive that lies at this place and is not what is registered, None without one.
+        progress: see `fetch`.
+    """
     target, made = archive_path(settings, known.batch), _made(settings, known.batch)
     progress(f"{known.batch}: fetching {known.source}")
     try:
-        with replacing(made) as part:
-            known = record(settings, _same(known, _write(settings, known, part, progress)))
+        with replacing(made) as part, _restoring(target, known, here):
+            now = _same(known, _write(settings, known, part, progress))
+            archives.contents(part)
+            if _is_anothers(known, now, here):
+                raise _other_archive(target, known)
+            record(settings, now)
         _move(made, target)
     finally:
         made.unlink(missing_ok=True)
     progress(f"{known.batch}: {target.stat().st_size:,} bytes in {target}")
-    return known
+    return now
+
+
+def _is_anothers(known: Registration, now: Registration, here: str | None) -> bool:
+    """Whether the archive here was brought by DVC, and nobody said that it may be replaced."""
+    never_fetched = known.sha256 is None and not known.is_to_be_asked
+    return never_fetched and here not in (None, now.sha256)
+
+
+@contextmanager
+def _restoring(archive: Path, known: Registration, here: str | None) -> Iterator[None]:
+    """Where an archive is damaged and cannot be had again from its source, say so, and how to restore it."""
+    try:
+        yield
+    except DeliveryError as error:
+        if here is None or known.sha256 is None:
+            raise
+        raise DeliveryError(
+            f"{archive} is not what is registered (sha256 {here[:12]} instead of {known.sha256[:12]}), and"
+            f" its source does not give that ({error}): restore it (`dvc checkout data.dvc`, or `dvc pull`),"
+            f" or remove the batch (captcha-assets batch remove {known.batch}) and add it again"
+        ) from error
 
 
 def _move(made: Path, target: Path) -> None:
@@ -401,7 +620,8 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
     from captcha_assets.sources import kaggle  # noqa: PLC0415 - its client takes a second to import
 
     assert isinstance(known.source, KaggleSource)
-    version = known.kaggle_version or known.source.version
+    # what is restored is the version of then; what was never fetched, or is asked anew, may be newer
+    version = (known.kaggle_version if known.sha256 else None) or known.source.version
     got = kaggle.download(
         known.dataset or dataset.KAGGLE_DATASET, version, part, settings.scratch / "kaggle", progress
     )
@@ -409,23 +629,19 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
 
 
 def _same(known: Registration, now: Registration) -> Registration:
-    """Return `now`, provided it is the content that was recorded before."""
+    """Return `now`, provided it is the content that is registered."""
     if known.sha256 not in (None, now.sha256):
+        again = f"captcha-assets batch add {known.batch} {shlex.quote(str(known.source))}"
         raise DeliveryError(
-            f"{known.source} is not any more what was delivered as {known.batch} (sha256 {now.sha256} instead"
-            f" of {known.sha256}): restore the archive with `dvc pull`, or remove the delivery"
-            f" (captcha-assets batch remove {known.batch}) and add it again"
+            f"{known.source} is not any more what was registered as {known.batch} (sha256"
+            f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it anew ({again}), or"
+            " restore the archive with `dvc pull`"
         )
     return now
 
 
 def _describe(archive: Path, known: Registration | None) -> RawBatch:
     digest: Digest = archives.digest_of(archive)
-    if known is not None and known.sha256 not in (None, digest.sha256):
-        raise DeliveryError(
-            f"{archive} is not what was delivered (sha256 {digest.sha256} instead of {known.sha256}):"
-            f" delete the file and fetch it again, or restore it with `dvc checkout`"
-        )
     held = archives.contents(archive)
     return RawBatch(
         batch=archive.stem,
@@ -440,17 +656,49 @@ def _describe(archive: Path, known: Registration | None) -> RawBatch:
     )
 
 
+def _aside(known: Registration) -> Path | None:
+    """Where in the inbox a batch is moved to before it is removed; None for one from elsewhere."""
+    place = known.source.path if isinstance(known.source, LocalSource) else None
+    return None if place is None else place.with_name(f".taken-{known.batch}")
+
+
+def in_inbox(settings: Settings, known: Registration) -> bool:
+    """Whether a batch comes from the inbox."""
+    return isinstance(known.source, LocalSource) and known.source.path.parent == settings.inbox.resolve()
+
+
+def waiting_in_inbox(settings: Settings, batch: str) -> Path | None:
+    """Return where in the inbox a registered batch lies that has not been fetched from there yet."""
+    try:
+        known = registration(settings, batch)
+    except DeliveryError:
+        return None
+    if known is None or not isinstance(known.source, LocalSource) or not in_inbox(settings, known):
+        return None
+    return known.source.path if known.source.path.exists() else None
+
+
 def _clear_inbox(settings: Settings, known: Registration, archive: Path) -> None:
-    """Remove a delivery from the inbox now that its archive is safe.
+    """Remove a batch from the inbox now that its archive is safe.
 
     It is moved aside under a hidden name first, so that a kill half-way leaves nothing in sight that
-    would look like another delivery. What the archive does not hold is put back.
+    would look like another batch. What the archive does not hold is put back.
     """
-    if not isinstance(known.source, LocalSource) or known.source.path.parent != settings.inbox.resolve():
+    aside = _aside(known)
+    if aside is None or not in_inbox(settings, known):
         return
+    assert isinstance(known.source, LocalSource)
     place = known.source.path
-    aside = place.with_name(f".taken-{known.batch}")
     if not aside.exists() and place.exists():
         place.rename(aside)
     if aside.exists() and not archives.remove_delivered(aside, archive) and not place.exists():
         aside.rename(place)
+
+
+def finish_taking(settings: Settings) -> None:
+    """Remove from the inbox what a killed fetch had moved aside there, its archive being safe."""
+    for aside in sorted(settings.inbox.glob(".taken-*")):
+        batch = aside.name.removeprefix(".taken-")
+        if BATCH_NAME.fullmatch(batch) and archive_path(settings, batch).exists():
+            with _plain_errors(f"{batch} cannot be removed from the inbox"), _locked(settings, batch):
+                _finish_fetch(settings, batch)

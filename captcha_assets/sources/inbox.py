@@ -1,30 +1,62 @@
-"""The inbox: a zip or folder dropped there is a delivery as soon as it has stopped changing.
+"""The inbox: a zip or folder dropped there is a batch as soon as it has stopped changing.
 
 Looking keeps no state of its own: what has been taken is what the registrations and `data/raw` know.
 """
 
 import re
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, deliveries
 from captcha_assets.sources.archives import DeliveryError, Digest, Survey
-from captcha_assets.sources.deliveries import LocalSource, Registration
+from captcha_assets.sources.deliveries import RESERVED, LocalSource, Registration
 
 #: Endings of files that some program is still writing.
 PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".temp", ".swp", "~")
 
+#: Seconds that an archive may be incomplete before it counts as damaged rather than as being copied.
+PATIENCE = 60.0
+
+
+class _StillCopiedError(DeliveryError):
+    """Something that will be complete in a moment."""
+
 
 @dataclass(frozen=True)
 class Arrival:
-    """A delivery that waits in the inbox: where, under which name, and the hash of its archive."""
+    """A batch that waits in the inbox: where, under which name, and the hashes of its content and files."""
 
     path: Path
     batch: str
     sha256: str
+    fingerprint: str = field(compare=False, default="")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that stays in the inbox.
+
+    Attributes:
+        path: where it lies.
+        reason: why, and what to do; one line that can be printed, the same as long as nothing changes.
+        waiting: whether it is still being copied, so that nobody has to do anything.
+    """
+
+    path: Path
+    reason: str
+    waiting: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name, such that it can be printed and stored."""
+        return self.path.name.encode(errors="backslashreplace").decode()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +64,35 @@ class InboxScan:
     """What lies in the inbox: what can be taken, and what is left there, with the reason."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[Left]:
+        """What is left there until a person does something about it."""
+        return [one for one in self.left if not one.waiting]
+
+
+def prepare(settings: Settings) -> str | None:
+    """Make the folder, so that what is copied to it lands in it.
+
+    Returns:
+        What stands in its place, and what to do; None where nothing does. In a home that cannot be written
+        to there need not be a folder.
+    """
+    with suppress(OSError):
+        settings.inbox.mkdir(parents=True, exist_ok=True)
+    if not settings.inbox.is_dir() and (settings.inbox.exists() or settings.inbox.is_symlink()):
+        return _no_folder(settings.inbox)
+    return None
+
+
+def _no_folder(inbox: Path) -> str:
+    if inbox.is_symlink() and not inbox.exists():
+        return f"{inbox} is a link to nothing: make the folder that it leads to, or remove the link"
+    return (
+        f"{inbox} is a file, so no batch can arrive there: move it into a folder of this name"
+        f" (mv {inbox} {inbox}.zip && mkdir {inbox} && mv {inbox}.zip {inbox}/)"
+    )
 
 
 def scan(settings: Settings, settled_seconds: float = 5.0, now: float | None = None) -> InboxScan:
@@ -43,51 +103,63 @@ def scan(settings: Settings, settled_seconds: float = 5.0, now: float | None = N
 
     Args:
         settings: where things are kept.
-        settled_seconds: how long nothing may have changed in a delivery.
+        settled_seconds: how long nothing may have changed in a batch.
         now: seconds since the epoch; the clock's by default.
     """
     found = InboxScan()
     if not settings.inbox.is_dir():
+        if settings.inbox.exists() or settings.inbox.is_symlink():
+            found.left.append(Left(settings.inbox, _no_folder(settings.inbox)))
         return found
     ledger = _Ledger(settings)
     moment = time.time() if now is None else now
-    for path in sorted(settings.inbox.resolve().iterdir()):
+    try:
+        paths = sorted(settings.inbox.resolve().iterdir())
+    except OSError as error:
+        found.left.append(Left(settings.inbox, f"cannot be read: {error.strerror or error}"))
+        return found
+    for path in paths:
         if path.name.startswith("."):
             continue
         try:
             seen = _settled(path, settled_seconds, moment)
             found.arrivals.append(ledger.enter(seen))
         except DeliveryError as error:
-            found.skipped.append((path, str(error)))
+            found.left.append(Left(path, _plain(path, str(error)), isinstance(error, _StillCopiedError)))
         except OSError as error:
-            found.skipped.append((path, f"cannot be read: {error.strerror or error}"))
+            found.left.append(Left(path, f"cannot be read: {error.strerror or error}"))
     return found
+
+
+def _plain(path: Path, reason: str) -> str:
+    return reason.removeprefix(f"{path} ").encode(errors="backslashreplace").decode()
 
 
 def take(settings: Settings, arrival: Arrival) -> Registration:
     """Register what arrived; `deliveries.fetch` then copies it and removes it from the inbox.
 
     Raises:
-        DeliveryError: the name has been given to another delivery meanwhile; scan again.
+        DeliveryError: the name has been given to another batch meanwhile; scan again.
     """
     deliveries.check_batch_name(arrival.batch)
-    known = deliveries.registration(settings, arrival.batch)
-    if known is not None:
-        if known.sha256 == arrival.sha256:
-            return known
-        if known.sha256 is not None or known.source != LocalSource(arrival.path):
-            raise DeliveryError(
-                f"{arrival.batch} is the delivery from {known.source} now: scan the inbox again"
-            )
-    return deliveries.record(
-        settings,
-        Registration(
-            arrival.batch,
-            LocalSource(arrival.path),
-            sha256=arrival.sha256,
-            fingerprint=archives.survey(arrival.path).fingerprint,
-        ),
+    source = LocalSource(arrival.path)
+    entry = Registration(
+        arrival.batch, source, sha256=arrival.sha256, fingerprint=arrival.fingerprint or None
     )
+    known = deliveries.claim(settings, entry)
+    if known is None:
+        raise DeliveryError(f"{arrival.batch} is being removed: scan the inbox again")
+    if known.sha256 == arrival.sha256 and (known.source == source or _still_there(known)):
+        return known
+    # The same content from another place than before, or other content than was taken but never fetched.
+    fetched = deliveries.archive_path(settings, arrival.batch).exists()
+    if known.sha256 == arrival.sha256 or (known.source == source and not fetched):
+        return deliveries.record(settings, replace(entry, dataset=known.dataset))
+    raise DeliveryError(f"{arrival.batch} is the batch from {known.source} now: scan the inbox again")
+
+
+def _still_there(known: Registration) -> bool:
+    return not isinstance(known.source, LocalSource) or known.source.path.exists()
 
 
 def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
@@ -97,18 +169,29 @@ def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
     if path.is_symlink():
         raise DeliveryError("is a symbolic link: put the file or folder itself here")
     if path.name.lower().endswith(PARTIAL):
-        raise DeliveryError("is still being copied, by its name")
+        raise _StillCopiedError("is still being copied, by its name")
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".zip"):
         raise DeliveryError("is neither a zip archive nor a folder")
     seen = archives.survey(path)
     unfinished = [file.member for file in seen.files if file.member.lower().endswith(PARTIAL)]
     if unfinished:
-        raise DeliveryError(f"is still being copied: {unfinished[0]}")
+        raise _StillCopiedError(f"is still being copied: {unfinished[0]}")
     if seen.newest > now - settled_seconds:
-        raise DeliveryError("has just changed, or its time lies in the future: waiting until it rests")
-    if not seen.files or (path.is_file() and not archives.contents(path).members):
+        raise _StillCopiedError("has just changed, or its time lies in the future: waiting until it rests")
+    if not seen.files:
         raise DeliveryError("holds no files that can be read")
+    if path.is_file():
+        _check_complete(seen, now)
     return seen
+
+
+def _check_complete(seen: Survey, now: float) -> None:
+    try:
+        archives.contents(seen.root)
+    except DeliveryError as error:
+        if seen.newest > now - PATIENCE:  # a copy that has stalled
+            raise _StillCopiedError(str(error)) from error
+        raise
 
 
 @lru_cache(maxsize=1024)
@@ -124,28 +207,53 @@ def _holds(archive: Path, digest: Digest) -> bool:
 
 
 class _Ledger:
-    """All deliveries that are known, those found earlier in the same scan included."""
+    """All batches that are known, those found earlier in the same scan included."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._entries = {entry.batch: entry for entry in deliveries.registrations(settings)}
-        self._names = set(deliveries.known_batches(settings))
+        self._entries: dict[str, Registration] = {}
+        self._names = set(deliveries.known_batches(settings)) | RESERVED
+        self._here: set[str] = set()
+        for batch in self._names:
+            with suppress(DeliveryError):  # a damaged registration is told of where it is used
+                if entry := deliveries.registration(settings, batch):
+                    self._entries[batch] = entry
 
     def enter(self, seen: Survey) -> Arrival:
         """Give what was found the name it has, or a new one; refuse what is known already."""
         batch, sha256 = self._identify(seen)
         if batch is None:
-            batch = self._new_name(seen.root, sha256)
-        elif deliveries.archive_path(self._settings, batch).exists():
+            batch = self._waiting_at(seen.root) or self._new_name(seen.root, sha256)
+        elif self._is_fetched(batch, sha256):
             raise DeliveryError(f"has been delivered already, as {batch}: it can be deleted here")
-        elif self._entries[batch].source != LocalSource(seen.root):
-            raise DeliveryError(f"is the same delivery as {self._entries[batch].source}, which is {batch}")
+        else:
+            self._refuse_second(batch, seen.root)
+        self._here.add(batch)
         self._names.add(batch)
         self._entries[batch] = Registration(batch, LocalSource(seen.root), sha256=sha256)
-        return Arrival(seen.root, batch, sha256)
+        return Arrival(seen.root, batch, sha256, seen.fingerprint)
+
+    def _is_fetched(self, batch: str, sha256: str) -> bool:
+        archive = deliveries.archive_path(self._settings, batch)
+        # one that is damaged is fetched again
+        return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
+
+    def _refuse_second(self, batch: str, path: Path) -> None:
+        """Refuse what comes from another place too, as long as it can be had there."""
+        source = self._entries[batch].source
+        if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
+            raise DeliveryError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
+
+    def _waiting_at(self, path: Path) -> str | None:
+        """Return the batch that was taken at this place and never fetched: other content takes its place."""
+        for batch, entry in self._entries.items():
+            fetched = deliveries.archive_path(self._settings, batch).exists()
+            if entry.source == LocalSource(path) and batch not in self._here and not fetched:
+                return batch
+        return None
 
     def _identify(self, seen: Survey) -> tuple[str | None, str]:
-        """Return the delivery that has this content, if any, and the hash of its archive."""
+        """Return the batch that has this content, if any, and the hash of its archive."""
         for entry in self._entries.values():
             if (
                 entry.sha256
@@ -170,9 +278,9 @@ class _Ledger:
         return None
 
     def _new_name(self, path: Path, sha256: str) -> str:
-        """Make a batch name of a file's; a name that another delivery has gets a piece of the hash."""
+        """Make a batch name of a file's; a name that another batch has gets a piece of the hash."""
         stem = path.name if path.is_dir() else path.stem
-        slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].rstrip("-") or "delivery"
+        slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].rstrip("-") or "batch"
         if slug not in self._names:
             return slug
         return f"{slug[:56].rstrip('-')}-{sha256[:6]}"

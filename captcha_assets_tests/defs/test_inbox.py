@@ -1,15 +1,18 @@
 """A delivery that is dropped into the inbox is taken by the sensor, once."""
 
+import json
 import os
 import shutil
 import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
+from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
-from captcha_assets.sources import generator
-from captcha_assets_tests.defs.conftest import Home
+from captcha_assets.sources import deliveries, generator
+from captcha_assets_tests.defs.conftest import Home, open_home
 
 
 def drop(home: Home, name: str, seed: int, *, settled: bool = True) -> Path:
@@ -22,26 +25,64 @@ def drop(home: Home, name: str, seed: int, *, settled: bool = True) -> Path:
     return path
 
 
-def tick(home: Home) -> dg.SensorResult | dg.SkipReason:
+def tick(home: Home, cursor: str | None = None) -> dg.SensorResult:
     """One tick, and what the daemon does with the answer: the partitions are registered."""
-    with dg.build_sensor_context(instance=home.instance, resources={"settings": home.settings}) as context:
+    with dg.build_sensor_context(
+        instance=home.instance, resources={"settings": home.settings}, cursor=cursor
+    ) as context:
         answer = inbox_sensor(context)
-    if isinstance(answer, dg.SensorResult):
-        for request in answer.dynamic_partitions_requests or ():
-            home.instance.add_dynamic_partitions("batch", request.partition_keys)
+    assert isinstance(answer, dg.SensorResult)
+    for request in answer.dynamic_partitions_requests or ():
+        home.instance.add_dynamic_partitions("batch", request.partition_keys)
     return answer
 
 
-def requests(answer: dg.SensorResult | dg.SkipReason) -> list[str]:
-    return (
-        [] if isinstance(answer, dg.SkipReason) else [one.partition_key for one in answer.run_requests or ()]
+def requests(answer: dg.SensorResult) -> list[str]:
+    return [str(one.partition_key) for one in answer.run_requests or ()]
+
+
+def skipped(answer: dg.SensorResult) -> str:
+    assert answer.skip_reason is not None
+    return str(answer.skip_reason.skip_message)
+
+
+def start(home: Home, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
+    """What the daemon does with a request: a run with its key and tags, which comes to a status."""
+    tags = {**request.tags, "dagster/partition": str(request.partition_key)}
+    job = home.definitions.resolve_job_def("ingest_delivery")
+    run = home.instance.create_run_for_job(job, tags=tags)
+    {
+        dg.DagsterRunStatus.FAILURE: home.instance.report_run_failed,
+        dg.DagsterRunStatus.CANCELED: home.instance.report_run_canceled,
+        dg.DagsterRunStatus.STARTED: lambda run: home.instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "ingest_delivery"), run.run_id
+        ),
+    }[status](run)
+    return run.run_id
+
+
+def ingest(home: Home, request: dg.RunRequest) -> str:
+    """Run what was asked for, to its end, and return the run's id."""
+    job = home.definitions.resolve_job_def("ingest_delivery")
+    result = job.execute_in_process(
+        instance=home.instance,
+        partition_key=request.partition_key,
+        tags=dict(request.tags),
+        asset_selection=[dg.AssetKey("raw_batch")],
+        raise_on_error=False,
     )
+    return result.run_id
 
 
-def test_an_empty_inbox_starts_nothing(home: Home) -> None:
-    answer = tick(home)
-    assert isinstance(answer, dg.SkipReason)
-    assert "inbox" in answer.skip_message
+def alerts(home: Home) -> list[str]:
+    if not home.settings.alerts.exists():
+        return []
+    return [json.loads(line)["title"] for line in home.settings.alerts.read_text().splitlines()]
+
+
+def test_an_empty_inbox_starts_nothing_and_is_a_folder(home: Home) -> None:
+    assert "nothing in" in skipped(tick(home))
+    assert home.settings.inbox.is_dir()
 
 
 def test_a_dropped_archive_is_registered_and_starts_its_run(home: Home) -> None:
@@ -84,3 +125,128 @@ def test_a_tick_that_was_lost_is_made_good_by_the_next(home: Home) -> None:
     with dg.build_sensor_context(instance=home.instance, resources={"settings": home.settings}) as context:
         inbox_sensor(context)  # the daemon died before it could act on the answer
     assert requests(tick(home)) == ["lost"]
+
+
+# --- again: after a removal, after a failure
+
+
+def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(home: Home) -> None:
+    kept = shutil.copy2(drop(home, "one.zip", seed=1), home.settings.home / "kept.zip")
+    keys = []
+    for _ in range(2):
+        shutil.copy2(kept, home.settings.inbox / "one.zip")
+        (request,) = tick(home).run_requests or ()
+        keys.append(request.run_key)
+        ingest(home, request)
+        assert not (home.settings.inbox / "one.zip").exists()
+        deliveries.remove(home.settings, "one")
+        home.instance.delete_dynamic_partition("batch", "one")
+    assert len(set(keys)) == 2
+
+
+def test_two_ticks_ask_for_one_run_and_none_while_it_is_under_way(home: Home) -> None:
+    drop(home, "one.zip", seed=1)
+    (first,) = tick(home).run_requests or ()
+    (second,) = tick(home).run_requests or ()
+    assert first.run_key == second.run_key
+    start(home, first, dg.DagsterRunStatus.STARTED)
+    assert "a run for one is under way" in skipped(tick(home))
+
+
+def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(home, "one.zip", seed=1)
+    clock = time.time()
+    monkeypatch.setattr(sensors.time, "time", lambda: clock)
+    keys, cursor = set(), None
+    for wait in sensors.RETRY_AFTER:
+        (request,) = tick(home).run_requests or ()
+        assert request.run_key not in keys
+        keys.add(request.run_key)
+        start(home, request, dg.DagsterRunStatus.FAILURE)
+        clock = time.time()
+        assert "tried again in" in skipped(tick(home))
+        clock += wait + 60
+    (request,) = tick(home).run_requests or ()
+    start(home, request, dg.DagsterRunStatus.FAILURE)
+    clock += 1e6
+    for _ in range(2):
+        answer = tick(home, cursor)
+        cursor = answer.cursor
+        assert f"{len(sensors.RETRY_AFTER) + 1} runs failed" in skipped(answer)
+        assert "touch" in skipped(answer)
+    assert len(alerts(home)) == 1
+    os.utime(home.settings.inbox / "one.zip", (1e9, 1e9))
+    assert requests(tick(home)) == ["one"]
+
+
+def test_a_run_that_a_person_canceled_is_not_started_again_behind_their_back(home: Home) -> None:
+    drop(home, "one.zip", seed=1)
+    (request,) = tick(home).run_requests or ()
+    start(home, request, dg.DagsterRunStatus.CANCELED)
+    assert "was canceled" in skipped(tick(home))
+
+
+def test_a_disk_that_was_full_keeps_nothing_in_the_inbox_for_ever(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sensors, "RETRY_AFTER", (0, 0))
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "raw").symlink_to(small_disk, target_is_directory=True)
+    (small_disk / "filler").write_bytes(bytes(250_000))
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        drop(opened, "one.zip", seed=1)
+        (request,) = tick(opened).run_requests or ()
+        failed = opened.instance.get_run_by_id(ingest(opened, request))
+        assert failed is not None
+        assert failed.status == dg.DagsterRunStatus.FAILURE
+        assert (opened.settings.inbox / "one.zip").exists()
+        (small_disk / "filler").unlink()
+        (request,) = tick(opened).run_requests or ()
+        ingest(opened, request)
+        assert (opened.settings.raw / "one.zip").exists()
+        assert not (opened.settings.inbox / "one.zip").exists()
+
+
+# --- what cannot be taken
+
+
+def test_what_cannot_be_taken_is_an_alert_once_and_the_skip_message_always(home: Home) -> None:
+    home.settings.inbox.mkdir(parents=True)
+    (home.settings.inbox / "notes.txt").write_text("hello")
+    (home.settings.inbox / os.fsdecode(b"\xff.zip")).write_text("hello")
+    cursor = None
+    for _ in range(3):
+        answer = tick(home, cursor)
+        cursor = answer.cursor
+        assert "notes.txt: is neither a zip archive nor a folder" in skipped(answer)
+    assert alerts(home) == [
+        r"inbox: notes.txt: is neither a zip archive nor a folder",
+        r"inbox: \udcff.zip: has a name that is not UTF-8: rename it",
+    ]
+    (home.settings.inbox / "notes.txt").unlink()
+    cursor = tick(home, cursor).cursor
+    (home.settings.inbox / "notes.txt").write_text("again")
+    tick(home, cursor)
+    assert len(alerts(home)) == 3
+
+
+def test_a_problem_beside_a_batch_that_can_be_taken_is_told_of_too(home: Home) -> None:
+    drop(home, "one.zip", seed=1)
+    (home.settings.inbox / "notes.txt").write_text("hello")
+    assert requests(tick(home)) == ["one"]
+    assert len(alerts(home)) == 1
+
+
+def test_what_is_still_being_copied_is_no_alert(home: Home) -> None:
+    drop(home, "late.zip", seed=1, settled=False)
+    assert "has just changed" in skipped(tick(home))
+    assert alerts(home) == []
+
+
+def test_an_inbox_that_is_a_file_is_an_alert(home: Home) -> None:
+    home.settings.inbox.write_text("a zip, say")
+    assert "is a file" in skipped(tick(home))
+    assert len(alerts(home)) == 1

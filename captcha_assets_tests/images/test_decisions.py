@@ -3,8 +3,10 @@
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from captcha_assets.images.decisions import DecisionError
+from captcha_assets.images.decisions import DecisionError, read_decisions
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
@@ -27,7 +29,7 @@ def decide(tmp_path):
     def decide(*lines):
         path = tmp_path / "decisions.csv"
         path.write_text("\n".join([HEAD, *lines]) + "\n")
-        build_image_index(tables, tmp_path / "index.parquet", path)
+        decide.idle = build_image_index(tables, tmp_path / "index.parquet", path).idle_decisions
         rows = pl.read_parquet(tmp_path / "index.parquet").select("image_id", "label", "status").rows()
         return {name: rest for name, *rest in rows}
 
@@ -50,8 +52,20 @@ def test_keep_resolves_a_conflict_with_a_label_the_image_came_with(decide):
     assert decide(f"{image_id(A)},keep,b,looks like it") == UNDECIDED | {image_id(A): ["b", "usable"]}
 
 
-def test_keep_of_a_label_it_did_not_come_with_does_nothing(decide):
-    assert decide(f"{image_id(A)},keep,w,", f"{image_id(B)},keep,w,") == UNDECIDED
+def test_keep_of_a_label_that_no_source_of_a_conflict_states_is_an_error_that_names_those_stated(decide):
+    with pytest.raises(DecisionError) as error:
+        decide(f"{image_id(B)},drop,,", f"{image_id(A)},keep,w,")
+    assert str(error.value).endswith(
+        f"decisions.csv, line 3: keep w, but the sources of {image_id(A)} state a, b (one/a_0.png says a;"
+        " two/b_0.png says b): keep one of these, or relabel"
+    )
+
+
+def test_keep_of_a_label_that_no_source_states_is_a_warning_where_they_agree(decide):
+    """Whether its batch was removed or the label mistyped, nobody can tell, and nothing hangs on it."""
+    assert decide(f"{image_id(B)},keep,w,") == UNDECIDED
+    [line] = decide.idle
+    assert line.startswith(f"decisions.csv, line 2: keep w, but all sources of {image_id(B)} state b;")
 
 
 def test_relabel_gives_any_image_another_label(decide):
@@ -64,8 +78,62 @@ def test_drop_takes_an_image_out(decide):
     assert decided == {image_id(B): ["b", "usable"]}
 
 
-def test_a_decision_about_an_unknown_image_does_nothing(decide):
-    assert decide(f"{'0' * 32},drop,,") == UNDECIDED
+def test_a_decision_about_an_unknown_image_is_a_warning_and_does_nothing(decide):
+    assert decide(f"{image_id(A)},keep,a,", f"{'0' * 32},drop,,") != UNDECIDED
+    assert decide.idle == (
+        f"decisions.csv, line 3: no batch here holds the image {'0' * 32}; the line does nothing",
+    )
+
+
+def test_a_decision_with_an_effect_is_no_warning(decide):
+    decide(f"{image_id(A)},keep,b,", f"{image_id(B)},relabel,w,", f"{image_id(C)},drop,,")
+    assert decide.idle == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"\ufeff{HEAD}\n{image_id(A)},keep,b,why\n".encode(),
+        f"{HEAD}\r\n{image_id(A)},keep,b,why\r\n".encode(),
+        f"\ufeff{HEAD}\r\n{image_id(A)},keep,b,why\r\n,,,\r\n".replace(",", ";").encode(),
+        f'{HEAD}\n\n{image_id(A)},keep,b,"why,\nin two ""lines"""\n'.encode(),
+        f"image_id, decision, label, reason\n{image_id(A)}, keep, b, why".encode(),
+        f"{HEAD}\r{image_id(A)},keep,b,why\r".encode(),
+    ],
+    ids=["byte order mark", "CRLF", "Excel with semicolons", "quoted newline", "spaces", "CR"],
+)
+def test_a_file_as_spreadsheets_and_editors_write_it_is_understood(content, tmp_path):
+    (tmp_path / "decisions.csv").write_bytes(content)
+    rows = read_decisions(tmp_path / "decisions.csv").select("image_id", "decision", "decided").rows()
+    assert rows == [(image_id(A), "keep", "b")]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_a_file_that_is_not_utf8_is_an_error_that_names_the_line(encoding, tmp_path):
+    path = tmp_path / "decisions.csv"
+    path.write_bytes(f"{HEAD}\n{image_id(A)},keep,b,schön\n".encode(encoding))
+    number = 1 if encoding == "utf-16" else 2
+    with pytest.raises(
+        DecisionError, match=rf"decisions.csv, line {number}: byte 0x.. is not UTF-8: save"
+    ) as error:
+        read_decisions(path)
+    assert "\n" not in str(error.value)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.text(max_size=200).map(lambda text: f"{HEAD}\n{text}".encode(errors="replace"))
+)
+def test_any_bytes_are_decisions_or_an_error_that_names_file_and_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "decisions.csv"
+    path.write_bytes(content)
+    words = str(path)
+    try:
+        read_decisions(path)
+    except DecisionError as error:
+        words = str(error)
+    assert words.startswith(str(path))
+    assert "\n" not in words
 
 
 def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_path):
@@ -90,7 +158,9 @@ def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_p
         (f"{HEAD}\n{'0' * 32},drop,a,\n", "drop takes no label"),
         (f"{HEAD}\n{'0' * 32},drop\n", "needs 4 fields"),
         (f"{HEAD}\n{'0' * 32},drop,,a,b\n", "needs 4 fields"),
-        (f"{HEAD}\n{'0' * 32},drop,,\n{'0' * 32},drop,,\n", "line 3: decides about 0+ again"),
+        (f"{HEAD}\n{'0' * 32},drop,,\n{'0' * 32},drop,,\n", "line 3: decides about 0+ again, as line 2 does"),
+        (f'{HEAD}\n{"0" * 32},drop,,"a\nb"\nabc,keep,a,\n', "line 4: 'abc' is no image_id"),
+        (f'{HEAD}\n{"0" * 32},drop,,"never closed\n', "line 2: cannot be read as CSV"),
     ],
 )
 def test_a_line_that_cannot_be_followed_is_named(text, words, tmp_path):

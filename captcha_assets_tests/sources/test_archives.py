@@ -181,7 +181,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, make):
 def test_half_a_zip_is_no_archive(tmp_path, cut):
     whole = make_zip(tmp_path / "whole.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: int(len(whole) * cut)])
-    with pytest.raises(DeliveryError, match=r"half.zip is not a complete zip archive"):
+    with pytest.raises(DeliveryError, match=r"half.zip is (empty|cut off|not a zip archive)"):
         archives.contents(tmp_path / "half.zip")
 
 

@@ -1,9 +1,11 @@
+import contextlib
 import hashlib
 import json
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -109,13 +111,13 @@ def test_registering_the_same_again_changes_nothing(settings, tmp_path):
 
 def test_registering_fetches_nothing(settings, tmp_path):
     deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
-    assert files_below(settings.home) == ["artifacts/deliveries/real.json"]
+    assert files_below(settings.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
 
 
 def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_path):
     deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     with pytest.raises(
-        DeliveryError, match=r"real is already the delivery from .*some.zip: choose another name"
+        DeliveryError, match=r"real is already registered from .*some.zip: choose another name"
     ):
         deliveries.register(settings, "real", SyntheticSource(5))
     assert deliveries.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
@@ -123,7 +125,7 @@ def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_p
 
 def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
     deliveries.register(Settings(home=tmp_path), "k", KaggleSource())
-    with pytest.raises(DeliveryError, match="already the delivery"):
+    with pytest.raises(DeliveryError, match="already registered"):
         deliveries.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
 
 
@@ -172,7 +174,7 @@ def test_a_path_that_is_no_delivery_is_refused_in_one_line_and_not_registered(se
 
 def test_the_name_of_an_archive_that_dvc_brought_is_not_given_to_another(settings, tmp_path):
     make_zip(settings.raw / "real.zip")
-    with pytest.raises(DeliveryError, match="already holds another delivery of this name"):
+    with pytest.raises(DeliveryError, match="already holds another batch of this name"):
         deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
     deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
 
@@ -181,7 +183,8 @@ def test_a_damaged_registration_is_named(settings):
     settings.deliveries.mkdir(parents=True)
     settings.delivery("real").write_text("{")
     with pytest.raises(
-        DeliveryError, match=r"real.json is damaged .*: remove the file and register real again"
+        DeliveryError,
+        match=r"real.json is damaged .*: remove the batch .*batch remove real.* and add it again",
     ):
         deliveries.registration(settings, "real")
 
@@ -300,20 +303,39 @@ def test_a_delivery_that_nobody_knows_is_an_error_that_says_what_to_do(settings)
         deliveries.fetch(settings, "unknown")
 
 
-def test_an_archive_that_is_not_what_was_delivered_is_refused_and_left_alone(settings, tmp_path):
+def test_a_damaged_archive_comes_again_from_its_source(settings, tmp_path):
     raw = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
-    make_zip(raw.path, first=7)
-    changed = raw.path.read_bytes()
-    with pytest.raises(DeliveryError, match=r"real.zip is not what was delivered"):
-        deliveries.fetch(settings, "real")
-    assert raw.path.read_bytes() == changed
+    content = raw.path.read_bytes()
+    raw.path.write_bytes(content[:100])
+    assert deliveries.fetch(settings, "real") == raw
+    assert raw.path.read_bytes() == content
+
+
+def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_restore_it(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip")
+    raw = deliver(settings, "real", source)
+    raw.path.write_bytes(b"garbage")
+    for change in (source.unlink, lambda: make_zip(source, first=7)):
+        change()
+        with pytest.raises(DeliveryError, match=r"real.zip is not what is registered.*dvc checkout") as error:
+            deliveries.fetch(settings, "real")
+        assert "\n" not in str(error.value)
+        assert raw.path.read_bytes() == b"garbage"
 
 
 def test_a_damaged_archive_that_dvc_brought_is_refused(settings):
     settings.raw.mkdir(parents=True)
     (settings.raw / "pulled.zip").write_text("half an arch")
-    with pytest.raises(DeliveryError, match=r"pulled.zip is not a complete zip archive"):
+    with pytest.raises(DeliveryError, match=r"pulled.zip is not a zip archive"):
         deliveries.fetch(settings, "pulled")
+
+
+def test_an_archive_that_dvc_brought_is_not_replaced_by_a_source_with_other_content(settings):
+    content = make_zip(settings.raw / "pulled.zip").read_bytes()
+    deliveries.register(settings, "pulled", parse_source("synthetic:5"))
+    with pytest.raises(DeliveryError, match="already holds another batch of this name"):
+        deliveries.fetch(settings, "pulled")
+    assert (settings.raw / "pulled.zip").read_bytes() == content
 
 
 def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(settings, tmp_path):
@@ -323,9 +345,106 @@ def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(set
     assert deliveries.fetch(settings, "real") == first
     first.path.unlink()
     make_zip(source, first=7)
-    with pytest.raises(DeliveryError, match="is not any more what was delivered as real"):
+    with pytest.raises(DeliveryError, match=r"not any more what was registered as real .*batch add real"):
         deliveries.fetch(settings, "real")
     assert data_files(settings) == []
+
+
+# --- registering anew -----------------------------------------------------------------------------------
+
+
+def test_a_zip_that_was_overwritten_is_registered_anew_and_replaces_the_archive(settings, tmp_path):
+    source = make_zip(tmp_path / "some.zip")
+    before = deliver(settings, "real", source)
+    make_zip(source, first=7)
+    said: list[str] = []
+    entry = deliveries.register(settings, "real", LocalSource(source), said.append)
+    assert "registered anew" in said[-1]
+    assert "content is new" in said[-1]
+    assert entry.sha256 != before.sha256
+    after = deliveries.fetch(settings, "real")
+    assert after.sha256 == entry.sha256
+    assert after.path.read_bytes() == source.read_bytes()
+
+
+def test_a_folder_that_got_another_file_is_registered_anew(settings, tmp_path):
+    source = make_folder(tmp_path / "folder")
+    deliver(settings, "real", source)
+    (source / "a_99.png").write_bytes(b"new")
+    assert deliver(settings, "real", source).members == 6
+
+
+def test_the_same_content_at_another_path_takes_the_place_of_the_first(settings, tmp_path):
+    first, second = make_zip(tmp_path / "one.zip"), make_zip(tmp_path / "two.zip")
+    raw = deliver(settings, "real", first)
+    entry = deliveries.register(settings, "real", LocalSource(second))
+    assert entry.source == LocalSource(second)
+    first.unlink()
+    raw.path.unlink()
+    assert deliveries.fetch(settings, "real").sha256 == raw.sha256
+
+
+def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings, tmp_path):
+    for name, source in (("zip", str(make_zip(tmp_path / "some.zip"))), ("made", "synthetic:5")):
+        before = deliveries.register(settings, name, parse_source(source)).identity
+        deliveries.fetch(settings, name)
+        assert deliveries.registration(settings, name).identity == before
+    make_zip(tmp_path / "some.zip", first=7)
+    again = deliveries.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
+    assert again != deliveries.registration(settings, "made").identity
+    assert again.startswith("sha256:")
+
+
+def test_kaggle_without_a_version_is_asked_anew_when_it_is_registered_again(settings):
+    fetched = deliveries.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
+    deliveries.record(settings, fetched)
+    settings = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
+    entry = deliveries.register(settings, "k", KaggleSource())
+    assert (entry.sha256, entry.identity) == (None, fetched.identity)
+    assert deliveries.register(settings, "k", KaggleSource()) == entry
+
+
+@pytest.mark.parametrize("name", ["all", "none"])
+def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
+    with pytest.raises(DeliveryError, match="choose another"):
+        deliveries.register(settings, name, SyntheticSource(5))
+    assert deliveries.known_batches(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (SyntheticSource(99_999_999_999), "more than the 2,000,000 that an archive may hold"),
+        (SyntheticSource(5, 2**63), "seed above"),
+        (KaggleSource(2**31), "there is none"),
+    ],
+)
+def test_a_source_beyond_all_bounds_is_refused_when_it_is_registered(settings, source, words):
+    with pytest.raises(DeliveryError, match=words):
+        deliveries.register(settings, "real", source)
+    assert deliveries.known_batches(settings) == []
+
+
+def test_of_several_machines_that_register_one_name_exactly_one_wins(tmp_path, bucket):
+    homes = [Settings(home=tmp_path / str(number), artifacts=str(bucket)) for number in range(2)]
+    entries = [deliveries.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
+    won = [deliveries.claim(*pair) for pair in zip(homes, entries, strict=True)]
+    assert won == [entries[0], entries[0]]
+
+
+def test_a_disk_that_is_full_when_a_batch_is_registered_is_one_clear_line(small_disk, tmp_path):
+    (small_disk / "filler").write_bytes(bytes(290_000))
+    settings = Settings(home=small_disk)
+    source = make_zip(tmp_path / "some.zip")
+    with contextlib.suppress(OSError), (small_disk / "filler").open("ab") as filler:
+        while True:
+            filler.write(bytes(1024))
+            filler.flush()
+    with pytest.raises(DeliveryError, match="real cannot be registered: no space left") as error:
+        deliveries.register(settings, "real", LocalSource(source))
+    assert "\n" not in str(error.value)
+    (small_disk / "filler").unlink()
+    deliveries.register(settings, "real", LocalSource(source))
 
 
 def test_a_source_that_vanished_is_one_clear_line(settings, tmp_path):
@@ -369,13 +488,66 @@ def test_a_removed_delivery_is_gone_and_its_name_is_free(settings, tmp_path):
 
 def test_removing_what_is_not_there_names_what_is(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
-    with pytest.raises(DeliveryError, match="there is no delivery reel; known are: real"):
+    with pytest.raises(DeliveryError, match="there is no batch reel; known are: real"):
         deliveries.remove(settings, "reel")
 
 
 def test_what_dvc_brought_can_be_removed(settings):
     make_zip(settings.raw / "pulled.zip")
     deliveries.remove(settings, "pulled")
+    assert deliveries.known_batches(settings) == []
+
+
+def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tmp_path):
+    for name in ("real", "other"):
+        raw = deliver(settings, name, make_zip(tmp_path / f"{name}.zip", first=len(name)))
+        for place in (settings.image_table(name), settings.rejected_images(name)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(raw.path.read_bytes())
+        for table in ("image_table", "drift"):
+            settings.verdict(table, name).mkdir(parents=True)
+            (settings.verdict(table, name) / "verdict.json").write_text("{}")
+    (settings.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
+    deliveries.remove(settings, "real")
+    assert [name for name in files_below(settings.home) if "real" in name] == [".scratch/locks/real.lock"]
+    assert not list(settings.image_table("real").parent.glob(".real*"))
+    assert len([name for name in files_below(settings.home) if "other" in name]) == 7
+
+
+def test_tables_without_archive_and_registration_can_be_removed(settings):
+    settings.image_table("real").parent.mkdir(parents=True)
+    settings.image_table("real").touch()
+    deliveries.remove(settings, "real")
+    assert not deliveries.has_left(settings, "real")
+
+
+def test_a_batch_with_a_damaged_registration_can_be_removed(settings, tmp_path):
+    deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    settings.delivery("real").write_text("[]")
+    deliveries.remove(settings, "real")
+    assert not deliveries.has_left(settings, "real")
+
+
+def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
+    settings = Settings(home=tmp_path, artifacts=str(bucket))
+    deliver(settings, "real", "synthetic:5")
+    settings.image_table("real").write_bytes(b"table")
+    (settings.verdict("image_table", "real") / "verdict.json").write_bytes(b"{}")
+    deliveries.remove(settings, "real")
+    assert bucket.fs.find(bucket.path) == []
+
+
+def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
+    deliveries.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
+    said: list[str] = []
+    with deliveries._locked(settings, "real"):
+        remover = threading.Thread(target=deliveries.remove, args=(settings, "real", said.append))
+        remover.start()
+        remover.join(0.5)
+        assert remover.is_alive()
+        assert deliveries.known_batches(settings) == ["real"]
+    remover.join(10)
+    assert said == ["real: another process works on it; waiting until it ends"]
     assert deliveries.known_batches(settings) == []
 
 

@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import sys
 import time
 import zipfile
@@ -38,7 +39,7 @@ def arrivals(settings: Settings) -> dict[str, str]:
 
 def reasons(settings: Settings, now: float | None = None) -> dict[str, str]:
     """What is left in the inbox, and why."""
-    return {path.name: reason for path, reason in inbox.scan(settings, now=now or later()).skipped}
+    return {one.path.name: one.reason for one in inbox.scan(settings, now=now or later()).left}
 
 
 def take_all(settings: Settings) -> list[str]:
@@ -106,7 +107,7 @@ def test_half_a_zip_is_not_taken_however_long_it_rests(settings, share):
     path = make_zip(settings.inbox / "a.zip")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert arrivals(settings) == {}
-    assert "not a complete zip archive" in reasons(settings)["a.zip"]
+    assert reasons(settings)["a.zip"].split(":")[0] in {"is empty", "is cut off"}
 
 
 @pytest.mark.parametrize("name", ["a.zip.part", "a.zip.crdownload", "a.zip.tmp", "a.zip.filepart", "a.zip~"])
@@ -141,7 +142,7 @@ def test_what_can_be_no_delivery_is_left_with_a_reason_and_the_rest_is_taken(set
     make_zip(settings.inbox / os.fsdecode(b"\xff.zip"), first=70)
     assert arrivals(settings) == {"good.zip": "good"}
     assert reasons(settings) == {
-        "empty.zip": "holds no files that can be read",
+        "empty.zip": "holds no files: deliver an archive of images named <label>_<n>.png",
         "hollow": "holds no files that can be read",
         "link.zip": "is a symbolic link: put the file or folder itself here",
         "notes.txt": "is neither a zip archive nor a folder",
@@ -173,7 +174,7 @@ def test_of_two_files_of_one_content_one_is_taken(settings):
     make_zip(settings.inbox / "a.zip")
     shutil.copy(settings.inbox / "a.zip", settings.inbox / "b.zip")
     assert arrivals(settings) == {"a.zip": "a"}
-    assert "is the same delivery as" in reasons(settings)["b.zip"]
+    assert "is the same batch as" in reasons(settings)["b.zip"]
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -215,6 +216,65 @@ def test_a_removed_delivery_may_come_again(settings):
     assert take_all(settings) == ["a"]
 
 
+def test_a_lost_or_damaged_archive_is_mended_by_dropping_its_content_again_under_any_name(settings):
+    content = make_zip(settings.inbox / "a.zip").read_bytes()
+    take_all(settings)
+    for number, damage in enumerate([Path.unlink, lambda path: path.write_bytes(b"garbage")]):
+        damage(settings.raw / "a.zip")
+        make_zip(settings.inbox / f"again-{number}.zip")
+        assert take_all(settings) == ["a"]
+        assert (settings.raw / "a.zip").read_bytes() == content
+        assert list(settings.inbox.iterdir()) == []
+
+
+def test_what_was_moved_aside_by_a_fetch_that_was_killed_is_cleared_away(settings):
+    path = make_zip(settings.inbox / "a.zip")
+    content = path.read_bytes()
+    take_all(settings)
+    (settings.inbox / ".taken-a").write_bytes(content)
+    deliveries.finish_taking(settings)
+    assert list(settings.inbox.iterdir()) == []
+
+
+def test_a_copy_that_has_stalled_is_waited_for_before_it_is_called_damaged(settings):
+    path = make_zip(settings.inbox / "a.zip")
+    path.write_bytes(path.read_bytes()[:1000])
+    [stalled] = inbox.scan(settings, now=later(30)).left
+    [damaged] = inbox.scan(settings, now=later(90)).problems
+    assert stalled.waiting
+    assert (
+        stalled.reason
+        == damaged.reason
+        == "is cut off: the directory at its end is missing. Deliver it again"
+    )
+
+
+def test_a_name_that_cannot_be_printed_is_shown_as_one_that_can(settings):
+    make_zip(settings.inbox / os.fsdecode(b"\xff.zip"))
+    [problem] = inbox.scan(settings, now=later()).problems
+    assert str(problem) == r"\udcff.zip: has a name that is not UTF-8: rename it"
+
+
+def test_an_inbox_that_is_a_file_is_a_problem_that_says_how_to_mend_it(settings):
+    settings.home.mkdir()
+    make_zip(settings.home / "inbox")
+    words = inbox.prepare(settings)
+    assert "is a file" in words
+    [problem] = inbox.scan(settings).problems
+    assert problem.reason == words
+    command = words.partition("(")[2].rpartition(")")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert inbox.prepare(settings) is None
+    assert take_all(settings) == ["inbox"]
+
+
+def test_a_damaged_registration_keeps_no_other_batch_from_arriving(settings):
+    deliveries.register(settings, "broken", parse_source("synthetic:5"))
+    settings.delivery("broken").write_text("{")
+    make_zip(settings.inbox / "a.zip")
+    assert take_all(settings) == ["a"]
+
+
 def test_a_large_file_that_rests_is_read_once(settings, tmp_path):
     path = make_zip(settings.inbox / "a.zip")
     [arrival] = inbox.scan(settings, now=later()).arrivals
@@ -237,10 +297,11 @@ def test_a_large_file_that_rests_is_read_once(settings, tmp_path):
     [
         ("Captcha Letters (2).zip", "captcha-letters-2"),
         ("ÄÖ 7.zip", "7"),
-        ("漢字.zip", "delivery"),
-        ("--.zip", "delivery"),
+        ("漢字.zip", "batch"),
+        ("--.zip", "batch"),
         ("A" * 80 + ".ZIP", "a" * 63),
         ("v1.2", "v1-2"),
+        ("ALL of it.zip", "all-of-it"),
     ],
 )
 def test_names_become_batch_names(settings, name, batch):
@@ -295,7 +356,7 @@ def test_a_name_that_went_to_another_delivery_meanwhile_is_not_overwritten(setti
     make_zip(settings.inbox / "a.zip")
     [arrival] = inbox.scan(settings, now=later()).arrivals
     deliveries.register(settings, "a", parse_source("synthetic:3"))
-    with pytest.raises(DeliveryError, match="a is the delivery from synthetic:3 now: scan the inbox again"):
+    with pytest.raises(DeliveryError, match="a is the batch from synthetic:3 now: scan the inbox again"):
         inbox.take(settings, arrival)
     assert arrivals(settings).keys() == {"a.zip"}
     assert arrivals(settings)["a.zip"] != "a"
@@ -304,16 +365,17 @@ def test_a_name_that_went_to_another_delivery_meanwhile_is_not_overwritten(setti
 # --- nothing is lost ------------------------------------------------------------------------------------
 
 
-def test_a_file_replaced_after_it_was_taken_is_not_fetched_under_the_old_name(settings):
+def test_a_file_replaced_after_it_was_taken_is_fetched_as_what_it_is_now(settings):
     make_zip(settings.inbox / "a.zip")
     [arrival] = inbox.scan(settings, now=later()).arrivals
     inbox.take(settings, arrival)
     content = make_zip(settings.inbox / "a.zip", first=50).read_bytes()
-    with pytest.raises(DeliveryError, match="is not any more what was delivered as a"):
+    with pytest.raises(DeliveryError, match="not any more what was registered as a"):
         deliveries.fetch(settings, "a")
     assert (settings.inbox / "a.zip").read_bytes() == content
-    [second] = take_all(settings)
-    assert (settings.raw / f"{second}.zip").read_bytes() == content
+    assert take_all(settings) == ["a"]
+    assert (settings.raw / "a.zip").read_bytes() == content
+    assert deliveries.known_batches(settings) == ["a"]
 
 
 def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):

@@ -1,5 +1,7 @@
 """All deliveries together: distinct images, and the place of each. The work is in `captcha_assets.images`."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from captcha_assets.defs import inputs, made_from
@@ -18,6 +20,26 @@ from captcha_assets.images.local import batches_of
 from captcha_assets.quality import thresholds, verdict
 from captcha_assets.settings import Settings
 
+_DECISIONS = dg.AssetCheckSpec(
+    "label_decisions",
+    asset="image_index",
+    description="Every line of `label_decisions.csv` has an effect.",
+)
+
+
+def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
+    """Warn of decisions without effect: their batch may be gone, or come later, so they stop nothing."""
+    return dg.AssetCheckResult(
+        asset_key="image_index",
+        check_name=_DECISIONS.name,
+        passed=not idle,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(idle[:5]) + (f"; and {len(idle) - 5} more" if len(idle) > 5 else "")
+        if idle
+        else "every line has an effect",
+        metadata={"lines": list(idle)},
+    )
+
 
 @dg.asset(
     deps=["image_table", "batch_catalog", "label_decisions"],
@@ -28,7 +50,7 @@ from captcha_assets.settings import Settings
     "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
     metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
     | column_lineage(index.COLUMN_ORIGINS),
-    check_specs=check_specs("image_index", thresholds.CHECKS["image_index"]),
+    check_specs=[*check_specs("image_index", thresholds.CHECKS["image_index"]), _DECISIONS],
 )
 def image_index(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
@@ -47,7 +69,7 @@ def image_index(
     results, report = published(settings, judgement, "image_index")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(summary.version),
-        check_results=results,
+        check_results=[*results, _decisions_result(summary.idle_decisions)],
         metadata={
             "dagster/row_count": summary.images,
             "usable": summary.usable,
@@ -56,6 +78,7 @@ def image_index(
             "near-duplicate groups": summary.groups,
             "images in groups": summary.images_in_groups,
             "images by class": counts(summary.by_class, "class"),
+            "decisions without effect": list(summary.idle_decisions),
             "deliveries held back": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
             **column_lineage(index.COLUMN_ORIGINS),

@@ -21,7 +21,7 @@ from captcha_assets.images import local
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
-from captcha_assets.storage import replacing
+from captcha_assets.storage import fetched, replacing
 from captcha_assets.sweeps.production import production_settings
 from captcha_assets.training.config import TrainingJob
 

@@ -1,43 +1,137 @@
-"""Deliveries that arrive by themselves: the inbox folder."""
+"""Batches that arrive by themselves: the inbox folder."""
+
+import json
+import time
+from collections.abc import Sequence
 
 import dagster as dg
 
+from captcha_assets.alerts import Alert, send
 from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.settings import Settings
-from captcha_assets.sources import inbox
+from captcha_assets.sources import deliveries, inbox
+from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.inbox import Arrival
+
+#: Names what a run is to ingest: the file in the inbox, as it was when the run was asked for.
+ARRIVAL_TAG = "captcha_assets/arrival"
+
+#: Seconds from the end of a failed run to the next attempt; after the last one a person has to act.
+RETRY_AFTER = (60, 300, 1800, 7200)
+
+_PARTITION_TAG = "dagster/partition"
 
 ingest_delivery = dg.define_asset_job(
     "ingest_delivery",
     selection=["raw_batch", "image_table", "rejected_images", "image_index", "splits", "data_snapshot"],
-    description="One delivery, from its archive to the place of each of its images.",
+    description="One batch, from its archive to the place of each of its images.",
 )
+
+
+class _NotNowError(Exception):
+    """Why no run starts for an arrival, and whether a person has to act."""
+
+    def __init__(self, reason: str, *, stuck: bool = False) -> None:
+        super().__init__(reason)
+        self.stuck = stuck
 
 
 @dg.sensor(
     job=ingest_delivery,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Takes zips and folders from the inbox: registers the delivery and starts `ingest_delivery`.",
+    description="Takes zips and folders from the inbox: registers the batch and starts `ingest_delivery`. "
+    "Tells, once, of what it cannot take.",
 )
 def inbox_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
-) -> dg.SensorResult | dg.SkipReason:
+) -> dg.SensorResult:
     """Register what has settled in the inbox; what is still being copied waits for the next tick."""
+    inbox.prepare(settings)
     found = inbox.scan(settings)
-    for path, reason in found.skipped:
-        context.log.info(f"{path.name}: {reason}")
-    if not found.arrivals:
-        waiting = "; ".join(f"{path.name}: {reason}" for path, reason in found.skipped)
-        return dg.SkipReason(waiting or f"nothing in {settings.inbox}")
+    requests, waiting, stuck = [], [], [*_unfinished(settings), *map(str, found.problems)]
     for arrival in found.arrivals:
-        inbox.take(settings, arrival)
+        name = arrival.path.name
+        try:
+            requests.append(_request(context.instance, settings, arrival))
+        except DeliveryError as error:
+            waiting.append(f"{name}: {error}")
+        except _NotNowError as error:
+            (stuck if error.stuck else waiting).append(f"{name}: {error}")
+    told = _tell(settings, stuck, context.cursor)
+    waiting += [str(one) for one in found.left if one.waiting]
+    if not requests:
+        words = "; ".join(stuck + waiting) or f"nothing in {settings.inbox}"
+        return dg.SensorResult(skip_reason=words, cursor=told)
+    for line in stuck + waiting:
+        context.log.info(line)
+    keys = [str(request.partition_key) for request in requests]
     return dg.SensorResult(
-        run_requests=[
-            # The hash is in the key: the same archive starts one run, a new one of the same name its own.
-            dg.RunRequest(run_key=f"{arrival.batch}-{arrival.sha256}", partition_key=arrival.batch)
-            for arrival in found.arrivals
-        ],
-        dynamic_partitions_requests=[
-            batches.build_add_request([arrival.batch for arrival in found.arrivals])
-        ],
+        run_requests=requests, dynamic_partitions_requests=[batches.build_add_request(keys)], cursor=told
     )
+
+
+def _unfinished(settings: Settings) -> list[str]:
+    """Clear away what killed runs left half-taken, and return what refuses to go."""
+    try:
+        deliveries.finish_taking(settings)
+    except DeliveryError as error:
+        return [str(error)]
+    return []
+
+
+def _request(instance: dg.DagsterInstance, settings: Settings, arrival: Arrival) -> dg.RunRequest:
+    """Register an arrival and return the run that ingests it.
+
+    The run's key names the run before it, if any: two ticks ask for one run, and what is dropped again
+    after its batch was removed, or after a failure, is ingested again.
+    """
+    batch = arrival.batch
+    if instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: batch}, statuses=UNFINISHED), limit=1):
+        raise _NotNowError(f"a run for {batch} is under way")
+    before = instance.get_run_records(
+        dg.RunsFilter(job_name=ingest_delivery.name, tags={_PARTITION_TAG: batch}), limit=50
+    )
+    key = f"{arrival.sha256[:16]}-{arrival.fingerprint[:16]}"
+    _check_attempts([one for one in before if one.dagster_run.tags.get(ARRIVAL_TAG) == key], arrival)
+    inbox.take(settings, arrival)
+    last = before[0].dagster_run.run_id if before else "first"
+    return dg.RunRequest(
+        run_key=f"{batch}-{arrival.sha256}-{last}", partition_key=batch, tags={ARRIVAL_TAG: key}
+    )
+
+
+def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
+    """Refuse a further attempt too soon after a failure, after too many, and after a cancellation."""
+    failures = 0
+    for record in records:  # the latest first
+        if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
+            break
+        failures += 1
+    if not failures:
+        return
+    last = records[0]
+    mended = f"once that is mended: captcha-assets update, or touch {arrival.path}"
+    if last.dagster_run.status == dg.DagsterRunStatus.CANCELED:
+        raise _NotNowError(f"run {last.dagster_run.run_id[:8]} was canceled; {mended}", stuck=True)
+    if failures > len(RETRY_AFTER):
+        raise _NotNowError(
+            f"{failures} runs failed, {last.dagster_run.run_id[:8]} the last; {mended}", stuck=True
+        )
+    due = (last.end_time or last.update_timestamp.timestamp()) + RETRY_AFTER[failures - 1]
+    if time.time() < due:
+        seconds = f"{due - time.time():.0f} s"
+        raise _NotNowError(f"run {last.dagster_run.run_id[:8]} failed; tried again in {seconds}")
+
+
+def _tell(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
+    """Send one alert for each thing that nobody was told of yet; return the cursor that remembers them."""
+    try:
+        told = set(json.loads(cursor or "[]"))
+    except (ValueError, TypeError):
+        told = set()
+    for line in stuck:
+        if line not in told:
+            send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",), settings.ui_url))
+    return json.dumps(sorted(stuck))

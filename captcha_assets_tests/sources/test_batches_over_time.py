@@ -1,0 +1,141 @@
+"""Whatever happens to batches, in whatever order: what is registered and what lies on the disk agree."""
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.deliveries import LocalSource, Registration, SyntheticSource
+from captcha_assets_tests.sources.examples import data_files, killed_at_step, make_zip
+
+NAMES = st.sampled_from(["a", "b"])
+FILES = st.sampled_from(["x.zip", "y.zip"])
+CONTENTS = st.integers(0, 2)
+#: Before which step on the disk a process is killed; None lets it end.
+KILLS = st.none() | st.integers(1, 40)
+
+
+class Batches(RuleBasedStateMachine):
+    """Adds, overwrites, fetches, damages and removes batches, with processes that are killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.settings = Settings(home=self.folder / "home")
+        #: What is registered: source text and content hash, as far as it is known.
+        self.registered: dict[str, Registration] = {}
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def attempt(self, work: Callable[[], object], kill: int | None) -> bool:
+        """Do `work`, which may be refused or killed; return whether it ended well."""
+        ended = self.folder / "ended"
+        ended.unlink(missing_ok=True)
+
+        def careful() -> None:
+            with contextlib.suppress(DeliveryError):
+                work()
+                ended.touch()
+
+        if kill is None:
+            careful()
+        else:
+            killed_at_step(careful, self.settings.home, kill)
+        return ended.exists()
+
+    @rule(file=FILES, content=CONTENTS)
+    def overwrite(self, file: str, content: int) -> None:
+        make_zip(self.folder / file, count=2, first=10 * content)
+
+    @rule(file=FILES)
+    def lose_the_source(self, file: str) -> None:
+        (self.folder / file).unlink(missing_ok=True)
+
+    @rule(name=NAMES, source=FILES.map(str) | st.integers(1, 2), kill=KILLS)
+    def add(self, name: str, source: str | int, kill: int | None) -> None:
+        place = SyntheticSource(source) if isinstance(source, int) else LocalSource(self.folder / source)
+        before = self.registered.get(name)
+        added = self.attempt(lambda: deliveries.register(self.settings, name, place), kill)
+        now = deliveries.registration(self.settings, name)
+        if added:
+            assert now is not None
+            if isinstance(place, LocalSource):
+                content = hashlib.sha256(place.path.read_bytes()).hexdigest()
+                assert now.sha256 == content
+        elif now != before:  # killed after it was written
+            assert kill is not None
+        self._now_is(name, now)
+
+    @rule(name=NAMES, kill=KILLS)
+    def fetch(self, name: str, kill: int | None) -> None:
+        fetched = self.attempt(lambda: deliveries.fetch(self.settings, name), kill)
+        now, before = deliveries.registration(self.settings, name), self.registered.get(name)
+        assert (now is None) == (before is None)
+        if now is not None and before is not None:
+            assert now.identity == before.identity
+        if fetched and now is not None:
+            archive = deliveries.archive_path(self.settings, name)
+            assert hashlib.sha256(archive.read_bytes()).hexdigest() == now.sha256
+            if isinstance(now.source, SyntheticSource):
+                assert len(archive.read_bytes()) > 100
+        self._now_is(name, now)
+
+    @rule(name=NAMES, kill=KILLS)
+    def remove(self, name: str, kill: int | None) -> None:
+        known = name in deliveries.known_batches(self.settings)
+        removed = self.attempt(lambda: deliveries.remove(self.settings, name), kill)
+        assert removed <= known
+        if known and kill is None:
+            assert removed
+        if removed:
+            assert not deliveries.has_left(self.settings, name)
+        self._now_is(name, deliveries.registration(self.settings, name))
+
+    @rule(name=NAMES, garbage=st.booleans())
+    def damage(self, name: str, garbage: bool) -> None:
+        archive = deliveries.archive_path(self.settings, name)
+        if archive.exists():
+            archive.write_bytes(b"garbage") if garbage else archive.unlink()
+
+    @rule(name=NAMES)
+    def make_tables(self, name: str) -> None:
+        if name in deliveries.known_batches(self.settings):
+            for place in (self.settings.image_table(name), self.settings.rejected_images(name)):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(b"table")
+
+    def _now_is(self, name: str, entry: Registration | None) -> None:
+        self.registered.pop(name, None)
+        if entry is not None:
+            self.registered[name] = entry
+
+    @invariant()
+    def nothing_but_whole_archives_and_registrations_lies_about(self) -> None:
+        assert set(data_files(self.settings)) <= {"raw/a.zip", "raw/b.zip"}
+        entries = {entry.batch: entry for entry in deliveries.registrations(self.settings)}
+        assert entries == self.registered
+
+    @invariant()
+    def a_batch_that_can_be_had_is_had_by_another_fetch(self) -> None:
+        for name, entry in self.registered.items():
+            if isinstance(entry.source, SyntheticSource) or entry.sha256 is None:
+                continue
+            source = entry.source.path if isinstance(entry.source, LocalSource) else None
+            if source is None or not source.exists():
+                continue
+            if hashlib.sha256(source.read_bytes()).hexdigest() == entry.sha256:
+                assert deliveries.fetch(self.settings, name).sha256 == entry.sha256
+
+
+TestBatches = Batches.TestCase
+TestBatches.settings = hypothesis_settings(max_examples=25, stateful_step_count=15, deadline=None)
