@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.decisions import DecisionError
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
@@ -70,10 +71,11 @@ def test_a_decision_about_an_unknown_image_does_nothing(decide):
 
 def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_path):
     index, splits = tmp_path / "index.parquet", tmp_path / "splits.parquet"
+    record = AssignmentRecord(tmp_path / "data" / "splits", tmp_path / "scratch")
     places = []
     for lines in ([], [f"{image_id(A)},keep,a,"], [f"{image_id(A)},relabel,w,"]):
         decide(*lines)
-        update_splits(index, splits)
+        update_splits(index, splits, record)
         places.append(dict(pl.read_parquet(splits).select("image_id", "split").iter_rows()))
     assert [place[image_id(A)] for place in places] == [None, "train", "train"]
     assert len({(place[image_id(B)], place[image_id(C)]) for place in places}) == 1
