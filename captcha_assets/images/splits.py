@@ -327,6 +327,23 @@ def take_sample(splits: pl.DataFrame, size: int | None) -> pl.DataFrame:
     return placed.join(chosen, on="image_id", how="semi", maintain_order="left")
 
 
+def lacking_images(splits: AnyPath) -> str | None:
+    """Return why no model can be trained on splits, one of which is empty; None where one can."""
+    found = pl.scan_parquet(str(splits)).select(pl.col("split").drop_nulls().unique()).collect().to_series()
+    empty = [split for split in ("train", "validation") if split not in found]
+    return f"no image in {' or '.join(empty)}: add a batch (captcha-assets batch add)" if empty else None
+
+
+def require_images(splits: AnyPath) -> None:
+    """Accept splits that a model can be trained on.
+
+    Raises:
+        SplitError: there is nothing to train on.
+    """
+    if why := lacking_images(splits):
+        raise SplitError(f"there is nothing to train on, {why}")
+
+
 def update_splits(
     index: AnyPath,
     target: AnyPath,

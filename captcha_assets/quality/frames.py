@@ -235,7 +235,8 @@ def ratios(rows: pl.DataFrame, wanted: Mapping[str, float], uneven: Sequence[str
     totals = counted.group_by("label").agg(of_class=pl.col("images").sum())
     totals = totals.join(sizes, on="label", how="left").with_columns(pl.col("largest_group").fill_null(1))
     shares = pl.DataFrame({"split": list(wanted), "wanted": list(wanted.values())})
-    every = totals.join(shares, how="cross").join(counted, on=["label", "split"], how="left")
+    # in this order: of a single class on the left, Polars would make columns of length 1
+    every = shares.join(totals, how="cross").join(counted, on=["label", "split"], how="left")
     should = pl.col("wanted") * pl.col("of_class")
     promised = pl.when(~pl.col("label").is_in(list(uneven))).then("allowed_exactly")
     return _with_slack(every, should).with_columns(allowed_exactly=promised).sort("label", "split")

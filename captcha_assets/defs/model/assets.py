@@ -16,6 +16,7 @@ from captcha_assets.defs.model.promotion import (
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
+from captcha_assets.images.splits import require_images
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
@@ -42,6 +43,7 @@ def resnet18(
     from captcha_assets.evaluation import plots
     from captcha_assets.quality import drift
 
+    require_images(settings.splits)
     told = config.to_settings(production_settings(settings))
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)
