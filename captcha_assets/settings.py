@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         return self.home / "data" / "raw"
 
     @property
+    def split_assignments(self) -> Path:
+        """Folder of the record of split assignments. DVC tracks its parent."""
+        return self.home / "data" / "splits"
+
+    @property
     def inbox(self) -> Path:
         """Folder that is watched for new deliveries."""
         return self.home / "inbox"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.local import LocalTables, batches_of
 from captcha_assets.images.reader import SplitImages, read_split
@@ -48,7 +49,8 @@ def deliver(settings: Settings, name: str, source: Path | int, *, judged: bool =
 def split(settings: Settings, names: Iterable[str]) -> LocalTables:
     """Bring deliveries together and give every image its split."""
     build_image_index({name: settings.image_table(name) for name in names}, settings.image_index)
-    update_splits(settings.image_index, settings.splits)
+    record = AssignmentRecord(settings.split_assignments, settings.scratch)
+    update_splits(settings.image_index, settings.splits, record, settings.image_table)
     batches = batches_of(settings.splits)
     return LocalTables(
         tuple(Path(settings.image_table(name)) for name in batches), Path(settings.splits), batches

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
@@ -41,11 +42,12 @@ def main(folder: Path, *deliveries: str) -> None:
         table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
         watch.time("image_table", build_image_table, Path(archive), name, table, rejected)
         watch.time("verdict on image_table", judge_image_table, table, rejected)
+    record = AssignmentRecord(folder / "data", folder / "scratch")
     tables = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.parquet"))}
     summary = watch.time("image_index", build_image_index, tables, index)
     watch.time("verdict on image_index", judge_image_index, index, tables)
-    watch.time("splits", update_splits, index, splits)
-    watch.time("verdict on splits", judge_splits, splits, index, tables)
+    watch.time("splits", update_splits, index, splits, record, tables.__getitem__)
+    watch.time("verdict on splits", judge_splits, splits, index, record, tables)
     print(json.dumps({"images": summary.images, "seconds": watch.seconds, "cpu": watch.cpu}))
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.rows import CHUNK, arrow_array, binary_array
@@ -124,7 +125,8 @@ def measure(rows: int) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     summary = build_image_index(tables, index)
     indexed = time.perf_counter()
-    update_splits(index, splits)
+    record = AssignmentRecord(folder / "data", folder / "scratch")
+    update_splits(index, splits, record, tables.__getitem__)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     times = {"index": indexed - began, "splits": time.perf_counter() - indexed}
     times["cpu"] = time.process_time() - cpu

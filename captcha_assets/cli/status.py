@@ -109,8 +109,8 @@ def _serving(champion: dict[str, Any] | None) -> str:
         return "no model yet"
     if champion["problem"]:
         return (
-            f"{champion['model']} cannot serve: {champion['problem']}; materialize it again "
-            "(captcha-assets update, or captcha-assets model export champion), restore it, or go back to another "
+            f"{champion['model']} cannot serve: {champion['problem']}; materialize it again (captcha-assets "
+            "update, or captcha-assets model export champion), restore it, or go back to another model "
             "(captcha-assets model rollback)"
         )
     accuracy = "accuracy not measured"

@@ -1,27 +1,41 @@
-"""The place of every image: train, validation or test, once and for ever.
+"""The split of every image: train, validation or test, assigned once and for ever.
 
-Whoever has a place keeps it; only new images are placed, so that each class comes as near to the
-ratios as it can. Near-duplicates go together. The order among new images is that of their `image_id`,
-a hash: as good as random, and the same on every machine.
+An image that has a split in the record of assignments (`assignments`) keeps it, and has it again when it
+comes back. Only images that the record does not hold are assigned a split, so that each class comes as near
+to the ratios as it can. Near-duplicates share a split. The splits are a function of the record and of the
+index alone: neither the order in which batches came nor the machine matters. The order among new images is
+that of their `image_id`, a hash: as good as random, and the same on every machine.
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from captcha_assets.dataset import CLASSES
+from captcha_assets.images.assignments import (
+    GO_ON,
+    RESTORE,
+    AssignmentError,
+    AssignmentRecord,
+    no_assignments,
+)
 from captcha_assets.images.frames import repeated, write_frame
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
+from captcha_assets.images.regroup import Regroup, regroup_in
 from captcha_assets.storage import AnyPath, fetched
 
 SPLITS = ("train", "validation", "test")
 
-#: Why an image has no place.
+#: Why an image has no split.
 CONFLICT = LABEL_CONFLICT
 TIES_SPLITS = "near_duplicate_of_two_splits"
+CONTRADICTED = "assigned_to_two_splits"
 
 _TEXT = pa.string()
 SPLITS_SCHEMA = pa.schema(
@@ -39,12 +53,12 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
     "label": "Its class; empty where its sources contradict each other.",
     "group": "Near-duplicate group, by its smallest image_id; a group never lies in two splits.",
-    "split": "train, validation or test; empty for an image held back.",
-    "held_back": "Why it has no split: label_conflict, or near_duplicate_of_two_splits.",
-    "batch": "The delivery its pixels are taken from.",
+    "split": "train, validation or test; empty for an excluded image.",
+    "held_back": f"Why it has no split: {CONFLICT}, {TIES_SPLITS} or {CONTRADICTED}.",
+    "batch": "The batch its pixels are taken from: the one that brought it when its split was assigned.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
-#: The columns of other assets that each column is made from: (asset, column). Places given before are kept.
+#: The columns of other assets that each column is made from: (asset, column). Recorded splits are kept.
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_index", "image_id")],
     "label": [("image_index", "label")],
@@ -57,7 +71,9 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
 
 
 _SPLIT = pl.Enum(SPLITS)
-_EARLIER = dict.fromkeys(["image_id", "split", "old_label", "old_batch"], pl.String)
+
+#: Metadata of the splits' file: the files of the record that they were made from.
+_MADE_FROM = b"split_assignments"
 
 
 class SplitError(ValueError):
@@ -94,8 +110,8 @@ class SplitSummary:
         train: images in it; so `validation` and `test`.
         held_back: images without a split.
         by_class: class to split to number of images.
-        new: images that have a split now and had none before.
-        removed: images that had a split and are no longer in the index.
+        new: images that were assigned a split now.
+        removed: images with an assigned split that are not in the index now.
         version: data version of the splits.
     """
 
@@ -111,23 +127,26 @@ class SplitSummary:
 
 def assign_splits(
     index: pl.DataFrame | pl.LazyFrame,
-    previous: pl.DataFrame | None,
+    record: pl.DataFrame | None,
     ratios: SplitRatios = DEFAULT_RATIOS,
+    regroup: Regroup | None = None,
 ) -> pl.DataFrame:
-    """Give every image of the index its place.
+    """Give every image of the index its split.
 
     Args:
         index: `image_id`, `label`, `status`, `group`, `batch` and `sources` of every image, in any order.
-        previous: the splits before, or None; whoever has a split there keeps it.
-        ratios: what each class comes as near to as its groups and earlier places allow.
+        record: the assignments so far (`AssignmentRecord.read`), or None.
+        ratios: what each class comes as near to as its groups and earlier assignments allow.
+        regroup: groups some images without the others; default: as the index groups them.
 
     Returns:
         The splits (`SPLITS_SCHEMA`), a row per image of the index, in order of `image_id`.
     """
-    images = _with_places(index.lazy(), previous)
+    images = _with_assignments(index.lazy(), no_assignments() if record is None else record)
     # most images are alone in their group: only the others need to know of each other
     shared = repeated(images["group"])
-    images = pl.concat([_undecided(images.filter(~shared)), _with_ties(images.filter(shared))])
+    together = _without_ties(images.filter(shared), regroup or (lambda some: some["group"]))
+    images = pl.concat([_undecided(images.filter(~shared)), _undecided(together)])
     counts = _counts(images)
     new = images.filter("undecided")
     places = new.join(_place_new(new, counts, ratios), on=["label", "group"]).select("image_id", "new_place")
@@ -141,7 +160,7 @@ def assign_splits(
 
 
 def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
-    """Name each group in each place after its smallest image; the images are in order of `image_id`."""
+    """Name each group in each split after its smallest image; the images are in order of `image_id`."""
     shared = images.select("number", "image_id", "group", "place").filter(repeated(images["group"]))
     name = pl.col("image_id").first().over("group", "place")
     named = shared.select("number", name=name)
@@ -152,66 +171,78 @@ def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_places(index: pl.LazyFrame, previous: pl.DataFrame | None) -> pl.DataFrame:
-    """Return the index with each image's earlier `place` (its split's number) and label, and its `number`.
+def _with_assignments(index: pl.LazyFrame, record: pl.DataFrame) -> pl.DataFrame:
+    """Return the index with what the record says of each image, and its `number`.
 
-    Conflicts have no place.
+    `place` is its split's number; an image with contradicting labels or assignments has none.
     """
-    images = index.select("image_id", "label", "group", "batch", "status").collect()
+    images = index.select("image_id", "label", "group", "status", table="batch").collect()
     if not images["image_id"].is_sorted():
         images = images.sort("image_id")
-    images = images.with_row_index("number")
-    earlier = pl.DataFrame(schema=_EARLIER)
-    if previous is not None:
-        earlier = previous.select("image_id", "split", old_label="label", old_batch="batch")
-    images = images.join(earlier, on="image_id", how="left", maintain_order="left")
-    usable = pl.col("status") == USABLE
+    known = record.rename({"label": "label_then", "batch": "batch_then"})
+    images = images.with_row_index("number").join(known, on="image_id", how="left", maintain_order="left")
+    usable, contradicted = pl.col("status") == USABLE, pl.col("contradicted").fill_null(value=False)
     return images.join(
-        _brought_earlier(index, images), on="image_id", how="left", maintain_order="left"
+        _brought_then(index, images), on="image_id", how="left", maintain_order="left"
     ).with_columns(
-        place=pl.when(usable).then(pl.col("split").cast(_SPLIT).to_physical()),
-        held_back=pl.when(~usable).then(pl.lit(CONFLICT)),
-        batch=pl.coalesce("earlier_batch", "batch"),
+        place=pl.when(usable & ~contradicted).then(pl.col("split").cast(_SPLIT).to_physical()),
+        held_back=pl.when(~usable).then(pl.lit(CONFLICT)).when(contradicted).then(pl.lit(CONTRADICTED)),
+        batch=pl.coalesce("batch_there", "table"),
     )
 
 
-def _brought_earlier(index: pl.LazyFrame, images: pl.DataFrame) -> pl.DataFrame:
-    """Return `image_id`, `earlier_batch` of images that another delivery than now named brought first.
+def _brought_then(index: pl.LazyFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """Return `image_id`, `batch_there` of images that the index takes from another batch than then.
 
-    Another delivery of the same image, whatever its name, is no reason to train again: who brought it
-    first stays named as long as that delivery is there.
+    Another batch with the same image, whatever its name, is no reason to train again: the batch that brought
+    the image when its split was assigned stays named as long as that batch is there.
     """
-    renamed = images.filter(pl.col("old_batch") != pl.col("batch"))
-    renamed = renamed.select("image_id", earlier_batch="old_batch")
+    renamed = images.filter(pl.col("batch_then") != pl.col("table"))
+    renamed = renamed.select("image_id", batch_there="batch_then")
     if renamed.is_empty():
         return renamed
     batches = pl.col("sources").list.eval(pl.element().struct.field("batch"))
     return (
         index.select("image_id", "sources")
         .join(renamed.lazy(), on="image_id")
-        .filter(batches.list.contains(pl.col("earlier_batch")))
-        .select("image_id", "earlier_batch")
+        .filter(batches.list.contains(pl.col("batch_there")))
+        .select("image_id", "batch_there")
         .collect()
     )
 
 
-def _with_ties(images: pl.DataFrame) -> pl.DataFrame:
-    """Hold back who ties images of two splits together; whoever joins a placed group gets its split.
-
-    Afterwards `undecided` marks the images of groups that have no place yet.
-    """
-    usable = pl.col("status") == USABLE
+def _without_ties(images: pl.DataFrame, regroup: Regroup) -> pl.DataFrame:
+    """Exclude the images that tie two splits together; a new image of a group takes the group's split."""
+    images = _exclude(images, _yielding(images, regroup))
     first, last = pl.col("place").min().over("group"), pl.col("place").max().over("group")
-    torn = (first != last).fill_null(value=False)
-    # a relabelled image is new to its class: it is the one that ties, so it is the one that yields
-    relabelled = pl.col("place").is_not_null() & (pl.col("label") != pl.col("old_label"))
-    images = images.with_columns(place=pl.when(~(torn & relabelled)).then("place"))
-    ties = usable & pl.col("place").is_null() & torn
-    images = images.with_columns(
-        held_back=pl.when(ties).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
-        place=pl.when(usable & ~ties).then(pl.coalesce("place", first)),
+    new = pl.col("place").is_null() & pl.col("held_back").is_null()
+    images = _exclude(images, images.filter(new & (first != last))["image_id"])
+    return images.with_columns(place=pl.when(pl.col("held_back").is_null()).then(pl.coalesce("place", first)))
+
+
+def _yielding(images: pl.DataFrame, regroup: Regroup) -> pl.Series:
+    """Return the images with an assigned split that are near-duplicates of one with another split.
+
+    This happens where they never were in the index together, under these labels: one was removed when the
+    other came, or was relabelled. The one assigned first keeps its split. A relabelled image yields first:
+    it is new to its class.
+    """
+    torn = pl.col("place").min().over("group") != pl.col("place").max().over("group")
+    assigned = images.filter(torn & pl.col("place").is_not_null())
+    if assigned.is_empty():
+        return assigned["image_id"]
+    # those that only an image without a split ties together are none of each other's near-duplicates
+    order = [pl.col("label") != pl.col("label_then"), pl.col("round"), pl.col("image_id")]
+    ranked = assigned.with_columns(part=regroup(assigned)).sort(order)
+    return ranked.filter(pl.col("place") != pl.col("place").first().over("part"))["image_id"]
+
+
+def _exclude(images: pl.DataFrame, excluded: pl.Series) -> pl.DataFrame:
+    tying = pl.col("image_id").is_in(excluded.implode())
+    return images.with_columns(
+        held_back=pl.when(tying).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
+        place=pl.when(~tying).then("place"),
     )
-    return _undecided(images)
 
 
 def _undecided(images: pl.DataFrame) -> pl.DataFrame:
@@ -296,40 +327,115 @@ def take_sample(splits: pl.DataFrame, size: int | None) -> pl.DataFrame:
     return placed.join(chosen, on="image_id", how="semi", maintain_order="left")
 
 
-def update_splits(index: AnyPath, target: AnyPath, ratios: SplitRatios = DEFAULT_RATIOS) -> SplitSummary:
-    """Place the images of an index that have no place yet; the splits are complete or absent.
+def lacking_images(splits: AnyPath) -> str | None:
+    """Return why no model can be trained on splits, one of which is empty; None where one can."""
+    found = pl.scan_parquet(str(splits)).select(pl.col("split").drop_nulls().unique()).collect().to_series()
+    empty = [split for split in ("train", "validation") if split not in found]
+    return f"no image in {' or '.join(empty)}: add a batch (captcha-assets batch add)" if empty else None
+
+
+def require_images(splits: AnyPath) -> None:
+    """Accept splits that a model can be trained on.
+
+    Raises:
+        SplitError: there is nothing to train on.
+    """
+    if why := lacking_images(splits):
+        raise SplitError(f"there is nothing to train on, {why}")
+
+
+def update_splits(
+    index: AnyPath,
+    target: AnyPath,
+    record: AssignmentRecord,
+    table_of: Callable[[str], AnyPath] | None = None,
+    ratios: SplitRatios = DEFAULT_RATIOS,
+    *,
+    accept_loss: bool = False,
+) -> SplitSummary:
+    """Assign a split to the images of an index that have none, record it, and write the splits.
+
+    New assignments are in the record before the splits are written, both complete or not at all. Splits that
+    a version without a record wrote become its first file.
 
     Args:
         index: the image index.
         target: where the splits lie and go.
+        record: the assignments.
+        table_of: gives the image table of a batch; without it all of a group counts as near-duplicates.
         ratios: share of each split.
+        accept_loss: where assignments are lost, go on with what the record and `target` still hold.
+
+    Raises:
+        AssignmentError: assignments are lost or damaged.
     """
-    previous = _read_previous(target)
-    splits = assign_splits(pl.scan_parquet(str(index)), previous, ratios)
-    version = write_frame(splits, SPLITS_SCHEMA, target, ["label", "split", "held_back", "batch"])
-    return _summarize(splits, previous, version)
+    with record.locked():
+        known = _known_assignments(target, record, accept_loss=accept_loss)
+        splits = assign_splits(pl.scan_parquet(str(index)), known, ratios, table_of and regroup_in(table_of))
+        new = splits.drop_nulls("split").join(known, on="image_id", how="anti")
+        record.append(new.select("image_id", "split", "label", "batch"))
+        made_from = {_MADE_FROM: json.dumps(record.files())}
+        repetitive = ["label", "split", "held_back", "batch"]
+        version = write_frame(splits, SPLITS_SCHEMA, target, repetitive, made_from)
+    return _summarize(splits, known, len(new), version)
 
 
-def _read_previous(target: AnyPath) -> pl.DataFrame | None:
-    if not target.exists():
+def files_named_by(splits: AnyPath) -> list[str] | None:
+    """Return the files of the record that splits were made from.
+
+    Returns:
+        None where there are no splits that can be read, or a version without a record wrote them.
+    """
+    if not splits.exists():
         return None
-    with fetched(target) as local:
-        return pl.read_parquet(local, columns=["image_id", "label", "split", "batch"])
+    try:
+        with splits.open("rb") as file:
+            metadata = pq.read_schema(file).metadata or {}
+    except pa.ArrowException:
+        return None
+    return json.loads(metadata[_MADE_FROM]) if _MADE_FROM in metadata else None
 
 
-def _summarize(splits: pl.DataFrame, previous: pl.DataFrame | None, version: str) -> SplitSummary:
+def _known_assignments(target: AnyPath, record: AssignmentRecord, *, accept_loss: bool) -> pl.DataFrame:
+    """Return the record, to which splits of a version without one are added first."""
+    named = files_named_by(target)
+    if named is not None and not accept_loss:
+        record.require(named, str(target))
+    known = record.read()
+    if target.exists() and (named is None or accept_loss):
+        earlier = _assigned_before(target)
+        if earlier is None and known.is_empty() and not accept_loss:
+            raise AssignmentError(
+                f"split assignments are lost: {record.folder} holds none, and {target} is damaged. "
+                f"No image is assigned anew: {RESTORE}, {GO_ON}"
+            )
+        if earlier is not None:
+            record.append(earlier.join(known, on="image_id", how="anti"))
+            return record.read()
+    return known
+
+
+def _assigned_before(splits: AnyPath) -> pl.DataFrame | None:
+    """Return the assignments that splits hold, None where they are damaged."""
+    columns = ["image_id", "split", "label", "batch"]
+    try:
+        with fetched(splits) as local:
+            return pl.read_parquet(local, columns=columns).drop_nulls(["split", "label"])
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+
+
+def _summarize(splits: pl.DataFrame, known: pl.DataFrame, new: int, version: str) -> SplitSummary:
     placed = splits.drop_nulls("split")
     labels = set(splits["label"].unique())
     by_class = {name: dict.fromkeys(SPLITS, 0) for name in CLASSES if name in labels}
     for label, split, number in placed.group_by("label", "split").len().iter_rows():
         by_class[label][split] = number
-    before = splits.clear() if previous is None else previous.drop_nulls("split")
-    kept = splits.select("image_id", "split").join(before, on="image_id", how="semi")
     return SplitSummary(
         **{name: sum(counts[name] for counts in by_class.values()) for name in SPLITS},
         held_back=len(splits) - len(placed),
         by_class=by_class,
-        new=len(placed) - kept["split"].count(),
-        removed=len(before) - len(kept),
+        new=new,
+        removed=len(known.join(splits, on="image_id", how="anti")),
         version=version,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from captcha_assets.images.local import batches_of
+from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.quality import verdict
@@ -116,6 +117,8 @@ def _blocked(settings: Settings) -> Iterator[str]:
     for batch in batches_of(settings.splits):
         if not settings.image_table(batch).exists():
             yield f"the splits hold images of batch {batch}, whose image_table is not there"
+    if why := lacking_images(settings.splits):
+        yield why
 
 
 def _training_images(splits: str) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from great_expectations.core.expectation_validation_result import ExpectationVal
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.splits import DEFAULT_RATIOS, SPLITS_SCHEMA, SplitRatios
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
@@ -82,14 +83,16 @@ def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = Non
 def judge_splits(
     splits: AnyPath,
     index: AnyPath,
+    record: AssignmentRecord,
     tables: Mapping[str, AnyPath] | None = None,
     ratios: SplitRatios = DEFAULT_RATIOS,
 ) -> tuple[Verdict, str]:
-    """Judge the places that the images were given.
+    """Judge the splits of the images.
 
     Args:
-        splits: the place of every image.
-        index: the image index that the places were made for.
+        splits: the split of every image.
+        index: the image index that the splits were made for.
+        record: the split assignments.
         tables: image tables by delivery; the examples' pictures are taken from them.
         ratios: the share of each split.
 
@@ -98,13 +101,14 @@ def judge_splits(
 
     Raises:
         QualityError: a table is absent or cannot be read.
+        AssignmentError: the record is damaged.
     """
     lazy, images = frames.scan(splits), frames.scan(index)
     described = frames.columns(lazy, SPLITS_SCHEMA)
     rules = [suites.columns(described)]
     if frames.sound(described):
-        known = frames.known_images(images)
-        rules += suites.splits(frames.placed(lazy, known), known, asdict(ratios))
+        known, recorded = frames.known_images(images), record.read()
+        rules += suites.splits(frames.placed(lazy, known, recorded), known, recorded, asdict(ratios))
     return _reported("splits", "splits", rules, frames.rows(lazy), tables or {})
 
 

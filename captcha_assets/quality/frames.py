@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from captcha_assets.dataset import CLASS_SHARES
 from captcha_assets.images.frames import repeated
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.images.splits import TIES_SPLITS
 from captcha_assets.quality import thresholds
 from captcha_assets.quality.verdict import MAX_EXAMPLES
 from captcha_assets.storage import AnyPath
@@ -183,12 +182,14 @@ def known_images(index_table: pl.LazyFrame) -> pl.DataFrame:
     return index_table.select("image_id", "label", "status", "group", "batch").collect(engine="streaming")
 
 
-def placed(splits: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """One row for each image of the splits, with what the index says of it."""
+def placed(splits: pl.LazyFrame, known: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
+    """One row for each image of the splits, with what the index and the record of assignments say of it."""
     said = known.select("image_id", label_in_index="label", status_in_index="status")
     rows = splits.select("image_id", "label", "group", "split", "held_back", "batch")
+    record = recorded.select("image_id", recorded_split="split", recorded_label="label")
     has_split, has_reason = pl.col("split").is_not_null(), pl.col("held_back").is_not_null()
-    return beside(rows.collect(engine="streaming"), said).with_columns(
+    both = beside(rows.collect(engine="streaming"), said)
+    return both.join(record, on="image_id", how="left", maintain_order="left").with_columns(
         places=has_split.cast(pl.Int8) + has_reason.cast(pl.Int8),
         status_of_placed=pl.when(has_split).then("status_in_index"),
         label_if_usable=pl.when(pl.col("status_in_index") == USABLE).then("label"),
@@ -214,8 +215,19 @@ def extremes(rows: pl.DataFrame, what: str) -> pl.DataFrame:
     )
 
 
-def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> pl.DataFrame:
-    """One row for each class and split: how many images, how many there should be, what is allowed."""
+def uneven_classes(rows: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:
+    """The classes that lost or gained assigned images: by a removal, an exclusion or another label."""
+    there = rows.filter(pl.col("split").is_not_null())
+    moved = there.filter(pl.col("label") != pl.col("recorded_label"))
+    lost = recorded.join(there, on=["image_id", "label"], how="anti")
+    return pl.concat([lost["label"], moved["label"]]).unique().sort().to_list()
+
+
+def ratios(rows: pl.DataFrame, wanted: Mapping[str, float], uneven: Sequence[str] = ()) -> pl.DataFrame:
+    """One row for each class and split: how many images, how many there should be, what is allowed.
+
+    Of the classes in `uneven`, nothing exact is expected: `allowed_exactly` is null.
+    """
     placed_rows = rows.select("label", "group", "split").drop_nulls(["label", "split"])
     shared = placed_rows.filter(repeated(placed_rows["group"]))
     sizes = shared.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
@@ -223,9 +235,11 @@ def ratios(rows: pl.DataFrame, wanted: Mapping[str, float]) -> pl.DataFrame:
     totals = counted.group_by("label").agg(of_class=pl.col("images").sum())
     totals = totals.join(sizes, on="label", how="left").with_columns(pl.col("largest_group").fill_null(1))
     shares = pl.DataFrame({"split": list(wanted), "wanted": list(wanted.values())})
-    every = totals.join(shares, how="cross").join(counted, on=["label", "split"], how="left")
+    # in this order: of a single class on the left, Polars would make columns of length 1
+    every = shares.join(totals, how="cross").join(counted, on=["label", "split"], how="left")
     should = pl.col("wanted") * pl.col("of_class")
-    return _with_slack(every, should).sort("label", "split")
+    promised = pl.when(~pl.col("label").is_in(list(uneven))).then("allowed_exactly")
+    return _with_slack(every, should).with_columns(allowed_exactly=promised).sort("label", "split")
 
 
 def _with_slack(every: pl.DataFrame, should: pl.Expr) -> pl.DataFrame:
@@ -252,13 +266,12 @@ def missing_images(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 def near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """One row for each placed image of a near-duplicate group, beside the first placed image of its group.
 
-    Groups that hold an image held back for tying two splits are left out: without that image they are
-    several groups.
+    Groups that hold an excluded image are left out: without that image they are several groups.
     """
     shared = known.filter(repeated(known["group"])).select("image_id", "label", "group")
     here = rows.join(shared, on="image_id", how="semi")
     place = here.select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
-    ties = here.filter(pl.col("held_back") == TIES_SPLITS)
+    ties = here.filter(pl.col("held_back").is_not_null())
     tied = shared.join(ties, on="image_id", how="semi")
     members = shared.join(tied, on="group", how="anti").join(place, on="image_id").sort("image_id")
     first = members.unique("group", keep="first").drop("label")

@@ -297,14 +297,18 @@ def _groups(rows: pl.DataFrame) -> Rule:
     )
 
 
-def splits(rows: pl.DataFrame, known: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
+def splits(
+    rows: pl.DataFrame, known: pl.DataFrame, recorded: pl.DataFrame, wanted: Mapping[str, float]
+) -> list[Rule]:
     """All but the columns of the splits.
 
     Args:
         rows: `frames.placed`.
         known: `frames.known_images`.
+        recorded: the record of the assignments.
         wanted: the share of each split.
     """
+    uneven = frames.uneven_classes(rows, recorded)
     return [
         _unique("unique_images", "image_id", "image", rows, _IMAGE),
         _not_in_two(rows, "image_id", "no_image_in_two_splits"),
@@ -314,7 +318,8 @@ def splits(rows: pl.DataFrame, known: pl.DataFrame, wanted: Mapping[str, float])
         _no_conflict(rows),
         _agreement(rows),
         _forgotten(frames.missing_images(rows, known), len(known)),
-        *_ratios(frames.ratios(rows, wanted), wanted),
+        _kept(rows),
+        *_ratios(frames.ratios(rows, wanted, uneven), wanted, uneven),
         _held_back(rows),
     ]
 
@@ -400,7 +405,20 @@ def _forgotten(absent: pl.DataFrame, images: int) -> Rule:
     )
 
 
-def _ratios(places: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
+def _kept(rows: pl.DataFrame) -> Rule:
+    placed = rows.filter(pl.col("split").is_not_null())
+    changed = pl.col("split").ne_missing(pl.col("recorded_split"))
+    found = frames.unexpected(placed, changed, [*_IMAGE, "recorded_split"], "images with a split")
+    return _none(
+        "assignments_kept",
+        "images_in_another_split_than_recorded",
+        found,
+        "each image in the split that was recorded for it",
+        f"{len(placed) - found.total:,} images in their recorded split",
+    )
+
+
+def _ratios(places: pl.DataFrame, wanted: Mapping[str, float], uneven: Sequence[str]) -> list[Rule]:
     belongs = ", ".join(f"{split} {_percent(share)}" for split, share in wanted.items())
     sizes = places.group_by("split").agg(pl.col("images").sum())
     shares = dict(sizes.with_columns(pl.col("images") / max(places["images"].sum(), 1)).iter_rows())
@@ -411,6 +429,8 @@ def _ratios(places: pl.DataFrame, wanted: Mapping[str, float]) -> list[Rule]:
         found += "; furthest off: {label} in {split}, {images:,} images where {should:,.1f} belong".format(
             **furthest[0]
         )
+    if uneven:
+        found += f"; nothing exact is expected of {' '.join(uneven)}: assigned images are gone or relabelled"
     keys = ["label", "split", "images", "should", "off"]
     return [
         _none(

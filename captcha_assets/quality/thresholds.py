@@ -40,11 +40,14 @@ MAX_CONFLICTS = 0.01
 
 # --- the splits -----------------------------------------------------------------------------------
 
+# The ratios only warn, because no one can mend them: an image keeps its split for ever, so that a removed
+# batch leaves its classes uneven, and so do new near-duplicates, which take the split of their group.
+
 #: The promise: of each class, each split holds its share within this many images ...
 EXACT_IMAGES = 1.0
 #: ... or this part of the class, whichever is more. (Near-duplicates stay together, so that the largest
-#: group of a class is allowed as well.) It only warns, because nothing can mend it: removing a delivery
-#: may break it, and nobody moves.
+#: group of a class is allowed as well.) A class that lost images to a removal, an exclusion or another label
+#: is promised nothing.
 EXACT_SHARE = 0.005
 #: Beyond this many images and this part of the class, figures of a class no longer mean what they say.
 ROUGH_IMAGES = 3.0
@@ -94,8 +97,13 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         Check("no_conflict_placed", "No image with contradicting labels is learned from.", True),
         Check("agrees_with_index", "Every image stands in the index, with the same label.", True),
         Check("no_image_forgotten", "Every usable image of the index has a row.", True),
-        Check("ratios", "Each class is spread over the splits roughly as it should be.", True),
-        Check("ratios_exact", "Each class is spread as promised: within one image or 0.5 %.", False),
+        Check("assignments_kept", "Every split is the one that was recorded.", True),
+        Check("ratios", "Each class is spread over the splits roughly as it should be.", False),
+        Check(
+            "ratios_exact",
+            "Each class that lost no image is spread as promised: within one image or 0.5 %.",
+            False,
+        ),
         Check("held_back", "Hardly any image is held back.", False),
     ),
 }

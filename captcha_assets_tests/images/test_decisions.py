@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.decisions import DecisionError, read_decisions
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
@@ -138,10 +139,11 @@ def test_any_bytes_are_decisions_or_an_error_that_names_file_and_line(tmp_path_f
 
 def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_path):
     index, splits = tmp_path / "index.parquet", tmp_path / "splits.parquet"
+    record = AssignmentRecord(tmp_path / "data" / "splits", tmp_path / "scratch")
     places = []
     for lines in ([], [f"{image_id(A)},keep,a,"], [f"{image_id(A)},relabel,w,"]):
         decide(*lines)
-        update_splits(index, splits)
+        update_splits(index, splits, record)
         places.append(dict(pl.read_parquet(splits).select("image_id", "split").iter_rows()))
     assert [place[image_id(A)] for place in places] == [None, "train", "train"]
     assert len({(place[image_id(B)], place[image_id(C)]) for place in places}) == 1

@@ -1,7 +1,8 @@
-"""The splits: stable, stratified, leak-free, deterministic, over any history of deliveries."""
+"""The splits: stable, stratified, leak-free, deterministic, over any history of batches."""
 
 import hashlib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captcha_assets.images.assignments import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
+    CONTRADICTED,
     SPLITS,
     SPLITS_SCHEMA,
     TIES_SPLITS,
@@ -85,26 +88,52 @@ def index_after(numbers: set[int], conflicts: set[int]) -> pl.DataFrame:
 HISTORY = st.lists(st.tuples(NUMBERS, st.sets(st.integers(0, 199), max_size=3)), min_size=1, max_size=6)
 
 
+NUMBER_OF = {identity(number): number for number in range(200)}
+
+
+def regroup(images: pl.DataFrame) -> pl.Series:
+    """Near-duplicate groups among these images alone, by their chains."""
+    groups = chains({NUMBER_OF[name] for name in images["image_id"]})
+    named = {identity(number): min(map(identity, group)) for group in groups for number in group}
+    return images["image_id"].replace_strict(named)
+
+
+def recorded(record: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
+    """The record after a round that made these splits."""
+    new = splits.drop_nulls("split").join(record, on="image_id", how="anti")
+    number = pl.lit(1 + (record["round"].max() or 0), pl.Int32)
+    rows = new.with_columns(round=number, contradicted=pl.lit(value=False)).select(record.columns)
+    return pl.concat([record, rows])
+
+
 def follow(history):
-    """Yield (index, splits before, splits after) of each step; a step is all that is there then."""
-    previous = None
+    """Yield (index, record before, splits after) of each step; a step is all that is there then."""
+    record = no_assignments()
     for numbers, conflicts in history:
         index = index_after(numbers, conflicts)
-        splits = assign_splits(index, previous)
-        yield index, previous, splits
-        previous = splits
+        splits = assign_splits(index, record, regroup=regroup)
+        yield index, record, splits
+        record = recorded(record, splits)
 
 
 @given(HISTORY)
-def test_an_image_never_changes_its_split(history):
-    for index, previous, splits in follow(history):
-        if previous is None:
-            continue
+def test_an_image_never_changes_its_split_also_when_it_was_gone(history):
+    for _, record, splits in follow(history):
+        assigned = dict(record.select("image_id", "split").iter_rows())
+        after = places(splits)
+        assert after.items() >= {name: split for name, split in assigned.items() if name in after}.items()
+
+
+@given(HISTORY)
+def test_new_images_take_the_split_of_nobody(history):
+    before: dict[str, str] = {}
+    usable_before: set[str] = set()
+    for index, record, splits in follow(history):
         usable = set(index.filter(pl.col("status") == "usable")["image_id"])
-        before, after = places(previous), places(splits)
-        assert {name: split for name, split in before.items() if name in usable} == {
-            name: split for name, split in after.items() if name in before
-        }
+        after = places(splits)
+        if usable >= usable_before and not (usable - usable_before) & set(record["image_id"]):
+            assert after.items() >= before.items()
+        before, usable_before = after, usable
 
 
 @given(HISTORY)
@@ -142,12 +171,11 @@ def test_only_images_that_tie_two_splits_or_are_in_conflict_are_held_back(histor
 
 @given(HISTORY, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter_and_a_rerun_changes_nothing(history, random):
-    for index, previous, splits in follow(history):
+    for index, record, splits in follow(history):
         order = list(range(len(index)))
         random.shuffle(order)
-        shuffled = None if previous is None else previous.reverse()
-        assert assign_splits(index[order], shuffled).equals(splits)
-        assert assign_splits(index, splits).equals(splits)
+        assert assign_splits(index[order], record.reverse(), regroup=regroup).equals(splits)
+        assert assign_splits(index, recorded(record, splits), regroup=regroup).equals(splits)
 
 
 def deviations(splits: pl.DataFrame) -> pl.DataFrame:
@@ -162,11 +190,12 @@ def deviations(splits: pl.DataFrame) -> pl.DataFrame:
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=6))
 def test_each_class_of_a_growing_set_is_within_one_image_of_its_ratios(sizes):
-    previous = None
+    record = no_assignments()
     for size in np.cumsum(sizes):
         images = {number: "ab"[number % 7 == 0] for number in range(size)}
-        previous = assign_splits(index_of(images), previous)
-        off = deviations(previous)
+        splits = assign_splits(index_of(images), record)
+        record = recorded(record, splits)
+        off = deviations(splits)
         assert (off["off"] <= 1 + 1e-9).all(), off
 
 
@@ -185,53 +214,102 @@ def test_a_large_class_is_within_half_a_percent(count):
     assert (off["off"] <= max(1, 0.005 * count)).all()
 
 
-def test_later_deliveries_even_out_what_a_removed_one_left_uneven():
-    first = assign_splits(index_of(dict.fromkeys(range(100), "a")), None)
-    kept = set(first.filter(pl.col("split") == "train")["image_id"])
-    rest = {n: "a" for n in range(100) if identity(n) in kept}
-    second = assign_splits(index_of(rest), first)
+def assigned(images: dict[int, str | None]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The record of a first round over these images, and the split of each."""
+    splits = assign_splits(index_of(images), None)
+    return recorded(no_assignments(), splits), places(splits)
+
+
+def one_in(splits: dict[str, str], split: str, among: range = range(200)) -> int:
+    return next(number for number in among if splits.get(identity(number)) == split)
+
+
+def row_of(splits: pl.DataFrame, number: int) -> tuple[str | None, str | None]:
+    row = splits.row(by_predicate=pl.col("image_id") == identity(number), named=True)
+    return row["split"], row["held_back"]
+
+
+def test_later_batches_even_out_what_a_removed_one_left_uneven():
+    record, first = assigned(dict.fromkeys(range(100), "a"))
+    rest = {n: "a" for n in range(100) if first[identity(n)] == "train"}
+    second = assign_splits(index_of(rest), record)
     assert set(second["split"]) == {"train"}
-    third = assign_splits(index_of(rest | dict.fromkeys(range(100, 400), "a")), second)
+    third = assign_splits(index_of(rest | dict.fromkeys(range(100, 400), "a")), record)
     assert (deviations(third)["off"] <= 1).all()
 
 
-def test_a_new_image_that_ties_two_splits_is_held_back_and_nobody_moves():
+def apart(images: pl.DataFrame) -> pl.Series:
+    """No image is a near-duplicate of another one."""
+    return images["image_id"]
+
+
+def test_a_new_image_that_ties_two_splits_is_excluded_and_no_image_moves():
     images = dict.fromkeys(range(40), "a")
-    before = assign_splits(index_of(images), None)
-    one, other = (
-        next(n for n in images if places(before)[identity(n)] == split) for split in ("train", "test")
-    )
-    after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), before)
-    assert places(after) == places(before)
-    new = after.row(by_predicate=pl.col("image_id") == identity(99), named=True)
-    assert (new["split"], new["held_back"]) == (None, TIES_SPLITS)
+    record, before = assigned(images)
+    one, other = one_in(before, "train"), one_in(before, "test")
+    after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), record, regroup=apart)
+    assert places(after) == before
+    assert row_of(after, 99) == (None, TIES_SPLITS)
     without_one = {number: label for number, label in images.items() if number != one}
-    later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), after)
+    later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), record, regroup=apart)
     assert places(later)[identity(99)] == "test"
 
 
 def test_a_new_image_follows_its_near_duplicates():
     images = dict.fromkeys(range(40), "a")
-    before = assign_splits(index_of(images), None)
+    record, _ = assigned(images)
     groups = [{number, number + 100} for number in images]
-    after = places(assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), groups), before))
+    after = places(assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), groups), record))
     assert all(after[identity(number)] == after[identity(number + 100)] for number in images)
 
 
-def test_an_image_found_in_conflict_leaves_and_the_others_stay():
+def test_an_image_found_in_conflict_leaves_and_comes_back_to_its_split():
     images = dict.fromkeys(range(40), "a")
-    before = assign_splits(index_of(images), None)
-    after = assign_splits(index_of(images | {7: None}), before)
-    assert places(before).items() - places(after).items() == {(identity(7), places(before)[identity(7)])}
+    record, before = assigned(images)
+    during = places(assign_splits(index_of(images | {7: None}), record))
+    assert before.items() - during.items() == {(identity(7), before[identity(7)])}
+    assert places(assign_splits(index_of(images), record)) == before
 
 
-def test_a_relabelled_image_that_ties_two_splits_yields():
+def test_a_relabelled_image_keeps_its_split():
+    images = dict.fromkeys(range(40), "a")
+    record, before = assigned(images)
+    assert places(assign_splits(index_of(images | {7: "b"}), record)) == before
+
+
+def test_a_relabelled_image_that_ties_two_splits_is_excluded_and_has_its_split_again_later():
     images = dict.fromkeys(range(40), "a") | {99: "b"}
-    before = assign_splits(index_of(images), None)
-    assert places(before)[identity(99)] == "train"
-    test = next(n for n in range(40) if places(before)[identity(n)] == "test")
-    after = places(assign_splits(index_of(images | {99: "a"}, [{99, test}]), before))
-    assert after[identity(99)] == after[identity(test)] == "test"
+    record, before = assigned(images)
+    assert before[identity(99)] == "train"
+    test = one_in(before, "test")
+    relabelled = assign_splits(index_of(images | {99: "a"}, [{99, test}]), record)
+    assert row_of(relabelled, 99) == (None, TIES_SPLITS)
+    assert places(relabelled)[identity(test)] == "test"
+    assert places(assign_splits(index_of(images), record)) == before
+
+
+def test_a_near_duplicate_that_came_while_the_first_was_removed_is_excluded_when_that_returns():
+    images = dict.fromkeys(range(40), "a")
+    record, before = assigned(images)
+    one = one_in(before, "train")
+    rest = {number: label for number, label in images.items() if number != one}
+    meanwhile = assign_splits(index_of(rest | dict.fromkeys(range(100, 140), "a")), record)
+    record = recorded(record, meanwhile)
+    later = one_in(places(meanwhile), "test", range(100, 140))
+    back = assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), [{one, later}]), record)
+    assert row_of(back, one) == ("train", None)
+    assert row_of(back, later) == (None, TIES_SPLITS)
+
+
+def test_an_image_that_two_machines_assigned_differently_is_excluded():
+    images = dict.fromkeys(range(40), "a")
+    record, before = assigned(images)
+    twice = record.with_columns(contradicted=pl.col("image_id") == identity(7))
+    after = assign_splits(index_of(images | {99: "a"}, [{7, 99}]), twice)
+    assert row_of(after, 7) == (None, CONTRADICTED)
+    assert {name: split for name, split in before.items() if name != identity(7)}.items() <= places(
+        after
+    ).items()
 
 
 @given(HISTORY, st.integers(0, 80), st.integers(0, 80))
@@ -269,10 +347,15 @@ def write_index(path, images, groups=()):
     return path
 
 
-def test_the_file_is_updated_in_place_and_summed_up(tmp_path):
+@pytest.fixture
+def record(tmp_path: Path) -> AssignmentRecord:
+    return AssignmentRecord(tmp_path / "data" / "splits", tmp_path / "scratch")
+
+
+def test_the_file_is_updated_in_place_and_summed_up(tmp_path, record):
     target = tmp_path / "splits.parquet"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a") | {100: None})
-    first = update_splits(index, target)
+    first = update_splits(index, target, record)
     assert (first.train, first.validation, first.test, first.held_back) == (70, 20, 10, 1)
     assert (first.new, first.removed) == (100, 0)
     assert first.by_class == {"a": {"train": 70, "validation": 20, "test": 10}}
@@ -280,26 +363,29 @@ def test_the_file_is_updated_in_place_and_summed_up(tmp_path):
     assert pq.read_schema(target).equals(SPLITS_SCHEMA)
     assert set(COLUMN_DESCRIPTIONS) == set(SPLITS_SCHEMA.names)
     write_index(index, dict.fromkeys(range(50, 110), "a"))
-    second = update_splits(index, target)
+    second = update_splits(index, target, record)
     assert (second.new, second.removed) == (10, 50)
 
 
-def test_a_rerun_gives_the_same_bytes(tmp_path):
+def test_a_rerun_gives_the_same_bytes_and_records_nothing(tmp_path, record):
     target = tmp_path / "splits.parquet"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
-    first = update_splits(index, target)
-    before = target.read_bytes()
-    again = update_splits(index, target)
+    first = update_splits(index, target, record)
+    before, files = target.read_bytes(), record.files()
+    again = update_splits(index, target, record)
     assert target.read_bytes() == before
     assert (again.version, again.new) == (first.version, 0)
+    assert record.files() == files
 
 
-def test_splits_on_an_object_store_are_the_same(tmp_path, bucket):
+def test_splits_on_an_object_store_are_the_same(tmp_path, bucket, record):
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
     (bucket / "index.parquet").write_bytes(index.read_bytes())
-    local = update_splits(index, tmp_path / "splits.parquet")
+    local = update_splits(index, tmp_path / "splits.parquet", record)
+    stored = AssignmentRecord(tmp_path / "other", tmp_path / "scratch")
     for _ in range(2):
-        assert update_splits(bucket / "index.parquet", bucket / "splits.parquet").version == local.version
+        there = update_splits(bucket / "index.parquet", bucket / "splits.parquet", stored)
+        assert there.version == local.version
 
 
 @settings(max_examples=5)
@@ -310,15 +396,16 @@ def test_an_index_without_images_gives_splits_without_images(conflicts):
     assert places(splits) == {}
 
 
-def test_another_delivery_of_the_same_images_changes_nothing() -> None:
+def test_another_batch_of_the_same_images_changes_nothing() -> None:
     index = index_of(dict.fromkeys(range(30), "a"))
     splits = assign_splits(index, None)
-    # a delivery whose name sorts before the first one's brings the same images again
+    record = recorded(no_assignments(), splits)
+    # a batch whose name sorts before the first one's brings the same images again
     both = pl.lit([{"batch": "earlier"}, {"batch": "one"}], index.schema["sources"])
     again = index.with_columns(batch=pl.lit("earlier"), sources=both)
-    assert assign_splits(again, splits).equals(splits)
-    # and when the delivery that brought them first is removed, the other one stands for them
+    assert assign_splits(again, record).equals(splits)
+    # and when the batch that brought them first is removed, the other one stands for them
     only = pl.lit([{"batch": "earlier"}], index.schema["sources"])
-    left = assign_splits(again.with_columns(sources=only), splits)
+    left = assign_splits(again.with_columns(sources=only), record)
     assert left["batch"].unique().to_list() == ["earlier"]
     assert left.drop("batch").equals(splits.drop("batch"))

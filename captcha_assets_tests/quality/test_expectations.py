@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.quality import expectations, thresholds
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets_tests.quality import tables
@@ -52,9 +53,23 @@ def judge_index(folder: Path, index: pl.DataFrame) -> Verdict:
     return expectations.judge_image_index(tables.write(index, folder / "index.parquet"))[0]
 
 
+def recorded(folder: Path, splits: pl.DataFrame) -> AssignmentRecord:
+    """A record of what these splits say; it is what a sound update would have recorded."""
+    record = AssignmentRecord(folder / "data", folder / "scratch")
+    if not record.files() and splits.schema["split"] == pl.String:
+        rows = splits.drop_nulls("split").filter(pl.col("image_id").str.len_chars() == 32)
+        rows = rows.unique("image_id", keep="first").select(
+            "image_id", "split", "label", batch=pl.lit("first")
+        )
+        record.append(rows)
+    return record
+
+
 def judge_splits(folder: Path, splits: pl.DataFrame, index: pl.DataFrame) -> Verdict:
     return expectations.judge_splits(
-        tables.write(splits, folder / "splits.parquet"), tables.write(index, folder / "index.parquet")
+        tables.write(splits, folder / "splits.parquet"),
+        tables.write(index, folder / "index.parquet"),
+        recorded(folder, splits),
     )[0]
 
 
@@ -289,12 +304,12 @@ def test_sound_splits_pass_every_check(tmp_path):
         (twice(3), {"unique_images"}),
         (
             lambda splits: splits.vstack(row(3, split="test")(splits)[3:4]),
-            {"unique_images", "no_image_in_two_splits"},
+            {"unique_images", "no_image_in_two_splits", "assignments_kept"},
         ),
         (row(3, split=None), {"split_or_reason"}),
         (row(3, held_back="whim"), {"split_or_reason"}),
         (row(3, split="dev"), {"split_or_reason"}),
-        (row(3, image_id="nobody"), {"agrees_with_index", "no_image_forgotten"}),
+        (row(3, image_id="nobody"), {"agrees_with_index", "no_image_forgotten", "assignments_kept"}),
         (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_forgotten"}),
         (in_splits("test", "test"), {"ratios_exact"}),
         (in_splits("test", "test", "test", "test"), {"ratios", "ratios_exact"}),
@@ -362,12 +377,38 @@ def test_a_class_that_is_one_near_duplicate_group_need_not_be_spread(tmp_path):
     assert not_passed(judge_splits(tmp_path, splits, index)) == set()
 
 
+def test_an_image_in_another_split_than_the_recorded_one_stops_the_flow(tmp_path):
+    index = tables.image_index()
+    sound = tables.splits(index)
+    recorded(tmp_path, sound)
+    split = sound["split"][3]
+    other = "train" if split == "test" else "test"
+    verdict = judge_splits(tmp_path, row(3, split=other)(sound), index)
+    kept = found(verdict, "assignments_kept")
+    assert kept.level == "failed"
+    (example,) = kept.examples
+    assert (example["split"], example["recorded_split"]) == (other, split)
+
+
+def test_removed_images_leave_uneven_ratios_that_only_warn(tmp_path):
+    index = tables.image_index()
+    sound = tables.splits(index)
+    recorded(tmp_path, sound)
+    gone = (pl.col("split") == "train") & pl.col("label").is_in(["2", "3"])
+    left = sound.filter(~gone)
+    verdict = judge_splits(tmp_path, left, index.join(left, on="image_id", how="semi"))
+    assert not_passed(verdict) == {"ratios"}
+    assert verdict.passed
+    assert "nothing exact is expected of 2 3: assigned images are gone" in found(verdict, "ratios").observed
+
+
 def test_the_pictures_of_a_pair_come_from_the_tables_of_their_deliveries(tmp_path):
     index = grouped(tables.image_index(), (0, 13))
     splits = in_splits("test", *["train"] * 13)(tables.splits(index))
     verdict, _ = expectations.judge_splits(
         tables.write(splits, tmp_path / "splits.parquet"),
         tables.write(index, tmp_path / "index.parquet"),
+        recorded(tmp_path, splits),
         {
             "first": tables.write(tables.image_table(), tmp_path / "first.parquet"),
             "other": tmp_path / "absent",
@@ -408,9 +449,16 @@ def test_judging_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
 
 def test_the_same_tables_give_the_same_verdict_and_report(tmp_path):
     index = tables.image_index()
-    splits = tables.write(first(0.1, split="test")(tables.splits(index)), tmp_path / "splits.parquet")
-    known = tables.write(index, tmp_path / "index.parquet")
-    assert expectations.judge_splits(splits, known) == expectations.judge_splits(splits, known)
+    splits = first(0.1, split="test")(tables.splits(index))
+    one, other = (
+        expectations.judge_splits(
+            tables.write(splits, tmp_path / "splits.parquet"),
+            tables.write(index, tmp_path / "index.parquet"),
+            recorded(tmp_path, splits),
+        )
+        for _ in range(2)
+    )
+    assert one == other
 
 
 def test_the_order_of_the_rows_changes_no_outcome(tmp_path):

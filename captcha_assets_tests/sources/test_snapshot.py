@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.index import build_image_index
+from captcha_assets.images.splits import update_splits
+from captcha_assets.images.table import build_image_table
+from captcha_assets.settings import REPOSITORY, Settings
 from captcha_assets.sources import generator
 from captcha_assets.sources.snapshot import SnapshotError, take_snapshot
 
@@ -64,9 +68,16 @@ def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
         take_snapshot(tmp_path)
 
 
-def test_the_committed_record_is_that_of_the_starter_delivery(tmp_path: Path) -> None:
-    generator.write_archive(tmp_path / "home" / "data" / "raw" / "starter.zip", 3000, seed=1)
+def test_the_committed_record_is_that_of_the_starter_batch_and_its_split_assignments(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    archive = settings.raw / "starter.zip"
+    generator.write_archive(archive, 3000, seed=1)
+    table = settings.image_table("starter")
+    build_image_table(archive, "starter", table, settings.rejected_images("starter"))
+    build_image_index({"starter": table}, settings.image_index)
+    record = AssignmentRecord(settings.split_assignments, settings.scratch)
+    update_splits(settings.image_index, settings.splits, record, settings.image_table)
     recorded = yaml.safe_load((REPOSITORY / "data.dvc").read_text())["outs"][0]
-    if recorded["nfiles"] > 1:
-        pytest.skip("this repository's data.dvc records other deliveries")
-    assert take_snapshot(tmp_path / "home").md5 == recorded["md5"]
+    if recorded["nfiles"] > 2:
+        pytest.skip("this repository's data.dvc records other batches")
+    assert take_snapshot(settings.home).md5 == recorded["md5"]

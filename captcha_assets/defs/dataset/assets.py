@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import dagster as dg
+from pydantic import Field
 
-from captcha_assets.defs import inputs, made_from
+from captcha_assets.defs import assignments, inputs, made_from
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -16,6 +17,7 @@ from captcha_assets.defs.presentation import (
 )
 from captcha_assets.images import index
 from captcha_assets.images import splits as split_table
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.local import batches_of
 from captcha_assets.quality import thresholds, verdict
 from captcha_assets.settings import Settings
@@ -89,24 +91,42 @@ def image_index(
     )
 
 
+class SplitsConfig(dg.Config):
+    """What a materialization of `splits` may be told."""
+
+    accept_loss: bool = Field(
+        default=False,
+        description="Where split assignments are lost: go on with those that data/splits and splits.parquet "
+        "still hold, and assign a split anew to every other image.",
+    )
+
+
 @dg.asset(
     deps=[image_index],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
-    code_version=f"1.{thresholds.VERSION}",
-    description="The place of every image, once and for ever: image id, label, group, split, delivery.",
+    code_version=f"2.{thresholds.VERSION}",
+    description="The split of every image, assigned once and for ever: image id, label, group, split, batch. "
+    "The assignments are recorded in `data/splits`.",
     metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
     | column_lineage(split_table.COLUMN_ORIGINS),
     check_specs=check_specs("splits", thresholds.CHECKS["splits"]),
 )
-def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Give every new image its place; whoever has one keeps it."""
+def splits(
+    context: dg.AssetExecutionContext, config: SplitsConfig, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    """Assign a split to every new image; an image that has one keeps it."""
     from captcha_assets.quality import expectations
 
     inputs.require(settings, settings.image_index, "image_index")
-    summary = split_table.update_splits(settings.image_index, settings.splits)
+    record = AssignmentRecord(settings.split_assignments, settings.scratch)
+    if not config.accept_loss:
+        assignments.require_known(context.instance, settings, record)
+    summary = split_table.update_splits(
+        settings.image_index, settings.splits, record, settings.image_table, accept_loss=config.accept_loss
+    )
     tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-    judgement = expectations.judge_splits(settings.splits, settings.image_index, tables)
+    judgement = expectations.judge_splits(settings.splits, settings.image_index, record, tables)
     results, report = published(settings, judgement, "splits")
     sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
     return dg.MaterializeResult(
@@ -121,5 +141,6 @@ def splits(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "path": dg.MetadataValue.path(str(settings.splits)),
             **column_lineage(split_table.COLUMN_ORIGINS),
             "quality report": report,
+            **assignments.named(record),
         },
     )

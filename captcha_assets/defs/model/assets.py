@@ -18,6 +18,7 @@ from captcha_assets.defs.model.promotion import (
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
+from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
@@ -42,6 +43,7 @@ def resnet18(
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
     inputs.require(settings, settings.splits, "splits")
+    require_images(settings.splits)
     told = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
         job = job_for(settings, data, told, context.run_id)

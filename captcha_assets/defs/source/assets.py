@@ -4,9 +4,10 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import made_from
+from captcha_assets.defs import assignments, made_from
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
+from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, snapshot
 
@@ -67,7 +68,8 @@ def raw_batch(
 
 
 @dg.asset(
-    deps=[raw_batch, "batch_catalog"],
+    # after the splits: their assignments lie in `data/` too
+    deps=[raw_batch, "batch_catalog", "splits"],
     group_name="source",
     kinds={"dvc"},
     code_version="1",
@@ -79,6 +81,8 @@ def data_snapshot(
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = made_from.versions_now(context.instance, "raw_batch")
     deliveries.require_archives(settings, versions)
+    record = AssignmentRecord(settings.split_assignments, settings.scratch)
+    assignments.require_known(context.instance, settings, record)  # a loss is not recorded
     taken = snapshot.take_snapshot(settings.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),

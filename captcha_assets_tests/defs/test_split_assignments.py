@@ -1,0 +1,235 @@
+"""An image never changes its split: not by a removal, a conflict, a lost file, or another machine."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from captcha_assets.images.content import content_hash
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
+from captcha_assets_tests.defs.test_label_decisions import HEAD, contradict
+from captcha_assets_tests.test_cli import run, succeeded
+
+THROUGH_SPLITS = "+key:splits or key:data_snapshot"
+
+
+def _make(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = open_home(folder, monkeypatch)
+        with opened.instance:
+            opened.add("first", "synthetic:100:1")
+            opened.add("second", "synthetic:100:2")
+            _through_splits(opened)
+
+
+def _through_splits(home: Home) -> None:
+    outcomes = home.update(THROUGH_SPLITS)
+    assert not [outcome for outcome in outcomes if outcome.error], outcomes
+
+
+def _again(home: Home) -> None:
+    """Materialize the splits, needed or not."""
+    assert home.make("splits") is None
+
+
+@pytest.fixture
+def split(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Home]:
+    """A home with the splits of two batches, recorded by DVC."""
+    folder = made_once(tmp_path_factory, "split", _make)
+    shutil.copytree(folder, tmp_path / "home", symlinks=True)
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
+
+
+def places(settings: Settings) -> dict[str, str]:
+    rows = pl.read_parquet(str(settings.splits)).drop_nulls("split")
+    return dict(rows.select("image_id", "split").iter_rows())
+
+
+def dvc(home: Home, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=home.settings.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_removed_batch_has_its_splits_again_when_it_comes_back_and_so_on_another_machine(
+    tmp_path: Path,
+) -> None:
+    here, there = (Settings(home=tmp_path / name) for name in ("here", "there"))
+    for name, seed in (("a", 1), ("b", 2)):
+        succeeded(here.home, "batch", "add", name, f"synthetic:90:{seed}", "--materialize")
+    before, version = places(here), content_hash(here.splits)
+    succeeded(here.home, "batch", "remove", "a")
+    succeeded(here.home, "update", "--select", THROUGH_SPLITS)
+    left = places(here)
+    assert left.items() < before.items()
+    succeeded(here.home, "batch", "add", "a", "synthetic:90:1", "--materialize")
+    assert places(here) == before
+    assert content_hash(here.splits) == version
+    shutil.copytree(here.home / "data", there.home / "data")
+    succeeded(there.home, "update", "--select", THROUGH_SPLITS)
+    assert content_hash(there.splits) == version
+    assert (there.home / "data.dvc").read_text() == (here.home / "data.dvc").read_text()
+
+
+def test_dvc_records_the_assignments_with_the_archives(split: Home) -> None:
+    assert "up to date" in dvc(split, "status")
+    assert len(list(split.settings.split_assignments.iterdir())) == 1
+    shutil.rmtree(split.settings.split_assignments)
+    assert "data" in dvc(split, "status")
+
+
+def test_an_image_whose_labels_contradict_each_other_for_a_while_keeps_its_split(
+    split: Home, tmp_path: Path
+) -> None:
+    before = places(split.settings)
+    contradict(split.settings.raw / "first.zip", tmp_path / "other.zip")
+    split.add("third", str(tmp_path / "other.zip"))
+    _through_splits(split)
+    assert places(split.settings).items() < before.items()
+    conflicts = pl.read_csv(split.settings.label_conflicts)["image_id"]
+    relabelled = "".join(f"{name},relabel,w,\n" for name in conflicts)
+    split.settings.label_decisions.write_text(f"{HEAD}\n{relabelled}")
+    split.instance.report_runless_asset_event(next(iter(_unseen(split))))
+    _through_splits(split)
+    assert places(split.settings) == before
+
+
+def _unseen(home: Home) -> list:
+    from captcha_assets.defs.watched import unseen
+
+    return unseen(home.settings, home.instance)
+
+
+def test_lost_splits_are_made_again_to_the_same_bytes(split: Home) -> None:
+    before = split.settings.splits.read_bytes()
+    split.settings.splits.unlink()
+    _again(split)
+    assert split.settings.splits.read_bytes() == before
+
+
+def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(split: Home) -> None:
+    before = places(split.settings)
+    shutil.rmtree(split.settings.split_assignments)
+    split.add("third", "synthetic:30:3")
+    outcomes = {str(outcome.step): outcome.error for outcome in split.update(THROUGH_SPLITS)}
+    lost = outcomes["splits"]
+    assert lost
+    assert lost.startswith("split assignments are lost: 1 of 1 files are missing")
+    assert "dvc checkout data/splits" in lost
+    assert len(lost.splitlines()) == 1
+    assert outcomes["data_snapshot"] == "waits for splits"
+    assert places(split.settings) == before
+    dvc(split, "checkout", "data/splits")
+    _through_splits(split)
+    assert places(split.settings).items() > before.items()
+
+
+def test_a_loss_of_assignments_is_never_recorded_by_dvc(split: Home) -> None:
+    recorded = (split.settings.home / "data.dvc").read_text()
+    shutil.rmtree(split.settings.split_assignments)
+    assert "split assignments are lost" in str(split.make("data_snapshot"))
+    assert (split.settings.home / "data.dvc").read_text() == recorded
+
+
+def test_where_both_are_lost_dagster_still_knows_that_there_were_assignments(split: Home) -> None:
+    shutil.rmtree(split.settings.split_assignments)
+    split.settings.splits.unlink()
+    assert "the last materialization of splits names them" in str(split.make("splits"))
+
+
+def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:
+    before = places(split.settings)
+    shutil.rmtree(split.settings.split_assignments)
+    split.settings.splits.unlink()
+    split.instance.wipe_assets([_key("champion")])
+    config = tmp_path / "anew.yaml"
+    config.write_text("ops: {splits: {config: {accept_loss: true}}}\n")
+    split.add("third", "synthetic:30:3")
+    said = succeeded(split.settings.home, "update", "--select", THROUGH_SPLITS, "--config", str(config))
+    assert "making splits" in said
+    # the batches come together now, so that the splits are others than when they came one by one
+    assert places(split.settings).keys() > before.keys()
+    split.add("fourth", "synthetic:30:4")
+    _through_splits(split)
+
+
+def _key(name: str):
+    import dagster as dg
+
+    return dg.AssetKey(name)
+
+
+def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Home) -> None:
+    before = places(split.settings)
+    pl.read_parquet(str(split.settings.splits)).write_parquet(str(split.settings.splits))
+    shutil.rmtree(split.settings.split_assignments)
+    split.instance.wipe_assets([_key("splits")])
+    _again(split)
+    assert places(split.settings) == before
+    assert len(list(split.settings.split_assignments.iterdir())) == 1
+
+
+def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
+    deliveries.remove(split.settings, "first")
+    split.instance.delete_dynamic_partition("batch", "first")
+    kept = places(split.settings)
+    _through_splits(split)
+    assert places(split.settings).items() < kept.items()
+    from captcha_assets.defs import runs
+
+    assert runs.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
+
+
+def test_with_no_batch_left_the_update_says_in_one_line_that_there_is_nothing_to_train_on(
+    split: Home,
+) -> None:
+    home = split.settings.home
+    for name in ("first", "second"):
+        succeeded(home, "batch", "remove", name)
+    done = run(home, "update")
+    assert done.returncode == 1
+    assert "failed: there is nothing to train on, no image in train or validation: add a batch" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert places(split.settings) == {}
+    status = json.loads(succeeded(home, "status", "--json"))
+    assert status["next_training"].startswith("no training: no image in train or validation")
+
+
+@pytest.mark.parametrize("source", ["synthetic:1:1", "one class"])
+def test_a_batch_of_one_image_or_one_class_gets_its_splits(home: Home, tmp_path: Path, source: str) -> None:
+    if source == "one class":
+        source = str(_one_class(tmp_path))
+    home.add("small", source)
+    _through_splits(home)
+    assert places(home.settings)
+
+
+def _one_class(folder: Path) -> Path:
+    import zipfile
+
+    from captcha_assets.sources import generator
+
+    generator.write_archive(folder / "all.zip", 400, seed=1)
+    path = folder / "small.zip"
+    with zipfile.ZipFile(folder / "all.zip") as every, zipfile.ZipFile(path, "w") as some:
+        for name in every.namelist():
+            if Path(name).name.startswith("a_"):
+                some.writestr(name, every.read(name))
+    return path
