@@ -10,6 +10,8 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from captcha_assets.defs import runs
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be made and why, and make nothing.")
@@ -61,17 +63,15 @@ def _update(
 ) -> None:
     from captcha_assets.defs import runs
 
-    outcomes = []
-    for event in runs.update(definitions, instance, selection, run_config):
-        if isinstance(event, runs.Outcome):
-            outcomes.append(event)
-            if event.error:
-                click.echo(
-                    f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}"
-                )
-        else:
-            step, reasons = event
-            click.echo(f"making {step}: {'; '.join(reasons)}")
+    outcomes: list[runs.Outcome] = []
+    try:
+        for event in runs.update(definitions, instance, selection, run_config):
+            outcomes += [event] if isinstance(event, runs.Outcome) else []
+            _show(event)
+    except KeyboardInterrupt as stop:
+        made = sum(not outcome.error for outcome in outcomes)
+        words = f"interrupted after {made} were made; the same command goes on from there"
+        raise click.ClickException(words) from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     if not outcomes:
         click.echo("everything is up to date")
@@ -80,6 +80,14 @@ def _update(
         raise click.ClickException(f"{len(failed)} of {len(outcomes)} not made: {names}")
     else:
         click.echo(f"{len(outcomes)} made")
+
+
+def _show(event: "tuple[runs.Step, tuple[str, ...]] | runs.Outcome") -> None:
+    if isinstance(event, tuple):
+        step, reasons = event
+        click.echo(f"making {step}: {'; '.join(reasons)}")
+    elif event.error:
+        click.echo(f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}")
 
 
 def quiet_definitions() -> "dg.Definitions":

@@ -22,7 +22,7 @@ FLOORS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage"],
+    ["storage", "interrupts"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
