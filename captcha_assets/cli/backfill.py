@@ -54,16 +54,20 @@ def _make(
 ) -> None:
     from captcha_assets.defs import backfills
 
-    steps = backfills.remaining(instance, chosen)
     again = f"captcha-assets backfill --resume {chosen.name}"
-    if len(steps) < len(chosen.steps):
-        click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
     outcomes: list[Outcome] = []
     try:
+        steps = backfills.remaining(instance, chosen)
+        if len(steps) < len(chosen.steps):
+            click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
         outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
-        made = sum(not outcome.error for outcome in outcomes)
-        raise click.ClickException(f"interrupted after {made} of {len(steps)}; go on with: {again}") from stop
+        left = len(backfills.remaining(instance, chosen))
+        words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
+        if not left:
+            backfills.forget(settings, chosen)
+            raise click.ClickException(words) from stop
+        raise click.ClickException(f"{words}; go on with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     click.echo(f"{len(outcomes) - len(failed)} made, {len(failed)} failed")
     for outcome in failed:

@@ -11,6 +11,7 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from captcha_assets.defs import runs
     from captcha_assets.defs.runs import Step
 
 
@@ -85,17 +86,15 @@ def _update(
 ) -> None:
     from captcha_assets.defs import runs
 
-    outcomes = []
-    for event in runs.update(definitions, instance, selection, run_config):
-        if isinstance(event, runs.Outcome):
-            outcomes.append(event)
-            if event.error:
-                click.echo(
-                    f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}"
-                )
-        else:
-            step, reasons = event
-            click.echo(f"making {step}: {'; '.join(reasons)}")
+    outcomes: list[runs.Outcome] = []
+    try:
+        for event in runs.update(definitions, instance, selection, run_config):
+            outcomes += [event] if isinstance(event, runs.Outcome) else []
+            _show(event)
+    except KeyboardInterrupt as stop:
+        made = sum(not outcome.error for outcome in outcomes)
+        words = f"interrupted after {made} were made; the same command goes on from there"
+        raise click.ClickException(words) from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")
     if not outcomes:
@@ -115,6 +114,14 @@ def _name_quarantined(settings: Settings) -> None:
     folders = {name: settings.verdict("image_table", name) for name in known_batches(settings)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
+
+
+def _show(event: "tuple[runs.Step, tuple[str, ...]] | runs.Outcome") -> None:
+    if isinstance(event, tuple):
+        step, reasons = event
+        click.echo(f"making {step}: {'; '.join(reasons)}")
+    elif event.error:
+        click.echo(f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}")
 
 
 def quiet_definitions() -> "dg.Definitions":

@@ -1,26 +1,48 @@
 """The root of the command: its options, and how errors are said."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from captcha_assets import interrupts
+from captcha_assets.cli import errors, process
 from captcha_assets.settings import load_settings
 
 
-class _Group(click.Group):
-    """Turns the library's errors into one line and exit status 1; a defect keeps its traceback."""
+class _Root(click.Group):
+    """Says each error in one line, with exit status 1; a usage error has exit status 2."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        if args is not None:  # called by another program, whose process it is
+            return super().main(args, *more, **extra)
+        with process.owned():
+            return super().main(args, *more, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own, and some of them are RuntimeErrors
+        except KeyboardInterrupt as stop:
+            raise click.ClickException(process.INTERRUPTED) from stop
+        except errors.known() as error:
             if os.environ.get("CAPTCHA_DEBUG"):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise _said(error) from error
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def _said(error: BaseException) -> Exception:
+    """The exception that ends the command with the right words."""
+    if interrupts.received():
+        return click.ClickException(process.INTERRUPTED)
+    if isinstance(error, BrokenPipeError) and error.filename == process.STANDARD_OUTPUT:
+        return error  # click ends without a word, as other commands do whose reader has gone away
+    return click.ClickException(errors.in_one_line(error))
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="captcha-assets")
 @click.pass_context
 def main(ctx: click.Context) -> None:

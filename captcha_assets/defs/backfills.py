@@ -143,6 +143,11 @@ def remaining(instance: dg.DagsterInstance, backfill: Backfill) -> list[Step]:
     return [step for step in backfill.steps if str(step) not in done]
 
 
+def forget(settings: Settings, backfill: Backfill) -> None:
+    """Forget a backfill of which nothing remains."""
+    _record(settings, backfill.name).unlink(missing_ok=True)
+
+
 def make(
     settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
 ) -> Iterator[Step | Outcome]:
@@ -156,4 +161,4 @@ def make(
         failed |= isinstance(event, Outcome) and event.error is not None
         yield event if isinstance(event, Outcome) else event[0]
     if not failed:
-        _record(settings, backfill.name).unlink(missing_ok=True)
+        forget(settings, backfill)

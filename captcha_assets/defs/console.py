@@ -1,6 +1,7 @@
 """What a run says on the terminal when the command line makes it: its own words, not its events."""
 
 import logging
+from contextlib import suppress
 
 import click
 import dagster as dg
@@ -13,7 +14,9 @@ class _OwnWords(logging.Handler):
         meta = getattr(record, "dagster_meta", {})
         words = meta.get("orig_message") or record.getMessage()
         if meta.get("dagster_event") is None and not words.startswith("[pipes]"):
-            click.echo(f"  {words}")
+            # Nobody reads it any more: the command ends with its own next line, and the step is not failed.
+            with suppress(BrokenPipeError):
+                click.echo(f"  {words}")
 
 
 @dg.logger(None, description="The words of assets alone.")

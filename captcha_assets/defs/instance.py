@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance import InstanceRef  # the only way to open an instance with other settings
 
+from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.watched import observe
@@ -32,6 +34,15 @@ run_monitoring:
   free_slots_after_run_end_seconds: 30
 """
 
+# A command prints to its own terminal. To capture that, Dagster would start four processes for each run,
+# which show tracebacks on Ctrl-C and write to pipes that are closed.
+_OWN_OUTPUT = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+
 
 def dagster_home(settings: Settings) -> Path:
     """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
@@ -44,8 +55,10 @@ def dagster_home(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, end what killed commands left in it, and tell it of the batches and sources."""
-    instance = dg.DagsterInstance.from_config(str(dagster_home(settings)))
-    give_up_lost_runs(instance)
+    ref = InstanceRef.from_dir(str(dagster_home(settings)), overrides=_OWN_OUTPUT)
+    instance = dg.DagsterInstance.from_ref(ref)
+    for lost in give_up_lost_runs(instance):
+        tell(instance, lost, settings)
     known = set(instance.get_dynamic_partitions(BATCH))
     new = [name for name in known_batches(settings) if name not in known]
     if new:

@@ -1,15 +1,23 @@
 """Runs whose process is gone: a killed command cannot say so itself, and would hold its pool for ever.
 
+A process that makes runs keeps a file locked in the Dagster home. The system drops the lock when the process
+ends, however it ends. So every command can tell a run that is under way from one that is lost, in another
+container or after a restart of the machine too, where host names and process ids say nothing. Of a process
+that has no such file in this Dagster home, nothing is known, and its runs are left alone.
+
 Runs that Dagster's daemon started are the daemon's to watch (`run_monitoring` in dagster.yaml).
 """
 
+import fcntl
 import os
-import socket
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
-import psutil
 
-#: Tag of a run that a command makes in its own process: host, process id, when that process began.
+#: Tag of a run that a command makes in its own process: the name of the file that the process keeps locked.
 PROCESS_TAG = "captcha_assets/process"
 #: Tag of the same run: what it makes, `splits` or `raw_batch [october]`.
 STEP_TAG = "captcha_assets/step"
@@ -23,36 +31,83 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
-
-def this_process() -> str:
-    """The value of `PROCESS_TAG` for this process."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+#: The locked file of this process (its id guards against a fork) in each Dagster home.
+_own: dict[tuple[Path, int], Path] = {}
 
 
-def give_up_lost_runs(instance: dg.DagsterInstance) -> list[str]:
-    """End the runs whose process is gone from this machine, and free the pools that they held.
+def this_process(instance: dg.DagsterInstance) -> str:
+    """The value of `PROCESS_TAG` for this process, whose file is locked from now on until it ends."""
+    key = (_folder(instance), os.getpid())
+    if key not in _own:
+        _own[key] = _new_locked_file(key[0])
+    return _own[key].stem
+
+
+def _folder(instance: dg.DagsterInstance) -> Path:
+    return Path(instance.root_directory) / "processes"
+
+
+def _new_locked_file(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = folder / f"{secrets.token_hex(8)}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():  # nobody took it for one left behind, between the two calls
+            return path
+        os.close(descriptor)
+
+
+@contextmanager
+def _left_behind(path: Path) -> Iterator[bool]:
+    """Whether the process of this file is gone; nobody else is told so while the block runs."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:  # another command has just dealt with it
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path.exists()
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def give_up_lost_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """End the runs whose process is gone, and free the pools that they held.
 
     Returns:
-        The ids of those runs.
+        Those runs, as they are now.
     """
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
-    lost = [run for run in instance.get_runs(unfinished) if _is_lost(run.tags.get(PROCESS_TAG))]
-    for run in lost:
-        instance.report_run_failed(run, "The process of this run was killed.")
+    lost = []
+    for path in sorted(_folder(instance).glob("*.lock")):
+        with _left_behind(path) as gone:
+            if gone:
+                lost += [_given_up(instance, run) for run in _unfinished(instance, path.stem)]
+                path.unlink()
+    return lost
+
+
+def _unfinished(instance: dg.DagsterInstance, process: str) -> list[dg.DagsterRun]:
+    return list(instance.get_runs(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=UNFINISHED)))
+
+
+def _given_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
+    instance.report_run_failed(run, "The process of this run was killed: start it again.")
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return instance.get_run_by_id(run.run_id) or run
+
+
+def end_own_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs that an interrupt left unfinished in this process, and free the pools that they held."""
+    for run in _unfinished(instance, this_process(instance)):
+        instance.report_run_canceled(run, "The command was interrupted.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in lost]
 
 
-def _is_lost(process: str | None) -> bool:
-    if process is None:
-        return False
-    host, pid, began = process.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        process_now = psutil.Process(int(pid))
-        # A process id is given out again; the moment of its beginning tells the two apart.
-        is_another = abs(process_now.create_time() - float(began)) > 2
-        return is_another or process_now.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def is_unknown(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether nothing is known of the command that makes this run, as on another machine."""
+    process = run.tags.get(PROCESS_TAG)
+    return process is not None and not (_folder(instance) / f"{process}.lock").exists()

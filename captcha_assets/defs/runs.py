@@ -5,6 +5,7 @@ disagree. What it does not see is added: see `made_from`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,13 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.loader import LoadingContext
 
+from captcha_assets import interrupts
 from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
-from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
+from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
 from captcha_assets.defs.watched import observe
 from captcha_assets.settings import load_settings
 from captcha_assets.stored import Output
@@ -208,17 +210,29 @@ def make(
     config = dict(run_config or {})
     config["ops"] = {name: value for name, value in config.get("ops", {}).items() if name in ops}
     config.setdefault("loggers", {"console": {}})
-    result = subset.execute_in_process(
-        instance=instance,
-        run_config=config,
-        partition_key=step.partition,
-        tags={PROCESS_TAG: this_process(), STEP_TAG: str(step), **(tags or {})},
-        raise_on_error=False,
-    )
-    if _was_interrupted(result):
-        raise KeyboardInterrupt
+    with _ended_when_interrupted(instance):
+        result = subset.execute_in_process(
+            instance=instance,
+            run_config=config,
+            partition_key=step.partition,
+            tags={PROCESS_TAG: this_process(instance), STEP_TAG: str(step), **(tags or {})},
+            raise_on_error=False,
+        )
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
     tell(instance, result.dagster_run, load_settings())
     return result.run_id, None if result.success else _why(result)
+
+
+@contextmanager
+def _ended_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
+    """End the run under way when an interrupt arrives where Dagster does not expect one."""
+    try:
+        yield
+        interrupts.check()  # Dagster drops an interrupt that arrives while no asset's code runs
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        end_own_runs(instance)
+        raise KeyboardInterrupt from None
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -247,6 +261,7 @@ def carry_out(
     truth.report(load_settings(), instance)
     broken: set[Step] = set()
     for step, reasons in steps:
+        interrupts.check()
         error = _obstacle(definitions, instance, step, broken)
         run_id = None
         if not error:

@@ -8,7 +8,7 @@ from captcha_assets.defs import runs
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
-from captcha_assets.defs.processes import UNFINISHED
+from captcha_assets.defs.processes import UNFINISHED, is_unknown
 from captcha_assets.models import retraining
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production import problem
@@ -29,7 +29,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
     unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
     return {
         "stale": [{"step": str(step), "reasons": list(reasons)} for step, reasons in planned],
-        "runs": [_run(record) for record in unfinished],
+        "runs": [_run(instance, record) for record in unfinished],
         "label_conflicts": _label_conflicts(instance),
         "idle_decisions": _idle_decisions(instance),
         "last_training": _last_training(instance),
@@ -46,7 +46,7 @@ def _next_training(settings: Settings) -> str:
     return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
 
 
-def _run(record: dg.RunRecord) -> dict[str, Any]:
+def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     run = record.dagster_run
     chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
     return {
@@ -56,6 +56,7 @@ def _run(record: dg.RunRecord) -> dict[str, Any]:
         "partition": run.tags.get("dagster/partition"),
         "since": record.create_timestamp.timestamp(),
         "why": run.tags.get(WHY_TAG),
+        "of_unknown_process": is_unknown(instance, run),
     }
 
 

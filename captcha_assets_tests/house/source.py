@@ -23,7 +23,7 @@ FLOORS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage", "proportions"],
+    ["storage", "proportions", "interrupts"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
