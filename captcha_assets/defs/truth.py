@@ -163,14 +163,19 @@ def _restored(
     instance: dg.DagsterInstance, output: Output, version: str
 ) -> Iterator[dg.AssetMaterialization]:
     """Yield the last materialization that had a value once more, if its content is back."""
+    event = last_materialized(instance, output)
+    if event is not None and (event.tags or {})[DATA_VERSION_TAG] == version:
+        words = dg.MetadataValue.text("restored: the same content is back")
+        yield event._replace(metadata={**event.metadata, PROBLEM: words})
+
+
+def last_materialized(instance: dg.DagsterInstance, output: Output) -> dg.AssetMaterialization | None:
+    """Return the last materialization that had a value, whatever was lost since; None where there is none."""
     for record in instance.fetch_materializations(_records_of(output), limit=100).records:
         event = record.asset_materialization
-        known = (event.tags or {}).get(DATA_VERSION_TAG, NO_VALUE) if event else NO_VALUE
-        if event and known == version:
-            words = dg.MetadataValue.text("restored: the same content is back")
-            yield event._replace(metadata={**event.metadata, PROBLEM: words})
-        if known != NO_VALUE:
-            return
+        if event and (event.tags or {}).get(DATA_VERSION_TAG, NO_VALUE) != NO_VALUE:
+            return event
+    return None
 
 
 def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from captcha_assets.defs import runs, truth
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.test_cli import run, succeeded
 
 
 def planned(home: Home) -> dict[str, str]:
@@ -38,9 +39,60 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     for step, path in lost.items():
         assert str(path.parent if path.parent.name == model else path) in found[step], step
     assert finished.version("splits") == truth.NO_VALUE
+    assert f"{model} cannot serve: missing" in succeeded(finished.settings.home, "status")
     outcomes = finished.update()
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     assert {name: finished.version(name) for name in before} == before
     assert finished.version("resnet18") == model
     assert all(path.exists() for path in lost.values())
     assert planned(finished) == {}
+
+
+def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
+    lost = files(finished.settings, str(finished.version("resnet18")))
+    kept = {path: path.read_bytes() for path in lost.values()}
+    for path in lost.values():
+        path.unlink()
+    assert set(planned(finished)) >= set(lost)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert planned(finished) == {}
+    assert finished.update() == []
+
+
+def test_garbage_in_any_file_is_named_with_its_path_and_never_a_traceback(finished: Home) -> None:
+    lost = files(finished.settings, str(finished.version("resnet18")))
+    for path in lost.values():
+        path.write_bytes(b"garbage")
+    found = planned(finished)
+    assert set(found) >= set(lost)
+    assert all("damaged: " in words or "not what is registered" in words for words in map(found.get, lost))
+    for arguments in (
+        ["status"],
+        ["batch", "list"],
+        ["model", "list"],
+        ["update", "--dry-run"],
+        ["lineage", "champion"],
+    ):
+        done = run(finished.settings.home, *arguments)
+        assert "Traceback" not in done.stdout + done.stderr, arguments
+        assert done.returncode in (0, 1), arguments
+
+
+def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished: Home) -> None:
+    home, model = finished.settings.home, str(finished.version("resnet18"))
+    (home / "artifacts" / "onnx_model" / model / "model.onnx").unlink()
+    assert run(home, "predict", str(home)).returncode == 1
+    succeeded(home, "model", "export", "champion")
+    assert f"serves   {model} since" in succeeded(home, "status")
+    assert planned(finished) == {}
+
+
+def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home) -> None:
+    assert truth.losses(finished.instance) == []
+    model = str(finished.version("champion"))
+    (finished.settings.home / "artifacts" / "models" / model / "model.safetensors").unlink()
+    assert "champion" in planned(finished)
+    done = run(finished.settings.home, "model", "rollback", "--reason", "its file is lost")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

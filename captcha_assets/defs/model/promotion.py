@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from captcha_assets.defs.truth import last_materialized
 from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models.registry import Champion
+from captcha_assets.stored import Output
 
 if TYPE_CHECKING:
     from captcha_assets.evaluation.promotion import Promotion
@@ -50,8 +52,7 @@ def champion_metadata(champion: Champion | None) -> dict[str, Any]:
 
 def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
     """Tell Dagster of a champion that a command made; nothing becomes out of date by it."""
-    event = instance.get_latest_materialization_event(_CHAMPION)
-    before = event.asset_materialization if event else None
+    before = last_materialized(instance, Output("champion"))
     if before is None:
         return  # never made: whoever makes it will see the champion
     tags = {**(before.tags or {}), "dagster/data_version": champion.model_id}
