@@ -129,7 +129,9 @@ def _walk(
             world.count(champion.right, candidate.right),
             told.limits,
             newer_data=NEWER if newer else None,
-            reference=world.count(reference.right, candidate.right) if reference is not champion else None,
+            reference=world.count(reference.right, candidate.right)
+            if told.reference and reference is not champion
+            else None,
         )
         if all(criterion.passed for criterion in criteria):
             promotions += 1
@@ -204,6 +206,12 @@ def main() -> None:
     parser.add_argument("--shared", type=float, default=0.8, help="what images share of the difficulty")
     parser.add_argument("--margin", type=float, default=PromotionLimits().margin)
     parser.add_argument("--level", type=float, default=PromotionLimits().level)
+    parser.add_argument(
+        "--no-reference",
+        dest="reference",
+        action="store_false",
+        help="do without the criterion that small losses must not add up",
+    )
     parser.add_argument("--seed", type=int, default=1)
     told = parser.parse_args()
     told.limits = PromotionLimits(margin=told.margin, level=told.level)
