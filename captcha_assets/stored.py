@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from captcha_assets.images.assignments import read_file
 from captcha_assets.images.content import content_hash
+from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
 from captcha_assets.quality import verdict
@@ -155,6 +157,13 @@ def _validated_table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
     return look
 
 
+def _splits(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    """Return the version of the splits, provided the assignments that they were made from are recorded."""
+    for name in files_named_by(settings.splits) or ():
+        versions.version(settings.split_assignments / name, lambda path: str(len(read_file(path))))
+    return _validated_table(lambda settings, _: settings.splits)(versions, settings, output)
+
+
 def _validation(results: Path) -> str:
     verdict.load(results)
     return "readable"
@@ -222,7 +231,7 @@ _LOOKS: Mapping[str, _Look] = {
     "image_table": _validated_table(lambda settings, output: settings.image_table(str(output.partition))),
     "rejected_images": _table(lambda settings, output: settings.rejected_images(str(output.partition))),
     "image_index": _validated_table(lambda settings, _: settings.image_index),
-    "splits": _validated_table(lambda settings, _: settings.splits),
+    "splits": _splits,
     "resnet18": _candidate,
     "evaluation": _evaluation,
     "onnx_model": _export,

@@ -329,6 +329,7 @@ def _obstacle(
         for parent in parents
         if Step((parent.to_user_string(),), step.partition) in broken
         or (graph.get(parent).is_partitioned and not _is_made(instance, parent, step.partition))
+        if not _is_emptied(definitions, instance, step, parent)
     ]
     if step.partition is None:
         names = {parent.to_user_string() for parent in parents}
@@ -338,6 +339,17 @@ def _obstacle(
         return f"waits for {', '.join(missing)}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
     return f"held up by the failed check {', '.join(checks)}" if checks else None
+
+
+def _is_emptied(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, parent: dg.AssetKey
+) -> bool:
+    """Whether every partition of an input was removed since the step was materialized: it then holds none."""
+    partitions = definitions.resolve_asset_graph().get(parent).partitions_def
+    if step.partition is not None or not isinstance(partitions, dg.DynamicPartitionsDefinition):
+        return False
+    known = instance.get_latest_materialization_event(dg.AssetKey(step.assets[0]))
+    return known is not None and not instance.get_dynamic_partitions(partitions.name)
 
 
 def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:

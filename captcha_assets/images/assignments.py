@@ -90,7 +90,8 @@ class AssignmentRecord:
         Raises:
             AssignmentError: a file is damaged.
         """
-        rows = [no_assignments().drop("contradicted"), *(_read(self.folder / name) for name in self.files())]
+        files = (read_file(self.folder / name) for name in self.files())
+        rows = [no_assignments().drop("contradicted"), *files]
         every = pl.concat(rows).with_columns(contradicted=pl.lit(value=False))
         again = repeated(every["image_id"])  # hardly ever any: machines that were merged
         several = every.filter(again).with_columns(
@@ -138,13 +139,17 @@ class AssignmentRecord:
             )
 
 
-def _read(path: Path) -> pl.DataFrame:
-    """Return the rows of a file, whose name says what it must hold."""
+def read_file(path: Path) -> pl.DataFrame:
+    """Return the rows of one file of the record, whose name says what it must hold.
+
+    Raises:
+        AssignmentError: it holds something else, or cannot be read.
+    """
     content = ContentHash(ASSIGNMENTS_SCHEMA)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path) from error
+    except (pa.ArrowException, OSError):
+        raise _damaged(path) from None  # the reader's words say less
     for batch in _batches(table):
         content.update(batch)
     if content.hexdigest() not in path.name:
