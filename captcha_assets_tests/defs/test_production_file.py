@@ -49,19 +49,23 @@ def test_the_sensor_of_trainings_skips_with_it(mistyped: Home) -> None:
     assert WORDS in ticks.said
 
 
-def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(mistyped: Home) -> None:
-    file, cursor = mistyped.settings.training_settings, None
+def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(home: Home) -> None:
+    file, cursor = home.settings.training_settings, None
+    file.parent.mkdir()
+    file.write_text("# ours\nepoch: 3\n")
 
     def tick() -> str:
         nonlocal cursor
-        resources = {"settings": mistyped.settings}
-        with dg.build_sensor_context(mistyped.instance, cursor, resources=resources) as context:
+        resources = {"settings": home.settings}
+        with dg.build_sensor_context(home.instance, cursor, resources=resources) as context:
             answer = watched_files(context)
         cursor = answer.cursor
+        for event in answer.asset_events:  # as the daemon does
+            home.instance.report_runless_asset_event(event)
         return answer.skip_reason.skip_message if answer.skip_reason else "observed"
 
     def alerts() -> list[list[str]]:
-        log = mistyped.settings.alerts
+        log = home.settings.alerts
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return [one["lines"] for one in lines if "file of the home" in one["title"]]
 

@@ -94,4 +94,4 @@ def test_run_config_that_is_not_utf8_is_named(home: Home, tmp_path: Path) -> Non
     file = tmp_path / "latin.yaml"
     file.write_bytes("ops: {}  # für uns\n".encode("latin-1"))
     done = CliRunner().invoke(main, ["update", "--config", str(file)])
-    assert done.output.strip() == f"Error: {file} is not UTF-8 (byte 11): save it as UTF-8"
+    assert done.output.strip() == f"Error: {file} is not UTF-8 (byte 12): save it as UTF-8"
