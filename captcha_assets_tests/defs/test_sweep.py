@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.defs import runs
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION
+from captcha_assets.defs.watched import observe
 from captcha_assets.images.table import content_hash
 from captcha_assets.settings import REPOSITORY
 from captcha_assets.sweeps import definition, trials
@@ -189,6 +190,7 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
     assert metadata["validation_accuracy"].value == record.value, "the same settings, the same model"
     assert "curves" in metadata
 
+    observe(home.settings, home.instance)
     assert not runs.needed(home.definitions, home.instance, ("resnet18",))
     home.settings.training_settings.write_text("epochs: 1\n")
     again = open_home(home.settings.home, pytest.MonkeyPatch())
