@@ -98,3 +98,37 @@ def test_an_impossible_home_is_refused_by_name(tmp_path: Path) -> None:
     done = run(tmp_path / "file", "batch", "list")
     assert done.returncode == 1
     assert "CAPTCHA_HOME" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ("nosuch", "no such asset: nosuch; known are champion,"),
+        ("key:nosuch", "key:nosuch selects nothing that can be materialized; known are champion,"),
+        ("key:raw_batch or nosuch", "Invalid selection string"),
+        ("", "Invalid selection string"),
+    ],
+)
+def test_a_selection_of_nothing_is_a_usage_error_that_names_the_assets(
+    tmp_path: Path, selection: str, words: str
+) -> None:
+    done = run(tmp_path, "update", "--select", selection)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "up to date" not in done.stdout
+
+
+def test_two_updates_at_once_materialize_everything_once(tmp_path: Path) -> None:
+    for number in range(3):
+        succeeded(tmp_path, "batch", "add", f"batch-{number}", f"synthetic:40:{number}")
+    command = [str(Path(sys.executable).with_name("captcha-assets")), "update", "--select", "key:raw_batch"]
+    environment = {**os.environ, "CAPTCHA_HOME": str(tmp_path)}
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [error for _output, error in said] == ["", ""]
+    lines = [line for output, _error in said for line in output.splitlines() if line.startswith("making")]
+    assert len(lines) == len(set(lines)) == 3

@@ -52,7 +52,7 @@ def _keys(keys: str) -> list[str] | None:
 def _make(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.defs import backfills
+    from captcha_assets.defs import backfills, processes
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -60,7 +60,8 @@ def _make(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
-        outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
+        with processes.alone(instance, click.echo):
+            outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"

@@ -37,13 +37,14 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import runs, truth
+    from captcha_assets.defs import truth
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.defs.model import run_config
     from captcha_assets.sweeps.production import production_settings
 
     production_settings(settings)  # a typing error in them is said before anything runs
-    selection, definitions = runs.selected(select), quiet_definitions()
+    definitions = quiet_definitions()
+    selection = _selection(definitions, select)
     given = run_config.load(config, settings, definitions, selection) if config else {}
     with open_instance(settings) as instance:
         if verify:
@@ -53,6 +54,15 @@ def update(
         else:
             _update(definitions, instance, selection, given)
             _name_quarantined(settings)
+
+
+def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
+    from captcha_assets.defs import runs
+
+    try:
+        return runs.checked_selection(definitions, text)
+    except runs.SelectionError as error:
+        raise click.BadParameter(str(error), param_hint="--select") from error
 
 
 def _dry_run(
@@ -84,13 +94,14 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import processes, runs
 
     outcomes: list[runs.Outcome] = []
     try:
-        for event in runs.update(definitions, instance, selection, run_config):
-            outcomes += [event] if isinstance(event, runs.Outcome) else []
-            _show(event)
+        with processes.alone(instance, click.echo):
+            for event in runs.update(definitions, instance, selection, run_config):
+                outcomes += [event] if isinstance(event, runs.Outcome) else []
+                _show(event)
     except KeyboardInterrupt as stop:
         made = sum(not outcome.error for outcome in outcomes)
         words = f"interrupted after {made} were made; the same command goes on from there"

@@ -3,10 +3,12 @@
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -25,8 +27,8 @@ def owned() -> Iterator[None]:
     CAPTCHA_DEBUG=1). An interrupt that nothing noticed still decides the exit status.
     """
     _open_standard_files()
-    if sys.stdout is not None:
-        sys.stdout = _with_named_errors(sys.stdout)
+    if not sys.warnoptions and not os.environ.get("CAPTCHA_DEBUG"):
+        warnings.simplefilter("ignore")  # they are for developers
     sys.excepthook = _said_in_one_line
     interrupts.record()
     try:
@@ -42,31 +44,42 @@ def owned() -> Iterator[None]:
 
 
 def _open_standard_files() -> None:
-    """Have the descriptors 0, 1 and 2 open: the first file opened otherwise gets what is printed."""
+    """Open the standard files that were closed: the first file opened otherwise gets what is printed."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    nothing = Path(os.devnull)
+    sys.stdin = sys.stdin or nothing.open()
+    sys.stderr = sys.stderr or nothing.open("w")
+    sys.stdout = _with_named_errors(sys.stdout) if sys.stdout else nothing.open("w")
 
 
-class _Named(io.FileIO):
-    """A file whose errors name it, as those of opened files do."""
+class _StandardOutput(io.TextIOWrapper):
+    """Standard output whose errors name it, as those of opened files do.
 
-    def __init__(self, descriptor: int, title: str) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        self._title = title
+    What is below stays the interpreter's own: it knows what was written when a signal arrives meanwhile.
+    """
 
-    def write(self, data: Any) -> Any:
-        try:
-            return super().write(data)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._title) from None
+    def write(self, text: str) -> int:
+        with _named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named():
+            super().flush()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
 
 
 def _with_named_errors(stream: TextIO) -> TextIO:
-    """The same standard output, whose errors name it."""
-    buffer = io.BufferedWriter(_Named(stream.fileno(), STANDARD_OUTPUT))
-    return io.TextIOWrapper(
-        buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.isatty()
+    return _StandardOutput(
+        stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.isatty()
     )
 
 
@@ -74,8 +87,6 @@ def _flushed() -> bool:
     """Write what is left to write; where that fails, leave the interpreter nothing to fail at."""
     failed = False
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:  # it was closed when the process began
-            continue
         try:
             stream.flush()
         except OSError:

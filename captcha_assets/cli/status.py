@@ -101,7 +101,13 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 def _run(run: dict[str, Any]) -> str:
     where = f" [{run['partition']}]" if run["partition"] else ""
     why = f": {run['why']}" if run["why"] else ""
-    return f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}, {run['makes']}{where}{why}"
+    advice = (
+        "; if the machine or container that makes it is gone, terminate it in the UI"
+        if run["of_unknown_process"]
+        else ""
+    )
+    said = f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}, {run['makes']}{where}{why}"
+    return said + advice
 
 
 def _serving(champion: dict[str, Any] | None) -> str:

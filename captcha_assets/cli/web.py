@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
+import psutil
 
 from captcha_assets.settings import REPOSITORY, Settings
 
@@ -15,7 +18,10 @@ from captcha_assets.settings import REPOSITORY, Settings
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 @click.pass_obj
 def ui(settings: Settings, port: int) -> None:
-    """Start the Dagster UI (`dg dev`) for this home, with the report server beside it."""
+    """Start the Dagster UI (`dg dev`) for this home, with the report server beside it.
+
+    Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end with it.
+    """
     from captcha_assets.defs.instance import dagster_home, open_instance
     from captcha_assets.reports import serving
 
@@ -24,11 +30,53 @@ def ui(settings: Settings, port: int) -> None:
     homes = {"CAPTCHA_HOME": str(settings.home), "DAGSTER_HOME": str(dagster_home(settings))}
     command = [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(port)]
     with serving(settings):
-        process = subprocess.Popen(command, env=os.environ | homes, cwd=REPOSITORY, start_new_session=True)
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            # The whole group, since `dg dev` starts processes of its own.
-            signal.signal(stop, lambda *_: os.killpg(process.pid, signal.SIGINT))
-        sys.exit(max(process.wait(), 0))
+        sys.exit(_attended(command, os.environ | homes))
+
+
+def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command until it ends or this process is told to stop; none of its processes is left.
+
+    Returns:
+        The exit status: its own, 128 and the number of the signal that ended it, 0 after Ctrl-C.
+    """
+    # A session of its own, since `dg dev` starts processes: all of them are told to stop, or killed.
+    tethered = [sys.executable, "-m", "captcha_assets.cli.tethered", str(os.getpid()), *command]
+    process = subprocess.Popen(tethered, env=environment, cwd=REPOSITORY, start_new_session=True)
+    stops: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stops.append(number)
+        _signal(process.pid, signal.SIGINT)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    status = process.wait()
+    _end_all(process.pid)
+    if stops:
+        return 0 if stops[0] == signal.SIGINT else 128 + stops[0]
+    return status if status >= 0 else 128 - status
+
+
+def _signal(group: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # all have ended
+        os.killpg(group, number)
+
+
+def _end_all(session: int) -> None:
+    """End what is left of a session: kindly, then by force."""
+    for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        left = [process for process in psutil.process_iter() if _is_of(process, session)]
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        psutil.wait_procs(left, timeout=seconds)
+
+
+def _is_of(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):  # it has just ended
+        return False
 
 
 @click.command()
@@ -39,4 +87,5 @@ def reports(settings: Settings) -> None:
 
     with serving(settings) as server:
         click.echo(f"reports of {settings.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
-        server.join()
+        with suppress(KeyboardInterrupt):
+            server.join()

@@ -8,7 +8,7 @@ from dagster._core.instance import InstanceRef  # the only way to open an instan
 
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.processes import give_up_lost_runs
+from captcha_assets.defs.processes import give_up_lost_runs, one_at_a_time
 from captcha_assets.defs.watched import observe
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
@@ -55,13 +55,15 @@ def dagster_home(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, end what killed commands left in it, and tell it of the batches and sources."""
-    ref = InstanceRef.from_dir(str(dagster_home(settings)), overrides=_OWN_OUTPUT)
-    instance = dg.DagsterInstance.from_ref(ref)
-    for lost in give_up_lost_runs(instance):
-        tell(instance, lost, settings)
-    known = set(instance.get_dynamic_partitions(BATCH))
-    new = [name for name in known_batches(settings) if name not in known]
-    if new:
-        instance.add_dynamic_partitions(BATCH, new)
-    observe(settings, instance)
+    home = dagster_home(settings)
+    # Two processes that open a new instance at once would both make its tables.
+    with one_at_a_time(home / "processes" / "opening"):
+        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_OWN_OUTPUT))
+        for lost in give_up_lost_runs(instance):
+            tell(instance, lost, settings)
+        known = set(instance.get_dynamic_partitions(BATCH))
+        new = [name for name in known_batches(settings) if name not in known]
+        if new:
+            instance.add_dynamic_partitions(BATCH, new)
+        observe(settings, instance)
     return instance

@@ -11,7 +11,7 @@ Runs that Dagster's daemon started are the daemon's to watch (`run_monitoring` i
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,33 @@ def _new_locked_file(folder: Path) -> Path:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists():  # nobody took it for one left behind, between the two calls
             return path
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other command materializes in this home, and keep others waiting while the block runs.
+
+    Two commands at once would ask what is stale before either has made it, and both make it.
+    """
+    with one_at_a_time(_folder(instance) / "materializing", say):
+        yield
+
+
+@contextmanager
+def one_at_a_time(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock of a file, which is made, while the block runs; say so if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if say:
+                say("waiting for another command that materializes in this home")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 

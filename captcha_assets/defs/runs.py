@@ -60,6 +60,10 @@ class Outcome:
     error: str | None = None
 
 
+class SelectionError(ValueError):
+    """A selection of assets that cannot be used; the message says what can."""
+
+
 class _Lookup(LoadingContext):
     """What Dagster's resolver reads through: one look at the instance, cached for one question."""
 
@@ -80,6 +84,30 @@ def selected(text: str) -> dg.AssetSelection:
     """The assets that `text` names, in Dagster's syntax; `*` is all but those made only when asked for."""
     everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED)
     return everything if text == "*" else dg.AssetSelection.from_string(text)
+
+
+def checked_selection(definitions: dg.Definitions, text: str) -> dg.AssetSelection:
+    """Like `selected`, for what a person typed.
+
+    Raises:
+        SelectionError: it cannot be read, or selects nothing that can be materialized.
+    """
+    graph = definitions.resolve_asset_graph()
+    known = ", ".join(sorted(key.to_user_string() for key in graph.materializable_asset_keys))
+    try:
+        selection = selected(text)
+        found = selection.materializable().resolve(graph)
+    except dg.DagsterInvalidSubsetError:
+        raise SelectionError(f"no such asset: {text}; known are {known}") from None
+    except dg.DagsterError as error:  # of the parser, whose own class is not public
+        raise SelectionError(f"{_first_line(error)}; names are selected by key:NAME or NAME") from None
+    if not found:
+        raise SelectionError(f"{text} selects nothing that can be materialized; known are {known}")
+    return selection
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
