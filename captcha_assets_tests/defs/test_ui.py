@@ -65,8 +65,19 @@ def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.2)
         else:
-            return
+            if is_loaded(address):
+                return
     pytest.fail("the webserver does not answer")
+
+
+def is_loaded(address: str) -> bool:
+    """Whether the webserver has loaded the code location; it answers before, and then knows no asset."""
+    query = """{ workspaceOrError { ... on Workspace { locationEntries {
+        loadStatus locationOrLoadError { ... on PythonError { message } } } } } }"""
+    entries = ask(address, query)["workspaceOrError"]["locationEntries"]
+    for entry in entries:
+        assert "message" not in (entry["locationOrLoadError"] or {}), entry
+    return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
 
 
 def answered(address: str, query: str) -> Any:

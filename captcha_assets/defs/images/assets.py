@@ -57,14 +57,14 @@ def image_tables(
         check_results=[*results, drift.result],
         metadata={
             "state": state_of(judgement[0]),
+            "quality report": report,
+            "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
             "dagster/partition_row_count": summary.images,
             "duplicates within": summary.duplicates_within,
             "converted to grayscale": summary.converted,
-            "images by class": counts(summary.images_by_class, "class"),
             **drift.figures,
+            "images by class": counts(summary.images_by_class, "class"),
             "path": dg.MetadataValue.path(str(image_table)),
-            "quality report": report,
-            "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
         },
     )
     yield dg.MaterializeResult(

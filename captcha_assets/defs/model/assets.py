@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -82,10 +83,20 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
             "splits": job.splits_version,
             "epochs": len(history),
             "curves": picture(plots.training_curves(history), "training curves"),
-            **{name: value for name, value in metrics.items() if isinstance(value, (int, float, str))},
+            **{
+                name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
+            },
             "settings": dg.MetadataValue.json(dataclasses.asdict(job.settings)),
         },
     )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str))
+
+
+def _rounded(value: float | str) -> float | str:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 @dg.asset(
