@@ -364,7 +364,7 @@ def _obstacle(
         lost = [loss.output for loss in truth.losses(instance) if loss.output.asset in names]
         missing += [str(Step((output.asset,), output.partition)) for output in lost]
     if missing:
-        return f"waits for {', '.join(missing)}"
+        return f"waits for {', '.join(dict.fromkeys(missing))}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
     return f"held up by the failed check {', '.join(checks)}" if checks else None
 
@@ -377,7 +377,7 @@ def _is_emptied(
     if step.partition is not None or not isinstance(partitions, dg.DynamicPartitionsDefinition):
         return False
     known = instance.get_latest_materialization_event(dg.AssetKey(step.assets[0]))
-    return known is not None and not instance.get_dynamic_partitions(partitions.name)
+    return known is not None and not instance.get_dynamic_partitions(str(partitions.name))
 
 
 def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
