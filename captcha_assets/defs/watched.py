@@ -17,7 +17,7 @@ from dagster._core.definitions.data_version import (
 
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import truth
-from captcha_assets.defs.automation import OWNERS
+from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
@@ -123,7 +123,8 @@ training_settings = _source(
 
 
 @dg.sensor(
-    target=dg.AssetSelection.all(),
+    # A run is of one set of partitions, and trials are only trained when somebody asks for them.
+    target=dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
@@ -177,7 +178,8 @@ def _restorations(instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
     """Yield a run request for each partition that lost something, and one for what is not partitioned."""
     wanted: dict[str | None, list[truth.Loss]] = {}
     for loss in truth.losses(instance):
-        wanted.setdefault(loss.output.partition, []).append(loss)
+        if dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
+            wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():
         yield dg.RunRequest(
             # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.

@@ -44,6 +44,13 @@ def test_every_asset_is_as_recorded(definitions: dg.Definitions) -> None:
     assert found == recorded, "a change of the interface: write it to specs.json if it is meant"
 
 
+def test_the_code_location_loads_whole_as_the_ui_and_the_daemon_load_it(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    repository.load_all_definitions()
+    names = [job.name for job in definitions.jobs or ()]
+    assert sorted(names) == ["everything", "ingest_delivery", "retrain"]
+
+
 def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     for key in graph.get_all_asset_keys():

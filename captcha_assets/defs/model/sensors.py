@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from captcha_assets.defs.jobs import everything
+from captcha_assets.defs import jobs
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import STEP_TAG, UNFINISHED
 from captcha_assets.models import retraining
@@ -68,7 +68,7 @@ def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
         makes_it = run.asset_selection and dg.AssetKey("resnet18") in run.asset_selection
         if (
             makes_it
-            or run.job_name in (retrain.name, everything.name)
+            or run.job_name in (retrain.name, jobs.everything.name)
             or run.tags.get(STEP_TAG) == "resnet18"
         ):
             return run.run_id
