@@ -73,8 +73,8 @@ def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tupl
     assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
     assert "no reason to change" in str(found["reason_to_change"].description)
     last = json.loads(home.settings.alerts.read_text().splitlines()[-1])
-    assert last["title"] == "champion: made, but look at it"
-    assert any(line.startswith("the candidate was refused: ") for line in last["lines"])
+    assert last["title"] == f"candidate {candidate} is refused, the champion serves on"
+    assert f"captcha-assets model promote {candidate}" in last["lines"][-1]
     assert candidate != serving(home)
 
 
