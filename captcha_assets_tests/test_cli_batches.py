@@ -113,6 +113,7 @@ def test_of_two_commands_that_register_one_name_at_once_exactly_one_wins(tmp_pat
         ("big", "synthetic:5:99999999999999999999", "seed above"),
         ("big", f"synthetic:{'9' * 5000}", "cannot be read as synthetic:COUNT"),
     ],
+    ids=["all", "none", "too many", "seed", "endless number"],
 )
 def test_what_cannot_be_a_batch_is_refused_when_it_is_added(
     tmp_path: Path, name: str, source: str, words: str
