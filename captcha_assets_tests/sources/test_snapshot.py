@@ -64,7 +64,7 @@ def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path
 
 
 def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match="add a delivery"):
+    with pytest.raises(SnapshotError, match="there is no batch yet"):
         take_snapshot(tmp_path)
 
 
