@@ -66,7 +66,12 @@ def test_run_config_that_says_what_production_says_trains_nothing(finished: Home
         ("ops:\n  resnet18:\n    config: 3\n", "*", "line 3: lines like `epochs: 12` are needed"),
         ("ops:\n  resnet18:\n    cofig: {}\n", "*", '"cofig"'),
         ("ops:\n  resnet: {}\n", "*", "line 2: there is no asset resnet"),
-        ("ops:\n  splits:\n    config: {a: 1}\n", "*", "line 2: splits takes no run config, resnet18 alone"),
+        (
+            "ops:\n  image_index:\n    config: {a: 1}\n",
+            "*",
+            "line 2: image_index takes no run config, splits and resnet18 alone",
+        ),
+        ("ops:\n  splits:\n    config: {acept_loss: true}\n", "*", "line 3"),
         ("ops:\n", "*", "line 1: ops names no asset"),
         ("ops: {}\n", "*", "line 1: ops names no asset"),
         ("execution: 3\n", "*", "execution"),

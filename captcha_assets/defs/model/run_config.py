@@ -1,6 +1,6 @@
 """Run config that a command is given: read, checked before anything runs, compared with the trained model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from captcha_assets.training.yaml_file import YamlFile
 
 #: Why a model is stale that another run config, or other production settings, made.
 NOT_PRODUCTION = "trained with other than the production settings"
+
+#: The assets that take run config.
+_CONFIGURED = ("splits", TRAINED)
 
 _TOP = ("ops", "resources", "loggers", "execution")
 _FORM = f"run config looks like `ops: {{{TRAINED}: {{config: {{epochs: 3}}}}}}`"
@@ -56,7 +59,7 @@ def load(
     _check_names(file, ops, definitions, selected)
     if TRAINED in ops:
         file.settings(production_settings(settings), "ops", TRAINED, "config")
-    _check_the_rest(file, definitions)
+    _check_the_rest(file, definitions, ops or (TRAINED,))
     return file.values
 
 
@@ -67,9 +70,10 @@ def _check_names(
     chosen = {key.to_user_string() for key in selected.materializable().resolve(graph)}
     known = {key.to_user_string() for key in graph.materializable_asset_keys}
     for name in ops:
-        if name != TRAINED:
+        if name not in _CONFIGURED:
             wrong = f"{name} takes no run config" if name in known else f"there is no asset {name}"
-            raise RunConfigError(f"{file.where('ops', str(name))}: {wrong}, {TRAINED} alone takes it")
+            only = " and ".join(_CONFIGURED)
+            raise RunConfigError(f"{file.where('ops', str(name))}: {wrong}, {only} alone take it")
         if name not in chosen:
             raise RunConfigError(
                 f"{file.where('ops', name)}: {name} is not among the selected assets, its run config would "
@@ -77,11 +81,12 @@ def _check_names(
             )
 
 
-def _check_the_rest(file: YamlFile, definitions: dg.Definitions) -> None:
+def _check_the_rest(file: YamlFile, definitions: dg.Definitions, assets: Iterable[str]) -> None:
     """Have Dagster check what the library does not know."""
     job = definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={dg.AssetKey(name) for name in assets})
     try:
-        dg.validate_run_config(job.get_subset(asset_selection={dg.AssetKey(TRAINED)}), file.values)
+        dg.validate_run_config(subset, file.values)
     except dg.DagsterInvalidConfigError as error:
         first = error.errors[0]
         place = tuple(str(getattr(entry, "field_name", "")) for entry in first.stack.entries)
