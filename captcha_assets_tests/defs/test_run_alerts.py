@@ -116,7 +116,7 @@ def test_the_daemon_tells_of_the_runs_that_no_command_made(home: Home) -> None:
     (alert,) = alerts(home)
     assert str(alert["title"]).endswith("[gone]: the run failed")
     reason, advice = map(str, alert["lines"])
-    assert reason.startswith("there is no delivery gone")
+    assert reason.startswith("there is no batch gone")
     assert "captcha-assets update" in advice
 
 
