@@ -14,7 +14,18 @@ def automation() -> None:
 @click.pass_obj
 def on(settings: Settings) -> None:
     """Take deliveries from the inbox, make what has new input, retrain when there is a reason."""
+    from captcha_assets.cli.making import quiet_definitions
+    from captcha_assets.defs import runs
+    from captcha_assets.defs.instance import open_instance
+
     _switch(settings, on=True)
+    with open_instance(settings) as instance:
+        stale = runs.plan(quiet_definitions(), instance, runs.selected("*"))
+    if stale:
+        click.echo(
+            f"{len(stale)} are not up to date now; what became stale before is brought up to date by: "
+            "captcha-assets update"
+        )
     click.echo("the daemon does it: keep `captcha-assets ui` (or `dg dev`) running")
 
 

@@ -25,15 +25,22 @@ _NEW: dg.AutomationCondition[Any] = (
     | dg.AutomationCondition.newly_missing()
 )
 
-ON_NEW_CONTENT = (
-    # One request for one reason, whatever became of the run: a failing step is not repeated for ever.
-    _NEW.since_last_handled()
-    # Inputs are whole and at rest.
-    & ~dg.AutomationCondition.any_deps_missing().ignore(_OPTIONAL)
+# Batches that were registered before the first evaluation, which `since_last_handled` leaves out.
+_MISSING: dg.AutomationCondition[Any] = dg.AutomationCondition.newly_missing().since(
+    dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+)
+
+# Inputs are whole and at rest.
+_READY = (
+    ~dg.AutomationCondition.any_deps_missing().ignore(_OPTIONAL)
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
     & _BLOCKING_CHECKS_PASSED
-).with_label("on_new_content")
+)
+
+# One request for one reason, whatever became of the run: a failing step is not repeated for ever.
+ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY).with_label("on_new_content")
+ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_new_batch")
 
 #: Never made as a part of everything: what costs as many trainings as there are trials.
 ONLY_WHEN_ASKED = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
@@ -71,6 +78,12 @@ def _with_policy(asset: Any) -> Any:
     return asset.map_asset_specs(
         lambda spec: spec.replace_attributes(
             owners=OWNERS,
-            automation_condition=None if spec.key in STARTED_OTHERWISE else ON_NEW_CONTENT,
+            automation_condition=_condition(spec),
         )
     )
+
+
+def _condition(spec: dg.AssetSpec) -> dg.AutomationCondition[Any] | None:
+    if spec.key in STARTED_OTHERWISE:
+        return None
+    return ON_NEW_BATCH if spec.partitions_def is not None else ON_NEW_CONTENT
