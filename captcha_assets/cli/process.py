@@ -51,7 +51,7 @@ def _open_standard_files() -> None:
     nothing = Path(os.devnull)
     sys.stdin = sys.stdin or nothing.open()
     sys.stderr = sys.stderr or nothing.open("w")
-    sys.stdout = _with_named_errors(sys.stdout) if sys.stdout else nothing.open("w")
+    sys.stdout = _StandardOutput(sys.stdout) if sys.stdout else nothing.open("w")
 
 
 class _StandardOutput(io.TextIOWrapper):
@@ -59,6 +59,12 @@ class _StandardOutput(io.TextIOWrapper):
 
     What is below stays the interpreter's own: it knows what was written when a signal arrives meanwhile.
     """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(
+            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.isatty()
+        )
+        self._stream = stream  # it would close the buffer when nothing refers to it
 
     def write(self, text: str) -> int:
         with _named():
@@ -75,12 +81,6 @@ def _named() -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
-
-
-def _with_named_errors(stream: TextIO) -> TextIO:
-    return _StandardOutput(
-        stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=stream.isatty()
-    )
 
 
 def _flushed() -> bool:
