@@ -142,6 +142,20 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
         store.put_file(str(places[place]), place)
 
 
+def move(made: Path, target: Path) -> None:
+    """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with replacing(target) as part:
+            shutil.copyfile(made, part)
+        made.unlink()
+
+
 def json_text(value: Any) -> str:
     """Return `value` as indented JSON with sorted keys."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -10,10 +10,8 @@ bytes on every machine, and `dvc status` of a fresh clone is clean. The time of 
 materialization of `splits` in Dagster.
 """
 
-import errno
 import fcntl
 import re
-import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ import pyarrow.parquet as pq
 
 from captcha_assets.images.content import ContentHash
 from captcha_assets.images.frames import repeated, write_frame
-from captcha_assets.storage import replacing, sync
+from captcha_assets.storage import move
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -117,7 +115,7 @@ class AssignmentRecord:
         made = self.scratch / "splits" / f"{number:06d}.parquet"
         version = write_frame(rows, ASSIGNMENTS_SCHEMA, made, _REPETITIVE)
         target = self.folder / f"{number:06d}-{version}.parquet"
-        _move(made, target)
+        move(made, target)
         return target.name
 
     def require(self, expected: Collection[str], known_by: str) -> None:
@@ -164,17 +162,3 @@ def _batches(table: pa.Table) -> Iterable[pa.RecordBatch]:
 
 def _damaged(path: Path) -> AssignmentError:
     return AssignmentError(f"{path} is damaged: delete the file, then {RESTORE}, {GO_ON}")
-
-
-def _move(made: Path, target: Path) -> None:
-    """Move a complete file to its place, on another file system too."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        made.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with replacing(target) as part:
-            shutil.copyfile(made, part)
-        made.unlink()

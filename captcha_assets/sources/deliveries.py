@@ -9,10 +9,8 @@ every moment. An archive that is not what is registered is replaced from its sou
 import errno
 import fcntl
 import json
-import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +22,7 @@ from captcha_assets.images.archive import COUNT_LIMIT
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import DeliveryError, Digest, Progress, Unreadable
-from captcha_assets.storage import AnyPath, create, json_text, replacing, write_json
+from captcha_assets.storage import AnyPath, create, json_text, move, replacing, write_json
 from captcha_assets.storage import remove as remove_path
 
 #: What a batch may be called.
@@ -552,7 +550,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
             if _is_anothers(known, now, here):
                 raise _other_archive(target, known)
             record(settings, now)
-        _move(made, target)
+        move(made, target)
     finally:
         made.unlink(missing_ok=True)
     progress(f"{known.batch}: {target.stat().st_size:,} bytes in {target}")
@@ -567,38 +565,22 @@ def _is_anothers(known: Registration, now: Registration, here: str | None) -> bo
 
 @contextmanager
 def _restoring(archive: Path, known: Registration, here: str | None) -> Iterator[None]:
-    """Where an archive is damaged and cannot be had again from its source, say so, and how to restore it."""
+    """Where a lost or damaged archive cannot be had from its source, say so, and how to restore it."""
     try:
         yield
     except DeliveryError as error:
-        if here is None or known.sha256 is None:
+        if known.sha256 is None:
             raise
+        state = (
+            f"is not what is registered (sha256 {here[:12]} instead of {known.sha256[:12]})"
+            if here
+            else "is missing"
+        )
         raise DeliveryError(
-            f"{archive} is not what is registered (sha256 {here[:12]} instead of {known.sha256[:12]}), and"
-            f" its source does not give that ({error}): restore it (`dvc checkout data.dvc`, or `dvc pull`),"
-            f" or remove the batch (captcha-assets batch remove {known.batch}) and add it again"
+            f"{archive} {state}, and its source does not have it: {error}. Restore the archive"
+            f" (`dvc checkout data.dvc` or `dvc pull`), put the source back, or remove the batch"
+            f" (captcha-assets batch remove {known.batch})"
         ) from error
-
-
-def _move(made: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        made.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with replacing(target) as part:  # data/ lies on another file system than the scratch folder
-            shutil.copyfile(made, part)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the disk keep the names in a folder, before the inbox lets go of what one of them holds."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(settings: Settings, known: Registration, part: Path, progress: Progress) -> Registration:

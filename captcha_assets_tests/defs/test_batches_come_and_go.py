@@ -121,9 +121,11 @@ def test_automation_takes_a_removed_batch_out_of_index_and_snapshot(
     with home.instance:
         first = dg.evaluate_automation_conditions(home.definitions, home.instance)
         succeeded(two, "batch", "remove", "a")
-        context = dg.build_sensor_context(instance=home.instance, definitions=home.definitions)
-        answer = watched_files(context)
-        for event in getattr(answer, "asset_events", None) or []:
+        with dg.build_sensor_context(
+            instance=home.instance, resources={"settings": home.settings}
+        ) as context:
+            answer = watched_files(context)
+        for event in answer.asset_events:
             home.instance.report_runless_asset_event(event)
         second = dg.evaluate_automation_conditions(home.definitions, home.instance, cursor=first.cursor)
         requested = {one.key.to_user_string() for one in second.results if one.true_subset.size}
