@@ -1,5 +1,6 @@
 """How errors are said: in one line that says what is wrong, where, and what to do."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,23 +14,42 @@ class _Kind:
     name: str
     subject: str = ""
     advice: str = ""
+    whole: bool = False  # its message is for people, on all its lines
 
 
+_DATABASE = "Dagster's database in {dagster_home}: "
+_DATABASE_ADVICE = "free some space if it is full; move it away if it is damaged, and Dagster makes another"
 _STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
+
+_PLACES = "CAPTCHA_HOME and CAPTCHA_ARTIFACTS say where things are kept: it must be possible to write there"
+
+#: What to do about an error of a file, where the error does not say it.
+_OF_FILES = {
+    errno.EROFS: _PLACES,
+    errno.EACCES: _PLACES,
+    errno.EPERM: _PLACES,
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+#: How long a line may be, in characters.
+_LONGEST = 1000
 
 #: The errors of libraries that are not defects of this one. More special ones stand first.
 _KINDS = (
-    _Kind("sqlalchemy.exc", "SQLAlchemyError", "Dagster's database in DAGSTER_HOME (<home>/.dagster): "),
-    _Kind("sqlite3", "Error", "Dagster's database in DAGSTER_HOME (<home>/.dagster): "),
+    _Kind("sqlalchemy.exc", "SQLAlchemyError", _DATABASE, _DATABASE_ADVICE),
+    _Kind("sqlite3", "Error", _DATABASE, _DATABASE_ADVICE),
     _Kind("polars.exceptions", "PolarsError", "a table: "),
     _Kind("pyarrow.lib", "ArrowException", "a table: "),
     _Kind("botocore.exceptions", "BotoCoreError", "the object store: ", _STORE),
     _Kind("botocore.exceptions", "ClientError", "the object store: ", _STORE),
     _Kind("aiohttp.client_exceptions", "ClientError", "the object store: ", _STORE),
     _Kind("zipfile", "BadZipFile", "an archive: "),
-    _Kind("yaml.error", "YAMLError", "a YAML file: "),
-    _Kind("dagster._core.errors", "DagsterError", "Dagster: "),
+    _Kind("yaml.error", "YAMLError", "a YAML file: ", whole=True),
+    _Kind("dagster._core.errors", "DagsterError", "Dagster: ", whole=True),
     _Kind("dagster_shared.check.functions", "CheckError", "Dagster: "),
+    _Kind("alembic.util.exc", "CommandError", _DATABASE, _DATABASE_ADVICE),
     _Kind("builtins", "OSError"),
     _Kind("builtins", "ValueError"),
     _Kind("builtins", "RuntimeError"),
@@ -48,20 +68,26 @@ def known() -> tuple[type[BaseException], ...]:
     return tuple(found for kind in _KINDS for found in _classes(kind))
 
 
-def in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> str:
     """Say an error in one line.
 
     An error of this library speaks for itself. Of another library's error the first line is taken, since
     what follows is for its developers, and what the error is about is said before it.
+
+    Args:
+        error: what was raised.
+        dagster_home: where Dagster's database is.
     """
-    cause = getattr(error, "orig", None) or error  # SQLAlchemy's error is the database's, with the statement
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        advice = _OF_FILES.get(error.errno or 0)
+        return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):
-        return " ".join(str(cause).split()) or type(error).__name__
+        return _joined(str(error)) or type(error).__name__
     kind = next((kind for kind in _KINDS if isinstance(error, tuple(_classes(kind)))), _Kind("", ""))
-    words = _first_line(str(cause)) or type(error).__name__
-    return f"{kind.subject}{words}{f'; {kind.advice}' if kind.advice else ''}"
+    text = str(getattr(error, "orig", None) or error)  # SQLAlchemy's is the database's, with the statement
+    words = (_joined(text) if kind.whole else _first_line(text)) or type(error).__name__
+    subject = kind.subject.format(dagster_home=dagster_home)
+    return f"{subject}{words}{f'; {kind.advice}' if kind.advice else ''}"
 
 
 def unexpected(error: BaseException) -> str:
@@ -69,6 +95,11 @@ def unexpected(error: BaseException) -> str:
     words = _first_line(str(error))
     named = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"unexpected error: {named}; run it again with CAPTCHA_DEBUG=1 and report what it says"
+
+
+def _joined(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
 
 
 def _first_line(text: str) -> str:

@@ -8,7 +8,7 @@ import click
 
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
-from captcha_assets.settings import load_settings
+from captcha_assets.settings import Settings, load_settings
 
 
 class _Root(click.Group):
@@ -30,16 +30,17 @@ class _Root(click.Group):
         except errors.known() as error:
             if os.environ.get("CAPTCHA_DEBUG"):
                 raise
-            raise _said(error) from error
+            raise _said(error, ctx.obj) from error
 
 
-def _said(error: BaseException) -> Exception:
+def _said(error: BaseException, settings: Settings | None) -> Exception:
     """The exception that ends the command with the right words."""
     if interrupts.received():
         return click.ClickException(process.INTERRUPTED)
     if isinstance(error, BrokenPipeError) and error.filename == process.STANDARD_OUTPUT:
         return error  # click ends without a word, as other commands do whose reader has gone away
-    return click.ClickException(errors.in_one_line(error))
+    place = os.environ.get("DAGSTER_HOME") or (settings.dagster_home if settings else "DAGSTER_HOME")
+    return click.ClickException(errors.in_one_line(error, place))
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -72,6 +72,8 @@ def plan(
         ]
     for cut, asked in chosen.items():
         _refuse_unknown(cut, asked or (), keys)
+    if not steps:
+        raise BackfillError("nothing to materialize: no partition was chosen, or there is none yet")
     return steps
 
 
