@@ -14,6 +14,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries
+from captcha_assets.sources.archives import digest_of
 from captcha_assets_tests.models.traced import deliver, train
 
 
@@ -178,7 +179,8 @@ def test_the_whole_is_json(home):
 def test_a_delivery_from_kaggle_names_the_data_set_and_its_version(home):
     shutil.copyfile(home.raw / "first.zip", home.raw / "published.zip")
     source = deliveries.KaggleSource()
-    known = deliveries.Registration("published", source, dataset="owner/slug", kaggle_version=3)
+    sha256 = digest_of(home.raw / "published.zip").sha256
+    known = deliveries.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
     deliveries.record(home, known)
     deliver(home, "published", "kaggle")
     model = train(home, ["first", "published"], seed=2)
