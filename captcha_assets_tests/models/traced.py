@@ -12,9 +12,9 @@ from captcha_assets_tests.models.conftest import make_model
 
 
 def deliver(settings: Settings, batch: str, source: str) -> None:
-    """Take a delivery through to the splits."""
-    settings_of = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
-    deliveries.register(settings_of, batch, deliveries.parse_source(source))
+    """Take a batch through to the splits; it is registered, unless that was done before."""
+    if deliveries.registration(settings, batch) is None:
+        deliveries.register(settings, batch, deliveries.parse_source(source))
     archive = deliveries.fetch(settings, batch).path
     build_image_table(archive, batch, settings.image_table(batch), settings.rejected_images(batch), 0)
     tables = {name: settings.image_table(name) for name in deliveries.known_batches(settings)}
