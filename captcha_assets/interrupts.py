@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -33,6 +34,10 @@ class _Record:
     def end(self) -> None:
         signal.set_wakeup_fd(-1)
         self._reader = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._reader is not None
 
     @property
     def received(self) -> bool:
@@ -71,7 +76,14 @@ def received() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if this process was interrupted, whatever became of the first one."""
+    """Raise KeyboardInterrupt if this process was interrupted, whatever became of the first one.
+
+    To be called before a long wait too. Polars puts a handler over Python's when it is imported, after which
+    the system goes on with a wait that was interrupted, and Python sees the signal when the wait is over.
+    """
+    if _record.is_on and threading.current_thread() is threading.main_thread():
+        for number in _STOPS:
+            signal.siginterrupt(number, True)
     if received():
         raise KeyboardInterrupt
 

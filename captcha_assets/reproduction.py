@@ -8,6 +8,7 @@ tables are read and never changed.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from captcha_assets import interrupts
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.models.folder import ModelConfig
@@ -296,9 +298,14 @@ def _train(
     ) as process:
         assert process.stdout
         last = ""
-        for line in process.stdout:
-            last = line.strip() or last
-            say(last)
+        try:
+            interrupts.check()
+            for line in process.stdout:
+                last = line.strip() or last
+                say(last)
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            raise
     if process.returncode or not job.output.is_dir():
         changed = "".join(f"; not as it was: {difference}" for difference in found)
         raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}{changed}")

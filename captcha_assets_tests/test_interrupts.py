@@ -1,7 +1,9 @@
 """Ctrl-C is never lost, and never shown as a traceback."""
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +95,20 @@ def test_an_interrupt_while_libraries_are_imported_is_one_line(tmp_path: Path, l
     }
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: interrupted\n")
+
+
+def test_an_interrupt_while_a_command_waits_for_another_one_ends_it(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
+    succeeded(tmp_path, "status")
+    command = [str(Path(sys.executable).with_name("captcha-assets")), "update"]
+    with (tmp_path / ".dagster" / "processes" / "materializing").open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            command, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "waiting for another command that materializes in this home\n"
+        process.send_signal(signal.SIGINT)
+        _output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("Error: interrupted after 0 were made")

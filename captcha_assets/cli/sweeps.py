@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from captcha_assets import interrupts
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.settings import Settings
 
@@ -76,11 +79,11 @@ def run(settings: Settings, file: Path | None) -> None:
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
     from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import processes, runs
     from captcha_assets.defs.instance import open_instance
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
-    with open_instance(settings) as instance:
+    with open_instance(settings) as instance, processes.alone(instance, click.echo):
         _register(settings, instance, chosen)
         names = set(chosen.trial_names)
         steps = [
@@ -100,16 +103,22 @@ def _run_trials(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> list[str]:
     """Make the steps, tell what became of each, and return the trials that failed."""
-    failed = []
-    for number, (trial, error) in enumerate(_made(settings, definitions, instance, steps), 1):
-        click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
-        failed += [trial] if error else []
+    number, failed = 0, []
+    try:
+        with closing(_made(settings, definitions, instance, steps)) as made:
+            for trial, error in made:
+                number += 1
+                click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
+                failed += [trial] if error else []
+    except KeyboardInterrupt as stop:
+        words = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
+        raise click.ClickException(words) from stop
     return failed
 
 
 def _made(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
-) -> Iterator[tuple[str, str | None]]:
+) -> Generator[tuple[str, str | None], None, None]:
     """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
     from captcha_assets.defs import runs
 
@@ -117,23 +126,34 @@ def _made(
     if slots == 1:
         yield from ((str(step.partition), runs.make(definitions, instance, step)[1]) for step in steps)
         return
-    pool = ThreadPoolExecutor(slots)
+    pool, started = ThreadPoolExecutor(slots), list[subprocess.Popen[str]]()
     try:
-        waiting = {pool.submit(_made_elsewhere, settings, str(step.partition)): step for step in steps}
+        waiting = {
+            pool.submit(_made_elsewhere, settings, str(step.partition), started): step for step in steps
+        }
+        interrupts.check()
         for ended in as_completed(waiting):
             yield str(waiting[ended].partition), ended.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in started:
+            process.send_signal(signal.SIGINT)  # nothing to one that has ended
+        pool.shutdown()
 
 
-def _made_elsewhere(settings: Settings, trial: str) -> str | None:
+def _made_elsewhere(settings: Settings, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
     """Make a trial in a process of its own, since Dagster makes one run at a time in each."""
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
     homes = {"CAPTCHA_HOME": str(settings.home)}
-    ended = subprocess.run(command, env=os.environ | homes, capture_output=True, text=True, check=False)
-    if ended.returncode == 0:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=os.environ | homes, stdout=pipe, stderr=pipe, text=True) as process:
+        started.append(process)
+        if interrupts.received():  # too late for the signal that the others got
+            process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+    if process.returncode == 0:
         return None
-    return (ended.stderr.strip().splitlines() or ["its process was killed"])[-1].removeprefix("Error: ")
+    return (errors.strip().splitlines() or ["its process was killed"])[-1].removeprefix("Error: ")
 
 
 @sweep.command(hidden=True)

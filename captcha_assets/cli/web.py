@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import psutil
 
+from captcha_assets import interrupts
 from captcha_assets.settings import REPOSITORY, Settings
 
 
@@ -87,5 +88,6 @@ def reports(settings: Settings) -> None:
 
     with serving(settings) as server:
         click.echo(f"reports of {settings.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
+        interrupts.check()
         with suppress(KeyboardInterrupt):
             server.join()

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets import interrupts
+
 #: Tag of a run that a command makes in its own process: the name of the file that the process keeps locked.
 PROCESS_TAG = "captcha_assets/process"
 #: Tag of the same run: what it makes, `splits` or `raw_batch [october]`.
@@ -79,6 +81,7 @@ def one_at_a_time(path: Path, say: Callable[[str], None] | None = None) -> Itera
         except BlockingIOError:
             if say:
                 say("waiting for another command that materializes in this home")
+            interrupts.check()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -256,6 +256,7 @@ def make(
 def _ended_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
     """End the run under way when an interrupt arrives where Dagster does not expect one."""
     try:
+        interrupts.check()
         yield
         interrupts.check()  # Dagster drops an interrupt that arrives while no asset's code runs
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):

@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.defs import runs
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION
+from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.defs.watched import observe
 from captcha_assets.images.table import content_hash
 from captcha_assets.settings import REPOSITORY
@@ -247,3 +250,22 @@ def test_after_an_interrupted_sweep_the_finished_trials_and_those_that_wait_are_
     rows = [line.split() for line in shown.splitlines() if "three-" in line]
     assert ["complete" in row for row in rows] == [True, False, False]
     assert ["waiting" in row for row in rows] == [False, True, True]
+
+
+def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
+    file = home.settings.home / "long.yaml"
+    grid = {"fixed": {**TINY, "epochs": 5000}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
+    file.write_text(yaml.safe_dump(grid))
+    command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "run", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    trainings = home.settings.scratch / "sweep"
+    while process.poll() is None and len(list(trainings.glob("*/job.json"))) < 2:
+        time.sleep(0.2)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)  # to it alone: nobody else ends the others
+    _output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command goes on from there"
+    assert len(started) >= 4
+    assert not psutil.wait_procs(started, timeout=30)[1]
+    assert not home.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
