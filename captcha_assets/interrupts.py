@@ -49,6 +49,10 @@ class _Record:
             self._received |= any(number in _STOPS for number in numbers)
         return self._received
 
+    def forget(self) -> None:
+        _ = self.received  # takes what is in the pipe out of it
+        self._received = False
+
 
 _record = _Record()
 
@@ -86,6 +90,11 @@ def check() -> None:
             signal.siginterrupt(number, True)
     if received():
         raise KeyboardInterrupt
+
+
+def answered() -> None:
+    """Take the interrupts until now for answered: they are how this command is meant to be ended."""
+    _record.forget()
 
 
 def ignore() -> None:

@@ -215,3 +215,18 @@ def _answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+def test_the_report_server_ends_well_by_ctrl_c(tmp_path: Path) -> None:
+    port = _free_port()
+    variables = {**os.environ, "CAPTCHA_HOME": str(tmp_path)}
+    variables["CAPTCHA_REPORTS_URL"] = f"http://localhost:{port}"
+    command = [COMMAND, "reports"]
+    process = subprocess.Popen(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert str(port) in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")

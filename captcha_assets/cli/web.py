@@ -53,6 +53,7 @@ def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
         signal.signal(number, stop)
     status = process.wait()
     _end_all(process.pid)
+    interrupts.answered()
     if stops:
         return 0 if stops[0] == signal.SIGINT else 128 + stops[0]
     return status if status >= 0 else 128 - status
@@ -91,3 +92,4 @@ def reports(settings: Settings) -> None:
         interrupts.check()
         with suppress(KeyboardInterrupt):
             server.join()
+        interrupts.answered()
