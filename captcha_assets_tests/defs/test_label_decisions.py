@@ -89,13 +89,13 @@ def next_update(home: Home) -> list[runs.Outcome]:
         return Home(home.settings, instance, home.definitions).update(INDEX)
 
 
-def sensor_tick(home: Home) -> dg.SensorResult | dg.SkipReason:
+def sensor_tick(home: Home) -> dg.SensorResult:
     """One tick, and what the daemon does with the answer: it logs the events."""
     with dg.build_sensor_context(instance=home.instance, resources={"settings": home.settings}) as context:
         answer = watched_files(context)
-    if isinstance(answer, dg.SensorResult):
-        for event in answer.asset_events:
-            home.instance.report_runless_asset_event(event)
+    assert isinstance(answer, dg.SensorResult)
+    for event in answer.asset_events:
+        home.instance.report_runless_asset_event(event)
     return answer
 
 
@@ -173,11 +173,13 @@ def test_a_file_that_cannot_be_followed_fails_the_index_and_leaves_it(contradict
 
 
 def test_the_sensor_notes_a_change_once_and_starts_no_run(contradicted: Home) -> None:
-    assert isinstance(sensor_tick(contradicted), dg.SkipReason)
+    assert not sensor_tick(contradicted).asset_events
     before = contradicted.instance.get_runs_count()
     decide(contradicted)
-    assert isinstance(sensor_tick(contradicted), dg.SensorResult)
-    assert isinstance(sensor_tick(contradicted), dg.SkipReason)
+    first, second = sensor_tick(contradicted), sensor_tick(contradicted)
+    assert [event.asset_key.to_user_string() for event in first.asset_events] == ["label_decisions"]
+    assert not second.asset_events
+    assert not first.run_requests
     assert contradicted.instance.get_runs_count() == before
     assert "image_index" in contradicted.stale()
 
