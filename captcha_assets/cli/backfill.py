@@ -70,6 +70,8 @@ def _make(
             raise click.ClickException(words) from stop
         raise click.ClickException(f"{words}; go on with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
+    if not outcomes:
+        click.echo("there is no partition of these assets yet (see batch add, sweep run)")
     click.echo(f"{len(outcomes) - len(failed)} made, {len(failed)} failed")
     for outcome in failed:
         click.echo(f"  {outcome.step}: {outcome.error}")

@@ -85,7 +85,7 @@ def _say_what_is_not_used(run_config: dict[str, Any], steps: "Iterable[Step]", h
     ran = {asset for step in steps for asset in step.assets}
     for name in run_config.get("ops") or {}:
         if name not in ran:
-            click.echo(f"the run config of {name} {how} used: it was materialized with the same already")
+            click.echo(f"the run config of {name} {how} used: {name} is up to date")
 
 
 def _update(

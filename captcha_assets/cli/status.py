@@ -75,12 +75,28 @@ def _inbox(settings: Settings) -> list[dict[str, str]]:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield from _model(found)
+    yield from _waiting(found)
+    for step in found["stale"]:
+        yield f"stale    {step['step']}: {'; '.join(step['reasons'])}"
+    if not found["stale"]:
+        yield "stale    nothing: everything is up to date"
+
+
+def _model(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
+    if found["drifted"]:
+        yield f"         batches that drifted: {', '.join(found['drifted'])}"
+    if found["refused"]:
+        yield f"refused  {found['refused']['model']}: {found['refused']['reason']}"
+
+
+def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
         yield f"waits    {_run(run)}"
     for delivery in found["held_back"]:
@@ -92,10 +108,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"waits    {line}"
     if found["label_conflicts"]:
         yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
-    for step in found["stale"]:
-        yield f"stale    {step['step']}: {'; '.join(step['reasons'])}"
-    if not found["stale"]:
-        yield "stale    nothing: everything is up to date"
 
 
 def _run(run: dict[str, Any]) -> str:

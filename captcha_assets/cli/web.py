@@ -28,8 +28,15 @@ def ui(settings: Settings, port: int) -> None:
 
     with open_instance(settings):
         pass
-    homes = {"CAPTCHA_HOME": str(settings.home), "DAGSTER_HOME": str(dagster_home(settings))}
+    if "CAPTCHA_UI_URL" not in os.environ:  # reports and alerts lead to this UI
+        settings = settings.model_copy(update={"ui_url": f"http://localhost:{port}"})
+    homes = {
+        "CAPTCHA_HOME": str(settings.home),
+        "CAPTCHA_UI_URL": settings.ui_url,
+        "DAGSTER_HOME": str(dagster_home(settings)),
+    }
     command = [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(port)]
+    click.echo(f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}")
     with serving(settings):
         sys.exit(_attended(command, os.environ | homes))
 

@@ -9,8 +9,10 @@ from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import UNFINISHED, is_unknown
-from captcha_assets.models import retraining
+from captcha_assets.models import promotion_decisions, registry, retraining
+from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
+from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.sweeps.production import problem
 
 _TRAINED = dg.AssetKey("resnet18")
@@ -34,6 +36,8 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "idle_decisions": _idle_decisions(instance),
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
+        "drifted": _drifted(settings),
+        "refused": _refused(settings),
         "next_training": _next_training(settings),
     }
 
@@ -88,6 +92,23 @@ def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
         "run_id": event.run_id,
         "why": run.tags.get(WHY_TAG) if run else None,
     }
+
+
+def _drifted(settings: Settings) -> list[str]:
+    """The batches whose drift check failed when it was made last."""
+    folders = {name: settings.verdict("drift", name) for name in known_batches(settings)}
+    return [name for name, folder in folders.items() if folder.exists() and verdict.load(folder).warnings]
+
+
+def _refused(settings: Settings) -> dict[str, str] | None:
+    """The candidate and why it was not promoted; None where it was, or was never judged."""
+    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+    if candidate is None or (champion and champion.model_id == candidate.model_id):
+        return None
+    decision = promotion_decisions.last(settings.models, candidate.model_id)
+    barred = registry.barred(settings.models, candidate.model_id)
+    reason = barred or (decision.reason if decision and not decision.promoted else None)
+    return {"model": candidate.model_id, "reason": reason} if reason else None
 
 
 def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:

@@ -264,6 +264,8 @@ def _difference_in_words(counts: PairedCounts, limits: PromotionLimits, worse: S
             f"{told}; a loss of {margin} points is not excluded against the last model that was promoted for "
             "its accuracy"
         )
+    if high < -limits.margin:
+        return f"{told}; a loss of more than {margin} points is certain at this level"
     needed = images_needed(limits.margin, 1 - limits.level) if limits.margin else 0
     few = (
         f": it takes {needed:,} images, a wider CAPTCHA_PROMOTION_MARGIN, or a person "

@@ -118,6 +118,10 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
         RegistryError: there is no such model.
         EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
     """
+    candidate = registry.candidate(settings.models)
+    judged = promotion_decisions.judged(settings.models) | {model_id}
+    if candidate is not None:
+        judged.add(candidate.model_id)  # it is compared with the champion on these images now
     with fetched(registry.model_folder(settings.models, model_id)) as folder:
         return evaluate(
             folder,
@@ -126,7 +130,7 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
             settings.evaluation(model_id),
             splits_version=content_hash(settings.splits),
             delivery_link="../../quality/image_table/{batch}/report.html",
-            judged=len(promotion_decisions.judged(settings.models) | {model_id}),
+            judged=len(judged),
         )
 
 

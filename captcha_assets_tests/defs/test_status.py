@@ -64,6 +64,7 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
     low, accuracy, high = (found["champion"][name] for name in ("accuracy_low", "accuracy", "accuracy_high"))
     assert low <= accuracy <= high
     assert found["last_drift"]["delivery"] == "first"
+    assert (found["drifted"], found["refused"]) == ([], None)
     assert "new training images since" in found["next_training"]
     words = said("status")
     assert f"serves   {model} since " in words
