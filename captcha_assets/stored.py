@@ -7,6 +7,7 @@ as long as size, times and inode (on an object store: size and entity tag) of th
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ class StoredVersions:
     def save(self) -> None:
         """Keep the versions for the next look."""
         if self._current and self._current != self._known:
-            write_json(self._place, self._known | self._current)
+            with suppress(OSError):  # a full disk or a read-only home: only time is lost
+                write_json(self._place, self._known | self._current)
 
     def version(self, path: AnyPath, compute: Callable[[Path], str]) -> str:
         """Return the version of the file or folder at `path`.

@@ -104,7 +104,7 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
         yield f"waits    batch {delivery['delivery']} is quarantined: {checks} failed"
     for file in found["inbox"]:
         yield f"waits    in the inbox, {file['file']}: {file['reason']}"
-    for line in found["idle_decisions"]:
+    for line in [*found["unusable"], *found["idle_decisions"]]:
         yield f"waits    {line}"
     if found["label_conflicts"]:
         yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"

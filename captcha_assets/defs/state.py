@@ -9,7 +9,10 @@ from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import UNFINISHED, is_unknown
+from captcha_assets.images import decisions
 from captcha_assets.models import promotion_decisions, registry, retraining
+from captcha_assets.models.manifest import ModelFolderError
+from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
@@ -37,6 +40,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings),
+        "unusable": [found] if (found := decisions.problem(settings.label_decisions)) else [],
         "refused": _refused(settings),
         "next_training": _next_training(settings),
     }
@@ -46,7 +50,10 @@ def _next_training(settings: Settings) -> str:
     """Where each reason for a training stands."""
     if unusable := problem(settings):
         return f"no training: {unusable}"
-    now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+    try:
+        now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+    except (RegistryError, ModelFolderError) as error:
+        return f"no training: {error}"
     return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
 
 
@@ -81,32 +88,35 @@ def _idle_decisions(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
-    event = instance.get_latest_materialization_event(_TRAINED)
-    if event is None or event.asset_materialization is None:
-        return None
-    run = instance.get_run_by_id(event.run_id)
-    model = event.asset_materialization.metadata.get("model")
-    return {
-        "model": model.value if model else None,
-        "at": event.timestamp,
-        "run_id": event.run_id,
-        "why": run.tags.get(WHY_TAG) if run else None,
-    }
+    for record in instance.fetch_materializations(_TRAINED, limit=100).records:
+        run_id, event = record.run_id, record.asset_materialization
+        if run_id and event:  # what was lost and restored is reported without a run
+            run, model = instance.get_run_by_id(run_id), event.metadata.get("model")
+            return {
+                "model": model.value if model else None,
+                "at": record.timestamp,
+                "run_id": run_id,
+                "why": run.tags.get(WHY_TAG) if run else None,
+            }
+    return None
 
 
 def _drifted(settings: Settings) -> list[str]:
     """The batches whose drift check failed when it was made last."""
     folders = {name: settings.verdict("drift", name) for name in known_batches(settings)}
-    return [name for name, folder in folders.items() if folder.exists() and verdict.load(folder).warnings]
+    return [name for name, folder in folders.items() if verdict.has_warnings(folder)]
 
 
 def _refused(settings: Settings) -> dict[str, str] | None:
-    """The candidate and why it was not promoted; None where it was, or was never judged."""
-    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
-    if candidate is None or (champion and champion.model_id == candidate.model_id):
-        return None
-    decision = promotion_decisions.last(settings.models, candidate.model_id)
-    barred = registry.barred(settings.models, candidate.model_id)
+    """The candidate and why it was not promoted; None where it was, was never judged, or cannot be read."""
+    try:
+        candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+        if candidate is None or (champion and champion.model_id == candidate.model_id):
+            return None
+        decision = promotion_decisions.last(settings.models, candidate.model_id)
+        barred = registry.barred(settings.models, candidate.model_id)
+    except RegistryError:
+        return None  # where the next training stands, it is said
     reason = barred or (decision.reason if decision and not decision.promoted else None)
     return {"model": candidate.model_id, "reason": reason} if reason else None
 

@@ -39,6 +39,10 @@ _SHOWN = 5
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
+#: The version of what cannot be read as a file: a folder, a pipe, a link that leads nowhere.
+_NO_FILE = "no regular file"
+
+
 class DecisionError(ValueError):
     """A file of decisions that cannot be followed; the message names the line and says what to do."""
 
@@ -51,8 +55,27 @@ class _Decision(NamedTuple):
 
 
 def version_of(path: AnyPath) -> str | None:
-    """Return the data version of a file of decisions: a hash of its bytes, None where there is no file."""
-    return xxhash.xxh3_128_hexdigest(path.read_bytes()) if path.exists() else None
+    """Return the data version of a file of decisions: a hash of its bytes, None where there is no file.
+
+    What is no regular file has a version of its own: reading it then says what is wrong.
+    """
+    if path.is_file():
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+    return _NO_FILE if _is_there(path) else None
+
+
+def _is_there(path: AnyPath) -> bool:
+    """Whether anything bears this name: a link that leads nowhere does."""
+    return path.exists() or path.is_symlink()
+
+
+def problem(path: AnyPath) -> str | None:
+    """Return why a file of decisions cannot be used, in one line; None where it can be, or is not there."""
+    try:
+        read_decisions(path)
+    except DecisionError as error:
+        return str(error)
+    return None
 
 
 def claims(sources: Iterable[Mapping[str, str]]) -> str:
@@ -83,7 +106,9 @@ def read_decisions(path: AnyPath | None) -> pl.DataFrame:
         DecisionError: a line cannot be understood, or decides about an image a second time.
     """
     decided: dict[str, _Decision] = {}
-    if path is not None and path.exists():
+    if path is not None and _is_there(path):
+        if not path.is_file():
+            raise DecisionError(f"{path} is no regular file, or a link that leads nowhere: replace it")
         for number, row in _rows(path):
             decision = _decision(row, number, f"{path}, line {number}")
             if decision is None:

@@ -89,11 +89,11 @@ def situation(settings: Settings, code: str, configuration: str) -> Situation:
     with fetched(registry.model_folder(settings.models, candidate.model_id)) as folder:
         trained = read_config(folder)
     seen = settings.training_splits(candidate.model_id)
-    before = (
-        _training_images(str(seen))
-        if seen.exists()
-        else pl.DataFrame({"image_id": []}, {"image_id": pl.String})
-    )
+    before = pl.DataFrame(schema={"image_id": pl.String})
+    try:
+        before = _training_images(str(seen)) if seen.exists() else before
+    except (pl.exceptions.PolarsError, OSError):
+        blocked += (f"{seen} cannot be read: materialize resnet18 again (captcha-assets update)",)
     now = before.clear() if blocked else _training_images(str(settings.splits))
     return Situation(
         model_id=candidate.model_id,
@@ -114,7 +114,12 @@ def _blocked(settings: Settings) -> Iterator[str]:
     for table in ("image_index", "splits"):
         if not verdict.has_passed(settings.verdict(table)):
             yield f"a blocking check of {table} fails"
-    for batch in batches_of(settings.splits):
+    try:
+        batches = batches_of(settings.splits)
+    except (pl.exceptions.PolarsError, OSError):
+        yield f"{settings.splits} cannot be read: materialize it again (captcha-assets update)"
+        return
+    for batch in batches:
         if not settings.image_table(batch).exists():
             yield f"the splits hold images of batch {batch}, whose image_table is not there"
     if why := lacking_images(settings.splits):
@@ -129,7 +134,7 @@ def _drifted(settings: Settings, trained: ModelConfig) -> Iterator[str]:
     seen = set(trained.provenance.get("deliveries", ()))
     for batch in batches_of(settings.splits):
         folder = settings.verdict("drift", batch)
-        if batch not in seen and folder.exists() and verdict.load(folder).warnings:
+        if batch not in seen and verdict.has_warnings(folder):
             yield batch
 
 

@@ -45,9 +45,12 @@ def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOv
 def _describe(settings: Settings, batch: str, firsts: dict[str, int] | None) -> BatchOverview:
     if not (settings.verdict("image_table", batch) / "verdict.json").exists():
         return BatchOverview(batch, None, None, None, None, "not made")
-    usable = _rows(settings.image_table(batch))
-    rejected = _rows(settings.rejected_images(batch))
-    judged = verdict.load(settings.verdict("image_table", batch))
+    try:
+        usable = _rows(settings.image_table(batch))
+        rejected = _rows(settings.rejected_images(batch))
+        judged = verdict.load(settings.verdict("image_table", batch))
+    except (pl.exceptions.PolarsError, OSError, verdict.VerdictError):
+        return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
     # The index counts an image with the first delivery that brought it; one held back is not in it.
     duplicates = usable - firsts.get(batch, 0) if firsts is not None and judged.passed else None
     return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(judged))
@@ -60,7 +63,10 @@ def _rows(path: AnyPath) -> int:
 def _firsts_by_batch(index: AnyPath) -> dict[str, int] | None:
     if not index.exists():
         return None
-    counted = pl.scan_parquet(str(index)).group_by("batch").agg(pl.len().alias("images")).collect()
+    try:
+        counted = pl.scan_parquet(str(index)).group_by("batch").agg(pl.len().alias("images")).collect()
+    except (pl.exceptions.PolarsError, OSError):
+        return None  # damaged: `status` says so, and `update` mends it
     return dict(counted.iter_rows())
 
 

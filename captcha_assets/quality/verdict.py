@@ -157,6 +157,14 @@ def load(folder: AnyPath) -> Verdict:
     return Verdict.from_dict(values)
 
 
+def has_warnings(folder: AnyPath) -> bool:
+    """Whether `folder` holds validation results that warn; without readable ones nothing is known."""
+    try:
+        return bool(load(folder).warnings)
+    except VerdictError:
+        return False
+
+
 def has_passed(folder: AnyPath) -> bool:
     """Whether `folder` holds a verdict that stops nothing; without a readable verdict it does not."""
     try:
@@ -168,12 +176,17 @@ def has_passed(folder: AnyPath) -> bool:
 def quarantined(folders: Mapping[str, AnyPath]) -> dict[str, list[str]]:
     """Return the batches that failed a blocking check, with the names of the checks.
 
+    Results that are missing or damaged name no check: their table is stale, and `status` says so.
+
     Args:
         folders: where the verdict on each batch lies.
     """
-    found = {name: load(folder) for name, folder in folders.items() if folder.exists()}
-    return {
-        name: [finding.name for finding in judged.failures]
-        for name, judged in found.items()
-        if judged.failures
-    }
+    found = {name: _failures(folder) for name, folder in folders.items()}
+    return {name: checks for name, checks in found.items() if checks}
+
+
+def _failures(folder: AnyPath) -> list[str]:
+    try:
+        return [finding.name for finding in load(folder).failures]
+    except VerdictError:
+        return []

@@ -1,5 +1,6 @@
 """What lies on disk, what is registered and what Dagster was told are one truth."""
 
+import json
 from pathlib import Path
 
 from captcha_assets.defs import runs, truth
@@ -58,6 +59,27 @@ def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
         path.write_bytes(content)
     assert planned(finished) == {}
     assert finished.update() == []
+
+
+def test_a_damaged_file_of_any_kind_leaves_status_and_batch_list_working(finished: Home) -> None:
+    home, settings = finished.settings.home, finished.settings
+    damaged = [
+        settings.splits,
+        settings.image_index,
+        settings.image_table("first"),
+        settings.verdict("image_table", "first") / "verdict.json",
+        settings.models / "candidate.json",
+        settings.training_splits(str(finished.version("resnet18"))),
+    ]
+    for path in damaged:
+        kept = path.read_bytes()
+        path.write_bytes(b"\xaagarbage")
+        said = succeeded(home, "status")
+        assert str(path) in said or str(path.parent) in said, path
+        succeeded(home, "batch", "list")
+        path.write_bytes(kept)
+    run_id = json.loads(succeeded(home, "status", "--json"))["last_training"]["run_id"]
+    assert run_id, "what comes back is no training"
 
 
 def test_garbage_in_any_file_is_named_with_its_path_and_never_a_traceback(finished: Home) -> None:

@@ -1,5 +1,9 @@
 """What somebody decided about an image is honoured by the next index, and by nothing else."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captcha_assets.images.assignments import AssignmentRecord
-from captcha_assets.images.decisions import DecisionError, read_decisions
+from captcha_assets.images.decisions import DecisionError, read_decisions, version_of
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
@@ -171,3 +175,15 @@ def test_a_line_that_cannot_be_followed_is_named(text, words, tmp_path):
     with pytest.raises(DecisionError, match=words):
         build_image_index({}, tmp_path / "index.parquet", path)
     assert not (tmp_path / "index.parquet").exists()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere/at/all")])
+def test_what_is_no_regular_file_is_an_error_and_a_change(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "label_decisions.csv"
+    assert version_of(path) is None
+    make(path)
+    assert version_of(path) is not None
+    with pytest.raises(DecisionError, match=r"label_decisions.csv is no regular file"):
+        read_decisions(path)
