@@ -132,3 +132,10 @@ def test_two_updates_at_once_materialize_everything_once(tmp_path: Path) -> None
     assert [error for _output, error in said] == ["", ""]
     lines = [line for output, _error in said for line in output.splitlines() if line.startswith("making")]
     assert len(lines) == len(set(lines)) == 3
+
+
+def test_an_update_without_any_batch_says_how_to_begin(tmp_path: Path) -> None:
+    done = run(tmp_path, "update")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: there is no batch yet: captcha-assets batch add NAME SOURCE"
+    assert "there is no batch yet" in succeeded(tmp_path, "update", "--dry-run")

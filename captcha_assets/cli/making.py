@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from captcha_assets.defs.runs import Step
 
 
+_HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
+
+
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be made and why, and make nothing.")
 @click.option(
@@ -46,11 +49,15 @@ def update(
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
     given = run_config.load(config, settings, definitions, selection) if config else {}
+    if _is_empty(settings) and not dry_run:
+        raise click.ClickException(_HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
             truth.report(settings, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
+            if _is_empty(settings):
+                click.echo(_HOW_TO_BEGIN)
         else:
             _update(definitions, instance, selection, given)
             _name_quarantined(settings)
@@ -115,6 +122,13 @@ def _update(
         raise click.ClickException(f"{len(failed)} of {len(outcomes)} not made: {names}")
     else:
         click.echo(f"{len(outcomes)} made")
+
+
+def _is_empty(settings: Settings) -> bool:
+    """Whether there is no batch, and was none, to materialize anything from."""
+    from captcha_assets.sources.deliveries import known_batches
+
+    return not known_batches(settings) and not settings.image_index.exists()
 
 
 def _name_quarantined(settings: Settings) -> None:

@@ -22,6 +22,9 @@ from captcha_assets.stored import Output, Stored, StoredVersions
 #: The data version of what is not there.
 NO_VALUE = NULL_DATA_VERSION.value
 
+#: How the problem of what was removed on purpose begins.
+_REMOVED = "removed:"
+
 #: Metadata of a reported loss: what is wrong.
 PROBLEM = "on disk"
 
@@ -143,6 +146,13 @@ def _event(
         yield lost(output, stored.problem or "changed: the content is not what was materialized")
     elif stored.version is not None:
         yield from _restored(instance, output, stored.version)
+    elif stored.problem and _is_another(stored.problem, problem_of(instance, output)):
+        yield lost(output, stored.problem)
+
+
+def _is_another(problem: str, reported: str | None) -> bool:
+    """Whether something else is wrong now; that a batch was removed says more than that its files are gone."""
+    return problem != reported and not (reported or "").startswith(_REMOVED)
 
 
 def lost(output: Output, problem: str) -> dg.AssetMaterialization:
@@ -193,7 +203,7 @@ def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
         tags = _tags_by_partition(instance, asset).get(batch, {}) if partitions == BATCH else {}
         version = tags.get(DATA_VERSION_TAG, NO_VALUE)
         if version != NO_VALUE:
-            event = lost(Output(asset, batch), f"removed: batch {batch} was removed")
+            event = lost(Output(asset, batch), f"{_REMOVED} batch {batch} was removed")
             instance.report_runless_asset_event(event)
     instance.delete_dynamic_partition(BATCH, batch)
 

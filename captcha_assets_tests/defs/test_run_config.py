@@ -37,7 +37,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     assert agree()[0] == "resnet18: trained with other than the production settings"
     assert Ticks(finished).clauses() == ["configuration"]
     again = update("--select", "key:resnet18", "--config", file)
-    assert "the run config of resnet18 was not used: it was materialized with the same already" in again
+    assert "the run config of resnet18 was not used: resnet18 is up to date" in again
     assert "everything is up to date" in again
 
     back = update("--select", "key:resnet18")
