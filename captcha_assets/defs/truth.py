@@ -152,7 +152,7 @@ def _event(
 
 def _is_another(problem: str, reported: str | None) -> bool:
     """Whether something else is wrong now; that a batch was removed says more than that its files are gone."""
-    return problem != reported and not (reported or "").startswith(_REMOVED)
+    return reported is None or (problem != reported and not reported.startswith(_REMOVED))
 
 
 def lost(output: Output, problem: str) -> dg.AssetMaterialization:
