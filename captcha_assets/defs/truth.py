@@ -151,7 +151,7 @@ def _event(
 
 
 def _is_another(problem: str, reported: str | None) -> bool:
-    """Whether something else is wrong now; that a batch was removed says more than that its files are gone."""
+    """Whether something else is wrong now; a removal says more than that its files are gone."""
     return reported is None or (problem != reported and not reported.startswith(_REMOVED))
 
 
