@@ -123,10 +123,14 @@ def attempt(arguments: list[str], home: Path, seconds: float | None, *, session:
     said, too_late = b"", True
     if seconds is not None:
         time.sleep(seconds)
+        send = os.killpg if session else os.kill
+        send(process, signal.SIGSTOP)  # or it could end between the look at what it said and the signal
+        os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         said = _read(reader, wait=False)
         too_late = DONE in said
         if not too_late:
-            (os.killpg if session else os.kill)(process, signal.SIGINT)
+            send(process, signal.SIGINT)
+        send(process, signal.SIGCONT)
     said += _read(reader, wait=True)
     os.close(reader)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -167,6 +171,7 @@ def tries(command: str, number: int, folder: Path, chance: random.Random) -> Cou
         if not ended.too_late and (unfinished_runs(home) or left_processes(home)):
             verdict += ", something left"
         found[verdict] += 1
+        print(f"\r{command}: {dict(found)}", end="", file=sys.stderr, flush=True)
         if verdict not in ("noticed", "too late"):
             print(f"--- {command}: {verdict}, status {ended.status}\n{ended.said}", flush=True)
     return found

@@ -134,7 +134,8 @@ def test_a_reader_that_has_gone_away_ends_the_command_without_a_word(tmp_path: P
 def test_a_full_disk_under_standard_output_is_one_line(tmp_path: Path, arguments: str) -> None:
     done = _shell(tmp_path, f"captcha-assets {arguments} > /dev/full")
     assert done.returncode == 1
-    assert done.stderr == "Error: standard output: No space left on device\n"
+    words = "standard output: No space left on device; free some space and run it again"
+    assert done.stderr == f"Error: {words}\n"
 
 
 def test_closed_standard_files_harm_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from captcha_assets.cli.making import quiet_definitions
+from captcha_assets.cli.process import Interrupted
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def _make(
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
         if not left:
             backfills.forget(settings, chosen)
-            raise click.ClickException(words) from stop
-        raise click.ClickException(f"{words}; go on with: {again}") from stop
+            raise Interrupted(words) from stop
+        raise Interrupted(f"{words}; go on with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     if not outcomes:
         click.echo("there is no partition of these assets yet (see batch add, sweep run)")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from captcha_assets.cli.process import Interrupted
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _update(
     except KeyboardInterrupt as stop:
         made = sum(not outcome.error for outcome in outcomes)
         words = f"interrupted after {made} were made; the same command goes on from there"
-        raise click.ClickException(words) from stop
+        raise Interrupted(words) from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")
     if not outcomes:

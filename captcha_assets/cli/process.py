@@ -19,6 +19,13 @@ INTERRUPTED = "interrupted"
 STANDARD_OUTPUT = "standard output"
 
 
+class Interrupted(click.ClickException):
+    """The command was interrupted; the message says how to go on, where that is known."""
+
+    def __init__(self, message: str = INTERRUPTED) -> None:
+        super().__init__(message)
+
+
 @contextmanager
 def owned() -> Iterator[None]:
     """Run a command that has this process for itself, and end the process.

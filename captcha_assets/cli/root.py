@@ -23,10 +23,14 @@ class _Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click's own, and some of them are RuntimeErrors
+        except click.ClickException as error:
+            if interrupts.received() and not isinstance(error, process.Interrupted):
+                raise process.Interrupted from error  # what a library made of the interrupt
+            raise
+        except (click.exceptions.Exit, click.Abort):
+            raise  # click's own, and RuntimeErrors
         except KeyboardInterrupt as stop:
-            raise click.ClickException(process.INTERRUPTED) from stop
+            raise process.Interrupted from stop
         except errors.known() as error:
             if os.environ.get("CAPTCHA_DEBUG"):
                 raise
@@ -36,7 +40,7 @@ class _Root(click.Group):
 def _said(error: BaseException, settings: Settings | None) -> Exception:
     """The exception that ends the command with the right words."""
     if interrupts.received():
-        return click.ClickException(process.INTERRUPTED)
+        return process.Interrupted()
     if isinstance(error, BrokenPipeError) and error.filename == process.STANDARD_OUTPUT:
         return error  # click ends without a word, as other commands do whose reader has gone away
     place = os.environ.get("DAGSTER_HOME") or (settings.dagster_home if settings else "DAGSTER_HOME")

@@ -15,6 +15,7 @@ import click
 
 from captcha_assets import interrupts
 from captcha_assets.cli.printing import print_rows
+from captcha_assets.cli.process import Interrupted
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _run_trials(
                 failed += [trial] if error else []
     except KeyboardInterrupt as stop:
         words = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
-        raise click.ClickException(words) from stop
+        raise Interrupted(words) from stop
     return failed
 
 

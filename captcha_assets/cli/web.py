@@ -94,9 +94,9 @@ def reports(settings: Settings) -> None:
     """Serve the reports that the UI links to, until interrupted."""
     from captcha_assets.reports import serving
 
-    with serving(settings) as server:
+    # Ctrl-C at any moment is how it is ended.
+    with suppress(KeyboardInterrupt), serving(settings) as server:
         click.echo(f"reports of {settings.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
         interrupts.check()
-        with suppress(KeyboardInterrupt):
-            server.join()
-        interrupts.answered()
+        server.join()
+    interrupts.answered()
