@@ -86,7 +86,8 @@ def _finished(settings: Settings, planned: Record) -> Record | None:
         return None
     same = (planned.parameters, planned.settings, planned.splits_version, planned.code_version)
     known = (before.parameters, before.settings, before.splits_version, before.code_version)
-    return before if json.dumps(known) == json.dumps(same) else None
+    # the file's keys are sorted, and its lists are tuples here
+    return before if json.dumps(known, sort_keys=True) == json.dumps(same, sort_keys=True) else None
 
 
 def _peers(settings: Settings, record: Record) -> list[Record]:
