@@ -1,8 +1,8 @@
 """Ctrl-C at random moments of a command: how often it is lost.
 
-    python -m captcha_assets_tests.interrupts 250
+    python -m captcha_assets_tests.interrupts 250 [backfill] [update]
 
-runs `update` and `backfill` so often each. A process that has all imports behind it forks for each try, so
+runs the commands so often each, both if none is named. A process that has all imports behind it forks for each try, so
 that a try takes as long as the command's own work. The signal goes to the process alone, or to all of its
 session as a terminal sends it.
 """
@@ -184,7 +184,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     imported()
     found = {}
-    for command in COMMANDS:
+    for command in sys.argv[2:] or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             found[command] = tries(command, number, Path(folder), random.Random(seed))
     print(json.dumps(found))
