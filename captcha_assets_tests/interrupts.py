@@ -2,9 +2,9 @@
 
     python -m captcha_assets_tests.interrupts 250 [backfill] [update]
 
-runs the commands so often each, both if none is named. A process that has all imports behind it forks for each try, so
-that a try takes as long as the command's own work. The signal goes to the process alone, or to all of its
-session as a terminal sends it.
+runs the commands so often each, both if none is named. A process that has all imports behind it forks for
+each try, so that a try takes as long as the command's own work. The signal goes to the process alone, or to
+all of its session as a terminal sends it.
 """
 
 import contextlib
