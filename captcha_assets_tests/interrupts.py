@@ -75,8 +75,8 @@ def imported() -> None:
     from captcha_assets.defs import backfills, console, state  # noqa: F401
 
 
-def _become(arguments: list[str], home: Path, output: int) -> None:
-    """Be the command, in a forked process."""
+def _become(arguments: list[str], home: Path, output: int, ready: int) -> None:
+    """Be the command, in a forked process; say on `ready` that it begins."""
     from captcha_assets.cli import main
 
     os.setsid()
@@ -87,18 +87,23 @@ def _become(arguments: list[str], home: Path, output: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.argv = ["captcha-assets", *arguments]
+    os.write(ready, b".")
     main()
 
 
 def _forked(arguments: list[str], home: Path) -> tuple[int, int]:
-    """Start a command; return its process id and where its output is read."""
+    """Start a command; return, once it begins, its process id and where its output is read."""
     reader, writer = os.pipe()
+    begun, ready = os.pipe()
     if process := os.fork():
         os.close(writer)
+        os.close(ready)
+        os.read(begun, 1)  # the signal is for the command, not for what prepares it
+        os.close(begun)
         return process, reader
     status = 70
     try:
-        _become(arguments, home, writer)
+        _become(arguments, home, writer, ready)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
@@ -118,8 +123,8 @@ def _read(reader: int, *, wait: bool) -> bytes:
 
 def attempt(arguments: list[str], home: Path, seconds: float | None, *, session: bool) -> Ended:
     """Run a command in `home`, interrupt it after so many seconds, and say how it ended."""
-    began = time.monotonic()
     process, reader = _forked(arguments, home)
+    began = time.monotonic()
     said, too_late = b"", True
     if seconds is not None:
         time.sleep(seconds)
