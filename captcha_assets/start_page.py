@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
+from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import report, verdict
 from captcha_assets.quality.report import Cell, Section
@@ -108,5 +109,5 @@ def _accuracy(settings: Settings, model_id: str) -> str:
             return "not evaluated yet"
         low, high = figures["accuracy_low"], figures["accuracy_high"]
         return f"{figures['accuracy']:.4f} ({low:.4f} to {high:.4f}, {figures['n']:,} images)"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ModelFolderError):
         return "cannot be read"
