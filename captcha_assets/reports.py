@@ -21,6 +21,13 @@ class ReportServerError(RuntimeError):
 _SHOWN = {".html", ".png", ".json", ".csv"}
 
 
+_ERROR_PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>%(message)s</title>
+<body style="font-family: system-ui, sans-serif; margin: 4rem auto; max-width: 40rem">
+<h1>%(message)s</h1><p><a href="/">The start page</a> leads to every report.</p></body></html>
+"""
+
+
 def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
     """Return the content type and the bytes of what an address names; None where there is no such report.
 
@@ -46,6 +53,8 @@ def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
 
 def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        error_message_format = _ERROR_PAGE
+
         def do_GET(self) -> None:
             found = self._head()
             if found:
@@ -58,9 +67,7 @@ def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
             """Send the head of the answer, and return its body."""
             found = report_at(settings, self.path)
             if found is None:
-                self.send_error(
-                    HTTPStatus.NOT_FOUND, "no such report", "the start page / leads to every report"
-                )
+                self.send_error(HTTPStatus.NOT_FOUND, "No such report")
                 return None
             kind, body = found
             self.send_response(HTTPStatus.OK)

@@ -73,7 +73,7 @@ def test_a_backfill_makes_the_chosen_deliveries_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["batch", "add", "Bad Name", "synthetic:10"], 1, "Bad Name"),
+        (["batch", "add", "Bad Name", "synthetic:10"], 2, "Bad Name"),
         (["batch", "add", "gone", "/nowhere/at/all.zip"], 1, "/nowhere/at/all.zip"),
         (["batch", "remove", "unknown"], 1, "unknown"),
         (["backfill", "raw_batch", "--batches", "unknown"], 1, "unknown"),

@@ -1,5 +1,6 @@
 """Batches, the inbox and label decisions, as a user types it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -76,6 +77,20 @@ def test_a_damaged_registration_stops_its_batch_only_and_the_batch_can_be_remove
     assert not registration.exists()
 
 
+def test_duplicates_are_counted_once_the_index_knows_the_batch(tmp_path: Path) -> None:
+    def counted() -> dict[str, int | None]:
+        rows = succeeded(tmp_path, "batch", "list", "--json").splitlines()
+        return {row["batch"]: row["duplicates"] for row in map(json.loads, rows)}
+
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:40")
+    succeeded(tmp_path, "update", "--select", "+key:image_index")
+    succeeded(tmp_path, "batch", "add", "two", "synthetic:40")
+    succeeded(tmp_path, "update", "--select", "key:raw_batch or key:image_table")
+    assert counted() == {"one": 0, "two": None}
+    succeeded(tmp_path, "update", "--select", "+key:image_index")
+    assert counted() == {"one": 0, "two": 40}
+
+
 def test_an_overwritten_zip_is_registered_anew_and_its_content_fetched(tmp_path: Path) -> None:
     source, home = tmp_path / "x.zip", tmp_path / "home"
     make_zip(source)
@@ -118,7 +133,9 @@ def test_of_two_commands_that_register_one_name_at_once_exactly_one_wins(tmp_pat
 def test_what_cannot_be_a_batch_is_refused_when_it_is_added(
     tmp_path: Path, name: str, source: str, words: str
 ) -> None:
-    assert words in _one_line(run(tmp_path, "batch", "add", name, source))
+    refused = run(tmp_path, "batch", "add", name, source)
+    assert refused.returncode == 2
+    assert words in refused.stderr
     assert succeeded(tmp_path, "batch", "list", "--json") == ""
 
 

@@ -100,7 +100,7 @@ def test_an_unknown_address_is_a_404_that_names_the_start_page(served: Settings)
     for address in ("/nothing.html", "/quality", "/%00.html", f"/{'x' * 3000}.html", "/models/%ff.html"):
         status, body, _ = ask(served, address)
         assert status == 404, address
-        assert "the start page / leads to every report" in body
+        assert '<a href="/">The start page</a> leads to every report' in body
 
 
 def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: Path) -> None:

@@ -31,8 +31,14 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     has changed is registered anew.
     """
     from captcha_assets.sources import deliveries
+    from captcha_assets.sources.archives import DeliveryError
 
-    deliveries.register(ctx.obj, name, deliveries.parse_source(source), progress=_say)
+    try:
+        wanted = deliveries.parse_source(source)
+        deliveries.check_new(name, wanted)
+    except DeliveryError as error:
+        raise click.UsageError(str(error)) from error
+    deliveries.register(ctx.obj, name, wanted, progress=_say)
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
     else:

@@ -41,14 +41,15 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import truth
+    from captcha_assets.defs import runs, truth
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.defs.model import run_config
     from captcha_assets.sweeps.production import production_settings
 
-    production_settings(settings)  # a typing error in them is said before anything runs
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
+    if runs.includes(definitions, selection, "resnet18"):
+        production_settings(settings)  # a typing error in them is said before anything runs
     given = run_config.load(config, settings, definitions, selection) if config else {}
     if _is_empty(settings) and not dry_run:
         raise click.ClickException(_HOW_TO_BEGIN)

@@ -10,6 +10,9 @@ from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
 from captcha_assets.settings import Settings, load_settings
 
+#: Where a context notes that a subcommand was asked for its help.
+_HELP = f"{__name__}.help"
+
 
 class _Root(click.Group):
     """Says each error in one line, with exit status 1; a usage error has exit status 2."""
@@ -21,6 +24,7 @@ class _Root(click.Group):
             return super().main(args, *more, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        ctx.meta[_HELP] = bool({"-h", "--help"} & set(ctx.args))
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
@@ -57,6 +61,8 @@ def main(ctx: click.Context) -> None:
     """
     from captcha_assets.sources import inbox
 
+    if ctx.meta[_HELP]:
+        return  # it is given whatever the settings are
     ctx.obj = load_settings()
     if problem := inbox.prepare(ctx.obj):
         click.echo(f"warning: {problem}", err=True)

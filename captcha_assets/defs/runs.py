@@ -106,6 +106,11 @@ def checked_selection(definitions: dg.Definitions, text: str) -> dg.AssetSelecti
     return selection
 
 
+def includes(definitions: dg.Definitions, selection: dg.AssetSelection, asset: str) -> bool:
+    """Whether an asset is among those selected."""
+    return dg.AssetKey(asset) in selection.resolve(definitions.resolve_asset_graph())
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
@@ -167,18 +172,22 @@ def _reasons(
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
         return [truth.problem_of(instance, Output(key.to_user_string(), partition)) or "never made"]
-    reasons = [_in_words(cause) for cause in resolver.get_stale_causes(key, partition)]
+    reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
     return reasons + _changed_deliveries(graph, instance, key)
 
 
-def _in_words(cause: StaleCause) -> str:
+def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
     if cause.dependency is None:
         return cause.reason
     if cause.dependency.asset_key == dg.AssetKey("training_settings"):
         return NOT_PRODUCTION
-    where = f" [{cause.dependency.partition_key}]" if cause.dependency.partition_key else ""
-    what = "changed" if cause.category == StaleCauseCategory.DATA else cause.reason
-    return f"{cause.dependency.asset_key.to_user_string()}{where} {what}"
+    output = Output(cause.dependency.asset_key.to_user_string(), cause.dependency.partition_key)
+    name = f"{output.asset} [{output.partition}]" if output.partition else output.asset
+    if cause.category != StaleCauseCategory.DATA:
+        return f"{name} {cause.reason}"
+    if truth.problem_of(instance, output):  # made again, it may come out as it was
+        return f"if the content of {name} changes"
+    return f"{name} changed"
 
 
 def _changed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:

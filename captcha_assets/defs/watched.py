@@ -17,7 +17,9 @@ from dagster._core.definitions.data_version import (
 
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import truth
+from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
@@ -130,7 +132,7 @@ training_settings = _source(
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
     "all assets, so that what is missing, damaged or out of date is shown so. While `automation` is on, it "
     "starts a run for what is missing or damaged, once for each loss. Alerts once of a file that cannot be "
-    "used.",
+    "used. Ends the runs of commands that were killed.",
 )
 def watched_files(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
@@ -139,6 +141,8 @@ def watched_files(
 
     The cursor holds the problem that an alert was sent of.
     """
+    for lost in give_up_lost_runs(context.instance):
+        tell(context.instance, lost, settings)
     observed = unseen(settings, context.instance)
     for event in truth.report(settings, context.instance):
         _alert(settings, event)

@@ -42,7 +42,7 @@ def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOv
     return [_describe(settings, name, firsts) for name in sorted(batches)]
 
 
-def _describe(settings: Settings, batch: str, firsts: dict[str, int] | None) -> BatchOverview:
+def _describe(settings: Settings, batch: str, firsts: dict[str, int]) -> BatchOverview:
     if not (settings.verdict("image_table", batch) / "verdict.json").exists():
         return BatchOverview(batch, None, None, None, None, "not made")
     try:
@@ -51,8 +51,8 @@ def _describe(settings: Settings, batch: str, firsts: dict[str, int] | None) -> 
         judged = verdict.load(settings.verdict("image_table", batch))
     except (pl.exceptions.PolarsError, OSError, verdict.VerdictError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
-    # The index counts an image with the first delivery that brought it; one held back is not in it.
-    duplicates = usable - firsts.get(batch, 0) if firsts is not None and judged.passed else None
+    # The index counts an image with the first delivery that brought it.
+    duplicates = usable - firsts[batch] if batch in firsts and judged.passed else None
     return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(judged))
 
 
@@ -60,14 +60,17 @@ def _rows(path: AnyPath) -> int:
     return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
 
 
-def _firsts_by_batch(index: AnyPath) -> dict[str, int] | None:
+def _firsts_by_batch(index: AnyPath) -> dict[str, int]:
+    """How many images each batch of the index was the first to bring; empty where there is no index."""
     if not index.exists():
-        return None
+        return {}
     try:
-        counted = pl.scan_parquet(str(index)).group_by("batch").agg(pl.len().alias("images")).collect()
+        images = pl.scan_parquet(str(index))
+        known = images.select(pl.col("sources").explode().struct.field("batch").unique()).collect()
+        counted = images.group_by("batch").len().collect()
     except (pl.exceptions.PolarsError, OSError):
-        return None  # damaged: `status` says so, and `update` mends it
-    return dict(counted.iter_rows())
+        return {}  # damaged: `status` says so, and `update` mends it
+    return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())
 
 
 def _in_words(judged: verdict.Verdict) -> str:

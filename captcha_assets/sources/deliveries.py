@@ -146,8 +146,12 @@ def check_batch_name(name: str) -> None:
         )
 
 
-def _check_new(name: str, source: Source) -> None:
-    """Refuse what no batch is registered with, though one of old may be."""
+def check_new(name: str, source: Source) -> None:
+    """Accept a name and a source for a batch that is registered now, though one of old may break the rule.
+
+    Raises:
+        DeliveryError: no batch may be called so, or be made in such a way.
+    """
     check_batch_name(name)
     if name in RESERVED:
         raise DeliveryError(
@@ -248,7 +252,7 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
         DeliveryError: the name cannot be used or belongs to another batch, or the path is not a zip or
             folder that can be read.
     """
-    _check_new(batch, source)
+    check_new(batch, source)
     with _plain_errors(f"{batch} cannot be registered"):
         asked = Registration(batch, source, dataset=_dataset(settings, source))
         if isinstance(source, LocalSource):

@@ -67,7 +67,8 @@ def read(path: Path) -> YamlFile:
     except (yaml.YAMLError, ValueError) as error:
         raise YamlFileError(_syntax(path, error)) from error
     if values is not None and not isinstance(values, dict):
-        raise YamlFileError(f"{path} holds no settings: lines like `key: value` are needed")
+        where = f"{path}, line {root.start_mark.line + 1}" if root else str(path)
+        raise YamlFileError(f"{where}: this is no mapping: lines like `key: value` are needed")
     return YamlFile(path, values or {}, _lines(path, root))
 
 

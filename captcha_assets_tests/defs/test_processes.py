@@ -12,6 +12,7 @@ import pytest
 
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, UNFINISHED
+from captcha_assets.defs.watched import watched_files
 from captcha_assets_tests.defs.conftest import Home
 
 #: A process that leaves a run in each status, and waits.
@@ -56,6 +57,15 @@ def test_runs_of_a_killed_command_end_whatever_their_status_with_one_alert_each(
     alerts = [json.loads(line) for line in home.settings.alerts.read_text().splitlines()]
     assert [alert["title"] for alert in alerts] == ["splits: the run failed"] * 3
     assert all("was killed" in "".join(alert["lines"]) for alert in alerts)
+
+
+def test_with_the_daemon_running_lost_runs_end_without_a_further_command(home: Home) -> None:
+    process = making("STARTED")
+    process.kill()
+    process.wait()
+    with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
+        watched_files(context)
+    assert {run.status.value for run in home.instance.get_runs()} == {"FAILURE"}
 
 
 def test_the_pool_of_a_killed_command_is_free_again(home: Home) -> None:

@@ -35,6 +35,10 @@ def test_update_says_it_in_one_line_and_runs_nothing(mistyped: Home) -> None:
     assert len(mistyped.instance.get_runs()) == before
 
 
+def test_an_update_without_a_training_goes_on_all_the_same(mistyped: Home) -> None:
+    assert told(mistyped, "update", "--select", "+key:splits") == (0, "everything is up to date")
+
+
 def test_status_says_it_and_shows_the_rest(mistyped: Home) -> None:
     status, said = told(mistyped, "status")
     assert status == 0

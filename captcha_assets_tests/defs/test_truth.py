@@ -49,6 +49,16 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     assert planned(finished) == {}
 
 
+def test_what_hangs_on_a_loss_is_materialized_again_only_if_the_content_changes(finished: Home) -> None:
+    files(finished.settings, str(finished.version("resnet18")))["resnet18"].unlink()
+    found = {
+        str(step): reasons
+        for step, reasons in runs.plan(finished.definitions, finished.instance, runs.selected("*"))
+    }
+    assert set(found) == {"resnet18", "evaluation", "onnx_model", "champion"}
+    assert found["evaluation"] == found["onnx_model"] == ("if the content of resnet18 changes",)
+
+
 def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
     lost = files(finished.settings, str(finished.version("resnet18")))
     kept = {path: path.read_bytes() for path in lost.values()}

@@ -62,7 +62,7 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "holds no settings"),
+        ("[]", "line 1: this is no mapping"),
         ("", "is no sweep"),
         ("grid: {epochs: [1]}\nsearch: {shift: [1]}\ntrials: 2", "exactly one of `grid` and `search`"),
         ("fixed: {epochs: 1}", "exactly one of `grid` and `search`"),

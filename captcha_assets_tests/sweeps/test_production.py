@@ -57,7 +57,7 @@ def test_the_version_follows_the_values_not_the_words(settings) -> None:
     [
         ("epoch: 3", "unknown settings: epoch"),
         ("epochs: 0", "out of bounds"),
-        ("- 1", "holds no settings"),
+        ("- 1", "line 1: this is no mapping"),
         ("{", "YAML"),
     ],
 )
