@@ -64,7 +64,13 @@ def _png_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-_reason = click.option("--reason", required=True, help="Why, for the history.")
+def _said(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("say why in a few words")
+    return value
+
+
+_reason = click.option("--reason", required=True, callback=_said, help="Why, for the history.")
 
 
 @click.group()
@@ -80,6 +86,9 @@ def list_(settings: Settings, as_json: bool) -> None:
     from captcha_assets.models import overview
 
     rows = overview.list_models(settings)
+    if not rows and not as_json:
+        click.echo("there is no model yet; make one with: captcha-assets update")
+        return
     print_rows(["model", "role", "test accuracy", "trained on"], rows, as_json=as_json)
 
 

@@ -23,6 +23,7 @@ from captcha_assets import interrupts
 from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.check_results import last_ended
 from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
@@ -217,11 +218,11 @@ def failed_blocking_checks(
         for check in sorted(graph.get(parent).check_keys)
         if graph.get(check).blocking
     ]
-    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
+    records = {check: last_ended(instance, check) for check in checks}
     return [
         f"{check.asset_key.to_user_string()}:{check.name}"
         for check, record in records.items()
-        if record.evaluation and not record.evaluation.passed
+        if record and record.evaluation and not record.evaluation.passed
     ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.defs import runs
+from captcha_assets.defs.check_results import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
@@ -123,7 +124,7 @@ def _refused(settings: Settings) -> dict[str, str] | None:
 
 def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
     key = dg.AssetCheckKey(dg.AssetKey("image_table"), DRIFT.name)
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+    record = last_ended(instance, key)
     if record is None or record.evaluation is None:
         return None
     found, run = record.evaluation, instance.get_run_by_id(record.run_id)

@@ -1,7 +1,10 @@
 """The tables of the placed images, as local files: what training, evaluation and export read."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import polars as pl
 
 from captcha_assets.images.frames import require_table
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath, fetched
+from captcha_assets.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,33 @@ def batches_of(splits: AnyPath) -> tuple[str, ...]:
 
 @contextmanager
 def local_tables(settings: Settings) -> Iterator[LocalTables]:
-    """Yield local copies of the splits and of the image tables that they refer to.
+    """Yield the splits and the image tables that they refer to, of one moment.
+
+    A batch that arrives, or is removed, while the block runs changes nothing of what it reads.
 
     Raises:
         MissingTableError: one of them is not there.
     """
-    with ExitStack() as stack:
-        splits = stack.enter_context(fetched(require_table(settings.splits)))
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="reading-", dir=settings.scratch) as name:
+        folder = Path(name)
+        splits = _kept(require_table(settings.splits), folder)
         batches = batches_of(splits)
-        places = [require_table(settings.image_table(name)) for name in batches]
-        tables = tuple(stack.enter_context(fetched(place)) for place in places)
+        (folder / "image_table").mkdir()
+        tables = tuple(
+            _kept(require_table(settings.image_table(batch)), folder / "image_table") for batch in batches
+        )
         yield LocalTables(tables, splits, batches)
+
+
+def _kept(path: AnyPath, folder: Path) -> Path:
+    """Keep a file in a folder, the same whatever is put in its place meanwhile; a local one is not copied."""
+    kept = folder / path.name
+    if not isinstance(path, Path):
+        path.fs.get(path.path, str(kept))
+        return kept
+    try:
+        os.link(path, kept)
+    except OSError:  # artifacts on another disk than the scratch folder
+        shutil.copyfile(path, kept)
+    return kept

@@ -124,9 +124,12 @@ def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool =
     Raises:
         ModelChoiceError: there is no such model.
         ModelFolderError: the model or its export is damaged.
-        RegistryError: something speaks against it, and `force` is not given.
+        RegistryError: it serves already, or something speaks against it and `force` is not given.
     """
     model_id = resolve(settings, name)
+    serves = registry.champion(settings.models)
+    if serves and serves.model_id == model_id:
+        raise RegistryError(f"{model_id} serves already, since {serves.since}")
     if not force and (against := list(_missing(settings, model_id))):
         raise RegistryError(
             f"{model_id} {', '.join(against)}: materialize evaluation and onnx_model while it is the "
@@ -145,7 +148,7 @@ def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: 
     Args:
         settings: where things are kept.
         reason: one line, for the history.
-        to: the id of a model that served.
+        to: a model that served: its id, or "candidate".
         force: go back to `to` although it was refused or is not exported.
 
     Raises:
@@ -161,6 +164,8 @@ def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: 
             )
         verify_export(settings, model_id)
 
+    if to is not None:
+        to = resolve(settings, to)
     return registry.rollback(settings.models, reason, to, force=force, verify=verify)
 
 

@@ -44,7 +44,7 @@ def opened_predictor(settings: Settings, model: str) -> Iterator[Predictor]:
 
 
 def _place(settings: Settings, model: str) -> AnyPath:
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return Path(model)
     model_id = resolve(settings, model)
     exported = settings.onnx_model(model_id)
@@ -75,7 +75,7 @@ def read_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Reading]
     """Read one character in each file; a file that cannot be used gives its reason."""
     for path in paths:
         try:
-            image = decode(path.read_bytes()).pixels
+            image = decode(_content(path)).pixels
         except Rejection as refused:
             yield Reading(path, error=str(refused))
             continue
@@ -85,6 +85,12 @@ def read_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Reading]
         probabilities = predictor.predict(image[None])[0]
         best = int(probabilities.argmax())
         yield Reading(path, predictor.config.classes[best], round(float(probabilities[best]), 4))
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(0, "no file that holds an image")  # a pipe would be waited for
+    return path.read_bytes()
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -162,7 +162,7 @@ def reasons(now: Situation, handled: Situation | None, new_images: int, new_shar
 
 def _first(now: Situation, before: Situation | None) -> Iterator[Reason]:
     if now.model_id is None and before is None:
-        yield Reason("first model", "nothing was trained yet")
+        yield Reason("first model", "the first training: no model was there")
 
 
 def _images(now: Situation, before: Situation | None, number: int, share: float) -> Iterator[Reason]:
@@ -215,8 +215,10 @@ def in_words(now: Situation, number: int, share: float) -> str:
     """Say where every clause stands: what a look at the policy shows while nothing happens."""
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
+    if now.model_id is None:
+        return "the first training, as soon as there are splits"
     changed = [
-        f"{name} {version}, trained with {then}"
+        _changed(name, version, then)
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
         if then not in (None, version)
     ]
@@ -224,5 +226,5 @@ def in_words(now: Situation, number: int, share: float) -> str:
         f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}"
         f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
         f"drifted deliveries: {', '.join(now.drifted) or 'none'}; "
-        f"{'; '.join(changed) or 'code and configuration as then'}"
+        f"{'; '.join(changed) or 'code and settings as in the last training'}"
     )

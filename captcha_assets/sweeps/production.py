@@ -54,7 +54,7 @@ def problem(settings: Settings) -> str | None:
 
 
 def _read(path: Path) -> TrainingSettings:
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():  # a broken link is an error, no absence
         return TrainingSettings()
     try:
         return yaml_file.read(path).settings(TrainingSettings())

@@ -141,11 +141,30 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+def _in_words(kind: Any) -> str:
+    """Say what a value of the annotated type `kind` is to somebody who writes YAML."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_in_words(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers such as [32, 64]"
+    return _KINDS.get(kind, str(kind))
+
+
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number such as 0.1 or 1.0e-1",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+
+
 def _check(entry: dataclasses.Field[Any], value: Any) -> None:
     low, high, choices = (entry.metadata[key] for key in ("low", "high", "choices"))
     if not _is(value, entry.type):
-        kind = getattr(entry.type, "__name__", str(entry.type))
-        raise SettingsError(f"{entry.name}={value!r} is of the wrong type: {kind} is needed", entry.name)
+        raise SettingsError(
+            f"{entry.name}={value!r} is of the wrong type: {_in_words(entry.type)} is needed", entry.name
+        )
     if choices and value not in choices:
         raise SettingsError(f"{entry.name}={value!r} is not one of {', '.join(choices)}", entry.name)
     for number in value if isinstance(value, tuple) else (value,):

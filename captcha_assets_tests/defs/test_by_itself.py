@@ -103,7 +103,7 @@ def test_a_delivery_in_the_inbox_becomes_the_champion_without_a_further_hand(pla
     runs = platform.runs()
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(runs)
     (training,) = [run for run in runs if run.job_name == "retrain"]
-    assert training.tags[WHY_TAG] == "nothing was trained yet"
+    assert training.tags[WHY_TAG] == "the first training: no model was there"
     champion = registry.champion(platform.settings.models)
     assert champion is not None
     assert (platform.settings.evaluation(champion.model_id) / "report.html").exists()

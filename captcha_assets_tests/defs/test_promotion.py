@@ -236,6 +236,25 @@ def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tupl
     assert serving(home) == before
 
 
+def test_what_would_change_nothing_is_refused_and_so_is_a_reason_that_says_nothing(
+    challenged: tuple[Home, str],
+) -> None:
+    home, candidate = challenged
+    before = serving(home)
+    judge(home)
+    assert f"{before} serves already" in fails("model", "promote", "champion", "--reason", "again")
+    for command in ("promote", "rollback", "refuse"):
+        named = [] if command == "rollback" else ["candidate"]
+        done = CliRunner().invoke(main, ["model", command, *named, "--reason", " "])
+        assert done.exit_code == 2, command
+        assert "say why" in done.output, command
+    say("model", "promote", "candidate", "--reason", "a try")
+    assert f"{candidate} serves already" in fails("model", "rollback", "--reason", "r", "--to", "candidate")
+    assert "no model" in fails("model", "rollback", "--reason", "r", "--to", "")
+    assert serving(home) == candidate
+    assert len(registry.history(home.settings.models)) == 2
+
+
 DAMAGED = {
     "history/000001.json": ("{}", "it has no number"),
     "candidate.json": ("{}", "it has no model_id, since"),

@@ -91,7 +91,7 @@ def test_the_first_training_starts_when_there_is_something_to_train_on(home: Hom
     bring(home, "first", "synthetic:60:1")
     ticks = Ticks(home)
     (request,) = ticks.tick()
-    assert request.tags[WHY_TAG] == "nothing was trained yet"
+    assert request.tags[WHY_TAG] == "the first training: no model was there"
     assert ticks.tick() == []
 
 

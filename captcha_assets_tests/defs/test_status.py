@@ -97,3 +97,19 @@ def test_a_run_under_way_is_shown(home: Home) -> None:
     (shown,) = status()["runs"]
     assert (shown["run_id"], shown["status"], shown["makes"]) == (run.run_id, "started", "raw_batch")
     assert f"waits    run {run.run_id[:8]} started" in said("status")
+
+
+def test_a_check_under_way_hides_nothing(finished: Home) -> None:
+    before = status()["last_drift"]
+    keys = {dg.AssetKey("image_table"), dg.AssetKey("rejected_images")}
+    job = finished.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
+    finished.instance.create_run_for_job(
+        job_def=job,
+        asset_selection=frozenset(keys),
+        tags={"dagster/partition": "first"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    planned = dg.EventRecordsFilter(event_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert finished.instance.get_event_records(planned, limit=1)
+    assert status()["last_drift"] == before
+    assert before is not None

@@ -37,6 +37,13 @@ def test_without_a_file_they_are_the_defaults(settings) -> None:
     assert production_settings(settings) == TrainingSettings()
 
 
+def test_a_broken_link_is_an_error_and_no_absence(settings) -> None:
+    settings.training_settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.training_settings.symlink_to("nowhere.yaml")
+    with pytest.raises(SettingsError, match=r"training\.yaml cannot be read: No such file"):
+        production_settings(settings)
+
+
 def test_the_file_says_what_differs(settings) -> None:
     before = production_version(settings)
     written(settings, "epochs: 3\nchannels: [8, 16, 32, 64]\nsample_size: null\n")

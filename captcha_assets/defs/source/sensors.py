@@ -133,5 +133,5 @@ def _tell(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
         told = set()
     for line in stuck:
         if line not in told:
-            send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",), settings.ui_url))
+            send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",)))
     return json.dumps(sorted(stuck))

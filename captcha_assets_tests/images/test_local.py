@@ -1,0 +1,42 @@
+"""What training and evaluation read stays of one moment."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from captcha_assets.images.frames import MissingTableError
+from captcha_assets.images.local import local_tables
+from captcha_assets.settings import Settings
+
+
+def placed(settings: Settings, *batches: str) -> None:
+    """Write splits with an image of each batch, and the batches' tables, as a run does: whole files."""
+    rows = pl.DataFrame({"image_id": [f"of {batch}" for batch in batches], "batch": list(batches)})
+    for path in (settings.splits, *map(settings.image_table, batches)):
+        place = Path(str(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rows.write_parquet(place.with_suffix(".part"))
+        place.with_suffix(".part").rename(place)
+
+
+def test_a_batch_that_comes_or_goes_meanwhile_changes_nothing_of_what_is_read(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    placed(settings, "a", "b")
+    with local_tables(settings) as data:
+        placed(settings, "b", "c")
+        Path(str(settings.image_table("a"))).unlink()
+        assert data.batches == ("a", "b")
+        assert pl.read_parquet(data.splits)["batch"].to_list() == ["a", "b"]
+        assert [path.name for path in data.tables] == ["a.parquet", "b.parquet"]
+        assert all(pl.read_parquet(path)["batch"].to_list() == ["a", "b"] for path in data.tables)
+    assert not list(settings.scratch.iterdir())
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    placed(settings, "a", "splits")
+    Path(str(settings.image_table("splits"))).unlink()
+    with pytest.raises(MissingTableError, match=r"splits\.parquet"), local_tables(settings):
+        pass
+    assert not list(settings.scratch.iterdir())
