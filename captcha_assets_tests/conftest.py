@@ -1,6 +1,7 @@
 """What all tests share: an environment of their own, a home, an object store, real images."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from upath import UPath
 from captcha_assets.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell starts what runs in its background with interrupts ignored, and every process that a test starts
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What a developer may have set for his own use, and tests must not see.
 _OURS = ("CAPTCHA_", "KAGGLE_", "DAGSTER_", "MLFLOW_", "WANDB_")
