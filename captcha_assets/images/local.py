@@ -1,10 +1,11 @@
 """The tables of the placed images, as local files: what training, evaluation and export read."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,7 @@ def local_tables(settings: Settings) -> Iterator[LocalTables]:
     Raises:
         MissingTableError: one of them is not there.
     """
-    settings.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="reading-", dir=settings.scratch) as name:
-        folder = Path(name)
+    with _own_folder(settings.scratch) as folder:
         splits = _kept(require_table(settings.splits), folder)
         batches = batches_of(splits)
         (folder / "image_table").mkdir()
@@ -54,6 +53,35 @@ def local_tables(settings: Settings) -> Iterator[LocalTables]:
             _kept(require_table(settings.image_table(batch)), folder / "image_table") for batch in batches
         )
         yield LocalTables(tables, splits, batches)
+
+
+@contextmanager
+def _own_folder(scratch: Path) -> Iterator[Path]:
+    """Yield a new folder, which is removed after the block; those of killed processes are removed first."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with _locked(scratch):
+        for folder in scratch.glob("reading-*"):
+            with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_NB):
+                shutil.rmtree(folder)
+        own = Path(tempfile.mkdtemp(prefix="reading-", dir=scratch))
+        lock = ExitStack()
+        lock.enter_context(_locked(own))
+    with lock:
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own)
+
+
+@contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    """Hold the lock of a folder; the system drops it when the process ends, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _kept(path: AnyPath, folder: Path) -> Path:

@@ -1,5 +1,7 @@
 """What training and evaluation read stays of one moment."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -39,4 +41,26 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
     Path(str(settings.image_table("splits"))).unlink()
     with pytest.raises(MissingTableError, match=r"splits\.parquet"), local_tables(settings):
         pass
+    assert not list(settings.scratch.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_reads_is_not(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    placed(settings, "a")
+    code = (
+        "import sys, time; from pathlib import Path; from captcha_assets.settings import Settings\n"
+        "from captcha_assets.images.local import local_tables\n"
+        "with local_tables(Settings(home=Path(sys.argv[1]))) as data:\n"
+        "    print(data.splits, flush=True); time.sleep(300)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        theirs = Path(process.stdout.readline().strip())
+        with local_tables(settings):
+            assert theirs.exists()
+        process.kill()
+    assert theirs.exists()
+    with local_tables(settings):
+        assert not theirs.parent.exists()
     assert not list(settings.scratch.iterdir())
