@@ -133,6 +133,18 @@ def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> No
 
 
 @model.command()
+@click.argument("name", default="champion")
+@click.pass_obj
+def evaluate(settings: Settings, name: str) -> None:
+    """Measure the model NAME (an id, `champion` or `candidate`) on today's test split again."""
+    from captcha_assets.evaluation.evaluate import evaluate_named
+
+    metrics = evaluate_named(settings, name).metrics
+    low, high = metrics.accuracy_low, metrics.accuracy_high
+    click.echo(f"accuracy {metrics.accuracy:.4f} ({low:.4f} to {high:.4f}, n = {metrics.n:,})")
+
+
+@model.command()
 @click.argument("name", default="candidate")
 @click.pass_obj
 def export(settings: Settings, name: str) -> None:

@@ -37,9 +37,13 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _champion(settings: Settings) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures
+    from captcha_assets.models.records import RegistryError
     from captcha_assets.stored import Output, StoredVersions
 
-    serves = registry.champion(settings.models)
+    try:
+        serves = registry.champion(settings.models)
+    except RegistryError as error:
+        return {"model": None, "problem": str(error), "selection": None, "outdated": None}
     if serves is None:
         return None
     versions = StoredVersions(settings)
@@ -85,6 +89,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 def _model(found: dict[str, Any]) -> Iterator[str]:
     yield f"serves   {_serving(found['champion'])}"
+    if found["champion"] and found["champion"]["outdated"]:
+        yield f"         figures of its promotion: {found['champion']['outdated']}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
     yield f"trained  {_training(found['last_training'])}"
@@ -122,15 +128,20 @@ def _run(run: dict[str, Any]) -> str:
     return said + advice
 
 
+_HOW_TO_SERVE_AGAIN = (
+    "an export is made again by captcha-assets model export champion, a model folder is restored from a "
+    "backup, or made again by captcha-assets update while it is the candidate; or let another model serve "
+    "(captcha-assets model promote)"
+)
+
+
 def _serving(champion: dict[str, Any] | None) -> str:
     if champion is None:
         return "no model yet"
+    if champion["model"] is None:
+        return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return (
-            f"{champion['model']} cannot serve: {champion['problem']}; materialize it again (captcha-assets "
-            "update, or captcha-assets model export champion), restore it, or go back to another model "
-            "(captcha-assets model rollback)"
-        )
+        return f"{champion['model']} cannot serve: {champion['problem']}; {_HOW_TO_SERVE_AGAIN}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]

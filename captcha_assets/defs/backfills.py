@@ -129,7 +129,8 @@ def find(settings: Settings, name: str | None = None) -> Backfill:
     """
     names = unfinished(settings)
     if not names or (name and name not in names):
-        raise BackfillError(f"no backfill to go on with; there are: {', '.join(names) or 'none'}")
+        others = f"; unfinished are: {', '.join(names)}" if names else ""
+        raise BackfillError(f"no backfill to go on with{others}")
     name = name or names[-1]
     steps = [
         Step(tuple(one["assets"]), one["partition"])

@@ -1,5 +1,6 @@
 """How a home stands: what must be made, what is under way, the last training and the last drift check."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -41,10 +42,23 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings),
-        "unusable": [found] if (found := decisions.problem(settings.label_decisions)) else [],
+        "unusable": list(_unusable(settings)),
         "refused": _refused(settings),
         "next_training": _next_training(settings),
     }
+
+
+def _unusable(settings: Settings) -> Iterator[str]:
+    """What of a person's files and of the registry cannot be read, each in one line."""
+    if found := decisions.problem(settings.label_decisions):
+        yield found
+    try:
+        registry.history(settings.models)
+        if candidate := registry.pointed_at(settings.models):  # of a damaged pointer the next training tells
+            registry.refusal(settings.models, candidate)
+            promotion_decisions.last(settings.models, candidate)
+    except RegistryError as error:
+        yield str(error)
 
 
 def _next_training(settings: Settings) -> str:
@@ -117,7 +131,7 @@ def _refused(settings: Settings) -> dict[str, str] | None:
         decision = promotion_decisions.last(settings.models, candidate.model_id)
         barred = registry.barred(settings.models, candidate.model_id)
     except RegistryError:
-        return None  # where the next training stands, it is said
+        return None  # it is among what cannot be used
     reason = barred or (decision.reason if decision and not decision.promoted else None)
     return {"model": candidate.model_id, "reason": reason} if reason else None
 

@@ -24,12 +24,13 @@ from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
 from captcha_assets.evaluation.report import Delivery, render
 from captcha_assets.images.content import content_hash
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.local import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predictor import TorchPredictor
+from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, fetched, json_text
 
@@ -132,6 +133,18 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
             delivery_link="../../quality/image_table/{batch}/report.html",
             judged=len(judged),
         )
+
+
+def evaluate_named(settings: Settings, name: str) -> Evaluation:
+    """Measure a model ("champion", "candidate" or an id) on today's test split, and keep the report.
+
+    Raises:
+        ModelChoiceError: there is no such model.
+        EvaluationError, MissingTableError, ModelFolderError, ReaderError: as `evaluate_stored`.
+    """
+    model_id = resolve(settings, name)
+    with local_tables(settings) as data:
+        return evaluate_stored(settings, data, model_id)
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:

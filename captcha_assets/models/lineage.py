@@ -108,6 +108,10 @@ def _model(settings: Settings, what: str) -> Lineage | None:
         pointer = pointers[what](settings.models)
         if pointer is None:
             raise LineageError(f"there is no {what} yet; make one with: captcha-assets update")
+        if pointer.model_id not in registry.list_models(settings.models):
+            raise LineageError(
+                f"the {what} {pointer.model_id} is missing: restore {settings.models / pointer.model_id}"
+            )
         what = pointer.model_id
     ids = registry.list_models(settings.models)
     model_id = _one(what, ids, "models") if "-" in what else None  # no delivery hides behind a prefix

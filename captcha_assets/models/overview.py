@@ -25,11 +25,18 @@ def read_metrics(settings: Settings, model_id: str) -> dict[str, Any] | None:
     path = settings.evaluation(model_id) / "metrics.json"
     if not path.exists():
         return None
-    with fetched(path) as local:
-        metrics = read_json(local)
+    try:
+        with fetched(path) as local:
+            metrics = read_json(local)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{error}; {_measure_again(model_id)}") from error
     if not isinstance(metrics, dict) or _figures_of(metrics) is None:
-        raise ModelFolderError(f"{path} is damaged: it holds no figures; materialize evaluation again")
+        raise ModelFolderError(f"{path} is damaged: it holds no figures; {_measure_again(model_id)}")
     return metrics
+
+
+def _measure_again(model_id: str) -> str:
+    return f"measure the model again with: captcha-assets model evaluate {model_id}"
 
 
 def _figures_of(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -50,20 +57,28 @@ def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
     Returns:
         `accuracy`, `accuracy_low`, `accuracy_high`, `n`: as evaluated last, or as the history has them;
         None where neither has. `judged`: how many models were judged on the test split or an earlier state
-        of it, the champion included. `selected_low`, `selected_high`: an interval that holds for the best
-        of so many. `selection`: the same in words; None for a single model.
+        of it, the champion included. `outdated`: why the figures are those of the history, in one line; None
+        where they are the last evaluation's. `selected_low`, `selected_high`: an interval that holds for the
+        best of so many. `selection`: the same in words; None for a single model.
     """
-    figures = _figures_of(read_metrics(settings, champion.model_id) or champion.metrics)
+    measured, outdated = None, None
+    try:
+        measured = read_metrics(settings, champion.model_id)
+    except ModelFolderError as error:
+        outdated = str(error)
+    if measured is None:
+        outdated = outdated or f"its evaluation is missing; {_measure_again(champion.model_id)}"
+    figures = _figures_of(measured or champion.metrics)
     judged = len(promotion_decisions.judged(settings.models) | {champion.model_id})
     if figures is None:
-        return {**dict.fromkeys(_FIGURES), "judged": judged, **_NO_SELECTION}
+        return {**dict.fromkeys(_FIGURES), "judged": judged, "outdated": outdated, **_NO_SELECTION}
     found = best_of(judged, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
     words = (
         f"the best of {judged} models judged on this test split or an earlier state of it, so the interval "
         f"is optimistic; for the best of {judged}, {found.low:.4f} to {found.high:.4f} holds"
     )
     selection = {"selected_low": found.low, "selected_high": found.high, "selection": words}
-    return {**figures, "judged": judged, **(selection if judged > 1 else _NO_SELECTION)}
+    return {**figures, "judged": judged, "outdated": outdated, **(selection if judged > 1 else _NO_SELECTION)}
 
 
 _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
@@ -167,6 +182,27 @@ def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: 
     if to is not None:
         to = resolve(settings, to)
     return registry.rollback(settings.models, reason, to, force=force, verify=verify)
+
+
+def require_whole(settings: Settings, champion: Champion) -> None:
+    """Refuse a champion whose folder or export is missing or damaged.
+
+    Raises:
+        RegistryError: the message says what to do.
+    """
+    model_id = champion.model_id
+    if not registry.holds(settings.models, model_id):
+        folder = settings.models / model_id
+        raise RegistryError(
+            f"the champion {model_id} cannot serve: {folder} is missing or damaged; restore it from a "
+            "backup, or let another model serve (captcha-assets model list, captcha-assets model promote)"
+        )
+    if not settings.onnx_model(model_id).exists():
+        raise RegistryError(
+            f"the champion {model_id} cannot serve: it is not exported; export it with: captcha-assets model "
+            f"export {model_id}"
+        )
+    verify_export(settings, model_id)
 
 
 def verify_export(settings: Settings, model_id: str) -> None:

@@ -101,7 +101,8 @@ def _verify(registry: AnyPath, model_id: str) -> None:
         raise ModelFolderError(f"{registry / model_id} holds the model {found}: restore the folder")
 
 
-def _holds(registry: AnyPath, model_id: str) -> bool:
+def holds(registry: AnyPath, model_id: str) -> bool:
+    """Whether a model is there and whole."""
     try:
         _verify(registry, model_id)
     except (RegistryError, ModelFolderError):
@@ -125,14 +126,27 @@ def add_candidate(registry: AnyPath, trained: Path) -> str:
         ModelFolderError: the folder is damaged.
     """
     model_id = folder.verify(trained)
-    if not _holds(registry, model_id):
+    if not holds(registry, model_id):
         with replacing_folder(registry / model_id) as part:
             for file in trained.iterdir():
                 (part / file.name).write_bytes(file.read_bytes())
-    current = candidate(registry)
-    if current is None or current.model_id != model_id:
-        write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
+    make_candidate(registry, model_id)
     return model_id
+
+
+def make_candidate(registry: AnyPath, model_id: str) -> None:
+    """Make a model of the registry the candidate; a pointer that is lost or damaged is written anew."""
+    if pointed_at(registry) != model_id:
+        write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
+
+
+def pointed_at(registry: AnyPath) -> str | None:
+    """Return the id of the candidate; None where there is none, or the pointer is damaged."""
+    try:
+        current = candidate(registry)
+    except RegistryError:
+        return None
+    return current.model_id if current else None
 
 
 def candidate(registry: AnyPath) -> Candidate | None:

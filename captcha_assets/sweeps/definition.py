@@ -178,7 +178,7 @@ def _parsed(value: Mapping[str, Any], where: str) -> Sweep:
         raise SweepError(f"{where}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(one) for one in first["loc"])
+        place = ".".join(str(one) for one in first["loc"] if not str(one).startswith("function-"))
         words = first["msg"].removeprefix("Value error, ")
         raise SweepError(f"{where}: {f'{place}: ' if place else ''}{words}") from error
 

@@ -21,6 +21,7 @@ from captcha_assets.defs.presentation import link, picture
 from captcha_assets.images import local
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
+from captcha_assets.models.overview import require_whole
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched, replacing
@@ -188,6 +189,8 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
 
     with local.local_tables(settings) as data:
         outcome = promotion.consider_candidate(settings, data)
+    if outcome.champion:
+        require_whole(settings, outcome.champion)
     context.log.info(
         f"{outcome.candidate} {'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}"
     )

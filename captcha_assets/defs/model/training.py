@@ -6,12 +6,14 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.data_version import get_input_data_version_tag
 
+from captcha_assets.defs import truth
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import provenance, registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
+from captcha_assets.stored import Output
 from captcha_assets.sweeps.production import production_version, version_of
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -62,21 +64,23 @@ def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
-    A run that is requested later trains anew.
+    A run that is requested later trains anew, but where only the pointer to the model was lost: a training
+    would come out with the model that lies there.
     """
     record = context.instance.get_run_record_by_id(context.run_id)
     event = context.instance.get_latest_materialization_event(context.asset_key)
-    before = event.asset_materialization if event else None
-    if event is None or before is None or record is None:
+    before = truth.last_materialized(context.instance, Output("resnet18"))
+    model = before.metadata.get("model") if before else None
+    if event is None or model is None or record is None:
         return None
-    model = before.metadata.get("model")
-    if model is None or event.timestamp < record.create_timestamp.timestamp():
+    model_id, pointed = str(model.value), registry.pointed_at(settings.models) is not None
+    if pointed and event.timestamp < record.create_timestamp.timestamp():
         return None
-    place = registry.model_folder(settings.models, str(model.value))
-    if not place.exists():
+    if not registry.holds(settings.models, model_id) or not settings.training_splits(model_id).exists():
         return None
-    with fetched(place) as folder:
+    with fetched(registry.model_folder(settings.models, model_id)) as folder:
         if read_config(folder).provenance.get("job") != job.fingerprint:
             return None
-    context.log.info(f"{model.value} is the model of this very training: run {event.run_id[:8]} made it")
-    return str(model.value)
+    registry.make_candidate(settings.models, model_id)
+    context.log.info(f"{model_id} is the model of this very training")
+    return model_id

@@ -1,0 +1,88 @@
+"""What `update` and `status` say and do where files of models and of the registry are lost or damaged."""
+
+from pathlib import Path
+
+import pytest
+
+from captcha_assets.models import registry
+from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.defs.test_promotion import challenged, fails, judge, say, serving
+
+__all__ = ["challenged"]
+
+
+@pytest.mark.parametrize("content", [None, "garbage", "{}"], ids=["lost", "garbage", "empty"])
+def test_a_pointer_to_the_candidate_is_written_anew_without_a_training(
+    finished: Home, content: str | None
+) -> None:
+    pointer, model = finished.settings.models / "candidate.json", finished.version("resnet18")
+    if content is None:
+        pointer.unlink()
+    else:
+        pointer.write_text(content)
+    outcomes = finished.update()
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    (trained,) = [outcome for outcome in outcomes if "resnet18" in outcome.step.assets]
+    said = [entry.user_message for entry in finished.instance.all_logs(str(trained.run_id))]
+    assert f"{model} is the model of this very training" in said
+    assert registry.pointed_at(finished.settings.models) == model
+    assert finished.update() == []
+
+
+@pytest.mark.parametrize("content", [None, "{}", "garbage"], ids=["lost", "empty", "garbage"])
+def test_the_evaluation_of_a_champion_that_is_no_candidate_is_made_again_by_a_command(
+    challenged: tuple[Home, str], content: str | None
+) -> None:
+    home, _ = challenged
+    judge(home)
+    metrics = Path(home.settings.evaluation(serving(home))) / "metrics.json"
+    before = say("model", "show", "champion")
+    if content is None:
+        metrics.unlink()
+    else:
+        metrics.write_text(content)
+    said = say("status")
+    assert "figures of its promotion: " in said
+    assert f"captcha-assets model evaluate {serving(home)}" in said
+    assert "accuracy " in say("model", "evaluate")
+    assert "figures of its promotion" not in say("status")
+    assert say("model", "show", "champion") == before
+
+
+def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
+    challenged: tuple[Home, str],
+) -> None:
+    home, _ = challenged
+    judge(home)
+    champion = serving(home)
+    exported = Path(home.settings.onnx_model(champion)) / "model.onnx"
+    exported.write_bytes(exported.read_bytes()[:1000])
+    assert f"captcha-assets model export {champion}" in str(home.make("champion"))
+    say("model", "export", champion)
+    assert home.make("champion") is None
+    (home.settings.models / champion / "model.safetensors").unlink()
+    told = str(home.make("champion"))
+    assert f"the champion {champion} cannot serve" in told
+    assert "captcha-assets model promote" in told
+
+
+def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
+    challenged: tuple[Home, str],
+) -> None:
+    home, candidate = challenged
+    judge(home)
+    say("model", "refuse", candidate, "--reason", "by a person")
+    assert "refused  " in say("status")
+    models = home.settings.models
+    (decision,) = (models / "decisions").glob(f"{candidate}--*.json")
+    for path in (models / "refused" / f"{candidate}.json", decision, models / "history" / "000001.json"):
+        kept = path.read_text()
+        path.write_text("garbage")
+        assert f"{path} is damaged" in say("status")
+        path.write_text(kept)
+
+
+def test_lineage_names_a_champion_whose_folder_is_gone(finished: Home) -> None:
+    model = serving(finished)
+    (finished.settings.models / model).rename(finished.settings.home / "elsewhere")
+    assert f"the champion {model} is missing" in fails("lineage", "champion")
