@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
-from captcha_assets.defs.failures import reason_of
+from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG
+from captcha_assets.images.frames import MissingTableError
 from captcha_assets.settings import Settings
 
 _TOLD_OF = {
@@ -36,6 +37,8 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
         for entry in instance.all_logs(run.run_id, of_type=_TOLD_OF)
         if entry.dagster_event is not None
     ]
+    if _is_mended_by_automation(instance, run, events):
+        return None
     rules: tuple[Callable[[dg.DagsterRun, _Events], _Said], ...] = (_quarantined, _blocked, _failed, _refused)
     said = next((found for rule in rules if (found := rule(run, events))), None)
     said = said or _drifted(instance, run, events)
@@ -43,6 +46,18 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
         return None
     title, lines = said
     return Alert(title, tuple(dict.fromkeys(lines)), f"{settings.ui_url}/runs/{run.run_id}")
+
+
+def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> bool:
+    """Whether a run met nothing but a batch that was removed, or a table that was lost, meanwhile.
+
+    The automation makes what is missing, or alerts of why it cannot, and then what the run was to make.
+    """
+    from captcha_assets.defs.switches import switched_on
+
+    steps = [event for event in events if event.is_step_failure]
+    met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
+    return met and PROCESS_TAG not in run.tags and switched_on(instance)["automation"]
 
 
 def _failed_checks(events: _Events) -> list[dg.AssetCheckEvaluation]:

@@ -18,7 +18,19 @@ def reason_of(event: dg.DagsterEvent) -> str:
     chain = [error]
     while chain[-1].cause is not None:
         chain.append(chain[-1].cause)
+    if chain[-1].cls_name == "DagsterExecutionInterruptedError":
+        return "interrupted: the run was terminated, or the process that carried it out was ended"
     return _plainly(next((one for one in chain if one.message.startswith(_OURS)), chain[-1]))
+
+
+def failed_with(event: dg.DagsterEvent, kind: type[Exception]) -> bool:
+    """Whether a step failed with an error of this very class, or because of one."""
+    error = event.step_failure_data.error
+    while error is not None:
+        if error.cls_name == kind.__name__:
+            return True
+        error = error.cause
+    return False
 
 
 def _plainly(error: SerializableErrorInfo) -> str:

@@ -210,10 +210,14 @@ def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """An output that was materialized once and is not there now; the id of the event that says so."""
+    """An output that was materialized once and is not there now; the id of the event that says so.
+
+    `removed`: its batch was removed, and the name has been registered again since.
+    """
 
     output: Output
     event_id: int
+    removed: bool = False
 
 
 def losses(instance: dg.DagsterInstance) -> list[Loss]:
@@ -222,7 +226,9 @@ def losses(instance: dg.DagsterInstance) -> list[Loss]:
     for output, recorded in _recorded(instance).items():
         if recorded == NO_VALUE:
             (record,) = instance.fetch_materializations(_records_of(output), limit=1).records
-            found.append(Loss(output, record.storage_id))
+            event = record.asset_materialization
+            problem = str(event.metadata[PROBLEM].value) if event else ""
+            found.append(Loss(output, record.storage_id, problem.startswith(_REMOVED)))
     return found
 
 

@@ -23,7 +23,7 @@ from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
-from captcha_assets.sources import catalog
+from captcha_assets.sources import catalog, deliveries
 from captcha_assets.storage import AnyPath
 from captcha_assets.sweeps.production import problem, production_version
 
@@ -146,7 +146,8 @@ def watched_files(
     observed = unseen(settings, context.instance)
     for event in truth.report(settings, context.instance):
         _alert(settings, event)
-    requests = list(_restorations(context.instance)) if is_on(context.instance, "automation") else []
+    automated = is_on(context.instance, "automation")
+    requests = list(_restorations(settings, context.instance)) if automated else []
     problem = _alert_of_problem(settings, context.cursor)
     skipped = problem or "the sources are as they were observed last"
     return dg.SensorResult(
@@ -178,10 +179,15 @@ def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
         )
 
 
-def _restorations(instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
-    """Yield a run request for each partition that lost something, and one for what is not partitioned."""
+def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
+    """Yield a run request for each partition that lost something, and one for what is not partitioned.
+
+    A batch that was removed and lies in the inbox again is the inbox sensor's to ingest.
+    """
     wanted: dict[str | None, list[truth.Loss]] = {}
     for loss in truth.losses(instance):
+        if loss.removed and deliveries.came_by_inbox(settings, str(loss.output.partition)):
+            continue
         if dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():

@@ -653,6 +653,15 @@ def in_inbox(settings: Settings, known: Registration) -> bool:
     return isinstance(known.source, LocalSource) and known.source.path.parent == settings.inbox.resolve()
 
 
+def came_by_inbox(settings: Settings, batch: str) -> bool:
+    """Whether a batch is registered from the inbox; what cannot be read is not."""
+    try:
+        known = registration(settings, batch)
+    except DeliveryError:
+        return False
+    return known is not None and in_inbox(settings, known)
+
+
 def waiting_in_inbox(settings: Settings, batch: str) -> Path | None:
     """Return where in the inbox a registered batch lies that has not been fetched from there yet."""
     try:

@@ -8,6 +8,7 @@ import pytest
 
 from captcha_assets.defs import switches
 from captcha_assets.defs.alerts import alert_on_failure, tell
+from captcha_assets.sources import deliveries
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -132,3 +133,20 @@ def test_the_daemon_is_silent_where_a_command_tells_or_a_retry_follows(
     home.instance.add_run_tags(result.run_id, tags)
     told_by_the_daemon(home, result)
     assert alerts(home) == []
+
+
+@pytest.mark.parametrize("automation", [True, False])
+def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_by_itself(
+    finished: Home, automation: bool
+) -> None:
+    switches.switch(finished.instance, on=automation)
+    deliveries.remove(finished.settings, "first")
+    before = len(alerts(finished))
+    job = finished.definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={dg.AssetKey("evaluation")})
+    result = subset.execute_in_process(instance=finished.instance, raise_on_error=False)
+    assert not result.success
+    told_by_the_daemon(finished, result)
+    told = alerts(finished)[before:]
+    assert len(told) == (0 if automation else 1)
+    assert all("first.parquet is missing" in str(alert["lines"]) for alert in told)
