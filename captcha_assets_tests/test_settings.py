@@ -254,8 +254,9 @@ def test_a_variable_that_nothing_reads_is_refused_with_the_one_that_is_meant() -
     ["CAPTCHA_DEBUG", "CAPTCHA_ASSETS_SERVICE_HOST", "CAPTCHA_PORT", "CAPTCHA_UI_PORT_3000_TCP_ADDR"],
 )
 def test_variables_that_others_set_are_none_of_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = load_settings()
     monkeypatch.setenv(name, "1")
-    load_settings()
+    assert load_settings() == before
 
 
 def test_an_address_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from upath import UPath
 
 from captcha_assets.storage import fetched, replacing, replacing_folder, write_json
-from captcha_assets_tests.writers import WRITE, Writers, generation_of
+from captcha_assets_tests.writers import SIZE, WRITE, Writers, generation_of
 
 BOTH = pytest.mark.parametrize("how", ["file", "folder"])
 
@@ -170,7 +170,9 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, writers: Writers) -> No
     pids = [writers.start("file", target, 0) for _ in range(2)]
     seen: set[int] = set()
     while len(seen) < 20:  # as long as it takes the writers to write while we read
-        seen.add(generation_of(target))
+        content = target.read_bytes()
+        assert content == content[:1] * SIZE, "a whole file, of one writer"
+        seen.add(content[0])
     for pid in pids:
         writers.kill(pid)
 

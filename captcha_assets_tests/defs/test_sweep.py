@@ -254,16 +254,20 @@ def test_after_an_interrupted_sweep_the_finished_trials_and_those_that_wait_are_
     assert ["waiting" in row for row in rows] == [False, True, True]
 
 
+def trials_in(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if "captcha_assets.training" in each.cmdline()]
+
+
 def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
     file = home.settings.home / "long.yaml"
     grid = {"fixed": {**TINY, "epochs": 5000}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
     file.write_text(yaml.safe_dump(grid))
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "run", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    trainings = home.settings.scratch / "sweep"
-    while process.poll() is None and len(list(trainings.glob("*/job.json"))) < 2:
+    started = [psutil.Process(process.pid)]
+    while process.poll() is None and len(trials_in(started)) < 2:
         time.sleep(0.2)
-    started = psutil.Process(process.pid).children(recursive=True)
+        started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)  # to it alone: nobody else ends the others
     _output, errors = process.communicate(timeout=120)
     assert process.returncode == 1

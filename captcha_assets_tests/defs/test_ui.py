@@ -134,7 +134,9 @@ def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
 def test_the_asset_graph_shows_every_group(ui: str, page: Any) -> None:
     page.goto(f"{ui}/asset-groups?expanded=captcha_assets:source,captcha_assets:images")
     for group in ("source", "images", "dataset", "model"):
-        page.get_by_text(group, exact=True).first.wait_for()
+        name = page.get_by_text(group, exact=True).first
+        name.wait_for()
+        assert name.is_visible()
 
 
 def test_the_pictures_of_the_evaluation_are_visible(ui: str, page: Any) -> None:

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-import pytest
-
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets_tests.house.source import (
     FLOORS,
@@ -49,10 +47,12 @@ def _depends_on() -> dict[str, set[str]]:
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
+    circle: list[str] = []
     try:
         TopologicalSorter(_depends_on()).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle: {' > '.join(error.args[1])}")
+        circle = error.args[1]
+    assert circle == []
 
 
 def _of_dagster(name: str) -> bool:
