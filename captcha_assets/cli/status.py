@@ -141,7 +141,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["model"] is None:
         return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return f"{champion['model']} cannot serve: {champion['problem']}; {_HOW_TO_SERVE_AGAIN}"
+        return f"{champion['model']} is not whole: {champion['problem']}; {_HOW_TO_SERVE_AGAIN}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]

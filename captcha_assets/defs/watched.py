@@ -167,7 +167,7 @@ def _alert_of_problem(settings: Settings, alerted: str | None) -> str:
 
 
 #: What is lost with them no run can make again by itself: somebody has to know.
-_ALERTED = {"champion": "the champion cannot serve", "raw_batch": "an archive is lost"}
+_ALERTED = {"champion": "the champion is not whole", "raw_batch": "an archive is lost"}
 
 
 def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:

@@ -229,8 +229,10 @@ def _facts(config: ModelConfig, splits_version: str | None) -> dict[str, dict[st
 
 
 def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_in_words(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_in_words, value))
     return "none" if value is None or value == "" else str(value)
 
 

@@ -194,12 +194,12 @@ def require_whole(settings: Settings, champion: Champion) -> None:
     if not registry.holds(settings.models, model_id):
         folder = settings.models / model_id
         raise RegistryError(
-            f"the champion {model_id} cannot serve: {folder} is missing or damaged; restore it from a "
+            f"the champion {model_id} is not whole: {folder} is missing or damaged; restore it from a "
             "backup, or let another model serve (captcha-assets model list, captcha-assets model promote)"
         )
     if not settings.onnx_model(model_id).exists():
         raise RegistryError(
-            f"the champion {model_id} cannot serve: it is not exported; export it with: captcha-assets model "
+            f"the champion {model_id} is not whole: it is not exported; export it with: captcha-assets model "
             f"export {model_id}"
         )
     verify_export(settings, model_id)

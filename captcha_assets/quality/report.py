@@ -23,6 +23,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = _shown
+    environment.filters["title"] = _title
     return environment.get_template(name)
 
 
@@ -109,6 +110,15 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, str
 def _plain_markdown(text: str) -> str:
     """Return text that no reader of Markdown or HTML takes for markup."""
     return re.sub(r"[^\w\s.,;:/()'=+%-]|_", lambda found: f"&#{ord(found[0])};", text)
+
+
+def _title(subject: str) -> str:
+    """Return what was validated in words: `image table of batch october` for `image_table/october`."""
+    found = re.fullmatch(r"([a-z_]+)(?:/([a-z0-9-]+))?", subject)
+    if found is None:
+        return _shown(subject)
+    table, batch = found[1].replace("_", " "), found[2]
+    return f"{table} of batch {batch}" if batch else table
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

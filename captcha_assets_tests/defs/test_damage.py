@@ -62,7 +62,7 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     assert home.make("champion") is None
     (home.settings.models / champion / "model.safetensors").unlink()
     told = str(home.make("champion"))
-    assert f"the champion {champion} cannot serve" in told
+    assert f"the champion {champion} is not whole" in told
     assert "captcha-assets model promote" in told
 
 

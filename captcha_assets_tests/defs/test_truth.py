@@ -40,7 +40,7 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     for step, path in lost.items():
         assert str(path.parent if path.parent.name == model else path) in found[step], step
     assert finished.version("splits") == truth.NO_VALUE
-    assert f"{model} cannot serve: " in succeeded(finished.settings.home, "status")
+    assert f"{model} is not whole: " in succeeded(finished.settings.home, "status")
     outcomes = finished.update()
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     assert {name: finished.version(name) for name in before} == before
