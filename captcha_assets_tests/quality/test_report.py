@@ -51,8 +51,7 @@ def verdict(*findings: Finding, **values) -> Verdict:
 
 def test_the_report_says_what_was_expected_and_found():
     page = Page(report.page(verdict(finding("unique_members", passed=True))))
-    shown = ["image table of batch first", "420 rows", "Passed", "unique members", "something", "something else"]
-    for words in shown:
+    for words in ("image table of batch first", "420 rows", "Passed", "unique members", "something else"):
         assert words in page.text
 
 
