@@ -47,7 +47,7 @@ _KINDS = (
     _Kind("aiohttp.client_exceptions", "ClientError", "the object store: ", _STORE),
     _Kind("zipfile", "BadZipFile", "an archive: "),
     _Kind("yaml.error", "YAMLError", "a YAML file: ", whole=True),
-    _Kind("dagster._core.errors", "DagsterError", "Dagster: ", whole=True),
+    _Kind("dagster", "DagsterError", "Dagster: ", whole=True),
     _Kind("dagster_shared.check.functions", "CheckError", "Dagster: "),
     _Kind("alembic.util.exc", "CommandError", _DATABASE, _DATABASE_ADVICE),
     _Kind("builtins", "OSError"),

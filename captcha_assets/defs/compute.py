@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
-from dagster._core.pipes.context import PipesMessageHandler
-from dagster._core.pipes.utils import extract_message_or_forward_to_stdout
 
+from captcha_assets.defs.dagster_internals import (
+    DagsterPipesExecutionError,
+    PipesMessageHandler,
+    extract_message_or_forward_to_stdout,
+)
 from captcha_assets.settings import Settings
 from captcha_assets.training import elsewhere, far
 from captcha_assets.training.__main__ import STATUS_DISK_FULL, is_done

@@ -1,7 +1,8 @@
 """Why a step failed, in the words of whoever knows: one line, for the terminal, alerts and trial records."""
 
 import dagster as dg
-from dagster_shared.error import SerializableErrorInfo
+
+from captcha_assets.defs.dagster_internals import SerializableErrorInfo
 
 _OURS = "captcha_assets."
 

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.instance import InstanceRef  # the only way to open an instance with other settings
 
 from captcha_assets.defs.alerts import tell
+from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.processes import give_up_lost_runs, one_at_a_time
 from captcha_assets.defs.watched import observe
@@ -34,15 +34,6 @@ run_monitoring:
   free_slots_after_run_end_seconds: 30
 """
 
-# A command prints to its own terminal. To capture that, Dagster would start four processes for each run,
-# which show tracebacks on Ctrl-C and write to pipes that are closed.
-_OWN_OUTPUT = {
-    "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
-    }
-}
-
 
 def dagster_home(settings: Settings) -> Path:
     """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
@@ -58,7 +49,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     home = dagster_home(settings)
     # Two processes that open a new instance at once would both make its tables.
     with one_at_a_time(home / "processes" / "opening"):
-        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_OWN_OUTPUT))
+        instance = open_instance_at(home)
         for lost in give_up_lost_runs(instance):
             tell(instance, lost, settings)
         known = set(instance.get_dynamic_partitions(BATCH))

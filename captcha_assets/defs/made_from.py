@@ -7,10 +7,9 @@ from a hundred deliveries on it compares none of them. What is recorded here clo
 from typing import Any, cast
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.truth import NO_VALUE
 
 
 def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:

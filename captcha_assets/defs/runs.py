@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
-    StaleCause,
-    StaleCauseCategory,
-    StaleStatus,
-)
-from dagster._core.loader import LoadingContext
 
 from captcha_assets import interrupts
 from captcha_assets.defs import made_from, truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
-from captcha_assets.defs.check_results import last_ended
+from captcha_assets.defs.dagster_internals import (
+    BaseAssetGraph,
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+    last_ended,
+    stale_status_resolver,
+)
 from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
 from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
@@ -63,22 +63,6 @@ class Outcome:
 
 class SelectionError(ValueError):
     """A selection of assets that cannot be used; the message says what can."""
-
-
-class _Lookup(LoadingContext):
-    """What Dagster's resolver reads through: one look at the instance, cached for one question."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
-        self._loaders: dict[type, Any] = {}
-
-    @property
-    def instance(self) -> dg.DagsterInstance:
-        return self._instance
-
-    @property
-    def loaders(self) -> dict[type, Any]:
-        return self._loaders
 
 
 def selected(text: str) -> dg.AssetSelection:
@@ -143,7 +127,7 @@ def needed(
         run_config: what they would be given; a training that it would change is a reason.
     """
     graph = definitions.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, _Lookup(instance))
+    resolver = stale_status_resolver(instance, graph)
     found = {}
     for partition in partitions_of(definitions, instance, assets[0]):
         reasons = [

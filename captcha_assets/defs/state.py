@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.defs import runs
-from captcha_assets.defs.check_results import last_ended
+from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version

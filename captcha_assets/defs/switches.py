@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
 
+from captcha_assets.defs.dagster_internals import remote_repository
 from captcha_assets.settings import REPOSITORY
 
 #: What makes the platform run by itself.
@@ -16,11 +15,7 @@ def switch(
     instance: dg.DagsterInstance, *, on: bool, workspace: Path = REPOSITORY / "workspace.yaml"
 ) -> None:
     """Switch all of `SENSORS` on or off; a daemon that runs obeys from its next tick."""
-    with WorkspaceProcessContext(
-        instance, WorkspaceFileTarget([str(workspace)]), code_server_log_level="WARNING"
-    ) as context:
-        (location,) = context.create_request_context().code_locations
-        (repository,) = location.get_repositories().values()
+    with remote_repository(instance, workspace) as repository:
         for name in SENSORS:
             sensor = repository.get_sensor(name)
             if on:

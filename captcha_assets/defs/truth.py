@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, NULL_DATA_VERSION
 
+from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
 from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import registration
 from captcha_assets.stored import Output, Stored, StoredVersions
-
-#: The data version of what is not there.
-NO_VALUE = NULL_DATA_VERSION.value
 
 #: How the problem of what was removed on purpose begins.
 _REMOVED = "removed:"

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
-    DATA_VERSION_TAG,
-    DEFAULT_DATA_VERSION,
-    extract_data_version_from_entry,
-)
 
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import truth
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.dagster_internals import (
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NO_VALUE,
+    observed_version,
+)
 from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
@@ -57,9 +58,7 @@ class Watched:
 
     def has_changed(self, settings: Settings, instance: dg.DagsterInstance) -> bool:
         """Whether the file says something else than the instance knows."""
-        record = instance.get_latest_data_version_record(dg.AssetKey(self.name), is_source=True)
-        known = extract_data_version_from_entry(record.event_log_entry) if record else None
-        return known != self.data_version(settings)
+        return observed_version(instance, self.name) != self.data_version(settings)
 
 
 _CATALOG = Watched("batch_catalog", lambda settings: settings.deliveries, catalog.version)
@@ -173,7 +172,7 @@ _ALERTED = {"champion": "the champion is not whole", "raw_batch": "an archive is
 def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
     """Send an alert of a loss that somebody must act on."""
     title, problem = _ALERTED.get(event.asset_key.to_user_string()), event.description
-    if title and problem and (event.tags or {})[DATA_VERSION_TAG] == truth.NO_VALUE:
+    if title and problem and (event.tags or {})[DATA_VERSION_TAG] == NO_VALUE:
         send(
             settings, Alert(title, (problem,), f"{settings.ui_url}/assets/{event.asset_key.to_user_string()}")
         )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from captcha_assets.defs import runs, truth
+from captcha_assets.defs.dagster_internals import NO_VALUE
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.test_cli import run, succeeded
@@ -39,7 +40,7 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     found = planned(finished)
     for step, path in lost.items():
         assert str(path.parent if path.parent.name == model else path) in found[step], step
-    assert finished.version("splits") == truth.NO_VALUE
+    assert finished.version("splits") == NO_VALUE
     assert f"{model} is not whole: " in succeeded(finished.settings.home, "status")
     outcomes = finished.update()
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)

@@ -71,6 +71,16 @@ def test_dagster_is_imported_in_defs_definitions_and_the_command_line_only() -> 
     assert elsewhere == []
 
 
+def test_private_modules_of_dagster_are_imported_in_one_place() -> None:
+    others = [
+        f"{place(module, node)} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if re.match(r"dagster\._|dagster_shared", name) and module.inside != "defs/dagster_internals.py"
+    ]
+    assert others == []
+
+
 def test_dagster_has_one_import_dialect() -> None:
     others = []
     for module in modules():

@@ -16,10 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import dagster as dg
 
-# Dagster offers no other way to check a value beyond its type before a run starts.
-from dagster._config.config_type import ConfigScalar, ConfigScalarKind
-from dagster._config.errors import PostProcessingError
-
+from captcha_assets.defs.dagster_internals import ConfigScalar, ConfigScalarKind, PostProcessingError
 from captcha_assets.training.config import SettingsError, TrainingSettings, bounds
 
 #: The asset, and the op, that is configured.

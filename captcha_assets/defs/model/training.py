@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.definitions.data_version import get_input_data_version_tag
 
 from captcha_assets.defs import truth
+from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import provenance, registry
@@ -32,7 +32,7 @@ def trained_with(told: TrainingSettings) -> dict[str, str]:
     For Dagster, the model has then read the version of `training_settings` that it was trained with: one
     that was told otherwise by its run config is stale for the UI, `status` and `update` alike.
     """
-    return {get_input_data_version_tag(dg.AssetKey("training_settings")): version_of(told)}
+    return {input_version_tag("training_settings"): version_of(told)}
 
 
 def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, run_id: str) -> TrainingJob:

@@ -1,0 +1,139 @@
+"""What Dagster's public API does not offer, each with the reason: no other module imports its private ones.
+
+`captcha_assets_tests/defs/test_dagster_internals.py` notices an upgrade that changes one of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+# The launchpad can check a value beyond its type, before a run starts, only by a scalar type of our own.
+from dagster._config.config_type import ConfigScalar, ConfigScalarKind
+from dagster._config.errors import PostProcessingError
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+# Staleness as the UI shows it: `dg` has no way to ask for it, nor a name for the tag of a data version.
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_DATA_VERSION,
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+)
+
+# The class of a failed subprocess, and the types of the messages that a remote one sends.
+from dagster._core.errors import DagsterPipesExecutionError
+from dagster._core.instance import InstanceRef
+from dagster._core.loader import LoadingContext
+from dagster._core.pipes.context import PipesMessageHandler
+from dagster._core.pipes.utils import extract_message_or_forward_to_stdout
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
+from dagster_shared.error import SerializableErrorInfo
+
+if TYPE_CHECKING:
+    from dagster._core.remote_representation.external import RemoteRepository
+
+__all__ = [
+    "DATA_VERSION_TAG",
+    "DEFAULT_DATA_VERSION",
+    "NO_VALUE",
+    "BaseAssetGraph",
+    "CachingStaleStatusResolver",
+    "ConfigScalar",
+    "ConfigScalarKind",
+    "DagsterPipesExecutionError",
+    "PipesMessageHandler",
+    "PostProcessingError",
+    "SerializableErrorInfo",
+    "StaleCause",
+    "StaleCauseCategory",
+    "StaleStatus",
+    "extract_message_or_forward_to_stdout",
+    "input_version_tag",
+    "last_ended",
+    "observed_version",
+    "open_instance_at",
+    "remote_repository",
+    "stale_status_resolver",
+]
+
+#: The data version of what is not there: Dagster calls an asset with this version missing.
+NO_VALUE = NULL_DATA_VERSION.value
+
+# A command prints to its own terminal. To capture that, Dagster would start four processes for each run,
+# which show tracebacks on Ctrl-C and write to pipes that are closed.
+_NO_COMPUTE_LOGS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+
+_ENDED = frozenset({AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED})
+
+
+class _Lookup(LoadingContext):
+    """What Dagster's resolver reads through: one look at the instance, cached for one question."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[type, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[type, Any]:
+        return self._loaders
+
+
+def stale_status_resolver(instance: dg.DagsterInstance, graph: BaseAssetGraph) -> CachingStaleStatusResolver:
+    """Return what decides which assets the UI calls stale; ask a new one after each run."""
+    return CachingStaleStatusResolver(instance, graph, _Lookup(instance))
+
+
+def observed_version(instance: dg.DagsterInstance, source: str) -> dg.DataVersion | None:
+    """Return the data version that an observable source was observed with last; None for never."""
+    record = instance.get_latest_data_version_record(dg.AssetKey(source), is_source=True)
+    return extract_data_version_from_entry(record.event_log_entry) if record else None
+
+
+def input_version_tag(asset: str) -> str:
+    """Return the tag by which a materialization says which version of an input asset it has read."""
+    return get_input_data_version_tag(dg.AssetKey(asset))
+
+
+def last_ended(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
+    """Return the last execution of a check that has come to an end; one under way says nothing yet."""
+    found = instance.event_log_storage.get_asset_check_execution_history(check, limit=1, status=_ENDED)
+    return next(iter(found), None)
+
+
+def open_instance_at(dagster_home: Path) -> dg.DagsterInstance:
+    """Open an instance as its `dagster.yaml` says, but for the output of runs, which is not captured."""
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(dagster_home), overrides=_NO_COMPUTE_LOGS))
+
+
+@contextmanager
+def remote_repository(instance: dg.DagsterInstance, workspace: Path) -> Iterator["RemoteRepository"]:
+    """Yield the one repository of a `workspace.yaml` as the UI has it: sensors are switched by it alone."""
+    # They load the code servers' libraries, which no other command needs.
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as context:
+        (location,) = context.create_request_context().code_locations
+        (repository,) = location.get_repositories().values()
+        yield repository
