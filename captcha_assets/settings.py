@@ -110,6 +110,8 @@ class Settings(BaseSettings):
         home = home.expanduser().resolve()
         if home.exists() and not home.is_dir():
             raise ValueError(f"{home} is not a folder")
+        if set("?%") & set(str(home)):  # addresses of SQLite databases give them a meaning of their own
+            raise ValueError("no folder may be used whose path holds ? or %: choose another one")
         return home
 
     @field_validator("artifacts")
@@ -332,7 +334,8 @@ def _check_variables() -> None:
     known = {name.upper() for name in Settings.model_fields} | _NO_SETTINGS
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(_PREFIX)
-        if name == variable.upper() or name in known or _OF_KUBERNETES.search(name):
+        known_as_written = name in known and variable == variable.upper()
+        if name == variable.upper() or known_as_written or _OF_KUBERNETES.search(name):
             continue
         near = difflib.get_close_matches(name, sorted(known), n=1)
         meant = f"is {_PREFIX}{near[0]} meant?" if near else "docs/settings.md lists all settings."

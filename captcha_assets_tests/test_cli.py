@@ -11,9 +11,9 @@ import pytest
 
 def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("captcha-assets")), *arguments]
-    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120", **environment}
+    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120"}
     variables.pop("DAGSTER_HOME", None)
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
 
 
 def succeeded(home: Path, *arguments: str) -> str:
@@ -76,7 +76,7 @@ def test_a_backfill_makes_the_chosen_deliveries_anew(tmp_path: Path) -> None:
         (["batch", "add", "Bad Name", "synthetic:10"], 2, "Bad Name"),
         (["batch", "add", "gone", "/nowhere/at/all.zip"], 1, "/nowhere/at/all.zip"),
         (["batch", "remove", "unknown"], 1, "unknown"),
-        (["backfill", "raw_batch", "--batches", "unknown"], 1, "unknown"),
+        (["backfill", "raw_batch", "--batches", "unknown"], 2, "unknown"),
         (["predict", __file__], 1, "no champion yet"),
         (["update", "--nonsense"], 2, "--nonsense"),
         (["batch", "add", "one"], 2, "SOURCE"),
@@ -98,6 +98,28 @@ def test_an_impossible_home_is_refused_by_name(tmp_path: Path) -> None:
     done = run(tmp_path / "file", "batch", "list")
     assert done.returncode == 1
     assert "CAPTCHA_HOME" in done.stderr
+
+
+def test_an_instance_of_another_home_is_refused_and_told_nothing(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    succeeded(mine, "batch", "add", "one", "synthetic:3")
+    succeeded(mine, "update", "--select", "key:raw_batch")
+    done = run(other, "status", DAGSTER_HOME=str(mine / ".dagster"))
+    assert done.returncode == 1
+    assert f"belongs to the home {mine}, and CAPTCHA_HOME is {other}: unset DAGSTER_HOME" in done.stderr
+    assert "up to date" in succeeded(mine, "update", "--select", "key:raw_batch")
+
+    elsewhere = str(tmp_path / "instance")
+    assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
+    assert "belongs to the home" in run(other, "status", DAGSTER_HOME=elsewhere).stderr
+
+
+def test_a_home_may_be_moved(tmp_path: Path) -> None:
+    succeeded(tmp_path / "mine", "batch", "add", "one", "synthetic:3")
+    succeeded(tmp_path / "mine", "update", "--select", "key:raw_batch")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    moved = {"DAGSTER_HOME": str(tmp_path / "moved" / ".dagster")}
+    assert "up to date" in run(tmp_path / "moved", "update", "--select", "key:raw_batch", **moved).stdout
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,17 @@ def test_duplicates_are_counted_once_the_index_knows_the_batch(tmp_path: Path) -
     assert counted() == {"one": 0, "two": 40}
 
 
+def test_a_duplicate_counts_for_the_batch_that_came_later(tmp_path: Path) -> None:
+    generator.write_archive(tmp_path / "images.zip", 40, seed=1)
+    succeeded(tmp_path, "batch", "add", "october", str(tmp_path / "images.zip"), "--materialize")
+    succeeded(tmp_path, "batch", "add", "november", str(tmp_path / "images.zip"), "--materialize")
+    rows = {
+        row["batch"]: row
+        for row in map(json.loads, succeeded(tmp_path, "batch", "list", "--json").splitlines())
+    }
+    assert (rows["october"]["duplicates"], rows["november"]["duplicates"]) == (0, 40)
+
+
 def test_an_overwritten_zip_is_registered_anew_and_its_content_fetched(tmp_path: Path) -> None:
     source, home = tmp_path / "x.zip", tmp_path / "home"
     make_zip(source)

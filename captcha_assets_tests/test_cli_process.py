@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from captcha_assets.cli import main
-from captcha_assets_tests.test_cli import run
+from captcha_assets_tests.test_cli import run, succeeded
 
 COMMAND = str(Path(sys.executable).with_name("captcha-assets"))
 
@@ -118,6 +118,27 @@ def test_every_command_that_needs_an_argument_says_which(tmp_path: Path) -> None
     for line, (status, said) in zip(lines, ended(tmp_path, lines), strict=True):
         assert status == 2, (line, said)
         assert "Missing argument" in said, line
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
+def test_after_the_first_command_of_a_home_was_killed_the_next_one_works(
+    tmp_path: Path, seconds: float
+) -> None:
+    command = [sys.executable, "-m", "captcha_assets.cli", "status"]
+    first = subprocess.Popen(
+        command, env=os.environ | {"CAPTCHA_HOME": str(tmp_path)}, stdout=subprocess.DEVNULL
+    )
+    while first.poll() is None and not any(
+        name.endswith(".db") for _, _, names in os.walk(tmp_path) for name in names
+    ):
+        time.sleep(0.001)
+    time.sleep(seconds)  # Dagster makes three databases of several tables
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert "no model yet" in succeeded(tmp_path, "status")
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:3")
+    succeeded(tmp_path, "update", "--select", "key:raw_batch")
+    assert list((tmp_path / ".dagster").glob(".*")) == []
 
 
 def test_the_version_is_printed(tmp_path: Path) -> None:

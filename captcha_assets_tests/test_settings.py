@@ -247,6 +247,14 @@ def test_a_variable_that_nothing_reads_is_refused_with_the_one_that_is_meant() -
     said = refused("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
     assert "CAPTCHA_RETRAIN_NEW_IMAGE is no setting: is CAPTCHA_RETRAIN_NEW_IMAGES meant?" in said
     assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in refused("CAPTCHA_XYZ", "5")
+    assert "CAPTCHA_HOMe is no setting: is CAPTCHA_HOME meant?" in refused("CAPTCHA_HOMe", "/tmp")
+
+
+@pytest.mark.parametrize("name", ["who?", "ten%20"])
+def test_a_home_whose_path_a_database_address_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    said = refused("CAPTCHA_HOME", str(tmp_path / name))
+    assert "no folder may be used whose path holds ? or %" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

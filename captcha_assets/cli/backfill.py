@@ -42,7 +42,11 @@ def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cu
             chosen = backfills.find(settings, resume)
         else:
             wanted = {cut: _keys(keys) for cut, keys in cuts.items() if keys is not None}
-            chosen = backfills.begin(settings, backfills.plan(definitions, instance, assets, wanted))
+            try:
+                steps = backfills.plan(definitions, instance, assets, wanted)
+            except backfills.BackfillError as error:
+                raise click.UsageError(str(error)) from error
+            chosen = backfills.begin(settings, steps)
         _make(settings, definitions, instance, chosen)
 
 

@@ -6,6 +6,7 @@ import click
 
 from captcha_assets.cli.making import update
 from captcha_assets.cli.printing import print_rows
+from captcha_assets.cli.process import Interrupted
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,24 +67,19 @@ def remove(settings: Settings, name: str) -> None:
 
     Its images keep their split assignments, and have the same splits if they come back.
     """
-    from captcha_assets.defs import truth
-    from captcha_assets.defs.automation_history import forget_unreadable
     from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.partitions import BATCH
-    from captcha_assets.defs.presentation import history
+    from captcha_assets.defs.removal import remove_batch
     from captcha_assets.sources import deliveries
 
     deliveries.check_batch_name(name)
     with open_instance(settings) as instance:
-        if deliveries.has_left(settings, name) or not instance.has_dynamic_partition(BATCH, name):
-            _check_idle(instance, name)
-            waiting = deliveries.waiting_in_inbox(settings, name)
-            deliveries.remove(settings, name, progress=_say)
-        else:  # a removal was killed before its last step
-            waiting = None
-        truth.report_removed(instance, name)
-        forget_unreadable(instance)
-        history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
+        _check_idle(instance, name)
+        waiting = deliveries.waiting_in_inbox(settings, name)
+        try:
+            remove_batch(settings, instance, name, _say)
+        except KeyboardInterrupt as stop:
+            words = f"interrupted: batch {name} is not removed yet; the same command does it"
+            raise Interrupted(words) from stop
     click.echo(f"batch {name}: removed")
     if waiting:
         click.echo(f"{waiting} still lies in the inbox: delete it too, or it is taken again")

@@ -113,7 +113,9 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for line in [*found["unusable"], *found["idle_decisions"]]:
         yield f"waits    {line}"
     if found["label_conflicts"]:
-        yield f"waits    {found['label_conflicts']} images whose labels contradict each other, for a decision"
+        count = found["label_conflicts"]
+        images = "1 image has" if count == 1 else f"{count:,} images have"
+        yield f"waits    {images} labels that contradict each other: decide in label_decisions.csv"
 
 
 def _run(run: dict[str, Any]) -> str:

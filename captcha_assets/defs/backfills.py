@@ -73,7 +73,10 @@ def plan(
     for cut, asked in chosen.items():
         _refuse_unknown(cut, asked or (), keys)
     if not steps:
-        raise BackfillError("nothing to materialize: no partition was chosen, or there is none yet")
+        raise BackfillError(
+            "nothing to materialize: these assets have no such partition yet (captcha-assets batch add, "
+            "captcha-assets sweep run)"
+        )
     return steps
 
 

@@ -1,9 +1,12 @@
 """The Dagster instance of a home: `<home>/.dagster`, made with sane settings when first used."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import dagster as dg
+import yaml
 
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.dagster_internals import open_instance_at
@@ -35,6 +38,14 @@ run_monitoring:
 """
 
 
+#: How the folder of databases that are not whole yet begins.
+_UNFINISHED = ".unfinished-"
+
+
+class InstanceError(RuntimeError):
+    """The Dagster instance cannot be used; the message says what to do."""
+
+
 def dagster_home(settings: Settings) -> Path:
     """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
     folder = Path(os.environ.get("DAGSTER_HOME") or settings.dagster_home).resolve()
@@ -44,11 +55,47 @@ def dagster_home(settings: Settings) -> Path:
     return folder
 
 
+def _make_databases(home: Path) -> None:
+    """Make the databases of a new instance elsewhere, and move them to their place when they are whole.
+
+    Dagster takes a database that exists for whole: one whose making was killed would lack tables for ever.
+    """
+    for left in home.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left)
+    missing = [home / name for name in ("history", "schedules") if not (home / name).exists()]
+    configured = yaml.safe_load((home / "dagster.yaml").read_text()) or {}
+    if not missing or any("storage" in name for name in configured):
+        return
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
+        with open_instance_at(Path(folder)):
+            pass
+        for place in missing:
+            (Path(folder) / place.name).rename(place)
+
+
+def _check_owner(settings: Settings, home: Path) -> None:
+    """Refuse an instance of another home: it would be told that all it knows is missing."""
+    if home == settings.dagster_home.resolve():  # wherever the home has been moved to
+        return
+    owner = home / "captcha_home"
+    known = owner.read_text().strip() if owner.exists() else None
+    if known is None and home.name == settings.dagster_home.name and (home.parent / "data").is_dir():
+        known = str(home.parent)
+    if known not in (None, str(settings.home)):
+        raise InstanceError(
+            f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {settings.home}: unset "
+            f"DAGSTER_HOME (then it is {settings.dagster_home}), or set both"
+        )
+    owner.write_text(f"{settings.home}\n")
+
+
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, end what killed commands left in it, and tell it of the batches and sources."""
     home = dagster_home(settings)
+    _check_owner(settings, home)
     # Two processes that open a new instance at once would both make its tables.
     with one_at_a_time(home / "processes" / "opening"):
+        _make_databases(home)
         instance = open_instance_at(home)
         for lost in give_up_lost_runs(instance):
             tell(instance, lost, settings)

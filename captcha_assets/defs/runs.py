@@ -156,7 +156,10 @@ def _reasons(
 ) -> list[str]:
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
-        return [truth.problem_of(instance, Output(key.to_user_string(), partition)) or "never made"]
+        problem = truth.problem_of(instance, Output(key.to_user_string(), partition))
+        if problem and problem.startswith(truth.REMOVED):  # its batch is there, or it had no partition
+            problem = "registered again after its removal"
+        return [problem or "never made"]
     reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
     return reasons + _changed_deliveries(graph, instance, key)
 

@@ -12,7 +12,7 @@ from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import UNFINISHED, is_unknown
 from captcha_assets.images import decisions
-from captcha_assets.models import promotion_decisions, registry, retraining
+from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import verdict
@@ -128,11 +128,9 @@ def _refused(settings: Settings) -> dict[str, str] | None:
         candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
         if candidate is None or (champion and champion.model_id == candidate.model_id):
             return None
-        decision = promotion_decisions.last(settings.models, candidate.model_id)
-        barred = registry.barred(settings.models, candidate.model_id)
+        reason = overview.why_not_promoted(settings, candidate.model_id)
     except RegistryError:
         return None  # it is among what cannot be used
-    reason = barred or (decision.reason if decision and not decision.promoted else None)
     return {"model": candidate.model_id, "reason": reason} if reason else None
 
 

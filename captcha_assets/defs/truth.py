@@ -15,15 +15,19 @@ import dagster as dg
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
+from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import registration
 from captcha_assets.stored import Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
-_REMOVED = "removed:"
+REMOVED = "removed:"
 
 #: Metadata of a reported loss: what is wrong.
 PROBLEM = "on disk"
+
+#: Metadata of `data_snapshot`: the DVC remote that has the data.
+PUSHED_TO = "pushed to"
 
 #: The stored assets, by the partition set of each.
 _PARTITIONED = {
@@ -73,7 +77,7 @@ def differences(
     """
     writing, recorded = _being_written(instance), _recorded(instance)
     versions = StoredVersions(settings, verify=verify)
-    found = {output: _state(settings, output, versions) for output in recorded}
+    found = {output: _state(settings, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
@@ -117,9 +121,13 @@ def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str,
     )
 
 
-def _state(settings: Settings, output: Output, versions: StoredVersions) -> Stored:
+def _state(
+    settings: Settings, instance: dg.DagsterInstance, output: Output, versions: StoredVersions
+) -> Stored:
     """Return what lies on disk; an archive that is not the registered one is none."""
     stored = versions.look(output)
+    if output.asset == "data_snapshot" and stored.version is not None:
+        return _pushed(settings, instance, stored)
     if output.asset != "raw_batch" or stored.version is None:
         return stored
     try:
@@ -131,6 +139,16 @@ def _state(settings: Settings, output: Output, versions: StoredVersions) -> Stor
     if known is None or known.sha256 in (None, stored.version):
         return stored
     return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")
+
+
+def _pushed(settings: Settings, instance: dg.DagsterInstance, stored: Stored) -> Stored:
+    """Return the snapshot that lies on disk; one that was not pushed to today's default remote is none."""
+    remote = snapshot.default_remote(settings.home)
+    made = last_materialized(instance, Output("data_snapshot"))
+    pushed_to = made and made.metadata.get(PUSHED_TO)
+    if remote is None or pushed_to is None or pushed_to.value == remote:
+        return stored
+    return Stored(problem=f"not pushed yet to the DVC remote {remote}")
 
 
 def _event(
@@ -149,7 +167,7 @@ def _event(
 
 def _is_another(problem: str, reported: str | None) -> bool:
     """Whether something else is wrong now; a removal says more than that its files are gone."""
-    return reported is None or (problem != reported and not reported.startswith(_REMOVED))
+    return reported is None or (problem != reported and not reported.startswith(REMOVED))
 
 
 def lost(output: Output, problem: str) -> dg.AssetMaterialization:
@@ -200,7 +218,7 @@ def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
         tags = _tags_by_partition(instance, asset).get(batch, {}) if partitions == BATCH else {}
         version = tags.get(DATA_VERSION_TAG, NO_VALUE)
         if version != NO_VALUE:
-            event = lost(Output(asset, batch), f"{_REMOVED} batch {batch} was removed")
+            event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed")
             instance.report_runless_asset_event(event)
     instance.delete_dynamic_partition(BATCH, batch)
 
@@ -225,7 +243,7 @@ def losses(instance: dg.DagsterInstance) -> list[Loss]:
             (record,) = instance.fetch_materializations(_records_of(output), limit=1).records
             event = record.asset_materialization
             problem = str(event.metadata[PROBLEM].value) if event else ""
-            found.append(Loss(output, record.storage_id, problem.startswith(_REMOVED)))
+            found.append(Loss(output, record.storage_id, problem.startswith(REMOVED)))
     return found
 
 

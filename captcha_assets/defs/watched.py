@@ -21,6 +21,7 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.processes import give_up_lost_runs
+from captcha_assets.defs.removal import remove_what_was_removed_elsewhere
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
@@ -83,7 +84,8 @@ def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObs
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Tell the instance about the sources that have changed."""
+    """Tell the instance about the sources that have changed, and about batches removed on another machine."""
+    remove_what_was_removed_elsewhere(settings, instance)
     for observation in unseen(settings, instance):
         instance.report_runless_asset_event(observation)
 
@@ -142,6 +144,7 @@ def watched_files(
     """
     for lost in give_up_lost_runs(context.instance):
         tell(context.instance, lost, settings)
+    remove_what_was_removed_elsewhere(settings, context.instance)
     observed = unseen(settings, context.instance)
     for event in truth.report(settings, context.instance):
         _alert(settings, event)

@@ -113,6 +113,8 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
             "because": champion.reason,
             "selection": champion_figures(settings, champion)["selection"] or "none: judged alone",
         }
+    elif why := why_not_promoted(settings, model_id):
+        shown["not promoted because"] = why
     shown |= {
         "test accuracy (95 %)": _accuracy(settings, model_id),
         "report": settings.public_url(settings.evaluation(model_id) / "report.html"),
@@ -125,6 +127,17 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
         "folder": str(registry.model_folder(settings.models, model_id)),
     }
     return shown
+
+
+def why_not_promoted(settings: Settings, model_id: str) -> str | None:
+    """Return why a model was refused, replaced or not promoted; None where nothing is known against it.
+
+    Raises:
+        RegistryError: a record is damaged.
+    """
+    decision = promotion_decisions.last(settings.models, model_id)
+    barred = registry.barred(settings.models, model_id)
+    return barred or (decision.reason if decision and not decision.promoted else None)
 
 
 def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool = False) -> Champion:

@@ -225,6 +225,6 @@ def in_words(now: Situation, number: int, share: float) -> str:
     return (
         f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}"
         f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
-        f"drifted deliveries: {', '.join(now.drifted) or 'none'}; "
+        f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
         f"{'; '.join(changed) or 'code and settings as in the last training'}"
     )

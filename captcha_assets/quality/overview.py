@@ -38,7 +38,7 @@ class BatchOverview:
 
 def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOverview]:
     """Describe deliveries from what they left among the artifacts; nothing is computed anew."""
-    firsts = _firsts_by_batch(settings.image_index)
+    firsts = _firsts_by_batch(settings)
     return [_describe(settings, name, firsts) for name in sorted(batches)]
 
 
@@ -51,7 +51,7 @@ def _describe(settings: Settings, batch: str, firsts: dict[str, int]) -> BatchOv
         judged = verdict.load(settings.verdict("image_table", batch))
     except (pl.exceptions.PolarsError, OSError, verdict.VerdictError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
-    # The index counts an image with the first delivery that brought it.
+    # An image counts for the delivery that brought it first.
     duplicates = usable - firsts[batch] if batch in firsts and judged.passed else None
     return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(judged))
 
@@ -60,14 +60,21 @@ def _rows(path: AnyPath) -> int:
     return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
 
 
-def _firsts_by_batch(index: AnyPath) -> dict[str, int]:
-    """How many images each batch of the index was the first to bring; empty where there is no index."""
-    if not index.exists():
+def _firsts_by_batch(settings: Settings) -> dict[str, int]:
+    """How many images each batch of the index was the first to bring; empty where there is no index.
+
+    The splits know which batch that was; of an image that they do not hold yet, the index names one.
+    """
+    if not settings.image_index.exists():
         return {}
     try:
-        images = pl.scan_parquet(str(index))
+        images = pl.scan_parquet(str(settings.image_index)).select("image_id", "batch", "sources")
         known = images.select(pl.col("sources").explode().struct.field("batch").unique()).collect()
-        counted = images.group_by("batch").len().collect()
+        first = pl.col("batch")
+        if settings.splits.exists():
+            split = pl.scan_parquet(str(settings.splits)).select("image_id", first="batch")
+            images, first = images.join(split, on="image_id", how="left"), pl.coalesce("first", "batch")
+        counted = images.group_by(batch=first).len().collect()
     except (pl.exceptions.PolarsError, OSError):
         return {}  # damaged: `status` says so, and `update` mends it
     return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())

@@ -444,7 +444,7 @@ def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None
     check_batch_name(batch)
     with _plain_errors(f"{batch} cannot be removed"), _locked(settings, batch, progress):
         if not has_left(settings, batch):
-            raise DeliveryError(f"there is no batch {batch}; known are: {_listed(settings)}")
+            raise unknown_batch(settings, batch)
         _finish_fetch(settings, batch)
         for place in _places(settings, batch):
             remove_path(place)
@@ -462,6 +462,11 @@ def _finish_fetch(settings: Settings, batch: str) -> None:
     aside = _aside(known)
     if aside is not None and aside.exists() and archives.digest_of(archive).sha256 == known.sha256:
         _clear_inbox(settings, known, archive)
+
+
+def unknown_batch(settings: Settings, batch: str) -> DeliveryError:
+    """Return the error that says that nothing is known of a batch."""
+    return DeliveryError(f"there is no batch {batch}; known are: {_listed(settings)}")
 
 
 def _listed(settings: Settings) -> str:
@@ -491,8 +496,9 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
         if known is None:
             if not target.exists():
                 raise DeliveryError(
-                    f"there is no batch {batch} (known are: {_listed(settings)}): register it"
-                    f" (captcha-assets batch add {batch} SOURCE), or bring its archive with `dvc pull`"
+                    f"there is no batch {batch} (known are: {_listed(settings)}): bring its archive with"
+                    f" `dvc pull`, register it (captcha-assets batch add {batch} SOURCE), or remove what is"
+                    f" left of it (captcha-assets batch remove {batch})"
                 )
             return _describe(target, None)
         here = archives.digest_of(target).sha256 if target.exists() else None

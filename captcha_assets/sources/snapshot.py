@@ -1,6 +1,8 @@
 """DVC's record of the deliveries: `data.dvc` says which bytes `data/` holds."""
 
+import configparser
 import io
+import json
 import logging
 import shutil
 from contextlib import redirect_stdout
@@ -28,7 +30,7 @@ class Snapshot:
         md5: DVC's hash of the folder (`….dir`).
         size: bytes.
         files: number of files.
-        remote: the remote that the data was pushed to, None where none is configured.
+        remote: the remote that the data was pushed to, name and address; None where none is configured.
     """
 
     md5: str
@@ -59,7 +61,45 @@ def take_snapshot(home: Path) -> Snapshot:
     except (DvcException, OSError) as error:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
-    return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], remote)
+    pushed_to = remote and (default_remote(home) or remote)
+    return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], pushed_to)
+
+
+def recorded_files(home: Path) -> frozenset[str] | None:
+    """Return the files of `home`/data that `data.dvc` records, as paths relative to it.
+
+    Returns:
+        None where that is not known here: nothing was recorded, or DVC's cache does not have the list.
+    """
+    if not (home / ".dvc").is_dir():
+        return None
+    from dvc.exceptions import DvcException  # noqa: PLC0415
+
+    try:
+        md5 = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]["md5"]
+        with _project(home) as repo:
+            listed = json.loads(Path(repo.cache.local.oid_to_path(md5)).read_text())
+        return frozenset(entry["relpath"] for entry in listed)
+    except (DvcException, OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
+        return None
+
+
+def default_remote(home: Path) -> str | None:
+    """Return the default remote of `home`, its name and address; None where none is configured.
+
+    Read without DVC, which takes seconds to import; a remote of the user's or the machine's own
+    configuration is not seen.
+    """
+    config = configparser.ConfigParser(interpolation=None)
+    try:
+        config.read([home / ".dvc" / "config", home / ".dvc" / "config.local"])
+    except (configparser.Error, UnicodeDecodeError):
+        return None  # DVC says so when it is asked
+    name = config.get("core", "remote", fallback=None)
+    if name is None:
+        return None
+    address = config.get(f"'remote \"{name}\"'", "url", fallback="no address")
+    return f"{name} ({address})"
 
 
 def restore(home: Path, md5: str, target: Path) -> bool:

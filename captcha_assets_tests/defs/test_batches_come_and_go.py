@@ -1,6 +1,7 @@
 """A batch that is removed is gone everywhere; one that is registered with other content is other content."""
 
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ import pytest
 from captcha_assets.defs.watched import watched_files
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.sources.test_snapshot import dvc
 from captcha_assets_tests.test_cli import run, succeeded
 
 THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
@@ -59,11 +61,57 @@ def test_a_name_that_is_used_again_after_a_removal_holds_the_new_images_only(
     assert "everything is up to date" in succeeded(two, "update", "--select", THROUGH_SPLITS)
 
 
+def brought_to(other: Path, home: Path) -> None:
+    """Bring DVC's record of a home to another machine, and pull."""
+    (other / ".dvc").mkdir(parents=True, exist_ok=True)
+    for name in ("data.dvc", ".dvcignore", ".dvc/config"):
+        shutil.copyfile(home / name, other / name)
+    dvc(other, "pull")
+
+
+def test_a_batch_that_was_removed_on_another_machine_is_gone_here_after_a_pull(
+    two: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    dvc(two, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    assert "data_snapshot: not pushed yet to the DVC remote store" in succeeded(two, "update", "--dry-run")
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    brought_to(other, two)
+    succeeded(other, "update", "--select", THROUGH_SPLITS)
+    assert set(index_of(other)["batch"]) == {"a", "b"}
+
+    succeeded(two, "batch", "remove", "a")
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    brought_to(other, two)
+    assert "raw_batch [a]" not in succeeded(other, "update", "--dry-run", "--select", THROUGH_SPLITS)
+    succeeded(other, "update", "--select", THROUGH_SPLITS)
+    assert set(listed(other)) == {"b"}
+    assert index_of(other).equals(index_of(two))
+    assert not (other / "artifacts" / "image_table" / "a.parquet").exists()
+    assert "everything is up to date" in succeeded(other, "update", "--select", THROUGH_SPLITS)
+
+
+def test_an_archive_that_is_lost_here_is_no_removal(two: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    dvc(two, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    succeeded(two, "update", "--select", THROUGH_SPLITS)
+    brought_to(other, two)
+    succeeded(other, "update", "--select", THROUGH_SPLITS)
+    (other / "data" / "raw" / "a.zip").unlink()
+    done = run(other, "update", "--select", THROUGH_SPLITS)
+    assert done.returncode == 1
+    assert "remove what is left of it (captcha-assets batch remove a)" in done.stdout
+    dvc(other, "checkout", "data.dvc")
+    assert "raw_batch" not in succeeded(other, "update", "--select", THROUGH_SPLITS)
+    assert set(listed(other)) == {"a", "b"}
+    assert index_of(other).equals(index_of(two))
+
+
 def test_the_name_is_used_again_before_anything_was_updated(two: Path, tmp_path: Path) -> None:
     succeeded(two, "batch", "remove", "a")
     succeeded(two, "batch", "add", "a", str(archive(tmp_path / "other.zip", 70, seed=3)))
     planned = succeeded(two, "update", "--dry-run", "--select", THROUGH_SPLITS)
-    assert "would make raw_batch [a]: removed: batch a was removed" in planned
+    assert "would make raw_batch [a]: registered again after its removal" in planned
     succeeded(two, "update", "--select", THROUGH_SPLITS)
     assert listed(two)["a"]["usable"] == 70
 

@@ -13,7 +13,7 @@ from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.settings import REPOSITORY, Settings
 from captcha_assets.sources import generator
-from captcha_assets.sources.snapshot import SnapshotError, take_snapshot
+from captcha_assets.sources.snapshot import SnapshotError, recorded_files, take_snapshot
 
 
 def dvc(home: Path, *arguments: str) -> str:
@@ -48,11 +48,20 @@ def test_the_data_is_pushed_where_a_remote_is_configured_and_comes_back_from_the
 ) -> None:
     take_snapshot(home)
     dvc(home, "remote", "add", "--default", "store", str(tmp_path / "store"))
-    assert take_snapshot(home).remote == "store"
+    assert take_snapshot(home).remote == f"store ({tmp_path / 'store'})"
     (home / "data" / "raw" / "one.zip").unlink()
     subprocess.run(["rm", "-rf", str(home / ".dvc" / "cache")], check=True)
     dvc(home, "pull")
     assert (home / "data" / "raw" / "one.zip").read_bytes() == b"first"
+
+
+def test_the_files_that_are_recorded_are_known_where_dvc_has_the_list(home: Path, tmp_path: Path) -> None:
+    assert recorded_files(home) is None
+    take_snapshot(home)
+    (home / "data" / "raw" / "one.zip").unlink()
+    assert recorded_files(home) == {"raw/one.zip"}
+    subprocess.run(["rm", "-rf", str(home / ".dvc" / "cache")], check=True)
+    assert recorded_files(home) is None
 
 
 def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path: Path) -> None:

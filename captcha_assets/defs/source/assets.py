@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import assignments, made_from
+from captcha_assets.defs import assignments, made_from, truth
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.assignments import AssignmentRecord
@@ -90,7 +90,7 @@ def data_snapshot(
             "md5": taken.md5,
             "size": dg.MetadataValue.int(taken.size),
             "files": taken.files,
-            "pushed to": taken.remote or "nowhere: no remote is configured",
+            truth.PUSHED_TO: taken.remote or "nowhere: no remote is configured",
             **made_from.record(versions, "raw_batch"),
         },
     )

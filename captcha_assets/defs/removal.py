@@ -1,0 +1,48 @@
+"""Removing a batch, here or because it was removed on another machine."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from captcha_assets.defs import truth
+from captcha_assets.defs.automation_history import forget_unreadable
+from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.presentation import history
+from captcha_assets.settings import Settings
+from captcha_assets.sources import deliveries, snapshot
+
+
+def remove_batch(
+    settings: Settings, instance: dg.DagsterInstance, batch: str, progress: Callable[[str], None]
+) -> None:
+    """Remove a batch: its partition, tables, reports, archive and registration.
+
+    The partition goes first: a kill then leaves either a registered batch, which gets its partition back, or
+    nothing.
+
+    Raises:
+        DeliveryError: there is no such batch, or the disk refuses.
+    """
+    if deliveries.has_left(settings, batch):
+        truth.report_removed(instance, batch)
+        deliveries.remove(settings, batch, progress=progress)
+    elif not instance.has_dynamic_partition(BATCH, batch):
+        raise deliveries.unknown_batch(settings, batch)
+    truth.report_removed(instance, batch)  # once more: another command may have seen the batch meanwhile
+    forget_unreadable(instance)
+    history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
+
+
+def remove_what_was_removed_elsewhere(settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Remove the batches that are neither registered here nor in DVC's record of `data/`.
+
+    `dvc pull` takes the archive away when the batch was removed on another machine.
+    """
+    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(deliveries.known_batches(settings))
+    if not unknown:
+        return
+    recorded = snapshot.recorded_files(settings.home)
+    for batch in sorted(unknown):
+        archive = deliveries.archive_path(settings, batch).relative_to(settings.home / "data").as_posix()
+        if recorded is not None and archive not in recorded:
+            remove_batch(settings, instance, batch, lambda _: None)
