@@ -29,7 +29,7 @@ COMMANDS = {
     "update": ["update", "--select", "key:raw_batch"],
 }
 #: What a command says when all is made: a signal after that comes too late to be a try.
-DONE = b" made"
+DONE = re.compile(rb"^\d+ made", re.MULTILINE)
 
 #: What is said of an interrupt: with what was made, or by click where nothing has begun.
 _NOTICED = re.compile("Error: interrupted|Aborted!")
@@ -132,7 +132,7 @@ def attempt(arguments: list[str], home: Path, seconds: float | None, *, session:
         send(process, signal.SIGSTOP)  # or it could end between the look at what it said and the signal
         os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         said = _read(reader, wait=False)
-        too_late = DONE in said
+        too_late = DONE.search(said) is not None
         if not too_late:
             send(process, signal.SIGINT)
         send(process, signal.SIGCONT)

@@ -82,7 +82,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _model(found)
     yield from _waiting(found)
     for step in found["stale"]:
-        yield f"stale    {step['step']}: {'; '.join(step['reasons'])}"
+        failed = f"; its last run failed: {step['last_failure']}" if step["last_failure"] else ""
+        yield f"stale    {step['step']}: {'; '.join(step['reasons'])}{failed}"
     if not found["stale"]:
         yield "stale    nothing: everything is up to date"
 

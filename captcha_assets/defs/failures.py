@@ -3,8 +3,13 @@
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import SerializableErrorInfo
+from captcha_assets.defs.processes import assets_of
+from captcha_assets.stored import Output
 
 _OURS = "captcha_assets."
+
+#: So many runs are looked through for the last try of something.
+_LATEST = 50
 
 
 def reason_of(event: dg.DagsterEvent) -> str:
@@ -22,6 +27,31 @@ def reason_of(event: dg.DagsterEvent) -> str:
     if chain[-1].cls_name == "DagsterExecutionInterruptedError":
         return "interrupted: the run was terminated, or the process that carried it out was ended"
     return _plainly(next((one for one in chain if one.message.startswith(_OURS)), chain[-1]))
+
+
+def last_failures(instance: dg.DagsterInstance) -> dict[Output, str]:
+    """Return why the last run of each asset and partition failed, of those whose last run did fail.
+
+    Only the latest runs are looked through.
+    """
+    tries: dict[Output, dg.DagsterRun] = {}
+    for run in instance.get_runs(limit=_LATEST):
+        for asset in assets_of(run) or ():
+            tries.setdefault(Output(asset, run.tags.get("dagster/partition")), run)
+    failed = {run.run_id for run in tries.values() if run.status == dg.DagsterRunStatus.FAILURE}
+    reasons = {run_id: _reasons(instance, run_id) for run_id in failed}
+    return {
+        output: reasons[run.run_id][output.asset]
+        for output, run in tries.items()
+        if output.asset in reasons.get(run.run_id, {})
+    }
+
+
+def _reasons(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    """Why a run failed, by the name of the function that failed, which is that of its first asset."""
+    logs = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    events = [entry.dagster_event for entry in logs if entry.dagster_event]
+    return {str(event.node_name): reason_of(event) for event in events}
 
 
 def failed_with(event: dg.DagsterEvent, kind: type[Exception]) -> bool:

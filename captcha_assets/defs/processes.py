@@ -60,6 +60,13 @@ def _new_locked_file(folder: Path) -> Path:
         os.close(descriptor)
 
 
+def assets_of(run: dg.DagsterRun) -> frozenset[str] | None:
+    """Return the assets that a run materializes; None where the run does not say which."""
+    if STEP_TAG in run.tags:
+        return frozenset(run.tags[STEP_TAG].partition(" [")[0].split(" + "))
+    return frozenset(key.to_user_string() for key in run.asset_selection or ()) or None
+
+
 @contextmanager
 def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[None]:
     """Wait until no other command materializes in this home, and keep others waiting while the block runs.

@@ -1,12 +1,13 @@
 """How a home stands: what must be made, what is under way, the last training and the last drift check."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.defs import runs
 from captcha_assets.defs.dagster_internals import last_ended
+from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
@@ -18,6 +19,7 @@ from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.stored import Output
 from captcha_assets.sweeps.production import problem
 
 _TRAINED = dg.AssetKey("resnet18")
@@ -27,15 +29,20 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
     """Look at an instance; the answer holds values that JSON knows.
 
     Returns:
-        `stale` (what `update` would make now, with the reasons), `runs` (not ended yet),
+        `stale` (what `update` would make now, with the reasons, and why its last try failed), `runs` (not
+        ended yet),
         `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
         `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
         there was none), `next_training` (where each trigger of a training stands).
     """
     planned = runs.plan(definitions, instance, runs.selected("*"))
+    failed = last_failures(instance)
     unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
     return {
-        "stale": [{"step": str(step), "reasons": list(reasons)} for step, reasons in planned],
+        "stale": [
+            {"step": str(step), "reasons": list(reasons), "last_failure": _failure(step, failed)}
+            for step, reasons in planned
+        ],
         "runs": [_run(instance, record) for record in unfinished],
         "label_conflicts": _label_conflicts(instance),
         "idle_decisions": _idle_decisions(instance),
@@ -46,6 +53,11 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "refused": _refused(settings),
         "next_training": _next_training(settings),
     }
+
+
+def _failure(step: runs.Step, failed: Mapping[Output, str]) -> str | None:
+    found = (failed.get(Output(asset, step.partition)) for asset in step.assets)
+    return next((why for why in found if why), None)
 
 
 def _unusable(settings: Settings) -> Iterator[str]:

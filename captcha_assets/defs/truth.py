@@ -14,6 +14,7 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
+from captcha_assets.defs.processes import assets_of
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import DeliveryError
@@ -91,10 +92,10 @@ def differences(
 
 def _being_written(instance: dg.DagsterInstance) -> set[str]:
     """Return the assets that unfinished runs may write; all of them where a run does not say which."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_WRITING))
-    if any(run.asset_selection is None for run in runs):
+    found = [assets_of(run) for run in instance.get_runs(dg.RunsFilter(statuses=_WRITING))]
+    if None in found:
         return {*_PARTITIONED, *_NOT_PARTITIONED}
-    return {key.to_user_string() for run in runs for key in run.asset_selection or ()}
+    return {asset for assets in found for asset in assets or ()}
 
 
 def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:

@@ -5,6 +5,7 @@ import uuid
 from typing import Any
 
 import dagster as dg
+import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
@@ -54,6 +55,23 @@ def test_status_agrees_with_update_while_a_delivery_goes_through(home: Home) -> 
     assert not [line for line in agree() if line.startswith("raw_batch")]
     assert home.make("image_table", "rejected_images", partition="one") is None
     assert not [line for line in agree() if "[one]" in line]
+
+
+def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliveries.register(home.settings, "late", deliveries.parse_source("synthetic:40:1"))
+    home.instance.add_dynamic_partitions("batch", ["late"])
+    with monkeypatch.context() as broken:
+        broken.setattr("captcha_assets.sources.generator.write_archive", _refuse)
+        assert home.make("raw_batch", partition="late") is not None
+    (step,) = [step for step in status()["stale"] if step["step"] == "raw_batch [late]"]
+    assert step["last_failure"].endswith("the source is closed today")
+    assert "raw_batch [late]: never made; its last run failed: " in said("status")
+    assert home.make("raw_batch", partition="late") is None
+    assert all(step["last_failure"] is None for step in status()["stale"])
+
+
+def _refuse(*_: object) -> None:
+    raise deliveries.DeliveryError("the source is closed today")
 
 
 def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> None:

@@ -1,10 +1,14 @@
 """What lies on disk, what is registered and what Dagster was told are one truth."""
 
 import json
+import uuid
 from pathlib import Path
+
+import dagster as dg
 
 from captcha_assets.defs import runs, truth
 from captcha_assets.defs.dagster_internals import NO_VALUE
+from captcha_assets.defs.processes import STEP_TAG
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.test_cli import run, succeeded
@@ -119,6 +123,21 @@ def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished
     succeeded(home, "model", "export", "champion")
     assert f"serves   {model} since" in succeeded(home, "status")
     assert planned(finished) == {}
+
+
+def reported(home: Home) -> set[str]:
+    return {event.asset_key.to_user_string() for event in truth.report(home.settings, home.instance)}
+
+
+def test_what_a_command_may_be_writing_at_this_moment_is_no_loss(finished: Home) -> None:
+    tags = {STEP_TAG: "image_index"}
+    writing = dg.DagsterRun("update", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
+    finished.instance.add_run(writing)
+    for path in (finished.settings.image_index, finished.settings.splits):
+        Path(path).unlink()
+    assert reported(finished) == {"splits"}
+    finished.instance.delete_run(writing.run_id)
+    assert reported(finished) == {"image_index"}
 
 
 def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home) -> None:

@@ -7,7 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
-from captcha_assets.defs.processes import STEP_TAG, UNFINISHED
+from captcha_assets.defs.processes import UNFINISHED, assets_of
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
@@ -65,11 +65,7 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
 def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
     """The id of a run that trains or is going to, whoever started it."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        makes_it = run.asset_selection and dg.AssetKey("resnet18") in run.asset_selection
-        if (
-            makes_it
-            or run.job_name in (retrain.name, jobs.everything.name)
-            or run.tags.get(STEP_TAG) == "resnet18"
-        ):
+        trains = "resnet18" in (assets_of(run) or ())
+        if trains or run.job_name in (retrain.name, jobs.everything.name):
             return run.run_id
     return None
