@@ -80,12 +80,13 @@ def run(settings: Settings, file: Path | None) -> None:
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
     from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import processes, runs
+    from captcha_assets.defs import processes, runs, truth
     from captcha_assets.defs.instance import open_instance
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
     with open_instance(settings) as instance, processes.alone(instance, click.echo):
         _register(settings, instance, chosen)
+        truth.report(settings, instance)  # a trial whose record is lost or damaged is trained again
         names = set(chosen.trial_names)
         steps = [
             one for one in runs.needed(definitions, instance, ("sweep_trial",)) if one.partition in names

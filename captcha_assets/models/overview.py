@@ -90,11 +90,21 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
         {
             "model": model_id,
             "role": ", ".join(_roles(settings, model_id)) or None,
-            "test accuracy": _accuracy(settings, model_id),
-            "trained on": ", ".join(_config(settings, model_id).provenance.get("deliveries", [])),
+            **_figures_in_a_row(settings, model_id),
         }
         for model_id in registry.list_models(settings.models)
     ]
+
+
+def _figures_in_a_row(settings: Settings, model_id: str) -> dict[str, Any]:
+    """What a model is and can do; one that is damaged keeps no other from being listed."""
+    try:
+        return {
+            "test accuracy": _accuracy(settings, model_id),
+            "trained on": ", ".join(_config(settings, model_id).provenance.get("deliveries", [])),
+        }
+    except ModelFolderError:
+        return {"test accuracy": f"damaged: captcha-assets model show {model_id}", "trained on": None}
 
 
 def show_model(settings: Settings, name: str) -> dict[str, Any]:
@@ -137,7 +147,11 @@ def why_not_promoted(settings: Settings, model_id: str) -> str | None:
     """
     decision = promotion_decisions.last(settings.models, model_id)
     barred = registry.barred(settings.models, model_id)
-    return barred or (decision.reason if decision and not decision.promoted else None)
+    if barred or decision is None or decision.promoted:
+        return barred
+    champion = registry.champion(settings.models)
+    then = decision.champion if champion and decision.champion != champion.model_id else None
+    return f"{decision.reason} (compared with {then}, which served then)" if then else decision.reason
 
 
 def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool = False) -> Champion:

@@ -20,18 +20,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def read(path: AnyPath, kind: type[T]) -> T:
+def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup") -> T:
     """Read a record: an object with the fields of the dataclass `kind`, each of its type.
+
+    Args:
+        path: where it lies.
+        kind: the dataclass.
+        remedy: what helps where the record is damaged.
 
     Raises:
         RegistryError: the file is no such record; the message names it and the field.
     """
     try:
         value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise RegistryError(f"{path} is damaged: {error}; restore it from a backup") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise RegistryError(f"{path} is damaged: {error}; {remedy}") from error
     if fault := _fault(value, kind):
-        raise RegistryError(f"{path} is damaged: {fault}; restore it from a backup")
+        raise RegistryError(f"{path} is damaged: {fault}; {remedy}")
     return kind(**value)
 
 

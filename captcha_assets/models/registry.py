@@ -156,7 +156,7 @@ def candidate(registry: AnyPath) -> Candidate | None:
         RegistryError: the pointer is damaged.
     """
     path = registry / "candidate.json"
-    return read(path, Candidate) if path.exists() else None
+    return read(path, Candidate, remedy="captcha-assets update writes it anew") if path.exists() else None
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
@@ -182,9 +182,14 @@ def history(registry: AnyPath) -> list[Champion]:
     """Return every change of the champion, the first one first.
 
     Raises:
-        RegistryError: an entry is damaged.
+        RegistryError: an entry is damaged, or one between others is missing.
     """
-    return [_entry(path) for path in _entries(registry)]
+    entries = [_entry(path) for path in _entries(registry)]
+    for number, entry in enumerate(entries, start=1):
+        if entry.number != number:
+            missing = registry / "history" / f"{number:06d}.json"
+            raise RegistryError(f"{missing} is missing: restore it from a backup")
+    return entries
 
 
 def _entry(path: AnyPath) -> Champion:

@@ -37,7 +37,7 @@ class Range(_Part):
     high: float
     log: bool = False
     """Evenly over orders of magnitude."""
-    step: float | None = None
+    step: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Range":
@@ -99,6 +99,8 @@ class Sweep(_Part):
         )
         if not ends:
             raise ValueError(f"{name} has no values")
+        if len(set(map(json.dumps, ends))) < len(ends):
+            raise ValueError(f"{name} names a value twice")
         for value in ends:
             TrainingSettings.of({**self.fixed, name: value})
 
@@ -209,6 +211,6 @@ def registered(settings: Settings, identity: str) -> Sweep:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise SweepError(f"there is no sweep {identity}: captcha-assets sweep start FILE") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SweepError(f"{path} is damaged: captcha-assets sweep start FILE") from error
     return _parsed(value, str(path))

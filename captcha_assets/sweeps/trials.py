@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class Record:
 def save(settings: Settings, record: Record) -> None:
     """Write a record. A failure does not replace what was achieved before."""
     if record.state == FAILED:
-        before = load(settings, record.trial)
+        before = _readable(settings, record.trial)
         if before is not None and before.state != FAILED:
             return
     write_json(settings.sweep_trial(record.trial), asdict(record))
@@ -69,17 +70,26 @@ def load(settings: Settings, trial: str) -> Record | None:
         return Record(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise SweepError(f"{path} is damaged: remove it and run the trial again") from error
 
 
 def load_all(settings: Settings, sweep: str | None = None) -> list[Record]:
-    """Return the records of a sweep, or of all sweeps, in order of the trials' names."""
+    """Return the records of a sweep, or of all sweeps, in order of the trials' names.
+
+    A damaged record is as none: its trial waits, and the next `sweep run` trains it again.
+    """
     if not settings.sweep_trials.exists():
         return []
     names = sorted(folder.name for folder in settings.sweep_trials.iterdir() if folder.is_dir())
-    records = [load(settings, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
+    records = [_readable(settings, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
     return [record for record in records if record is not None]
+
+
+def _readable(settings: Settings, trial: str) -> Record | None:
+    with suppress(SweepError):
+        return load(settings, trial)
+    return None
 
 
 def in_words(parameters: Mapping[str, Any]) -> str:

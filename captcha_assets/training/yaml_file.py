@@ -56,20 +56,27 @@ def read(path: Path) -> YamlFile:
     Raises:
         YamlFileError: it cannot be read, is no YAML, holds no mapping, or names a key twice.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise YamlFileError(f"{path} is no file")  # a named pipe would be waited for
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
+        lines = _lines(path, root)
+    except YamlFileError:
+        raise
     except UnicodeDecodeError as error:
         raise YamlFileError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except OSError as error:
         raise YamlFileError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise YamlFileError(_syntax(path, error)) from error
+    except RecursionError as error:
+        raise YamlFileError(f"{path}: this is nested too deeply, or holds itself by an alias") from error
     if values is not None and not isinstance(values, dict):
         where = f"{path}, line {root.start_mark.line + 1}" if root else str(path)
         raise YamlFileError(f"{where}: this is no mapping: lines like `key: value` are needed")
-    return YamlFile(path, values or {}, _lines(path, root))
+    return YamlFile(path, values or {}, lines)
 
 
 def _syntax(path: Path, error: Exception) -> str:

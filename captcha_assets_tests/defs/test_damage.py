@@ -1,5 +1,6 @@
 """What `update` and `status` say and do where files of models and of the registry are lost or damaged."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
         path.write_text("garbage")
         assert f"{path} is damaged" in say("status")
         path.write_text(kept)
+
+
+def test_a_damaged_model_keeps_no_other_from_being_listed(challenged: tuple[Home, str]) -> None:
+    home, candidate = challenged
+    (home.settings.models / candidate / "config.json").write_text("{}")
+    rows = {row["model"]: row for row in map(json.loads, say("model", "list", "--json").splitlines())}
+    assert rows[candidate]["test accuracy"] == f"damaged: captcha-assets model show {candidate}"
+    assert rows[serving(home)]["test accuracy"].endswith(")")
 
 
 def test_lineage_names_a_champion_whose_folder_is_gone(finished: Home) -> None:

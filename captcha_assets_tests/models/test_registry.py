@@ -396,6 +396,17 @@ def test_a_damaged_history_is_named_with_its_fault(shelf, content, fault):
             look(place)
 
 
+def test_an_entry_that_is_missing_between_others_is_named_and_no_rollback_skips_it(shelf):
+    place, (one, two, three) = shelf
+    for model in (one, two, three):
+        registry.promote(place, model, "promoted")
+    (place / "history" / "000002.json").unlink()
+    for look in (registry.history, lambda place: registry.rollback(place, "back")):
+        with pytest.raises(RegistryError, match=r"000002\.json is missing: restore it"):
+            look(place)
+    assert registry.champion(place).model_id == three
+
+
 def test_the_history_is_files_that_anyone_can_read(shelf):
     place, (one, *_) = shelf
     registry.promote(place, one, "the first", {"accuracy": 0.9})

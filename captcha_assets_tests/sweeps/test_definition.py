@@ -77,6 +77,10 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
         ("fixed: {epochs: 2}\ngrid: {epochs: [1]}", "both fixed and varied"),
         ("grid: {epochs: [1]}\nprune: true", "prune: Extra inputs are not permitted"),
         ("grid: {epochs: [1]", "line 1: this is no YAML"),
+        ("grid: {epochs: [1, 1]}", "epochs names a value twice"),
+        ("search: {shift: {low: 0, high: 1, step: 0}}\ntrials: 2", "greater than 0"),
+        ("grid: &a {epochs: *a}", "nested too deeply, or holds itself"),
+        ("grid: " + 50_000 * "[", "nested too deeply, or holds itself"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path, text: str, words: str) -> None:

@@ -104,12 +104,17 @@ def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:
     assert kept.version == good.version
 
 
-def test_a_damaged_record_is_named(settings) -> None:
-    path = settings.sweep_trial("grid-abcdef-000")
-    path.parent.mkdir(parents=True)
-    path.write_text("{")
+def test_a_damaged_record_is_named_and_keeps_no_other_from_being_read(settings) -> None:
+    good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
+    bad = record(GRID, 1, {"learning_rate": 0.1, "batch_size": 64}, [0.5, 0.8])
+    for one in (good, bad):
+        trials.save(settings, one)
+    settings.sweep_trial(bad.trial).write_text("[]")
     with pytest.raises(SweepError, match="is damaged: remove it"):
-        trials.load_all(settings)
+        trials.load(settings, bad.trial)
+    assert [one.trial for one in trials.load_all(settings)] == [good.trial]
+    trials.save(settings, replace(bad, state=FAILED, value=None, error="it diverged"))
+    assert [one.state for one in trials.load_all(settings)] == ["complete", FAILED]
 
 
 # --- the leaderboard
