@@ -1,5 +1,6 @@
 """What is around the command fails: each error is one line that says what is wrong, where, and what to do."""
 
+import errno
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -82,6 +83,16 @@ def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments
     assert line.startswith("Error: the object store: Could not connect to the endpoint URL")
     assert address in line
     assert "check CAPTCHA_ARTIFACTS" in line
+
+
+def test_what_an_error_says_is_not_said_twice() -> None:
+    known = OSError(
+        errno.ENOSPC, "no space left on the disk or in the quota: free some and run it again", "/a"
+    )
+    assert errors.in_one_line(known).count("run it again") == 1
+    assert errors.in_one_line(OSError(errno.ENOSPC, "No space left", "/a")).endswith(
+        "; free some space and run it again"
+    )
 
 
 def test_debugging_shows_the_traceback(tmp_path: Path) -> None:

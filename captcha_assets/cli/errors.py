@@ -79,7 +79,8 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         dagster_home: where Dagster's database is.
     """
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename is not None:
-        advice = _OF_FILES.get(error.errno or 0)
+        said_already = str(error.strerror).endswith("run it again")  # see `storage.replacing`
+        advice = None if said_already else _OF_FILES.get(error.errno or 0)
         return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):
         return _joined(str(error)) or type(error).__name__

@@ -63,7 +63,8 @@ def _make_databases(home: Path) -> None:
     for left in home.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left)
     missing = [home / name for name in ("history", "schedules") if not (home / name).exists()]
-    configured = yaml.safe_load((home / "dagster.yaml").read_text()) or {}
+    with (home / "dagster.yaml").open() as file:
+        configured = yaml.safe_load(file) or {}
     if not missing or any("storage" in name for name in configured):
         return
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
