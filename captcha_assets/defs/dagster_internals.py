@@ -13,6 +13,7 @@ import dagster as dg
 # The launchpad can check a value beyond its type, before a run starts, only by a scalar type of our own.
 from dagster._config.config_type import ConfigScalar, ConfigScalarKind
 from dagster._config.errors import PostProcessingError
+from dagster._core.definitions.assets.graph.asset_graph import AssetNode
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 # Staleness as the UI shows it: `dg` has no way to ask for it, nor a name for the tag of a data version.
@@ -47,6 +48,7 @@ __all__ = [
     "DATA_VERSION_TAG",
     "DEFAULT_DATA_VERSION",
     "NO_VALUE",
+    "AssetNode",
     "BaseAssetGraph",
     "CachingStaleStatusResolver",
     "ConfigScalar",

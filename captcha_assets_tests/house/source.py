@@ -16,7 +16,7 @@ FLOORS = [
     ["defs"],
     ["stored"],
     ["sweeps", "reproduction"],
-    ["training", "evaluation", "serving", "reports", "alerts", "graph_picture"],
+    ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
     ["models"],
     ["quality", "sources"],
