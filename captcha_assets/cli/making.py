@@ -51,16 +51,15 @@ def update(
     if runs.includes(definitions, selection, "resnet18"):
         production_settings(settings)  # a typing error in them is said before anything runs
     given = run_config.load(config, settings, definitions, selection) if config else {}
-    if _is_empty(settings):
-        if not dry_run:
-            raise click.ClickException(_HOW_TO_BEGIN)
-        click.echo(_HOW_TO_BEGIN)
-        return
+    if _is_empty(settings) and not dry_run:
+        raise click.ClickException(_HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
             truth.report(settings, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
+            if _is_empty(settings):
+                click.echo(_HOW_TO_BEGIN)
         else:
             _update(definitions, instance, selection, given)
             _name_quarantined(settings)

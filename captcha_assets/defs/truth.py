@@ -6,7 +6,7 @@ Dagster's own for "no value": Dagster then calls the asset missing, and what dep
 content is back, the last real materialization is reported again, and everything is as before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.defs.processes import assets_of
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import DeliveryError
@@ -51,6 +50,14 @@ _MODEL = "model"
 
 #: Statuses of runs that may be writing now.
 _WRITING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+#: Events that say which steps of a run are under way, and what they materialize.
+_STEPS = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_FAILURE,
+}
 
 
 def report(
@@ -91,11 +98,26 @@ def differences(
 
 
 def _being_written(instance: dg.DagsterInstance) -> set[str]:
-    """Return the assets that unfinished runs may write; all of them where a run does not say which."""
-    found = [assets_of(run) for run in instance.get_runs(dg.RunsFilter(statuses=_WRITING))]
-    if None in found:
-        return {*_PARTITIONED, *_NOT_PARTITIONED}
-    return {asset for assets in found for asset in assets or ()}
+    """Return the assets whose steps are under way now, in whatever run."""
+    found: set[str] = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=_WRITING)):
+        logs = instance.all_logs(run.run_id, of_type=_STEPS)
+        found |= _under_way(entry.dagster_event for entry in logs if entry.dagster_event)
+    return found
+
+
+def _under_way(events: Iterable[dg.DagsterEvent]) -> set[str]:
+    """Return the assets of the steps that have started and not ended."""
+    assets: dict[str | None, set[str]] = {}
+    active: set[str | None] = set()
+    for event in events:
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and event.asset_key:
+            assets.setdefault(event.step_key, set()).add(event.asset_key.to_user_string())
+        elif event.event_type == dg.DagsterEventType.STEP_START:
+            active.add(event.step_key)
+        else:
+            active.discard(event.step_key)
+    return set().union(*(assets.get(step, set()) for step in active))
 
 
 def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:

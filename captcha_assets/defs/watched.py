@@ -4,7 +4,7 @@ A change is an observation of the source, logged without a run: by the next comm
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from captcha_assets.defs.dagster_internals import (
     NO_VALUE,
     observed_version,
 )
+from captcha_assets.defs.images import assets as image_assets  # a name of its own is no second asset
 from captcha_assets.defs.processes import give_up_lost_runs
 from captcha_assets.defs.removal import remove_what_was_removed_elsewhere
 from captcha_assets.defs.switches import is_on
@@ -181,21 +182,32 @@ def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
         )
 
 
+#: It only points to a model, whose files are others'.
+_CHAMPION = dg.AssetKey("champion")
+
+
+def _made_together(asset: str) -> Set[dg.AssetKey]:
+    """Return the assets of the function that makes an asset: Dagster runs all of them, or none."""
+    key = dg.AssetKey(asset)
+    return image_assets.image_tables.keys if key in image_assets.image_tables.keys else {key}
+
+
 def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
     """Yield a run request for each partition that lost something, and one for what is not partitioned.
 
-    A batch that was removed and lies in the inbox again is the inbox sensor's to ingest.
+    A batch that was removed and lies in the inbox again is the inbox sensor's to ingest. The champion is
+    whole again when its folder and its export are, and no run of its own can make them.
     """
     wanted: dict[str | None, list[truth.Loss]] = {}
     for loss in truth.losses(instance):
         if loss.removed and deliveries.came_by_inbox(settings, str(loss.output.partition)):
             continue
-        if dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
+        if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():
         yield dg.RunRequest(
             # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.
             run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
-            asset_selection=[dg.AssetKey(loss.output.asset) for loss in lost],
+            asset_selection=sorted({key for loss in lost for key in _made_together(loss.output.asset)}),
             partition_key=partition,
         )

@@ -129,7 +129,7 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
             data.tables,
             data.splits,
             settings.evaluation(model_id),
-            splits_version=content_hash(settings.splits),
+            splits_version=content_hash(data.splits),
             delivery_link="../../quality/image_table/{batch}/report.html",
             judged=len(judged),
         )

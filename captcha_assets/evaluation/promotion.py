@@ -21,7 +21,7 @@ from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.models.onnx import Parity
-from captcha_assets.models.overview import accuracy_figures
+from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
 from captcha_assets.models.records import RegistryError, now
@@ -66,7 +66,8 @@ class Promotion:
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """Make the candidate champion if there is none, or if it is no worse on today's test split, for a reason.
 
-    The candidate has been measured by `evaluate` and exported already; the champion is measured anew here.
+    The candidate has been measured by `evaluate` and exported already; the champion is measured anew here,
+    and the candidate where the splits have changed since.
     A candidate is judged once against a champion on a test split: asked again, the recorded decision is
     returned. What a person refused, replaced or rolled back from is not promoted.
 
@@ -148,7 +149,7 @@ def _decision(
         candidate=new,
         champion=champion.model_id if champion else None,
         test_split=test_split,
-        splits_version=content_hash(settings.splits),
+        splits_version=content_hash(data.splits),
         since=now(),
         promoted=not failed,
         ground=None if failed else ground,
@@ -175,20 +176,24 @@ def _compared(settings: Settings, data: LocalTables, champion: str, candidate: s
     reference = registry.reference(registry.history(settings.models))
     return compare(
         evaluate_stored(settings, data, champion).predictions,
-        _predictions(settings, candidate),
+        _predictions(settings, data, candidate),
         PromotionLimits(
             margin=settings.promotion_margin,
             level=settings.promotion_level,
             calibration_error=settings.promotion_calibration_error,
         ),
-        newer_data=newer_data(settings, candidate, champion, content_hash(settings.splits)),
+        newer_data=newer_data(settings, candidate, champion, content_hash(data.splits)),
         reference_predictions=None
         if reference == champion
         else evaluate_stored(settings, data, reference).predictions,
     )
 
 
-def _predictions(settings: Settings, model_id: str) -> pl.DataFrame:
+def _predictions(settings: Settings, data: LocalTables, model_id: str) -> pl.DataFrame:
+    """Return what the candidate read on today's test split: measured again if the splits have changed."""
+    metrics = read_metrics(settings, model_id)
+    if metrics is not None and metrics.get("splits_version") != content_hash(data.splits):
+        return evaluate_stored(settings, data, model_id).predictions
     path = settings.evaluation(model_id) / "predictions.parquet"
     if not path.exists():
         raise PromotionError(f"the candidate {model_id} is not evaluated: materialize evaluation first")

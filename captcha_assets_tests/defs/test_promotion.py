@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models import registry
+from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.models.conftest import make_model
 
@@ -61,6 +62,26 @@ def test_the_first_champion_shows_every_criterion(finished: Home) -> None:
     assert found["non_inferiority"].description == "no champion to compare with"
     assert "ms for one image" in str(found["latency"].description)
     assert found["onnx_parity"].passed
+
+
+def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(
+    challenged: tuple[Home, str],
+) -> None:
+    home, candidate = challenged
+    for asset in ("evaluation", "onnx_model"):
+        assert home.make(asset) is None
+    before = read_metrics(home.settings, candidate)
+    home.add("more", "synthetic:200:9")
+    for assets, partition in ((("raw_batch",), "more"), (("image_table", "rejected_images"), "more")):
+        assert home.make(*assets, partition=partition) is None
+    assert home.make("image_index") is None
+    assert home.make("splits") is None
+    assert home.make("champion") is None
+    after = read_metrics(home.settings, candidate)
+    assert before is not None
+    assert after is not None
+    assert after["n"] > before["n"]
+    assert checks(home)["non_inferiority"].description != "no champion to compare with"
 
 
 def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:

@@ -174,6 +174,8 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
     assert ticks.said == f"a training is under way already: run {run.run_id}"
     grown.instance.report_run_failed(run)
     assert ticks.clauses() == ["new images"]
+    assert ticks.tick() == []
+    assert f"run {run.run_id[:8]}, failed, and is not started again for the same reason" in ticks.said
 
 
 def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:

@@ -1,14 +1,17 @@
 """What lies on disk, what is registered and what Dagster was told are one truth."""
 
 import json
-import uuid
+import shutil
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pytest
 
-from captcha_assets.defs import runs, truth
+from captcha_assets.defs import runs, switches, truth
 from captcha_assets.defs.dagster_internals import NO_VALUE
-from captcha_assets.defs.processes import STEP_TAG
+from captcha_assets.defs.watched import watched_files
+from captcha_assets.images import index
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.test_cli import run, succeeded
@@ -129,15 +132,23 @@ def reported(home: Home) -> set[str]:
     return {event.asset_key.to_user_string() for event in truth.report(home.settings, home.instance)}
 
 
-def test_what_a_command_may_be_writing_at_this_moment_is_no_loss(finished: Home) -> None:
-    tags = {STEP_TAG: "image_index"}
-    writing = dg.DagsterRun("update", str(uuid.uuid4()), status=dg.DagsterRunStatus.STARTED, tags=tags)
-    finished.instance.add_run(writing)
-    for path in (finished.settings.image_index, finished.settings.splits):
-        Path(path).unlink()
-    assert reported(finished) == {"splits"}
-    finished.instance.delete_run(writing.run_id)
-    assert reported(finished) == {"image_index"}
+def test_what_a_step_is_writing_at_this_moment_is_no_loss(
+    finished: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    build = index.build_image_index
+
+    def looked_at_meanwhile(*arguments: Any) -> index.IndexSummary:
+        for path in (finished.settings.image_index, finished.settings.splits):
+            Path(path).unlink()
+        seen.append(reported(finished))
+        return build(*arguments)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(index, "build_image_index", looked_at_meanwhile)
+        assert finished.make("image_index") is None
+    assert seen == [{"splits"}]
+    assert reported(finished) == set()
 
 
 def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home) -> None:
@@ -148,3 +159,34 @@ def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home)
     done = run(finished.settings.home, "model", "rollback", "--reason", "its file is lost")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def restored(home: Home) -> list[dg.RunRequest]:
+    with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
+        answer = watched_files(context)
+    assert isinstance(answer, dg.SensorResult)
+    return list(answer.run_requests or ())
+
+
+def test_automation_makes_what_is_lost_together_with_what_its_function_makes_beside_it(
+    finished: Home,
+) -> None:
+    switches.switch(finished.instance, on=True)
+    Path(finished.settings.image_table("first")).unlink()
+    (request,) = restored(finished)
+    assert request.partition_key == "first"
+    keys = {key.to_user_string() for key in request.asset_selection or ()}
+    assert keys == {"image_table", "rejected_images"}
+    job = finished.definitions.resolve_implicit_global_asset_job_def()
+    job.get_subset(asset_selection=set(request.asset_selection or ()))  # an error where Dagster cannot run it
+
+
+def test_a_lost_export_of_the_champion_is_one_alert_and_no_run_of_the_champion(finished: Home) -> None:
+    switches.switch(finished.instance, on=True)
+    model = str(finished.version("champion"))
+    shutil.rmtree(str(finished.settings.onnx_model(model)))
+    asked = [key.to_user_string() for request in restored(finished) for key in request.asset_selection or ()]
+    assert asked == ["onnx_model"], "the champion is the candidate"
+    assert restored(finished)[0].run_key is not None
+    alerts = [json.loads(line) for line in finished.settings.alerts.read_text().splitlines()]
+    assert [alert["title"] for alert in alerts].count("the champion is not whole") == 1

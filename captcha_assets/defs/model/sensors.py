@@ -43,10 +43,24 @@ def retraining_sensor(
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
     if not why:
-        return dg.SkipReason(retraining.in_words(now, *limits))
+        return dg.SkipReason("; ".join([retraining.in_words(now, *limits), *unsuccessful(context.instance)]))
     if under_way := _unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
     return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())
+
+
+def unsuccessful(instance: dg.DagsterInstance) -> list[str]:
+    """Say how the last training that started by itself ended, unless a model was trained by or after it."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=retrain.name), limit=1)
+    how = {dg.DagsterRunStatus.CANCELED: "was canceled", dg.DagsterRunStatus.FAILURE: "failed"}
+    trained = instance.get_latest_materialization_event(dg.AssetKey("resnet18"))
+    if not records or records[0].dagster_run.status not in how:
+        return []
+    run, began = records[0].dagster_run, records[0].create_timestamp.timestamp()
+    if trained and trained.timestamp > began:
+        return []
+    ended = f"the training that this led to, run {run.run_id[:8]}, {how[run.status]}"
+    return [f"{ended}, and is not started again for the same reason: captcha-assets update trains"]
 
 
 def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:

@@ -44,7 +44,7 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
     job = TrainingJob(
         tables=data.tables,
         splits=data.splits,
-        splits_version=content_hash(settings.splits),
+        splits_version=content_hash(data.splits),
         output=Path(),
         checkpoints=Path(),
         code_version=TRAINING_CODE,
