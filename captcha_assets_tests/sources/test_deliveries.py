@@ -299,7 +299,7 @@ def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_th
 
 
 def test_a_delivery_that_nobody_knows_is_an_error_that_says_what_to_do(settings):
-    with pytest.raises(DeliveryError, match=r"batch add unknown SOURCE.*dvc pull"):
+    with pytest.raises(DeliveryError, match=r"dvc pull.*batch add unknown SOURCE.*batch remove unknown"):
         deliveries.fetch(settings, "unknown")
 
 
