@@ -8,6 +8,8 @@ from captcha_assets.stored import Output
 
 _OURS = "captcha_assets."
 
+_PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+
 #: So many runs are looked through for the last try of something.
 _LATEST = 50
 
@@ -48,10 +50,12 @@ def last_failures(instance: dg.DagsterInstance) -> dict[Output, str]:
 
 
 def _reasons(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
-    """Why a run failed, by the name of the function that failed, which is that of its first asset."""
-    logs = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    """Return why a run failed, by the name of each asset that the failed steps were to materialize."""
+    logs = instance.all_logs(run_id, of_type={_PLANNED, dg.DagsterEventType.STEP_FAILURE})
     events = [entry.dagster_event for entry in logs if entry.dagster_event]
-    return {str(event.node_name): reason_of(event) for event in events}
+    failed = {event.step_key: reason_of(event) for event in events if event.is_step_failure}
+    planned = [event for event in events if event.event_type == _PLANNED and event.step_key in failed]
+    return {event.asset_key.to_user_string(): failed[event.step_key] for event in planned if event.asset_key}
 
 
 def failed_with(event: dg.DagsterEvent, kind: type[Exception]) -> bool:

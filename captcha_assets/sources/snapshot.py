@@ -4,6 +4,7 @@ import configparser
 import io
 import json
 import logging
+import re
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from captcha_assets.storage import replacing
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+
+
+#: What stands before the host of an address, a password perhaps: it is never shown.
+_CREDENTIALS = re.compile(r"://[^/]*@")
 
 
 class SnapshotError(RuntimeError):
@@ -87,8 +92,8 @@ def recorded_files(home: Path) -> frozenset[str] | None:
 def default_remote(home: Path) -> str | None:
     """Return the default remote of `home`, its name and address; None where none is configured.
 
-    Read without DVC, which takes seconds to import; a remote of the user's or the machine's own
-    configuration is not seen.
+    User name and password of the address are left out. Read without DVC, which takes seconds to import; a
+    remote of the user's or the machine's own configuration is not seen.
     """
     config = configparser.ConfigParser(interpolation=None)
     try:
@@ -99,7 +104,7 @@ def default_remote(home: Path) -> str | None:
     if name is None:
         return None
     address = config.get(f"'remote \"{name}\"'", "url", fallback="no address")
-    return f"{name} ({address})"
+    return f"{name} ({_CREDENTIALS.sub('://', address)})"
 
 
 def restore(home: Path, md5: str, target: Path) -> bool:

@@ -68,6 +68,11 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     assert "raw_batch [late]: never made; its last run failed: " in said("status")
     assert home.make("raw_batch", partition="late") is None
     assert all(step["last_failure"] is None for step in status()["stale"])
+    with monkeypatch.context() as broken:
+        broken.setattr("captcha_assets.images.table.build_image_table", _refuse)
+        assert home.make("image_table", "rejected_images", partition="late") is not None
+    (step,) = [step for step in status()["stale"] if step["step"] == "image_table + rejected_images [late]"]
+    assert step["last_failure"].endswith("the source is closed today")
 
 
 def _refuse(*_: object) -> None:

@@ -13,7 +13,7 @@ from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.settings import REPOSITORY, Settings
 from captcha_assets.sources import generator
-from captcha_assets.sources.snapshot import SnapshotError, recorded_files, take_snapshot
+from captcha_assets.sources.snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
 
 
 def dvc(home: Path, *arguments: str) -> str:
@@ -53,6 +53,12 @@ def test_the_data_is_pushed_where_a_remote_is_configured_and_comes_back_from_the
     subprocess.run(["rm", "-rf", str(home / ".dvc" / "cache")], check=True)
     dvc(home, "pull")
     assert (home / "data" / "raw" / "one.zip").read_bytes() == b"first"
+
+
+def test_a_password_in_the_address_of_a_remote_is_not_shown(home: Path) -> None:
+    take_snapshot(home)
+    dvc(home, "remote", "add", "--default", "web", "https://somebody:hush@example.com/store")
+    assert default_remote(home) == "web (https://example.com/store)"
 
 
 def test_the_files_that_are_recorded_are_known_where_dvc_has_the_list(home: Path, tmp_path: Path) -> None:
