@@ -64,13 +64,13 @@ def _png_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _said(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+def _not_blank(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     if not value.strip():
         raise click.BadParameter("say why in a few words")
     return value
 
 
-_reason = click.option("--reason", required=True, callback=_said, help="Why, for the history.")
+_reason = click.option("--reason", required=True, callback=_not_blank, help="Why, for the history.")
 
 
 @click.group()

@@ -75,7 +75,7 @@ def _make_databases(home: Path) -> None:
 
 
 def _check_owner(settings: Settings, home: Path) -> None:
-    """Refuse an instance of another home: it would be told that all it knows is missing."""
+    """Refuse an instance of another home: all that it knows would be recorded as missing."""
     if home == settings.dagster_home.resolve():  # wherever the home has been moved to
         return
     owner = home / "captcha_home"

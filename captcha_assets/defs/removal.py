@@ -33,7 +33,7 @@ def remove_batch(
     history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
 
 
-def remove_what_was_removed_elsewhere(settings: Settings, instance: dg.DagsterInstance) -> None:
+def apply_remote_removals(settings: Settings, instance: dg.DagsterInstance) -> None:
     """Remove the batches that are neither registered here nor in DVC's record of `data/`.
 
     `dvc pull` takes the archive away when the batch was removed on another machine.

@@ -9,7 +9,7 @@ from captcha_assets.defs import runs
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.model.sensors import WHY_TAG, unsuccessful
+from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.defs.processes import UNFINISHED, is_unknown
 from captcha_assets.images import decisions
@@ -51,7 +51,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "drifted": _drifted(settings),
         "unusable": list(_unusable(settings)),
         "refused": _refused(settings),
-        "next_training": "; ".join([_next_training(settings), *unsuccessful(instance)]),
+        "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
     }
 
 

@@ -102,11 +102,11 @@ def _being_written(instance: dg.DagsterInstance) -> set[str]:
     found: set[str] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_WRITING)):
         logs = instance.all_logs(run.run_id, of_type=_STEPS)
-        found |= _under_way(entry.dagster_event for entry in logs if entry.dagster_event)
+        found |= _assets_of_active_steps(entry.dagster_event for entry in logs if entry.dagster_event)
     return found
 
 
-def _under_way(events: Iterable[dg.DagsterEvent]) -> set[str]:
+def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[str]:
     """Return the assets of the steps that have started and not ended."""
     assets: dict[str | None, set[str]] = {}
     active: set[str | None] = set()

@@ -22,7 +22,7 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.images import assets as image_assets  # a name of its own is no second asset
 from captcha_assets.defs.processes import give_up_lost_runs
-from captcha_assets.defs.removal import remove_what_was_removed_elsewhere
+from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
@@ -86,7 +86,7 @@ def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObs
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
     """Tell the instance about the sources that have changed, and about batches removed on another machine."""
-    remove_what_was_removed_elsewhere(settings, instance)
+    apply_remote_removals(settings, instance)
     for observation in unseen(settings, instance):
         instance.report_runless_asset_event(observation)
 
@@ -145,7 +145,7 @@ def watched_files(
     """
     for lost in give_up_lost_runs(context.instance):
         tell(context.instance, lost, settings)
-    remove_what_was_removed_elsewhere(settings, context.instance)
+    apply_remote_removals(settings, context.instance)
     observed = unseen(settings, context.instance)
     for event in truth.report(settings, context.instance):
         _alert(settings, event)
@@ -186,7 +186,7 @@ def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
 _CHAMPION = dg.AssetKey("champion")
 
 
-def _made_together(asset: str) -> Set[dg.AssetKey]:
+def _assets_of_its_function(asset: str) -> Set[dg.AssetKey]:
     """Return the assets of the function that makes an asset: Dagster runs all of them, or none."""
     key = dg.AssetKey(asset)
     return image_assets.image_tables.keys if key in image_assets.image_tables.keys else {key}
@@ -208,6 +208,8 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
         yield dg.RunRequest(
             # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.
             run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
-            asset_selection=sorted({key for loss in lost for key in _made_together(loss.output.asset)}),
+            asset_selection=sorted(
+                {key for loss in lost for key in _assets_of_its_function(loss.output.asset)}
+            ),
             partition_key=partition,
         )

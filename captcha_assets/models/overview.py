@@ -90,13 +90,13 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
         {
             "model": model_id,
             "role": ", ".join(_roles(settings, model_id)) or None,
-            **_figures_in_a_row(settings, model_id),
+            **_accuracy_and_batches(settings, model_id),
         }
         for model_id in registry.list_models(settings.models)
     ]
 
 
-def _figures_in_a_row(settings: Settings, model_id: str) -> dict[str, Any]:
+def _accuracy_and_batches(settings: Settings, model_id: str) -> dict[str, Any]:
     """What a model is and can do; one that is damaged keeps no other from being listed."""
     try:
         return {

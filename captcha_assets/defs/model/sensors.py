@@ -43,13 +43,15 @@ def retraining_sensor(
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
     if not why:
-        return dg.SkipReason("; ".join([retraining.in_words(now, *limits), *unsuccessful(context.instance)]))
+        return dg.SkipReason(
+            "; ".join([retraining.in_words(now, *limits), *last_unsuccessful_training(context.instance)])
+        )
     if under_way := _unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
     return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())
 
 
-def unsuccessful(instance: dg.DagsterInstance) -> list[str]:
+def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
     """Say how the last training that started by itself ended, unless a model was trained by or after it."""
     records = instance.get_run_records(dg.RunsFilter(job_name=retrain.name), limit=1)
     how = {dg.DagsterRunStatus.CANCELED: "was canceled", dg.DagsterRunStatus.FAILURE: "failed"}
