@@ -146,6 +146,11 @@ def running(place: Path) -> bool:
     return False
 
 
+def checkpoints(place: Path) -> list[Path]:
+    """Return the last checkpoints of the jobs below `place`; temporary folders beside them come and go."""
+    return list(place.glob("jobs/*/checkpoints/last.ckpt"))
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
@@ -168,14 +173,14 @@ def test_stopping_a_run_stops_the_training_elsewhere_and_keeps_its_checkpoint(
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_until(lambda: running(tmp_path / "far") or process.poll() is not None, 60, "nothing runs there")
-        wait_until(lambda: bool(list((tmp_path / "far").rglob("last.ckpt"))), 60, "no checkpoint over there")
+        wait_until(lambda: bool(checkpoints(tmp_path / "far")), 60, "no checkpoint over there")
         process.send_signal(stop)
         process.wait(40)
         wait_until(lambda: not running(tmp_path / "far"), 20, "the training still runs")
     finally:
         process.kill()
         process.wait()
-    assert list((tmp_path / "far").rglob("last.ckpt"))
+    assert checkpoints(tmp_path / "far")
 
 
 def test_elsewhere_a_training_goes_on_where_it_was_and_ends_in_the_model_of_this_machine(
@@ -189,7 +194,7 @@ def test_elsewhere_a_training_goes_on_where_it_was_and_ends_in_the_model_of_this
     far = tmp_path / "far"
 
     def cut_the_line() -> None:
-        wait_until(lambda: bool(list(far.rglob("last.ckpt"))), 120, "no checkpoint over there")
+        wait_until(lambda: bool(checkpoints(far)), 120, "no checkpoint over there")
         port = f"-p\0{(there / 'port').read_text()}\0".encode()
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             words = entry.read_bytes()
