@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing what requirements.lock names (about 7 GB the first time)"
 	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}"; \
 	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
-	echo '--editable .' | $(BIN)/uv pip sync --python $(BIN)/python requirements.lock -
+	echo '--editable .' | $(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock -
 	@touch $@
 
 demo: setup ## From nothing to a promoted model, every asset materialized
