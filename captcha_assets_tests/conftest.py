@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores among themselves
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the commands that tests start need not compile the package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command compiles the package
 
 import hypothesis
 import pytest

@@ -18,9 +18,9 @@ HARNESS = [sys.executable, "-m", "captcha_assets_tests.interrupts"]
 SWALLOWING = """
 import os, signal, sys
 from captcha_assets.cli import main
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution
 
-made = runs.make
+made = execution.materialize
 
 def make(*arguments):
     result = made(*arguments)
@@ -32,7 +32,7 @@ def make(*arguments):
     Finalized()
     return result
 
-runs.make = make
+execution.materialize = make
 sys.argv = ["captcha-assets", *sys.argv[1:]]
 main()
 """

@@ -72,7 +72,7 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     os.environ["CAPTCHA_HOME"] = str(home)
     os.environ.pop("DAGSTER_HOME", None)
     from captcha_assets.definitions import defs
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import execution, staleness
     from captcha_assets.defs.console import with_quiet_console
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.images.table import build_image_table
@@ -93,18 +93,18 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     definitions = with_quiet_console(defs())
     with open_instance(settings) as instance:
         instance.add_dynamic_partitions("batch", ["tiny"])
-        for event in runs.update(definitions, instance, runs.selected(SELECTION), {}):
-            if isinstance(event, runs.Outcome) and event.error:
+        for event in execution.update(definitions, instance, staleness.selected(SELECTION), {}):
+            if isinstance(event, execution.Outcome) and event.error:
                 raise SystemExit(f"{event.step} failed: {event.error}")
-        step = runs.Step(("image_table", "rejected_images"), "tiny")
+        step = staleness.Step(("image_table", "rejected_images"), "tiny")
         return {
             f"image_table of {IMAGES} images, library": fastest(repeat, lambda: here(library)),
             "the same as a run, two assets, eleven checks": fastest(
-                repeat, lambda: here(lambda: runs.make(definitions, instance, step, {}))
+                repeat, lambda: here(lambda: execution.materialize(definitions, instance, step, {}))
             ),
             "stale or not, all of the data half": fastest(
                 repeat,
-                lambda: here(lambda: runs.plan(definitions, instance, runs.selected(SELECTION))),
+                lambda: here(lambda: staleness.plan(definitions, instance, staleness.selected(SELECTION))),
             ),
         }
 

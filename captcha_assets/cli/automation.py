@@ -15,12 +15,12 @@ def automation() -> None:
 def on(settings: Settings) -> None:
     """Take deliveries from the inbox, make what has new input, retrain when there is a reason."""
     from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import staleness
     from captcha_assets.defs.instance import open_instance
 
     _switch(settings, on=True)
     with open_instance(settings) as instance:
-        stale = runs.plan(quiet_definitions(), instance, runs.selected("*"))
+        stale = staleness.plan(quiet_definitions(), instance, staleness.selected("*"))
     if stale:
         click.echo(
             f"{len(stale)} are not up to date now; what became stale before is brought up to date by: "

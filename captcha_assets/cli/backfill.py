@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from captcha_assets.defs.backfills import Backfill
-    from captcha_assets.defs.runs import Outcome, Step
+    from captcha_assets.defs.execution import Outcome
+    from captcha_assets.defs.staleness import Step
 
 
 @click.command()
@@ -89,7 +90,7 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from captcha_assets.defs.runs import Outcome
+    from captcha_assets.defs.execution import Outcome
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()

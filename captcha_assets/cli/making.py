@@ -12,8 +12,8 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs import runs
-    from captcha_assets.defs.runs import Step
+    from captcha_assets.defs import execution
+    from captcha_assets.defs.staleness import Step
 
 
 _HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
@@ -41,14 +41,14 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import runs, truth
+    from captcha_assets.defs import staleness, truth
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.defs.model import run_config
     from captcha_assets.sweeps.production import production_settings
 
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
-    if runs.includes(definitions, selection, "resnet18"):
+    if staleness.includes(definitions, selection, "resnet18"):
         production_settings(settings)  # a typing error in them is said before anything runs
     given = run_config.load(config, settings, definitions, selection) if config else {}
     if _is_empty(settings) and not dry_run:
@@ -66,11 +66,11 @@ def update(
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import staleness
 
     try:
-        return runs.checked_selection(definitions, text)
-    except runs.SelectionError as error:
+        return staleness.checked_selection(definitions, text)
+    except staleness.SelectionError as error:
         raise click.BadParameter(str(error), param_hint="--select") from error
 
 
@@ -80,9 +80,9 @@ def _dry_run(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import staleness
 
-    planned = runs.plan(definitions, instance, selection, run_config)
+    planned = staleness.plan(definitions, instance, selection, run_config)
     for step, reasons in planned:
         click.echo(f"would make {step}: {'; '.join(reasons)}")
     _say_what_is_not_used(run_config, [step for step, _ in planned], "would not be")
@@ -103,13 +103,13 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import processes, runs
+    from captcha_assets.defs import execution, processes
 
-    outcomes: list[runs.Outcome] = []
+    outcomes: list[execution.Outcome] = []
     try:
         with processes.alone(instance, click.echo):
-            for event in runs.update(definitions, instance, selection, run_config):
-                outcomes += [event] if isinstance(event, runs.Outcome) else []
+            for event in execution.update(definitions, instance, selection, run_config):
+                outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)
     except KeyboardInterrupt as stop:
         made = sum(not outcome.error for outcome in outcomes)
@@ -143,7 +143,7 @@ def _name_quarantined(settings: Settings) -> None:
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
 
 
-def _show(event: "tuple[runs.Step, tuple[str, ...]] | runs.Outcome") -> None:
+def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
     if isinstance(event, tuple):
         step, reasons = event
         click.echo(f"making {step}: {'; '.join(reasons)}")

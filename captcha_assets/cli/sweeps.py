@@ -21,7 +21,7 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs.runs import Step
+    from captcha_assets.defs.staleness import Step
     from captcha_assets.sweeps.definition import Sweep
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
@@ -80,7 +80,7 @@ def run(settings: Settings, file: Path | None) -> None:
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
     from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import processes, runs, truth
+    from captcha_assets.defs import execution, processes, staleness, truth
     from captcha_assets.defs.instance import open_instance
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
@@ -89,13 +89,15 @@ def run(settings: Settings, file: Path | None) -> None:
         truth.report(settings, instance)  # a trial whose record is lost or damaged is trained again
         names = set(chosen.trial_names)
         steps = [
-            one for one in runs.needed(definitions, instance, ("sweep_trial",)) if one.partition in names
+            one
+            for one in staleness.stale_steps(definitions, instance, ("sweep_trial",))
+            if one.partition in names
         ]
         if not steps:
             click.echo("every trial is up to date")
         failed = _run_trials(settings, definitions, instance, sorted(steps))
-        if steps or runs.needed(definitions, instance, ("sweep_leaderboard",)):
-            runs.make(definitions, instance, runs.Step(("sweep_leaderboard",)))
+        if steps or staleness.stale_steps(definitions, instance, ("sweep_leaderboard",)):
+            execution.materialize(definitions, instance, staleness.Step(("sweep_leaderboard",)))
     click.echo(f"{len(steps) - len(failed)} trained, {len(failed)} failed; see: captcha-assets sweep show")
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}; run it again to try them again")
@@ -122,11 +124,13 @@ def _made(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> Generator[tuple[str, str | None], None, None]:
     """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import execution
 
     slots = instance.event_log_storage.get_concurrency_info("sweep").slot_count or 1
     if slots == 1:
-        yield from ((str(step.partition), runs.make(definitions, instance, step)[1]) for step in steps)
+        yield from (
+            (str(step.partition), execution.materialize(definitions, instance, step)[1]) for step in steps
+        )
         return
     pool, started = ThreadPoolExecutor(slots), list[subprocess.Popen[str]]()
     try:
@@ -164,11 +168,13 @@ def _made_elsewhere(settings: Settings, trial: str, started: list[subprocess.Pop
 def trial(settings: Settings, name: str) -> None:
     """Train the one trial NAME."""
     from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import execution, staleness
     from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
-        error = runs.make(quiet_definitions(), instance, runs.Step(("sweep_trial",), name))[1]
+        error = execution.materialize(quiet_definitions(), instance, staleness.Step(("sweep_trial",), name))[
+            1
+        ]
     if error:
         raise click.ClickException(error)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.defs.execution import Outcome, execute
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.defs.processes import STEP_TAG
-from captcha_assets.defs.runs import Outcome, Step, carry_out, partitions_of, steps_in_order
+from captcha_assets.defs.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
 
@@ -163,7 +164,7 @@ def make(
     """
     failed = False
     steps = ((step, ()) for step in remaining(instance, backfill))
-    for event in carry_out(definitions, instance, steps, tags={BACKFILL_TAG: backfill.name}):
+    for event in execute(definitions, instance, steps, tags={BACKFILL_TAG: backfill.name}):
         failed |= isinstance(event, Outcome) and event.error is not None
         yield event if isinstance(event, Outcome) else event[0]
     if not failed:

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs import runs
+from captcha_assets.defs import staleness
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT
@@ -35,7 +35,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
         there was none), `next_training` (where each trigger of a training stands).
     """
-    planned = runs.plan(definitions, instance, runs.selected("*"))
+    planned = staleness.plan(definitions, instance, staleness.selected("*"))
     failed = last_failures(instance)
     unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
     return {
@@ -55,7 +55,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
     }
 
 
-def _failure(step: runs.Step, failed: Mapping[Output, str]) -> str | None:
+def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
     found = (failed.get(Output(asset, step.partition)) for asset in step.assets)
     return next((why for why in found if why), None)
 

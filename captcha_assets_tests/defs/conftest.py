@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 
 from captcha_assets.definitions import defs
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.console import with_quiet_console
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.settings import Settings
@@ -43,26 +43,26 @@ class Home:
         deliveries.register(self.settings, name, deliveries.parse_source(source))
         self.instance.add_dynamic_partitions("batch", [name])
 
-    def update(self, selection: str = "*", config: dict | None = None) -> list[runs.Outcome]:
+    def update(self, selection: str = "*", config: dict | None = None) -> list[execution.Outcome]:
         """Make what is needed, and return what became of each step."""
-        chosen = runs.selected(selection)
-        events = runs.update(
+        chosen = staleness.selected(selection)
+        events = execution.update(
             self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config
         )
-        return [event for event in events if isinstance(event, runs.Outcome)]
+        return [event for event in events if isinstance(event, execution.Outcome)]
 
     def make(self, *assets: str, partition: str | None = None) -> str | None:
         """Make one step, needed or not, and return why it failed."""
-        step = runs.Step(tuple(assets), partition)
-        return runs.make(self.definitions, self.instance, step, RUN_CONFIG)[1]
+        step = staleness.Step(tuple(assets), partition)
+        return execution.materialize(self.definitions, self.instance, step, RUN_CONFIG)[1]
 
     def stale(self) -> list[str]:
         """The steps that are missing or out of date."""
-        everything = runs.steps_in_order(self.definitions, runs.selected("*"))
+        everything = staleness.steps_in_order(self.definitions, staleness.selected("*"))
         return [
             str(step)
             for assets in everything
-            for step in runs.needed(self.definitions, self.instance, assets)
+            for step in staleness.stale_steps(self.definitions, self.instance, assets)
         ]
 
     def version(self, asset: str, partition: str | None = None) -> str | None:

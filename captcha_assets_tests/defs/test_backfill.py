@@ -10,7 +10,8 @@ import pytest
 
 from captcha_assets.defs import backfills
 from captcha_assets.defs.backfills import BackfillError
-from captcha_assets.defs.runs import Outcome, Step
+from captcha_assets.defs.execution import Outcome
+from captcha_assets.defs.staleness import Step
 from captcha_assets_tests.defs.conftest import Home
 
 TABLES = ("image_table", "rejected_images")

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.defs.watched import watched_files
 from captcha_assets.sources import generator
@@ -79,11 +79,11 @@ def index_metadata(home: Home) -> dict[str, dg.MetadataValue]:
 def next_command(home: Home) -> list[str]:
     """Why the next command would make the index anew."""
     with open_instance(home.settings) as instance:
-        found = runs.needed(home.definitions, instance, ("image_index",))
+        found = staleness.stale_steps(home.definitions, instance, ("image_index",))
     return [reason for reasons in found.values() for reason in reasons]
 
 
-def next_update(home: Home) -> list[runs.Outcome]:
+def next_update(home: Home) -> list[execution.Outcome]:
     """What the next `update` makes, on the way to the index."""
     with open_instance(home.settings) as instance:
         return Home(home.settings, instance, home.definitions).update(INDEX)

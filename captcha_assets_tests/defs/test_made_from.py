@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import runs
+from captcha_assets.defs import staleness
 from captcha_assets.defs.watched import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 
@@ -29,7 +29,7 @@ def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
 
 def reasons(home: Home, asset: str) -> list[str]:
     """Why an asset over all deliveries is to be made."""
-    found = runs.needed(home.definitions, home.instance, (asset,))
+    found = staleness.stale_steps(home.definitions, home.instance, (asset,))
     return [reason for reasons in found.values() for reason in reasons]
 
 

@@ -203,9 +203,9 @@ def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
     kept = places(split.settings)
     _through_splits(split)
     assert places(split.settings).items() < kept.items()
-    from captcha_assets.defs import runs
+    from captcha_assets.defs import execution
 
-    assert runs.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
+    assert execution.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
 
 
 def test_with_no_batch_left_the_update_says_in_one_line_that_there_is_nothing_to_train_on(

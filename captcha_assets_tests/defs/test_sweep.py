@@ -18,7 +18,7 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION
 from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.defs.watched import observe
@@ -99,9 +99,9 @@ def test_a_failed_trial_is_recorded_with_the_reason(home: Home) -> None:
 
 def test_run_again_only_the_failed_are_tried_again(home: Home) -> None:
     name = grid_trials(home)[1]
-    assert [str(step) for step in runs.needed(home.definitions, home.instance, ("sweep_trial",))] == [
-        f"sweep_trial [{name}]"
-    ]
+    assert [
+        str(step) for step in staleness.stale_steps(home.definitions, home.instance, ("sweep_trial",))
+    ] == [f"sweep_trial [{name}]"]
 
 
 def test_a_finished_trial_is_not_trained_again_when_everything_is_materialized(home: Home) -> None:
@@ -170,7 +170,7 @@ def test_the_leaderboard_was_made_with_its_pictures(home: Home) -> None:
 
 
 def test_nothing_starts_a_sweep_by_itself(home: Home) -> None:
-    keys = runs.selected("*").resolve(home.definitions.resolve_asset_graph())
+    keys = staleness.selected("*").resolve(home.definitions.resolve_asset_graph())
     assert not keys & {dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard")}
     assert dg.AssetKey("resnet18") in keys
     specs = {spec.key.to_user_string(): spec for spec in home.definitions.resolve_all_asset_specs()}
@@ -181,8 +181,8 @@ def test_nothing_starts_a_sweep_by_itself(home: Home) -> None:
 def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_date(home: Home) -> None:
     applied = CliRunner().invoke(main, ["sweep", "apply"])
     assert applied.exit_code == 0, applied.output
-    step = runs.Step(("resnet18",))
-    assert runs.make(home.definitions, home.instance, step)[1] is None
+    step = staleness.Step(("resnet18",))
+    assert execution.materialize(home.definitions, home.instance, step)[1] is None
     event = home.instance.get_latest_materialization_event(dg.AssetKey("resnet18"))
     assert event is not None
     assert event.asset_materialization is not None
@@ -196,11 +196,11 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
     assert "curves" in metadata
 
     observe(home.settings, home.instance)
-    assert not runs.needed(home.definitions, home.instance, ("resnet18",))
+    assert not staleness.stale_steps(home.definitions, home.instance, ("resnet18",))
     home.settings.training_settings.write_text("epochs: 1\n")
     again = open_home(home.settings.home, pytest.MonkeyPatch())
     with again.instance:
-        (reasons,) = runs.needed(again.definitions, again.instance, ("resnet18",)).values()
+        (reasons,) = staleness.stale_steps(again.definitions, again.instance, ("resnet18",)).values()
     assert reasons == (NOT_PRODUCTION,)
 
 

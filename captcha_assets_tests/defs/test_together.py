@@ -16,19 +16,19 @@ from captcha_assets_tests.defs.conftest import NARROW, Home
 RUN = """
 import sys
 from captcha_assets.definitions import defs
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.settings import load_settings
-step = runs.Step(("image_table", "rejected_images"), "first")
+step = staleness.Step(("image_table", "rejected_images"), "first")
 with open_instance(load_settings()) as instance:
-    sys.exit(runs.make(defs(), instance, step)[1])
+    sys.exit(execution.materialize(defs(), instance, step)[1])
 """
 
 #: A training in a process of its own, which begins when the other one is as far.
 TRAIN = """
 import json, pathlib, sys, time
 from captcha_assets.definitions import defs
-from captcha_assets.defs import runs
+from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.settings import load_settings
 me, config = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -38,7 +38,7 @@ with open_instance(load_settings()) as instance:
     me.touch()
     while len(list(me.parent.glob("*.ready"))) < 2:
         time.sleep(0.05)
-    sys.exit(runs.make(definitions, instance, runs.Step(("resnet18",)), config)[1])
+    sys.exit(execution.materialize(definitions, instance, staleness.Step(("resnet18",)), config)[1])
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import runs, switches, truth
+from captcha_assets.defs import staleness, switches, truth
 from captcha_assets.defs.dagster_internals import NO_VALUE
 from captcha_assets.defs.watched import watched_files
 from captcha_assets.images import index
@@ -19,7 +19,7 @@ from captcha_assets_tests.test_cli import run, succeeded
 
 def planned(home: Home) -> dict[str, str]:
     """What `update` would materialize, each with its reasons; what depends on it is left out."""
-    found = runs.plan(home.definitions, home.instance, runs.selected("*"))
+    found = staleness.plan(home.definitions, home.instance, staleness.selected("*"))
     return {str(step): "; ".join(reasons) for step, reasons in found if not reasons[0].startswith("if the")}
 
 
@@ -61,7 +61,7 @@ def test_what_hangs_on_a_loss_is_materialized_again_only_if_the_content_changes(
     files(finished.settings, str(finished.version("resnet18")))["resnet18"].unlink()
     found = {
         str(step): reasons
-        for step, reasons in runs.plan(finished.definitions, finished.instance, runs.selected("*"))
+        for step, reasons in staleness.plan(finished.definitions, finished.instance, staleness.selected("*"))
     }
     assert set(found) == {"resnet18", "evaluation", "onnx_model", "champion"}
     assert found["evaluation"] == found["onnx_model"] == ("if the content of resnet18 changes",)

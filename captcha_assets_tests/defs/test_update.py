@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from captcha_assets.defs import runs
+from captcha_assets.defs import staleness
 from captcha_assets_tests.defs.conftest import Home
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")
@@ -38,7 +38,7 @@ def test_nothing_is_made_when_nothing_changed(finished: Home) -> None:
 
 def test_a_dry_run_names_what_is_missing_and_makes_nothing(finished: Home) -> None:
     finished.add("second", "synthetic:100:2")
-    planned = runs.plan(finished.definitions, finished.instance, runs.selected("*"))
+    planned = staleness.plan(finished.definitions, finished.instance, staleness.selected("*"))
     steps = [str(step) for step, _reasons in planned]
     assert "raw_batch [second]" in steps
     assert "image_table + rejected_images [second]" in steps
