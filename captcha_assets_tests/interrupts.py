@@ -72,7 +72,7 @@ def prepared(folder: Path) -> Path:
 def imported() -> None:
     """Import what the commands import, so that forked processes need not."""
     from captcha_assets import cli, definitions  # noqa: F401
-    from captcha_assets.defs import backfills, console, state  # noqa: F401
+    from captcha_assets.defs import backfills, console_logger, instance_status  # noqa: F401
 
 
 def _become(arguments: list[str], home: Path, output: int, ready: int) -> None:

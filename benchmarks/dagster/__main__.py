@@ -73,7 +73,7 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     os.environ.pop("DAGSTER_HOME", None)
     from captcha_assets.definitions import defs
     from captcha_assets.defs import execution, staleness
-    from captcha_assets.defs.console import with_quiet_console
+    from captcha_assets.defs.console_logger import with_quiet_console
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.images.table import build_image_table
     from captcha_assets.quality import expectations, verdict

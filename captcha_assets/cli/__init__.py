@@ -8,16 +8,16 @@ import sys
 try:
     from captcha_assets.cli.automation import automation
     from captcha_assets.cli.backfill import backfill
-    from captcha_assets.cli.deliveries import batch
+    from captcha_assets.cli.batches import batch
     from captcha_assets.cli.graph import graph
     from captcha_assets.cli.lineage import lineage
-    from captcha_assets.cli.making import update
     from captcha_assets.cli.models import model, predict
     from captcha_assets.cli.profiling import profile
     from captcha_assets.cli.reproduce import reproduce
     from captcha_assets.cli.root import main
     from captcha_assets.cli.status import status
     from captcha_assets.cli.sweeps import sweep
+    from captcha_assets.cli.update import update
     from captcha_assets.cli.web import reports, ui
 except KeyboardInterrupt:
     sys.exit("Error: interrupted")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from captcha_assets.cli.making import quiet_definitions
 from captcha_assets.cli.process import Interrupted
+from captcha_assets.cli.update import quiet_definitions
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _keys(keys: str) -> list[str] | None:
 def _make(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.defs import backfills, processes
+    from captcha_assets.defs import backfills, killed_runs
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -66,7 +66,7 @@ def _make(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
-        with processes.alone(instance, click.echo):
+        with killed_runs.alone(instance, click.echo):
             outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))

@@ -26,19 +26,19 @@ def status(settings: Settings, as_json: bool) -> None:
 
 def _state(settings: Settings) -> dict[str, Any]:
     """What Dagster says of the home, after it was told what lies on disk."""
-    from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import state
+    from captcha_assets.cli.update import quiet_definitions
+    from captcha_assets.defs import instance_status
     from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
-        return state.look(settings, quiet_definitions(), instance)
+        return instance_status.look(settings, quiet_definitions(), instance)
 
 
 def _champion(settings: Settings) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures
     from captcha_assets.models.records import RegistryError
-    from captcha_assets.stored import Output, StoredVersions
+    from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
         serves = registry.champion(settings.models)

@@ -79,14 +79,14 @@ def run(settings: Settings, file: Path | None) -> None:
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
-    from captcha_assets.cli.making import quiet_definitions
-    from captcha_assets.defs import execution, processes, staleness, truth
+    from captcha_assets.cli.update import quiet_definitions
+    from captcha_assets.defs import execution, killed_runs, lost_outputs, staleness
     from captcha_assets.defs.instance import open_instance
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, processes.alone(instance, click.echo):
+    with open_instance(settings) as instance, killed_runs.alone(instance, click.echo):
         _register(settings, instance, chosen)
-        truth.report(settings, instance)  # a trial whose record is lost or damaged is trained again
+        lost_outputs.report(settings, instance)  # a trial whose record is lost or damaged is trained again
         names = set(chosen.trial_names)
         steps = [
             one
@@ -167,7 +167,7 @@ def _made_elsewhere(settings: Settings, trial: str, started: list[subprocess.Pop
 @click.pass_obj
 def trial(settings: Settings, name: str) -> None:
     """Train the one trial NAME."""
-    from captcha_assets.cli.making import quiet_definitions
+    from captcha_assets.cli.update import quiet_definitions
     from captcha_assets.defs import execution, staleness
     from captcha_assets.defs.instance import open_instance
 

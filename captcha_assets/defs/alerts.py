@@ -10,7 +10,7 @@ import dagster as dg
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.images.frames import MissingTableError
 from captcha_assets.settings import Settings
 
@@ -53,7 +53,7 @@ def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, e
 
     The automation makes what is missing, or alerts of why it cannot, and then what the run was to make.
     """
-    from captcha_assets.defs.switches import switched_on
+    from captcha_assets.defs.sensor_switches import switched_on
 
     steps = [event for event in events if event.is_step_failure]
     met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
@@ -124,7 +124,7 @@ def _refused(_run: dg.DagsterRun, events: _Events) -> _Said:
 
 def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Said:
     """Drift is to be acted on only where nothing else does: `update` and the sensor `retraining` retrain."""
-    from captcha_assets.defs.switches import switched_on
+    from captcha_assets.defs.sensor_switches import switched_on
 
     found = [check for check in _failed_checks(events) if check.check_name == DRIFT.name]
     if not found or PROCESS_TAG in run.tags or switched_on(instance)["retraining"]:

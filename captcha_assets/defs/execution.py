@@ -8,13 +8,13 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets import interrupts
-from captcha_assets.defs import made_from, truth
+from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import reason_of
-from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
+from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.staleness import Step, stale_steps, steps_in_order
-from captcha_assets.defs.watched import observe
 from captcha_assets.settings import load_settings
 
 
@@ -106,7 +106,7 @@ def execute(
     Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
     next step is asked for only after that.
     """
-    truth.report(load_settings(), instance)
+    lost_outputs.report(load_settings(), instance)
     broken: set[Step] = set()
     for step, reasons in steps:
         interrupts.check()
@@ -155,7 +155,7 @@ def _obstacle(
     ]
     if step.partition is None:
         names = {parent.to_user_string() for parent in parents}
-        lost = [loss.output for loss in truth.losses(instance) if loss.output.asset in names]
+        lost = [loss.output for loss in lost_outputs.losses(instance) if loss.output.asset in names]
         missing += [str(Step((output.asset,), output.partition)) for output in lost]
     if missing:
         return f"waits for {', '.join(dict.fromkeys(missing))}"
@@ -201,5 +201,5 @@ def _is_emptied(
 
 def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
     """Whether this partition is materialized; for None, whether any is."""
-    there = made_from.versions_now(instance, key.to_user_string())
+    there = input_versions.versions_now(instance, key.to_user_string())
     return bool(there) if partition is None else partition in there

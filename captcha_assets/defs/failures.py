@@ -3,8 +3,8 @@
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import SerializableErrorInfo
-from captcha_assets.defs.processes import assets_of
-from captcha_assets.stored import Output
+from captcha_assets.defs.killed_runs import assets_of
+from captcha_assets.stored_outputs import Output
 
 _OURS = "captcha_assets."
 

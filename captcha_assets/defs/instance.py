@@ -10,9 +10,9 @@ import yaml
 
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.dagster_internals import open_instance_at
+from captcha_assets.defs.killed_runs import give_up_lost_runs, one_at_a_time
+from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.processes import give_up_lost_runs, one_at_a_time
-from captcha_assets.defs.watched import observe
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.storage import replacing

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from captcha_assets.defs import truth
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation_history import forget_unreadable
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import history
@@ -24,11 +24,13 @@ def remove_batch(
         DeliveryError: there is no such batch, or the disk refuses.
     """
     if deliveries.has_left(settings, batch):
-        truth.report_removed(instance, batch)
+        lost_outputs.report_removed(instance, batch)
         deliveries.remove(settings, batch, progress=progress)
     elif not instance.has_dynamic_partition(BATCH, batch):
         raise deliveries.unknown_batch(settings, batch)
-    truth.report_removed(instance, batch)  # once more: another command may have seen the batch meanwhile
+    lost_outputs.report_removed(
+        instance, batch
+    )  # once more: another command may have seen the batch meanwhile
     forget_unreadable(instance)
     history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
 

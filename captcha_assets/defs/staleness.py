@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs import made_from, truth
+from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.dagster_internals import (
     BaseAssetGraph,
@@ -21,9 +21,9 @@ from captcha_assets.defs.dagster_internals import (
     stale_status_resolver,
 )
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
-from captcha_assets.defs.watched import observe
+from captcha_assets.defs.observed_sources import observe
 from captcha_assets.settings import load_settings
-from captcha_assets.stored import Output
+from captcha_assets.stored_outputs import Output
 
 
 @dataclass(frozen=True, order=True)
@@ -133,8 +133,8 @@ def _reasons(
 ) -> list[str]:
     status = resolver.get_status(key, partition)
     if status == StaleStatus.MISSING:
-        problem = truth.problem_of(instance, Output(key.to_user_string(), partition))
-        if problem and problem.startswith(truth.REMOVED):  # its batch is there, or it had no partition
+        problem = lost_outputs.problem_of(instance, Output(key.to_user_string(), partition))
+        if problem and problem.startswith(lost_outputs.REMOVED):  # its batch is there, or it had no partition
             problem = "registered again after its removal"
         return [problem or "never made"]
     reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
@@ -150,7 +150,7 @@ def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
     name = f"{output.asset} [{output.partition}]" if output.partition else output.asset
     if cause.category != StaleCauseCategory.DATA:
         return f"{name} {cause.reason}"
-    if truth.problem_of(instance, output):  # made again, it may come out as it was
+    if lost_outputs.problem_of(instance, output):  # made again, it may come out as it was
         return f"if the content of {name} changes"
     return f"{name} changed"
 
@@ -161,7 +161,9 @@ def _changed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key
         return []
     parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)
     return [
-        words for parent in parents for words in made_from.changes(instance, key, parent.to_user_string())
+        words
+        for parent in parents
+        for words in input_versions.changes(instance, key, parent.to_user_string())
     ]
 
 
@@ -174,7 +176,7 @@ def plan(
     """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
     settings = load_settings()
     observe(settings, instance)
-    truth.report(settings, instance)
+    lost_outputs.report(settings, instance)
     graph = definitions.resolve_asset_graph()
     planned: list[tuple[Step, tuple[str, ...]]] = []
     remade: set[str] = set()

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from captcha_assets.defs.watched import watched_files
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.sources.test_snapshot import dvc

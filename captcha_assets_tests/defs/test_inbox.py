@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import switches, truth
+from captcha_assets.defs import lost_outputs, sensor_switches
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
-from captcha_assets.defs.watched import watched_files
 from captcha_assets.sources import deliveries, generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 
@@ -149,14 +149,14 @@ def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(hom
 
 
 def test_a_removed_batch_that_is_dropped_again_is_ingested_by_one_run(home: Home) -> None:
-    switches.switch(home.instance, on=True)
+    sensor_switches.switch(home.instance, on=True)
     drop(home, "one.zip", seed=1)
     (request,) = tick(home).run_requests or ()
     ingest(home, request)
     assert CliRunner().invoke(main, ["batch", "remove", "one"]).exit_code == 0
     drop(home, "one.zip", seed=1)
     assert requests(tick(home)) == ["one"]
-    assert {loss.removed for loss in truth.losses(home.instance)} == {True}
+    assert {loss.removed for loss in lost_outputs.losses(home.instance)} == {True}
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
         assert "one" not in requests(watched_files(context)), "the inbox sensor has asked for it"
 

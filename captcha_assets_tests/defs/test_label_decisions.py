@@ -12,7 +12,7 @@ import pytest
 
 from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.watched import watched_files
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_update import requested

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs.watched import watched_files
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_retraining import Ticks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import switches
+from captcha_assets.defs import sensor_switches
 from captcha_assets.defs.alerts import alert_on_failure, tell
 from captcha_assets.sources import deliveries
 from captcha_assets_tests.defs.conftest import Home
@@ -98,7 +98,7 @@ def drift_by_the_daemon(home: Home) -> None:
 @pytest.mark.parametrize("retraining", [False, True])
 def test_drift_is_an_alert_only_where_nothing_retrains(home: Home, retraining: bool) -> None:
     if retraining:
-        switches.switch(home.instance, on=True)
+        sensor_switches.switch(home.instance, on=True)
     drift_by_the_daemon(home)
     if retraining:
         assert alerts(home) == []
@@ -139,7 +139,7 @@ def test_the_daemon_is_silent_where_a_command_tells_or_a_retry_follows(
 def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_by_itself(
     finished: Home, automation: bool
 ) -> None:
-    switches.switch(finished.instance, on=automation)
+    sensor_switches.switch(finished.instance, on=automation)
     deliveries.remove(finished.settings, "first")
     before = len(alerts(finished))
     job = finished.definitions.resolve_implicit_global_asset_job_def()

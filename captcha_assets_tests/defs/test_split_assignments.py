@@ -118,7 +118,7 @@ def test_an_image_whose_labels_contradict_each_other_for_a_while_keeps_its_split
 
 
 def _unseen(home: Home) -> list:
-    from captcha_assets.defs.watched import unseen
+    from captcha_assets.defs.observed_sources import unseen
 
     return unseen(home.settings, home.instance)
 

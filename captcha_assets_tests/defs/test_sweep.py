@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.defs import execution, staleness
+from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.run_config import NOT_PRODUCTION
-from captcha_assets.defs.processes import UNFINISHED
-from captcha_assets.defs.watched import observe
+from captcha_assets.defs.observed_sources import observe
 from captcha_assets.images.table import content_hash
 from captcha_assets.settings import REPOSITORY
 from captcha_assets.sweeps import definition, trials

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 from pydantic import Field
 
-from captcha_assets.defs import assignments, inputs, made_from
+from captcha_assets.defs import input_versions, required_inputs, split_assignments
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -60,10 +60,10 @@ def image_index(
     """Bring the deliveries that passed their checks together; the others are held back and named."""
     from captcha_assets.quality import expectations
 
-    versions = made_from.versions_now(context.instance, "image_table")
+    versions = input_versions.versions_now(context.instance, "image_table")
     deliveries = context.instance.get_dynamic_partitions(BATCH)
     if not versions:
-        inputs.require(settings, settings.image_index, "image_table")
+        required_inputs.require(settings, settings.image_index, "image_table")
     passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
     tables = {name: settings.image_table(name) for name in passed}
     summary = index.build_image_index(tables, settings.image_index, settings.label_decisions)
@@ -86,7 +86,7 @@ def image_index(
             **column_lineage(index.COLUMN_ORIGINS),
             "quality report": report,
             **conflict_metadata(settings, tables),
-            **made_from.record(versions, "image_table"),
+            **input_versions.record(versions, "image_table"),
         },
     )
 
@@ -118,10 +118,10 @@ def splits(
     """Assign a split to every new image; an image that has one keeps it."""
     from captcha_assets.quality import expectations
 
-    inputs.require(settings, settings.image_index, "image_index")
+    required_inputs.require(settings, settings.image_index, "image_index")
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
     if not config.accept_loss:
-        assignments.require_known(context.instance, settings, record)
+        split_assignments.require_known(context.instance, settings, record)
     summary = split_table.update_splits(
         settings.image_index, settings.splits, record, settings.image_table, accept_loss=config.accept_loss
     )
@@ -141,6 +141,6 @@ def splits(
             "path": dg.MetadataValue.path(str(settings.splits)),
             **column_lineage(split_table.COLUMN_ORIGINS),
             "quality report": report,
-            **assignments.named(record),
+            **split_assignments.named(record),
         },
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs import inputs
+from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
 from captcha_assets.defs.model.promotion import (
@@ -44,7 +44,7 @@ def resnet18(
     compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
-    inputs.require(settings, settings.splits, "splits")
+    required_inputs.require(settings, settings.splits, "splits")
     require_images(settings.splits)
     told = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:

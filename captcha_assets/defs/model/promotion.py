@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from captcha_assets.defs.truth import last_materialized
+from captcha_assets.defs.lost_outputs import last_materialized
 from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models.registry import Champion
-from captcha_assets.stored import Output
+from captcha_assets.stored_outputs import Output
 
 if TYPE_CHECKING:
     from captcha_assets.evaluation.promotion import Promotion

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.defs import jobs
+from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
-from captcha_assets.defs.processes import UNFINISHED, assets_of
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings

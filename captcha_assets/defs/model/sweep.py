@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs import inputs
+from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.partitions import trials as trial_partitions
@@ -47,7 +47,7 @@ def sweep_trial(
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and keep what became of it."""
     name = context.partition_key
-    inputs.require(settings, settings.splits, "splits")
+    required_inputs.require(settings, settings.splits, "splits")
     sweep = registered(settings, sweep_of(name))
     record = _planned(settings, sweep, name)
     if finished := _finished(settings, record):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from captcha_assets.defs import truth
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
@@ -13,7 +13,7 @@ from captcha_assets.models import provenance, registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
-from captcha_assets.stored import Output
+from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production import production_version, version_of
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -69,7 +69,7 @@ def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job
     """
     record = context.instance.get_run_record_by_id(context.run_id)
     event = context.instance.get_latest_materialization_event(context.asset_key)
-    before = truth.last_materialized(context.instance, Output("resnet18"))
+    before = lost_outputs.last_materialized(context.instance, Output("resnet18"))
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None

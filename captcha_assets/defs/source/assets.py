@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import assignments, made_from, truth
+from captcha_assets.defs import input_versions, lost_outputs, split_assignments
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.assignments import AssignmentRecord
@@ -79,10 +79,10 @@ def data_snapshot(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
-    versions = made_from.versions_now(context.instance, "raw_batch")
+    versions = input_versions.versions_now(context.instance, "raw_batch")
     deliveries.require_archives(settings, versions)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    assignments.require_known(context.instance, settings, record)  # a loss is not recorded
+    split_assignments.require_known(context.instance, settings, record)  # a loss is not recorded
     taken = snapshot.take_snapshot(settings.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
@@ -90,7 +90,7 @@ def data_snapshot(
             "md5": taken.md5,
             "size": dg.MetadataValue.int(taken.size),
             "files": taken.files,
-            truth.PUSHED_TO: taken.remote or "nowhere: no remote is configured",
-            **made_from.record(versions, "raw_batch"),
+            lost_outputs.PUSHED_TO: taken.remote or "nowhere: no remote is configured",
+            **input_versions.record(versions, "raw_batch"),
         },
     )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
+from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.partitions import batches
-from captcha_assets.defs.processes import UNFINISHED
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries, inbox
 from captcha_assets.sources.archives import DeliveryError

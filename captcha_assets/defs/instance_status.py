@@ -9,9 +9,9 @@ from captcha_assets.defs import staleness
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT
+from captcha_assets.defs.killed_runs import UNFINISHED, is_unknown
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
-from captcha_assets.defs.processes import UNFINISHED, is_unknown
 from captcha_assets.images import decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
@@ -19,7 +19,7 @@ from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import verdict
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
-from captcha_assets.stored import Output
+from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production import problem
 
 _TRAINED = dg.AssetKey("resnet18")

@@ -41,7 +41,7 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import staleness, truth
+    from captcha_assets.defs import lost_outputs, staleness
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.defs.model import run_config
     from captcha_assets.sweeps.production import production_settings
@@ -55,7 +55,7 @@ def update(
         raise click.ClickException(_HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
-            truth.report(settings, instance, verify=True)
+            lost_outputs.report(settings, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
             if _is_empty(settings):
@@ -103,11 +103,11 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import execution, processes
+    from captcha_assets.defs import execution, killed_runs
 
     outcomes: list[execution.Outcome] = []
     try:
-        with processes.alone(instance, click.echo):
+        with killed_runs.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)
@@ -154,6 +154,6 @@ def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
 def quiet_definitions() -> "dg.Definitions":
     """The code location, with a console that a person can read."""
     from captcha_assets.definitions import defs
-    from captcha_assets.defs.console import with_quiet_console
+    from captcha_assets.defs.console_logger import with_quiet_console
 
     return with_quiet_console(defs())

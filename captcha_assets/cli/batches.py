@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from captcha_assets.cli.making import update
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.cli.process import Interrupted
+from captcha_assets.cli.update import update
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import DeliveryError
 from captcha_assets.sources.deliveries import registration
-from captcha_assets.stored import Output, Stored, StoredVersions
+from captcha_assets.stored_outputs import Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
 REMOVED = "removed:"

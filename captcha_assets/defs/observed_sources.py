@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
-from captcha_assets.defs import truth
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import tell
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
 from captcha_assets.defs.dagster_internals import (
@@ -21,9 +21,9 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.images import assets as image_assets  # a name of its own is no second asset
-from captcha_assets.defs.processes import give_up_lost_runs
+from captcha_assets.defs.killed_runs import give_up_lost_runs
 from captcha_assets.defs.removal import apply_remote_removals
-from captcha_assets.defs.switches import is_on
+from captcha_assets.defs.sensor_switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
 from captcha_assets.sources import catalog, deliveries
@@ -147,7 +147,7 @@ def watched_files(
         tell(context.instance, lost, settings)
     apply_remote_removals(settings, context.instance)
     observed = unseen(settings, context.instance)
-    for event in truth.report(settings, context.instance):
+    for event in lost_outputs.report(settings, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
     requests = list(_restorations(settings, context.instance)) if automated else []
@@ -198,8 +198,8 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     A batch that was removed and lies in the inbox again is the inbox sensor's to ingest. The champion is
     whole again when its folder and its export are, and no run of its own can make them.
     """
-    wanted: dict[str | None, list[truth.Loss]] = {}
-    for loss in truth.losses(instance):
+    wanted: dict[str | None, list[lost_outputs.Loss]] = {}
+    for loss in lost_outputs.losses(instance):
         if loss.removed and deliveries.came_by_inbox(settings, str(loss.output.partition)):
             continue
         if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, UNFINISHED
-from captcha_assets.defs.watched import watched_files
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, UNFINISHED
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets_tests.defs.conftest import Home
 
 #: A process that leaves a run in each status, and waits.
@@ -20,7 +20,7 @@ MAKING = """
 import sys, time, uuid
 import dagster as dg
 from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.processes import PROCESS_TAG, STEP_TAG, this_process
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, this_process
 from captcha_assets.settings import load_settings
 
 with open_instance(load_settings()) as instance:

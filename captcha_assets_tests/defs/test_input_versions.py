@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from captcha_assets.defs import staleness
-from captcha_assets.defs.watched import observe
+from captcha_assets.defs.observed_sources import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 #: From a hundred upstream partitions on Dagster compares none of them.

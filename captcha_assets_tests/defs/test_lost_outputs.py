@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import staleness, switches, truth
+from captcha_assets.defs import lost_outputs, sensor_switches, staleness
 from captcha_assets.defs.dagster_internals import NO_VALUE
-from captcha_assets.defs.watched import watched_files
+from captcha_assets.defs.observed_sources import watched_files
 from captcha_assets.images import index
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
@@ -129,7 +129,7 @@ def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished
 
 
 def reported(home: Home) -> set[str]:
-    return {event.asset_key.to_user_string() for event in truth.report(home.settings, home.instance)}
+    return {event.asset_key.to_user_string() for event in lost_outputs.report(home.settings, home.instance)}
 
 
 def test_what_a_step_is_writing_at_this_moment_is_no_loss(
@@ -152,7 +152,7 @@ def test_what_a_step_is_writing_at_this_moment_is_no_loss(
 
 
 def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home) -> None:
-    assert truth.losses(finished.instance) == []
+    assert lost_outputs.losses(finished.instance) == []
     model = str(finished.version("champion"))
     (finished.settings.home / "artifacts" / "models" / model / "model.safetensors").unlink()
     assert "champion" in planned(finished)
@@ -171,7 +171,7 @@ def restored(home: Home) -> list[dg.RunRequest]:
 def test_automation_makes_what_is_lost_together_with_what_its_function_makes_beside_it(
     finished: Home,
 ) -> None:
-    switches.switch(finished.instance, on=True)
+    sensor_switches.switch(finished.instance, on=True)
     Path(finished.settings.image_table("first")).unlink()
     (request,) = restored(finished)
     assert request.partition_key == "first"
@@ -182,7 +182,7 @@ def test_automation_makes_what_is_lost_together_with_what_its_function_makes_bes
 
 
 def test_a_lost_export_of_the_champion_is_one_alert_and_no_run_of_the_champion(finished: Home) -> None:
-    switches.switch(finished.instance, on=True)
+    sensor_switches.switch(finished.instance, on=True)
     model = str(finished.version("champion"))
     shutil.rmtree(str(finished.settings.onnx_model(model)))
     asked = [key.to_user_string() for request in restored(finished) for key in request.asset_selection or ()]
