@@ -14,7 +14,7 @@ from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.images.frames import MissingTableError
 from captcha_assets.settings import Settings
 
-_TOLD_OF = {
+_LOOKED_AT = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.RUN_FAILURE,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
@@ -34,7 +34,7 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
     """
     events = [
         entry.dagster_event
-        for entry in instance.all_logs(run.run_id, of_type=_TOLD_OF)
+        for entry in instance.all_logs(run.run_id, of_type=_LOOKED_AT)
         if entry.dagster_event is not None
     ]
     if _is_mended_by_automation(instance, run, events):
@@ -158,17 +158,17 @@ def _subject(run: dg.DagsterRun) -> str:
     return f"{assets} [{partition}]" if partition else assets
 
 
-def tell(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
+def alert_about(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
     """Send the alert of a finished run, if there is anything to act on."""
     if alert := alert_of(instance, run, settings):
         send(settings, alert)
 
 
-def _tell_of_others(context: dg.RunStatusSensorContext, settings: Settings) -> None:
+def _alert_about_others(context: dg.RunStatusSensorContext, settings: Settings) -> None:
     """Tell of a run that no command made, once nothing will be tried again."""
     tags = context.dagster_run.tags
     if PROCESS_TAG not in tags and tags.get("dagster/will_retry") != "true":
-        tell(context.instance, context.dagster_run, settings)
+        alert_about(context.instance, context.dagster_run, settings)
 
 
 @dg.run_failure_sensor(
@@ -179,7 +179,7 @@ def _tell_of_others(context: dg.RunStatusSensorContext, settings: Settings) -> N
 )
 def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Tell of a run that failed."""
-    _tell_of_others(context, settings)
+    _alert_about_others(context, settings)
 
 
 @dg.run_status_sensor(
@@ -190,4 +190,4 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Tell of what someone must act on after a run that succeeded."""
-    _tell_of_others(context, settings)
+    _alert_about_others(context, settings)

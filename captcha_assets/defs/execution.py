@@ -9,10 +9,10 @@ import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.defs import input_versions, lost_outputs
-from captcha_assets.defs.alerts import tell
+from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import reason_of
-from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, end_own_runs, this_process
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, cancel_own_runs, this_process
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.staleness import Step, stale_steps, steps_in_order
 from captcha_assets.settings import load_settings
@@ -67,7 +67,7 @@ def materialize(
         )
         if _was_interrupted(result):
             raise KeyboardInterrupt
-    tell(instance, result.dagster_run, load_settings())
+    alert_about(instance, result.dagster_run, load_settings())
     return result.run_id, None if result.success else _why(result)
 
 
@@ -79,7 +79,7 @@ def _ended_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
         yield
         interrupts.check()  # Dagster drops an interrupt that arrives while no asset's code runs
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-        end_own_runs(instance)
+        cancel_own_runs(instance)
         raise KeyboardInterrupt from None
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from captcha_assets.defs.alerts import tell
+from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import open_instance_at
-from captcha_assets.defs.killed_runs import give_up_lost_runs, one_at_a_time
+from captcha_assets.defs.killed_runs import exclusive_lock, fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import Settings
@@ -95,11 +95,11 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     home = dagster_home(settings)
     _check_owner(settings, home)
     # Two processes that open a new instance at once would both make its tables.
-    with one_at_a_time(home / "processes" / "opening"):
+    with exclusive_lock(home / "processes" / "opening"):
         _make_databases(home)
         instance = open_instance_at(home)
-        for lost in give_up_lost_runs(instance):
-            tell(instance, lost, settings)
+        for lost in fail_killed_runs(instance):
+            alert_about(instance, lost, settings)
         known = set(instance.get_dynamic_partitions(BATCH))
         new = [name for name in known_batches(settings) if name not in known]
         if new:

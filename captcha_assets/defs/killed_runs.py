@@ -73,12 +73,12 @@ def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[
 
     Two commands at once would ask what is stale before either has made it, and both make it.
     """
-    with one_at_a_time(_folder(instance) / "materializing", say):
+    with exclusive_lock(_folder(instance) / "materializing", say):
         yield
 
 
 @contextmanager
-def one_at_a_time(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock of a file, which is made, while the block runs; say so if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -96,7 +96,7 @@ def one_at_a_time(path: Path, say: Callable[[str], None] | None = None) -> Itera
 
 
 @contextmanager
-def _left_behind(path: Path) -> Iterator[bool]:
+def _process_ended(path: Path) -> Iterator[bool]:
     """Whether the process of this file is gone; nobody else is told so while the block runs."""
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -112,7 +112,7 @@ def _left_behind(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def give_up_lost_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+def fail_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """End the runs whose process is gone, and free the pools that they held.
 
     Returns:
@@ -120,9 +120,9 @@ def give_up_lost_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """
     lost = []
     for path in sorted(_folder(instance).glob("*.lock")):
-        with _left_behind(path) as gone:
+        with _process_ended(path) as gone:
             if gone:
-                lost += [_given_up(instance, run) for run in _unfinished(instance, path.stem)]
+                lost += [_failed(instance, run) for run in _unfinished(instance, path.stem)]
                 path.unlink()
     return lost
 
@@ -131,13 +131,13 @@ def _unfinished(instance: dg.DagsterInstance, process: str) -> list[dg.DagsterRu
     return list(instance.get_runs(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=UNFINISHED)))
 
 
-def _given_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
+def _failed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
     instance.report_run_failed(run, "The process of this run was killed: start it again.")
     instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return instance.get_run_by_id(run.run_id) or run
 
 
-def end_own_runs(instance: dg.DagsterInstance) -> None:
+def cancel_own_runs(instance: dg.DagsterInstance) -> None:
     """End the runs that an interrupt left unfinished in this process, and free the pools that they held."""
     for run in _unfinished(instance, this_process(instance)):
         instance.report_run_canceled(run, "The command was interrupted.")

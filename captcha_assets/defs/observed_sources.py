@@ -12,7 +12,7 @@ import dagster as dg
 
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import lost_outputs
-from captcha_assets.defs.alerts import tell
+from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
@@ -21,7 +21,7 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.images import assets as image_assets  # a name of its own is no second asset
-from captcha_assets.defs.killed_runs import give_up_lost_runs
+from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_switches import is_on
 from captcha_assets.images import decisions
@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg
 
 
 @dataclass(frozen=True)
-class Watched:
+class ObservedFile:
     """A file: where it lies, and the version of what it says (None: as if nobody had looked at it yet)."""
 
     name: str
@@ -63,23 +63,23 @@ class Watched:
         return observed_version(instance, self.name) != self.data_version(settings)
 
 
-_CATALOG = Watched("batch_catalog", lambda settings: settings.deliveries, catalog.version)
-_DECISIONS = Watched(
+_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.deliveries, catalog.version)
+_DECISIONS = ObservedFile(
     "label_decisions",
     lambda settings: settings.label_decisions,
     lambda settings: decisions.version_of(settings.label_decisions),
 )
-_TRAINING = Watched(
+_TRAINING = ObservedFile(
     "training_settings", lambda settings: settings.training_settings, production_version, problem
 )
-_WATCHED = (_CATALOG, _DECISIONS, _TRAINING)
+_SOURCES = (_CATALOG, _DECISIONS, _TRAINING)
 
 
-def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
-    """What to tell the instance about the watched files that have changed; not about one that is unusable."""
+def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
+    """What to tell the instance about the source files that have changed; not about one that is unusable."""
     return [
         file.observation(settings)
-        for file in _WATCHED
+        for file in _SOURCES
         if file.problem(settings) is None and file.has_changed(settings, instance)
     ]
 
@@ -87,17 +87,17 @@ def unseen(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObs
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
     """Tell the instance about the sources that have changed, and about batches removed on another machine."""
     apply_remote_removals(settings, instance)
-    for observation in unseen(settings, instance):
+    for observation in changed_sources(settings, instance):
         instance.report_runless_asset_event(observation)
 
 
-def _source(watched: Watched, group: str, kind: str, description: str) -> Any:
-    spec = dg.AssetSpec(watched.name, group_name=group, kinds={kind}, description=description, owners=OWNERS)
+def _source(source: ObservedFile, group: str, kind: str, description: str) -> Any:
+    spec = dg.AssetSpec(source.name, group_name=group, kinds={kind}, description=description, owners=OWNERS)
 
-    @dg.multi_observable_source_asset(specs=[spec], name=watched.name)
+    @dg.multi_observable_source_asset(specs=[spec], name=source.name)
     def look(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
         return dg.ObserveResult(
-            data_version=watched.data_version(settings), metadata=watched.metadata(settings)
+            data_version=source.data_version(settings), metadata=source.metadata(settings)
         )
 
     return look
@@ -136,17 +136,17 @@ training_settings = _source(
     "starts a run for what is missing or damaged, once for each loss. Alerts once of a file that cannot be "
     "used. Ends the runs of commands that were killed.",
 )
-def watched_files(
+def observed_sources(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
     """Report what changed without a run; ask for a run for what is missing or damaged.
 
     The cursor holds the problem that an alert was sent of.
     """
-    for lost in give_up_lost_runs(context.instance):
-        tell(context.instance, lost, settings)
+    for lost in fail_killed_runs(context.instance):
+        alert_about(context.instance, lost, settings)
     apply_remote_removals(settings, context.instance)
-    observed = unseen(settings, context.instance)
+    observed = changed_sources(settings, context.instance)
     for event in lost_outputs.report(settings, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
@@ -163,7 +163,7 @@ def watched_files(
 
 def _alert_of_problem(settings: Settings, alerted: str | None) -> str:
     """Return what is wrong with a source, empty for nothing; alert of it unless that was done before."""
-    found = "; ".join(words for source in _WATCHED if (words := source.problem(settings)))
+    found = "; ".join(words for source in _SOURCES if (words := source.problem(settings)))
     if found and found != alerted:
         send(settings, Alert("a file of the home cannot be used", (found,)))
     return found

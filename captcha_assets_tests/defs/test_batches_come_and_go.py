@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.sources.test_snapshot import dvc
@@ -172,7 +172,7 @@ def test_automation_takes_a_removed_batch_out_of_index_and_snapshot(
         with dg.build_sensor_context(
             instance=home.instance, resources={"settings": home.settings}
         ) as context:
-            answer = watched_files(context)
+            answer = observed_sources(context)
         for event in answer.asset_events:
             home.instance.report_runless_asset_event(event)
         second = dg.evaluate_automation_conditions(home.definitions, home.instance, cursor=first.cursor)

@@ -9,7 +9,7 @@ import pytest
 from captcha_assets.definitions import defs
 
 SWITCHED = {"automation", "inbox_sensor", "retraining"}
-ALWAYS_ON = {"watched_files", "alert_on_failure", "alert_on_success", "automation_history"}
+ALWAYS_ON = {"observed_sources", "alert_on_failure", "alert_on_success", "automation_history"}
 
 SNAPSHOT = Path(__file__).with_name("specs.json")
 

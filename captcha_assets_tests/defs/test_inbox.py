@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.defs import lost_outputs, sensor_switches
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
 from captcha_assets.sources import deliveries, generator
@@ -158,7 +158,7 @@ def test_a_removed_batch_that_is_dropped_again_is_ingested_by_one_run(home: Home
     assert requests(tick(home)) == ["one"]
     assert {loss.removed for loss in lost_outputs.losses(home.instance)} == {True}
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
-        assert "one" not in requests(watched_files(context)), "the inbox sensor has asked for it"
+        assert "one" not in requests(observed_sources(context)), "the inbox sensor has asked for it"
 
 
 def test_two_ticks_ask_for_one_run_and_none_while_it_is_under_way(home: Home) -> None:

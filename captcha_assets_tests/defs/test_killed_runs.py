@@ -12,7 +12,7 @@ import pytest
 
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, UNFINISHED
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
 
 #: A process that leaves a run in each status, and waits.
@@ -64,7 +64,7 @@ def test_with_the_daemon_running_lost_runs_end_without_a_further_command(home: H
     process.kill()
     process.wait()
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
-        watched_files(context)
+        observed_sources(context)
     assert {run.status.value for run in home.instance.get_runs()} == {"FAILURE"}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_update import requested
@@ -92,7 +92,7 @@ def next_update(home: Home) -> list[execution.Outcome]:
 def sensor_tick(home: Home) -> dg.SensorResult:
     """One tick, and what the daemon does with the answer: it logs the events."""
     with dg.build_sensor_context(instance=home.instance, resources={"settings": home.settings}) as context:
-        answer = watched_files(context)
+        answer = observed_sources(context)
     assert isinstance(answer, dg.SensorResult)
     for event in answer.asset_events:
         home.instance.report_runless_asset_event(event)

@@ -10,7 +10,7 @@ import pytest
 
 from captcha_assets.defs import lost_outputs, sensor_switches, staleness
 from captcha_assets.defs.dagster_internals import NO_VALUE
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.images import index
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
@@ -163,7 +163,7 @@ def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home)
 
 def restored(home: Home) -> list[dg.RunRequest]:
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
-        answer = watched_files(context)
+        answer = observed_sources(context)
     assert isinstance(answer, dg.SensorResult)
     return list(answer.run_requests or ())
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs.observed_sources import watched_files
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_retraining import Ticks
 
@@ -62,7 +62,7 @@ def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(home: 
         nonlocal cursor
         resources = {"settings": home.settings}
         with dg.build_sensor_context(home.instance, cursor, resources=resources) as context:
-            answer = watched_files(context)
+            answer = observed_sources(context)
         cursor = answer.cursor
         for event in answer.asset_events:  # as the daemon does
             home.instance.report_runless_asset_event(event)

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from captcha_assets.defs import sensor_switches
-from captcha_assets.defs.alerts import alert_on_failure, tell
+from captcha_assets.defs.alerts import alert_about, alert_on_failure
 from captcha_assets.sources import deliveries
 from captcha_assets_tests.defs.conftest import Home
 
@@ -92,7 +92,7 @@ def drift_by_the_daemon(home: Home) -> None:
         dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, "job", event_specific_data=found, message=""
     )
     home.instance.report_dagster_event(event, run.run_id)
-    tell(home.instance, run, home.settings)
+    alert_about(home.instance, run, home.settings)
 
 
 @pytest.mark.parametrize("retraining", [False, True])

@@ -118,9 +118,9 @@ def test_an_image_whose_labels_contradict_each_other_for_a_while_keeps_its_split
 
 
 def _unseen(home: Home) -> list:
-    from captcha_assets.defs.observed_sources import unseen
+    from captcha_assets.defs.observed_sources import changed_sources
 
-    return unseen(home.settings, home.instance)
+    return changed_sources(home.settings, home.instance)
 
 
 def test_lost_splits_are_made_again_to_the_same_bytes(split: Home) -> None:

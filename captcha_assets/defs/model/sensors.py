@@ -38,7 +38,7 @@ def retraining_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask the policy; the cursor holds the situation of the last request."""
     if unusable := problem(settings):
-        return dg.SkipReason(f"no training: {unusable}")  # `watched_files` alerts of it
+        return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
     now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
