@@ -1,6 +1,6 @@
 """Telling people: a line in a log file, and a message to a webhook where one is set.
 
-An alert never breaks what it tells of: a webhook that is slow, broken or absent is given up after seconds,
+An alert never breaks what it is about: a webhook that is slow, broken or absent is given up after seconds,
 and the log says so.
 """
 
@@ -47,14 +47,14 @@ def send(settings: Settings, alert: Alert) -> bool:
     """Write an alert to the log file and post it to the webhook. Never raises, never takes long.
 
     Returns:
-        Whether everybody who was to be told was told.
+        Whether the webhook, if there is one, took the alert.
     """
-    told = (
+    delivery_state = (
         None if settings.alert_webhook is None else _posted(settings.alert_webhook.get_secret_value(), alert)
     )
     line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(alert)}
-    if told is not None:
-        line["webhook"] = told
+    if delivery_state is not None:
+        line["webhook"] = delivery_state
     try:
         settings.alerts.parent.mkdir(parents=True, exist_ok=True)
         with settings.alerts.open("a", encoding="utf-8") as log:
@@ -62,7 +62,7 @@ def send(settings: Settings, alert: Alert) -> bool:
     except OSError as error:
         _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
         return False
-    return told in (None, "delivered")
+    return delivery_state in (None, "delivered")
 
 
 def _posted(url: str, alert: Alert) -> str:
@@ -75,7 +75,7 @@ def _posted(url: str, alert: Alert) -> str:
 
 
 def _post(url: str, alert: Alert) -> str:
-    import requests  # noqa: PLC0415 - only where somebody wants to be told
+    import requests  # noqa: PLC0415 - only where there is a webhook
 
     try:
         response = requests.post(url, json=alert.to_slack(), timeout=TIMEOUT)

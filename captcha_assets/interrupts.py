@@ -116,8 +116,8 @@ def _forget() -> None:
 def _unless_interrupted(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a hook that is silent about finalizers that an interrupt stopped."""
 
-    def told(unraisable: Any) -> None:
+    def silenced(unraisable: Any) -> None:
         if not received():
             hook(unraisable)
 
-    return told
+    return silenced

@@ -192,9 +192,9 @@ def _from_source(settings: Settings, work: Path, origin: Origin) -> Path:  # noq
     Raises:
         _UnavailableError: the source no longer has it, or could not be asked: two different things to mend.
     """
-    elsewhere = Settings(home=work / "source", artifacts=None)
+    fetched_home = Settings(home=work / "source", artifacts=None)
     if origin.dataset:
-        elsewhere = elsewhere.model_copy(update={"kaggle_dataset": origin.dataset})
+        fetched_home = fetched_home.model_copy(update={"kaggle_dataset": origin.dataset})
     name = origin.dataset or origin.source
     try:
         source = deliveries.parse_source(origin.source)
@@ -202,8 +202,8 @@ def _from_source(settings: Settings, work: Path, origin: Origin) -> Path:  # noq
             source = deliveries.KaggleSource(origin.kaggle_version)
         if isinstance(source, deliveries.LocalSource) and not source.path.exists():
             raise _UnavailableError(f"its source no longer has it ({source} does not exist)")
-        deliveries.register(elsewhere, origin.batch, source)
-        found = deliveries.fetch(elsewhere, origin.batch).path
+        deliveries.register(fetched_home, origin.batch, source)
+        found = deliveries.fetch(fetched_home, origin.batch).path
     except KaggleNotFoundError as error:
         raise _UnavailableError(f"its source no longer has it ({error})") from error
     except (ValueError, RuntimeError, OSError) as error:
@@ -287,7 +287,7 @@ def _train(
 ) -> Path:
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
-    # What is not set is not told: the code of then may not know it.
+    # Settings that are not set are left out: the code of that commit may not know them.
     path.write_text(json.dumps({key: one for key, one in asdict(job).items() if one}, default=str))
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if threads := config.provenance.get("threads"):

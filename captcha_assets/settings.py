@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _PREFIX = "CAPTCHA_"
 #: Variables of the prefix that are no settings: `captcha-assets` itself reads them.
 _NO_SETTINGS = {"DEBUG"}
-#: What Kubernetes tells every container of a service that is called `captcha…`.
+#: What Kubernetes sets in every container of a service that is called `captcha…`.
 _OF_KUBERNETES = re.compile(
     r"(^|_)(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$", re.ASCII
 )
@@ -241,7 +241,7 @@ class Settings(BaseSettings):
 
     @property
     def splits(self) -> UPath:
-        """The place of every image: image id, label, group, split, batch."""
+        """The split of every image: image id, label, group, split, batch."""
         return self.artifact_root / "splits.parquet"
 
     @property
@@ -282,7 +282,7 @@ class Settings(BaseSettings):
 
     @property
     def training_settings(self) -> Path:
-        """What a training is told that is told nothing else; a file to commit."""
+        """The production settings of a training; a file to commit."""
         return self.home / "configs" / "training.yaml"
 
     def sweep(self, sweep: str) -> UPath:

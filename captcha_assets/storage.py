@@ -1,10 +1,10 @@
-"""Files that are complete or absent: written beside their place, then renamed.
+"""Files that are complete or absent: written beside their path, then renamed.
 
 The same functions serve local folders and object stores: there a file is written on the local disk
 first and uploaded in one request, which the store makes visible as a whole.
 
 A writer works in a folder of its own beside the target and holds its lock. The system drops the lock
-when the writer ends, however it ends, so the next writer can tell what was left behind from what is
+when the writer ends, however it ends, so the next writer can distinguish what was left behind from what is
 still being written, in other processes and other containers too.
 """
 
@@ -170,7 +170,7 @@ def write_json(target: AnyPath, value: Any) -> None:
 def create(target: AnyPath, content: str) -> bool:
     """Create a file, whole; return False, and change nothing, where there is one already.
 
-    Of several processes that create the same file at once, exactly one is told True.
+    Of several processes that create the same file at once, exactly one gets True.
     """
     if not isinstance(target, Path):
         try:

@@ -86,7 +86,7 @@ def _make(
 
 
 def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]":
-    """Pass on the outcomes; show how far it is: a bar on a terminal, a line a step elsewhere."""
+    """Pass on the outcomes; show how far it is: a bar on a terminal, otherwise a line a step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

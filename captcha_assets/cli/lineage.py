@@ -29,9 +29,9 @@ def lineage(settings: Settings, what: str, direction: str | None, as_json: bool)
 
     found = trace(settings, what)
     if as_json:
-        told = found.to_dict()
+        values = found.to_dict()
         dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")
-        click.echo(json.dumps({key: value for key, value in told.items() if key != dropped}))
+        click.echo(json.dumps({key: value for key, value in values.items() if key != dropped}))
     else:
         _print(found, direction)
 
@@ -48,7 +48,7 @@ def _print(found: "Lineage", direction: str | None) -> None:
                 _add(branch, node)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 160  # what is piped is not cut to a screen that is not there
+        console.width = 160  # what is piped is not wrapped to the width of a screen
     console.print(tree)
 
 
@@ -63,16 +63,16 @@ def _label(node: "Node") -> str:
     from rich.markup import escape
 
     title = f"[cyan]{escape(node.kind)}[/cyan] [bold]{escape(node.id)}[/bold]"
-    told = _told(node.facts) if node.kind == "training run" else node.facts
+    facts = _shown_facts(node.facts) if node.kind == "training run" else node.facts
     lines = [
         f"[dim]{name.replace('_', ' ')}:[/dim] {escape(_words(value))}"
-        for name, value in told.items()
+        for name, value in facts.items()
         if value is not None
     ]
     return "\n".join([title, *lines])
 
 
-def _told(facts: dict[str, Any]) -> dict[str, Any]:
+def _shown_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts of a training with only those settings that are not the production values."""
     from dataclasses import asdict
 

@@ -27,7 +27,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> No
         table.add_row(*(str(row[name]) if row[name] is not None else "-" for name in columns))
     console = Console()
     if not console.is_terminal:
-        console.width = 160  # what is piped is not cut to a screen that is not there
+        console.width = 160  # what is piped is not wrapped to the width of a screen
     console.print(table)
 
 

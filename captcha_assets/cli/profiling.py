@@ -32,18 +32,18 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
 
     Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
     """
-    told = _told(settings, config)
-    pixels, labels = _images(settings, told, steps)
+    chosen = _chosen_settings(settings, config)
+    pixels, labels = _images(settings, chosen, steps)
     # The profiler's own lines, above all that there is no GPU, are for those who develop it.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from captcha_assets.training.profile import profile as trace
 
-    click.echo(f"{steps} steps of {told.batch_size} images; {len(pixels)} images")
-    click.echo(trace(pixels, labels, told, steps, output))
+    click.echo(f"{steps} steps of {chosen.batch_size} images; {len(pixels)} images")
+    click.echo(trace(pixels, labels, chosen, steps, output))
     click.echo(f"trace: {output}")
 
 
-def _told(settings: Settings, config: Path | None) -> "TrainingSettings":
+def _chosen_settings(settings: Settings, config: Path | None) -> "TrainingSettings":
     from captcha_assets.sweeps.production import production_settings
     from captcha_assets.training import yaml_file
     from captcha_assets.training.config import SettingsError
@@ -57,15 +57,15 @@ def _told(settings: Settings, config: Path | None) -> "TrainingSettings":
     return file.settings(production, *keys)
 
 
-def _images(settings: Settings, told: "TrainingSettings", steps: int) -> tuple[Any, Any]:
+def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple[Any, Any]:
     """Return images (N, H, W) and their classes (N,), not many more than are needed."""
     from captcha_assets.images.local import local_tables
     from captcha_assets.images.reader import read_split
 
     if not settings.splits.exists():
-        return _generated(min(steps * told.batch_size, 2_000))
+        return _generated(min(steps * chosen.batch_size, 2_000))
     with local_tables(settings) as data:
-        images = read_split(data.tables, data.splits, "train", told.sample_size)
+        images = read_split(data.tables, data.splits, "train", chosen.sample_size)
     return images.pixels, images.labels
 
 

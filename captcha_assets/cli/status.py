@@ -25,7 +25,7 @@ def status(settings: Settings, as_json: bool) -> None:
 
 
 def _state(settings: Settings) -> dict[str, Any]:
-    """What Dagster says of the home, after it was told what lies on disk."""
+    """What Dagster says of the home, after lost files were reported to it."""
     from captcha_assets.cli.update import quiet_definitions
     from captcha_assets.defs import instance_status
     from captcha_assets.defs.instance import open_instance

@@ -106,7 +106,7 @@ def run(settings: Settings, file: Path | None) -> None:
 def _run_trials(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> list[str]:
-    """Make the steps, tell what became of each, and return the trials that failed."""
+    """Materialize the steps, print what became of each, and return the trials that failed."""
     number, failed = 0, []
     try:
         with closing(_made(settings, definitions, instance, steps)) as made:
@@ -193,7 +193,7 @@ def _became(settings: Settings, trial: str, error: str | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all settings.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> None:
-    """Show all trials, the best first; those on other images than today's have no place.
+    """Show all trials, the best first; those on other images than today's have no rank.
 
     Trials that have not ended come last: they wait for `sweep run`, or are under way.
     """
@@ -213,7 +213,7 @@ def show(settings: Settings, as_json: bool) -> None:
     shown = [row | {"accuracy": row["accuracy"] and f"{row['accuracy']:.4f}"} for row in rows]
     for row in shown:
         row["parameters"] = trials.in_words(json.loads(row["parameters"]))
-    print_rows(["place", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
+    print_rows(["rank", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
     if waiting:
         click.echo(
             f"{len(waiting)} trials wait or are under way: captcha-assets sweep run trains what is missing"
@@ -242,7 +242,7 @@ def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
 def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path | None) -> None:
     """Make the settings of the best trial those of the training, in configs/training.yaml of the home.
 
-    From then on every training takes them that is not told otherwise, automated ones too.
+    From then on every training without --config takes them, automated ones too.
     """
     from captcha_assets.sweeps import winner
 

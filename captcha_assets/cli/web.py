@@ -42,12 +42,12 @@ def ui(settings: Settings, port: int) -> None:
 
 
 def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command until it ends or this process is told to stop; none of its processes is left.
+    """Run a command until it ends or this process is stopped; none of its processes is left.
 
     Returns:
         The exit status: its own, 128 and the number of the signal that ended it, 0 after Ctrl-C.
     """
-    # A session of its own, since `dg dev` starts processes: all of them are told to stop, or killed.
+    # A session of its own, since `dg dev` starts processes: all of them are stopped, or killed.
     tethered = [sys.executable, "-m", "captcha_assets.cli.ends_with_parent", str(os.getpid()), *command]
     process = subprocess.Popen(tethered, env=environment, cwd=REPOSITORY, start_new_session=True)
     stops: list[int] = []

@@ -1,6 +1,6 @@
 """Alerts of runs: what someone must act on, and nothing else. One alert a run.
 
-A run that a command makes in its own process is told of by the command; the sensors tell of the others.
+A command alerts about its own runs; the sensors alert about all others.
 """
 
 from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ def alert_about(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Sett
 
 
 def _alert_about_others(context: dg.RunStatusSensorContext, settings: Settings) -> None:
-    """Tell of a run that no command made, once nothing will be tried again."""
+    """Alert about a run that no command made, once it is not retried any more."""
     tags = context.dagster_run.tags
     if PROCESS_TAG not in tags and tags.get("dagster/will_retry") != "true":
         alert_about(context.instance, context.dagster_run, settings)
@@ -174,11 +174,11 @@ def _alert_about_others(context: dg.RunStatusSensorContext, settings: Settings) 
 @dg.run_failure_sensor(
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Tells of failed runs and quarantined batches: a line in alerts.jsonl, and a message to "
+    description="Alerts about failed runs and quarantined batches: a line in alerts.jsonl, and a message to "
     "CAPTCHA_ALERT_WEBHOOK where it is set.",
 )
 def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Tell of a run that failed."""
+    """Alert about a run that failed."""
     _alert_about_others(context, settings)
 
 
@@ -186,8 +186,8 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
     run_status=dg.DagsterRunStatus.SUCCESS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Tells of refused candidates, and of drift where nothing retrains, after successful runs.",
+    description="After successful runs: alerts about refused candidates, and about drift where nothing retrains.",
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Tell of what someone must act on after a run that succeeded."""
+    """Alert about what someone must act on after a run that succeeded."""
     _alert_about_others(context, settings)

@@ -19,7 +19,7 @@ from captcha_assets.defs.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
 
-#: Name of the partition set of every asset that is cut by day.
+#: Name of the partition set of every asset that is partitioned by day.
 DAY = "day"
 
 #: Tag of the runs of a backfill: which one.
@@ -64,15 +64,17 @@ def plan(
         )
     steps: list[Step] = []
     keys: dict[str | None, list[str] | list[None]] = {}
-    for together in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
-        cut = partition_set(graph.get(dg.AssetKey(together[0])).partitions_def)
-        keys[cut] = partitions_of(definitions, instance, together[0])
+    for assets_of_step in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
+        cut = partition_set(graph.get(dg.AssetKey(assets_of_step[0])).partitions_def)
+        keys[cut] = partitions_of(definitions, instance, assets_of_step[0])
         wanted = chosen.get(cut) if cut else None
         steps += [
-            Step(together, key) for key in keys[cut] if key is None or wanted is None or _is_in(key, wanted)
+            Step(assets_of_step, key)
+            for key in keys[cut]
+            if key is None or wanted is None or _is_in(key, wanted)
         ]
     for cut, asked in chosen.items():
-        _refuse_unknown(cut, asked or (), keys)
+        _check_known(cut, asked or (), keys)
     if not steps:
         raise BackfillError(
             "nothing to materialize: these assets have no such partition yet (captcha-assets batch add, "
@@ -82,7 +84,7 @@ def plan(
 
 
 def partition_set(partitions: dg.PartitionsDefinition | None) -> str | None:
-    """What an asset is cut by: `batch`, `trial`, `day`; None for one that is not cut."""
+    """The partition set of an asset: `batch`, `trial`, `day`; None for one that is not partitioned."""
     if isinstance(partitions, dg.DynamicPartitionsDefinition):
         return partitions.name
     return DAY if isinstance(partitions, dg.TimeWindowPartitionsDefinition) else None
@@ -96,12 +98,10 @@ def _is_in(key: str, wanted: Sequence[str]) -> bool:
     return False
 
 
-def _refuse_unknown(
-    cut: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]
-) -> None:
-    where = {BATCH: "delivery", TRIAL: "trial", DAY: "day"}[cut]
+def _check_known(cut: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]) -> None:
+    where = {BATCH: "batch", TRIAL: "trial", DAY: "day"}[cut]
     if cut not in keys:
-        raise BackfillError(f"none of these assets is cut by {where}")
+        raise BackfillError(f"none of these assets is partitioned by {where}")
     known = [key for key in keys[cut] if key]
     if strange := [one for one in asked if not any(_is_in(key, [one]) for key in known)]:
         listed = ", ".join(known[:20]) + ", ..." * (len(known) > 20)

@@ -168,8 +168,7 @@ def failed_blocking_checks(
 ) -> list[str]:
     """The blocking checks that the inputs of `assets` failed when they were made last.
 
-    A delivery that failed its checks is left out by the index and stops nobody, so inputs that are cut
-    by delivery are not asked.
+    The index leaves out a quarantined batch, so the checks of partitioned inputs are not asked.
     """
     graph = definitions.resolve_asset_graph()
     parents = {parent for name in assets for parent in graph.get(dg.AssetKey(name)).parent_keys}

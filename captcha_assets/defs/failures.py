@@ -18,7 +18,7 @@ def reason_of(event: dg.DagsterEvent) -> str:
     """Return why a step failed.
 
     An error of this library speaks for itself, whatever caused it: it was raised to say what is wrong and
-    what to do. Of other errors the first cause is told, with the name of its class.
+    what to do. Of other errors the first cause is returned, with the name of its class.
     """
     error = event.step_failure_data.error
     if error is None:

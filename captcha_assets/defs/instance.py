@@ -56,7 +56,7 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def _make_databases(home: Path) -> None:
-    """Make the databases of a new instance elsewhere, and move them to their place when they are whole.
+    """Make the databases of a new instance in a temporary folder, and move them when they are complete.
 
     Dagster takes a database that exists for whole: one whose making was killed would lack tables for ever.
     """
@@ -70,8 +70,8 @@ def _make_databases(home: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
         with open_instance_at(Path(folder)):
             pass
-        for place in missing:
-            (Path(folder) / place.name).rename(place)
+        for database in missing:
+            (Path(folder) / database.name).rename(database)
 
 
 def _check_owner(settings: Settings, home: Path) -> None:
@@ -91,7 +91,7 @@ def _check_owner(settings: Settings, home: Path) -> None:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance, end what killed commands left in it, and tell it of the batches and sources."""
+    """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings)
     _check_owner(settings, home)
     # Two processes that open a new instance at once would both make its tables.

@@ -66,7 +66,7 @@ def _unusable(settings: Settings) -> Iterator[str]:
         yield found
     try:
         registry.history(settings.models)
-        if candidate := registry.pointed_at(settings.models):  # of a damaged pointer the next training tells
+        if candidate := registry.pointed_at(settings.models):  # a damaged pointer: the next training says so
             registry.refusal(settings.models, candidate)
             promotion_decisions.last(settings.models, candidate)
     except RegistryError as error:
@@ -135,7 +135,7 @@ def _drifted(settings: Settings) -> list[str]:
 
 
 def _refused(settings: Settings) -> dict[str, str] | None:
-    """The candidate and why it was not promoted; None where it was, was never judged, or cannot be read."""
+    """The candidate and why it was not promoted; None where it was, was never compared, or cannot be read."""
     try:
         candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
         if candidate is None or (champion and champion.model_id == candidate.model_id):

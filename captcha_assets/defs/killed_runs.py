@@ -1,9 +1,9 @@
 """Runs whose process is gone: a killed command cannot say so itself, and would hold its pool for ever.
 
 A process that makes runs keeps a file locked in the Dagster home. The system drops the lock when the process
-ends, however it ends. So every command can tell a run that is under way from one that is lost, in another
-container or after a restart of the machine too, where host names and process ids say nothing. Of a process
-that has no such file in this Dagster home, nothing is known, and its runs are left alone.
+ends, however it ends. So every command can distinguish a run that is under way from one that is lost, in
+another container or after a restart of the machine too, where host names and process ids say nothing. Of a
+process that has no such file in this Dagster home, nothing is known, and its runs are left alone.
 
 Runs that Dagster's daemon started are the daemon's to watch (`run_monitoring` in dagster.yaml).
 """
@@ -97,7 +97,7 @@ def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iter
 
 @contextmanager
 def _process_ended(path: Path) -> Iterator[bool]:
-    """Whether the process of this file is gone; nobody else is told so while the block runs."""
+    """Whether the process of this file is gone; no other process finds so while the block runs."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:  # another command has just dealt with it

@@ -1,4 +1,4 @@
-"""Tells Dagster what lies on disk, so that its staleness, `status`, `update` and the sensors agree.
+"""Reports to Dagster what lies on disk, so that its staleness, `status`, `update` and the sensors agree.
 
 Dagster knows what was materialized, not what became of it. Where a file is missing or damaged, or a batch was
 removed or registered with other content, a materialization without a run is reported whose data version is
@@ -67,7 +67,7 @@ def report(
 
     Args:
         settings: where things are kept.
-        instance: it is told.
+        instance: where it is reported.
         verify: read every file, whatever its size and times say.
     """
     found = differences(settings, instance, verify=verify)
@@ -130,11 +130,11 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
                 found[Output(asset, partition)] = tags[DATA_VERSION_TAG]
     for asset in _NOT_PARTITIONED:
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-        told = event.asset_materialization if event else None
-        if told and DATA_VERSION_TAG in (told.tags or {}):
-            model = told.metadata.get(_MODEL)
+        known = event.asset_materialization if event else None
+        if known and DATA_VERSION_TAG in (known.tags or {}):
+            model = known.metadata.get(_MODEL)
             output = Output(asset, model=str(model.value) if model else None)
-            found[output] = (told.tags or {})[DATA_VERSION_TAG]
+            found[output] = (known.tags or {})[DATA_VERSION_TAG]
     return found
 
 
@@ -177,7 +177,7 @@ def _pushed(settings: Settings, instance: dg.DagsterInstance, stored: Stored) ->
 def _event(
     instance: dg.DagsterInstance, output: Output, recorded: str, stored: Stored
 ) -> Iterator[dg.AssetMaterialization]:
-    """Yield what there is to tell of one output; nothing where Dagster knows it."""
+    """Yield the event that Dagster lacks of one output, if any."""
     if stored.version == recorded:
         return
     if recorded != NO_VALUE:

@@ -76,7 +76,7 @@ _SOURCES = (_CATALOG, _DECISIONS, _TRAINING)
 
 
 def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
-    """What to tell the instance about the source files that have changed; not about one that is unusable."""
+    """The observations of the sources that have changed, but of those that cannot be used."""
     return [
         file.observation(settings)
         for file in _SOURCES
@@ -85,7 +85,7 @@ def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Tell the instance about the sources that have changed, and about batches removed on another machine."""
+    """Record the sources that have changed, and the batches that were removed on another machine."""
     apply_remote_removals(settings, instance)
     for observation in changed_sources(settings, instance):
         instance.report_runless_asset_event(observation)
@@ -115,14 +115,14 @@ label_decisions = _source(
     "source",
     "csv",
     "What somebody decided about images whose labels contradict each other: `label_decisions.csv` of the "
-    "home. Observed, never made.",
+    "home. Observed.",
 )
 training_settings = _source(
     _TRAINING,
     "model",
     "yaml",
-    "What a training is told that is told nothing else: the code's defaults, and over them "
-    "`configs/training.yaml` of the home. Observed, never made.",
+    "The production settings of a training: the code's defaults, and over them "
+    "`configs/training.yaml` of the home. Observed.",
 )
 
 

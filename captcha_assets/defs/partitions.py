@@ -1,4 +1,4 @@
-"""How assets are cut: one partition per delivery, one per trial of a sweep. Never per image."""
+"""Partition sets: one partition per batch, one per trial of a sweep. Never per image."""
 
 import dagster as dg
 

@@ -21,7 +21,7 @@ def remove_batch(
     nothing.
 
     Raises:
-        DeliveryError: there is no such batch, or the disk refuses.
+        DeliveryError: there is no such batch, or a file cannot be removed.
     """
     if deliveries.has_left(settings, batch):
         lost_outputs.report_removed(instance, batch)

@@ -119,9 +119,9 @@ def stale_steps(
 def partitions_of(
     definitions: dg.Definitions, instance: dg.DagsterInstance, asset: str
 ) -> list[str] | list[None]:
-    """The partitions of an asset, sorted; `[None]` for one that is not cut."""
-    cut = definitions.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
-    return sorted(cut.get_partition_keys(dynamic_partitions_store=instance)) if cut else [None]
+    """The partitions of an asset, sorted; `[None]` for one that is not partitioned."""
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
+    return sorted(partitions.get_partition_keys(dynamic_partitions_store=instance)) if partitions else [None]
 
 
 def _reasons(

@@ -19,7 +19,7 @@ TABLES = ("image_table", "rejected_images")
 
 @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-11"))
 def daily() -> None:
-    """Something that is cut by day."""
+    """Something that is partitioned by day."""
 
 
 DAYS = dg.Definitions([daily])
@@ -75,9 +75,9 @@ def test_days_are_chosen_one_by_one_and_by_ranges(three: Home) -> None:
     ("assets", "chosen", "words"),
     [
         (["nonsense"], {}, "no such asset: nonsense; known are"),
-        (["raw_batch"], {"batch": ["four"]}, "no such delivery: four; known are: one, three, two"),
-        (["splits"], {"batch": ["one"]}, "none of these assets is cut by delivery"),
-        (["raw_batch"], {"day": ["2026-11-03"]}, "none of these assets is cut by day"),
+        (["raw_batch"], {"batch": ["four"]}, "no such batch: four; known are: one, three, two"),
+        (["splits"], {"batch": ["one"]}, "none of these assets is partitioned by batch"),
+        (["raw_batch"], {"day": ["2026-11-03"]}, "none of these assets is partitioned by day"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(

@@ -1,1 +1,1 @@
-"""All deliveries together: distinct images and the place of each."""
+"""All batches together: distinct images and the split of each."""

@@ -46,9 +46,9 @@ def resnet18(
     """Train in a process of its own; an interrupted training goes on where it was."""
     required_inputs.require(settings, settings.splits, "splits")
     require_images(settings.splits)
-    told = with_named(production_settings(settings), context.op_execution_context.op_config)
+    chosen = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
-        job = job_for(settings, data, told, context.run_id)
+        job = job_for(settings, data, chosen, context.run_id)
         model_id = trained_meanwhile(context, settings, job)
         if model_id is None:
             compute.run(context, job)

@@ -25,7 +25,7 @@ _PARTITION_TAG = "dagster/partition"
 ingest_delivery = dg.define_asset_job(
     "ingest_delivery",
     selection=["raw_batch", "image_table", "rejected_images", "image_index", "splits", "data_snapshot"],
-    description="One batch, from its archive to the place of each of its images.",
+    description="One batch, from its archive to the split of each of its images.",
 )
 
 
@@ -42,7 +42,7 @@ class _NotNowError(Exception):
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Takes zips and folders from the inbox: registers the batch and starts `ingest_delivery`. "
-    "Tells, once, of what it cannot take.",
+    "Alerts once of what it cannot take.",
 )
 def inbox_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
@@ -59,21 +59,21 @@ def inbox_sensor(
             waiting.append(f"{name}: {error}")
         except _NotNowError as error:
             (stuck if error.stuck else waiting).append(f"{name}: {error}")
-    told = _tell(settings, stuck, context.cursor)
+    cursor = _alert_once(settings, stuck, context.cursor)
     waiting += [str(one) for one in found.left if one.waiting]
     if not requests:
         words = "; ".join(stuck + waiting) or f"nothing in {settings.inbox}"
-        return dg.SensorResult(skip_reason=words, cursor=told)
+        return dg.SensorResult(skip_reason=words, cursor=cursor)
     for line in stuck + waiting:
         context.log.info(line)
     keys = [str(request.partition_key) for request in requests]
     return dg.SensorResult(
-        run_requests=requests, dynamic_partitions_requests=[batches.build_add_request(keys)], cursor=told
+        run_requests=requests, dynamic_partitions_requests=[batches.build_add_request(keys)], cursor=cursor
     )
 
 
 def _unfinished(settings: Settings) -> list[str]:
-    """Clear away what killed runs left half-taken, and return what refuses to go."""
+    """Clear away what killed runs left half-taken, and return what cannot be cleared."""
     try:
         deliveries.finish_taking(settings)
     except DeliveryError as error:
@@ -125,13 +125,13 @@ def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
         raise _NotNowError(f"run {last.dagster_run.run_id[:8]} failed; tried again in {seconds}")
 
 
-def _tell(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
-    """Send one alert for each thing that nobody was told of yet; return the cursor that remembers them."""
+def _alert_once(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
+    """Send one alert for each problem that is not among those of the cursor; return the new cursor."""
     try:
-        told = set(json.loads(cursor or "[]"))
+        alerted = set(json.loads(cursor or "[]"))
     except (ValueError, TypeError):
-        told = set()
+        alerted = set()
     for line in stuck:
-        if line not in told:
+        if line not in alerted:
             send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",)))
     return json.dumps(sorted(stuck))
