@@ -1,4 +1,4 @@
-"""The house stands: rooms import downwards, Dagster stays under the roof, one file knows the classes."""
+"""Packages import downwards, Dagster is imported in its own layers only, one file knows the classes."""
 
 import ast
 import re
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
 from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-from captcha_assets_tests.house.source import (
-    FLOORS,
+from captcha_assets_tests.architecture.source import (
+    LAYERS,
     PACKAGE,
     Module,
     at_import_time,
@@ -16,23 +16,23 @@ from captcha_assets_tests.house.source import (
     place,
 )
 
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 KNOWS_THE_CLASSES = {"dataset.py", "sources/generator.py", "sources/generator_picture.py"}
 
 
-def test_every_module_stands_in_a_room_of_the_house() -> None:
-    homeless = [module.inside for module in modules() if module.room and module.room not in FLOOR]
-    assert homeless == [], f"no floor of the house has them: {FLOORS}"
+def test_every_module_belongs_to_a_layer() -> None:
+    without_layer = [module.inside for module in modules() if module.package and module.package not in LAYER]
+    assert without_layer == [], f"no layer has them: {LAYERS}"
 
 
-def test_rooms_import_downwards_only() -> None:
+def test_packages_import_downwards_only() -> None:
     upwards = []
     for module in modules():
         for node, name in imports(module):
-            room = name.removeprefix(f"{PACKAGE}.").split(".")[0]
-            if not name.startswith(f"{PACKAGE}.") or room == module.room or room not in FLOOR:
+            package = name.removeprefix(f"{PACKAGE}.").split(".")[0]
+            if not name.startswith(f"{PACKAGE}.") or package == module.package or package not in LAYER:
                 continue
-            if not module.room or FLOOR.get(module.room, 0) >= FLOOR[room]:
+            if not module.package or LAYER.get(module.package, 0) >= LAYER[package]:
                 upwards.append(f"{place(module, node)} imports {name}")
     assert upwards == []
 
@@ -65,7 +65,7 @@ def test_dagster_is_imported_in_defs_definitions_and_the_command_line_only() -> 
         for module in modules()
         for node, name in imports(module)
         if _of_dagster(name)
-        and module.room not in {"defs", "definitions", "cli"}
+        and module.package not in {"defs", "definitions", "cli"}
         and not (module.inside == "training/__main__.py" and name.startswith("dagster_pipes"))
     ]
     assert elsewhere == []
