@@ -8,18 +8,7 @@ from pathlib import Path
 
 import pytest
 
-
-def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("captcha-assets")), *arguments]
-    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120"}
-    variables.pop("DAGSTER_HOME", None)
-    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
-
-
-def succeeded(home: Path, *arguments: str) -> str:
-    done = run(home, *arguments)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+from captcha_assets_tests.commands import run, succeeded
 
 
 def test_a_new_home_lists_no_deliveries(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from captcha_assets_tests.test_cli import succeeded
+from captcha_assets_tests.commands import succeeded
 
 HARNESS = [sys.executable, "-m", "captcha_assets_tests.interrupts"]
 

@@ -10,9 +10,9 @@ import pytest
 
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
+from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.sources.test_snapshot import dvc
-from captcha_assets_tests.test_cli import run, succeeded
 
 THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
