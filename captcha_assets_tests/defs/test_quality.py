@@ -20,6 +20,9 @@ from captcha_assets_tests.models.conftest import make_model
 
 Images = list[tuple[str, np.ndarray]]
 
+#: What the tests of this module share is made once.
+pytestmark = pytest.mark.xdist_group("drift")
+
 #: What happened to each delivery before it arrived. None of it is drift to `usual`.
 DISTURBED: dict[str, Callable[[Images], Iterable[tuple[str, np.ndarray]]]] = {
     "usual": lambda images: images,

@@ -15,6 +15,9 @@ from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_ui import answered, ask, webserver
 
+#: What the tests of this module share is made once.
+pytestmark = pytest.mark.xdist_group("ui_batches")
+
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, str]]:
