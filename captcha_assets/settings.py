@@ -235,6 +235,11 @@ class Settings(BaseSettings):
         return root / batch if batch else root
 
     @property
+    def data_docs(self) -> UPath:
+        """Folder of Great Expectations' own site."""
+        return self.artifact_root / "data_docs"
+
+    @property
     def image_index(self) -> UPath:
         """One row per distinct image over all deliveries."""
         return self.artifact_root / "image_index.parquet"

@@ -36,6 +36,7 @@ gc.freeze()
 
 __all__ = [
     "ValidationError",
+    "context",
     "suite_of",
     "validate",
     "validate_image_index",
@@ -125,9 +126,9 @@ def validate(
         rows: number of rows of the stored table.
         tables: image tables by batch; the images of unexpected rows are taken from them.
     """
-    context = _context()
+    here = context()
     found = [
-        _validated(context, name, expectations, derived.get(name, pd.DataFrame()))
+        _validated(here, name, expectations, derived.get(name, pd.DataFrame()))
         for name in suites.SUITES_OF_ASSET[asset]
         if (expectations := suites.SUITES[name](spec))
     ]
@@ -147,7 +148,7 @@ def _expectation(one: Expectation) -> GxExpectation:
     )
 
 
-def _context() -> EphemeralDataContext:
+def context() -> EphemeralDataContext:
     """Return a context that keeps nothing, asks nobody and prints nothing."""
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
@@ -158,14 +159,14 @@ def _context() -> EphemeralDataContext:
 
 
 def _validated(
-    context: EphemeralDataContext, name: str, expectations: Sequence[Expectation], table: pd.DataFrame
+    here: EphemeralDataContext, name: str, expectations: Sequence[Expectation], table: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the result of a suite as Great Expectations writes it, its unexpected rows named."""
-    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    asset = here.data_sources.add_pandas(name).add_dataframe_asset(name)
     definition = gx.ValidationDefinition(
         name=name,
         data=asset.add_batch_definition_whole_dataframe(name),
-        suite=context.suites.add(suite_of(name, expectations)),
+        suite=here.suites.add(suite_of(name, expectations)),
     )
     found = definition.run(
         batch_parameters={"dataframe": table},
