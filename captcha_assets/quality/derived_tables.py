@@ -113,6 +113,7 @@ def of_splits(
     rows = _with_recorded(_with_index(rows, known), recorded)
     ratios = _split_ratios(rows, wanted, _uneven_classes(rows, recorded))
     rows = _with_near_duplicates(_with_group_split(rows), known)
+    rows = rows.with_columns(split_or_reason=_split_or_reason())
     return _pandas(
         columns=columns,
         splits=pl.concat([rows, _missing_images(rows, known)], how="diagonal"),
@@ -225,6 +226,11 @@ def _groups_of_groups(rows: pl.DataFrame) -> pl.DataFrame:
 # --- the splits
 
 
+def _split_or_reason() -> pl.Expr:
+    """The split, or why there is none; both where both are there, empty where neither is."""
+    return pl.concat_str("split", suites.EXCLUSION_REASON, separator=" and ", ignore_nulls=True)
+
+
 def _with_index(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Put what the index says of each image beside its row; null where it says nothing."""
     said = known.select("image_id", label_in_index="label", status_in_index="status")
@@ -238,8 +244,10 @@ def _beside(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_recorded(rows: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
+    """Put the recorded split beside the split of each image that has one, and the recorded label."""
     record = recorded.select("image_id", recorded_split="split", recorded_label="label")
-    return rows.join(record, on="image_id", how="left", maintain_order="left")
+    both = rows.join(record, on="image_id", how="left", maintain_order="left")
+    return both.with_columns(recorded_split=pl.when(pl.col("split").is_not_null()).then("recorded_split"))
 
 
 def _with_group_split(rows: pl.DataFrame) -> pl.DataFrame:
@@ -279,7 +287,9 @@ def _missing_images(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Return a row for each usable image of the index that has no row in the splits."""
     here = _beside(known, rows.select("image_id", there=pl.lit(value=True)))
     missing = here.filter(pl.col("there").is_null() & (pl.col("status") == USABLE))
-    return missing.select("label", "batch", missing_image="image_id")
+    return missing.select(
+        "label", "batch", missing_image="image_id", label_in_index="label", status_in_index="status"
+    )
 
 
 def _uneven_classes(rows: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:

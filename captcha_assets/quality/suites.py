@@ -86,7 +86,7 @@ def image_table(spec: DatasetSpec) -> list[Expectation]:
             "not_empty",
             "The batch holds usable images.",
             min_value=1,
-            **_where("image_id.notnull()"),
+            **_where("reason.isnull()"),
         ),
         # More was rejected than taken: likelier the wrong archive than a batch with a few bad files.
         _critical(
@@ -278,7 +278,13 @@ def splits(_spec: DatasetSpec) -> list[Expectation]:
             column_B="split_of_near_duplicate",
             ignore_row_if="either_value_is_missing",
         ),
-        *_split_or_reason(),
+        _critical(
+            "ExpectColumnValuesToBeInSet",
+            "split_or_reason",
+            "An image has a known split, or is excluded for a known reason.",
+            column="split_or_reason",
+            value_set=[*SPLITS, CONFLICT, TIES_SPLITS, CONTRADICTED],
+        ),
         *_as_in_index(),
         _critical(
             "ExpectColumnPairValuesToBeEqual",
@@ -286,7 +292,6 @@ def splits(_spec: DatasetSpec) -> list[Expectation]:
             "Every split is the one that was recorded.",
             column_A="split",
             column_B="recorded_split",
-            **_where("split.notnull()"),
         ),
         # Above this share, near-duplicates are found where there are none, or batches repeat each other.
         _warning(
@@ -296,39 +301,6 @@ def splits(_spec: DatasetSpec) -> list[Expectation]:
             ("group",),
             column=EXCLUSION_REASON,
             mostly=0.99,
-        ),
-    ]
-
-
-def _split_or_reason() -> list[Expectation]:
-    return [
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "known_split",
-            "A split is train, validation or test.",
-            column="split",
-            value_set=list(SPLITS),
-        ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "known_exclusion_reason",
-            "An image is excluded for a known reason.",
-            column=EXCLUSION_REASON,
-            value_set=[CONFLICT, TIES_SPLITS, CONTRADICTED],
-        ),
-        _critical(
-            "ExpectColumnValuesToBeNull",
-            "split_without_reason",
-            "An image that has a split is not excluded.",
-            column=EXCLUSION_REASON,
-            **_where("split.notnull()"),
-        ),
-        _critical(
-            "ExpectColumnValuesToNotBeNull",
-            "split_or_reason",
-            "An image that has no split is excluded for a reason.",
-            column=EXCLUSION_REASON,
-            **_where("split.isnull() and missing_image.isnull()"),
         ),
     ]
 
@@ -347,15 +319,13 @@ def _as_in_index() -> list[Expectation]:
             "images_in_index",
             "Every image stands in the index.",
             column="status_in_index",
-            **_where("missing_image.isnull()"),
         ),
         _critical(
             "ExpectColumnPairValuesToBeEqual",
             "labels_as_in_index",
-            "Every usable image has the same label as in the index.",
+            "Every image has the same label as in the index.",
             column_A="label",
             column_B="label_in_index",
-            **_where(f"status_in_index == '{USABLE}'"),
         ),
         _critical(
             "ExpectColumnValuesToBeNull",

@@ -318,9 +318,13 @@ def test_sound_splits_pass_every_check(tmp_path):
             {"unique_images", "no_group_in_two_splits", "assignments_kept"},
         ),
         (row(3, split=None), {"split_or_reason"}),
-        (row(3, held_back="whim"), {"known_exclusion_reason", "split_without_reason"}),
-        (row(3, split="dev"), {"known_split"}),
-        (row(3, image_id="nobody"), {"images_in_index", "no_image_missing", "assignments_kept"}),
+        (row(3, held_back="whim"), {"split_or_reason"}),
+        (row(3, split=None, held_back="whim"), {"split_or_reason"}),
+        (row(3, split="dev"), {"split_or_reason"}),
+        (
+            row(3, image_id="nobody"),
+            {"images_in_index", "labels_as_in_index", "no_image_missing", "assignments_kept"},
+        ),
         (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_missing"}),
         (in_splits("test", "test"), {"ratios_exact"}),
         (in_splits("test", "test", "test", "test"), {"ratios", "ratios_exact"}),
@@ -337,7 +341,7 @@ def test_a_fault_of_the_splits_fails_its_own_check_and_is_shown(tmp_path, spoil,
 def test_splits_of_the_wrong_type_fail_whatever_needs_them(tmp_path):
     index = tables.image_index()
     validated = validate_splits(tmp_path, tables.splits(index).with_columns(split=pl.lit(1)), index)
-    assert {"columns_and_types", "known_split", "no_group_in_two_splits"} <= not_passed(validated)
+    assert {"columns_and_types", "split_or_reason", "no_group_in_two_splits"} <= not_passed(validated)
 
 
 def test_another_label_than_in_the_index_fails(tmp_path):
@@ -380,7 +384,7 @@ def test_a_group_in_two_splits_passes_while_the_image_that_ties_it_is_held_back(
 def test_an_image_with_contradicting_labels_in_a_split_fails(tmp_path):
     index = tables.image_index()
     validated = validate_splits(tmp_path, tables.splits(index), contradicted(3)(index))
-    assert not_passed(validated) == {"no_conflict_in_split"}
+    assert not_passed(validated) == {"no_conflict_in_split", "labels_as_in_index"}
     (example,) = found(validated, "no_conflict_in_split").examples
     assert example["image_id"] == index["image_id"][3]
 
