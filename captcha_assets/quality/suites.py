@@ -223,6 +223,22 @@ def image_index(spec: DatasetSpec) -> list[Expectation]:
             column="label",
             **in_conflict,
         ),
+        *_groups(),
+        # Above this share the labelling itself is in doubt.
+        _warning(
+            "ExpectColumnValuesToNotBeInSet",
+            "share_of_conflicts",
+            "Hardly any image has contradicting labels.",
+            ("copies", "sources"),
+            column="status",
+            value_set=[LABEL_CONFLICT],
+            mostly=0.99,
+        ),
+    ]
+
+
+def _groups() -> list[Expectation]:
+    return [
         _critical(
             "ExpectColumnPairValuesToBeEqual",
             "groups_consistent",
@@ -237,16 +253,6 @@ def image_index(spec: DatasetSpec) -> list[Expectation]:
             column_A="image_id",
             column_B="group",
             or_equal=True,
-        ),
-        # Above this share the labelling itself is in doubt.
-        _warning(
-            "ExpectColumnValuesToNotBeInSet",
-            "share_of_conflicts",
-            "Hardly any image has contradicting labels.",
-            ("copies", "sources"),
-            column="status",
-            value_set=[LABEL_CONFLICT],
-            mostly=0.99,
         ),
     ]
 

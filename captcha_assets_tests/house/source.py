@@ -14,7 +14,7 @@ FLOORS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
-    ["stored"],
+    ["stored_outputs"],
     ["sweeps", "reproduction"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
