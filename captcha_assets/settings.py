@@ -229,10 +229,15 @@ class Settings(BaseSettings):
         """One row per refused member of a delivery."""
         return self.artifact_root / "rejected_images" / f"{batch}.parquet"
 
-    def verdict(self, table: str, batch: str | None = None) -> UPath:
-        """Folder of the quality verdict (`verdict.json`, `report.html`) on a table or one delivery's part."""
+    def validation_results(self, table: str, batch: str | None = None) -> UPath:
+        """Folder of the validation results of a table, or of one batch's part of it, and their report."""
         root = self.artifact_root / "quality" / table
         return root / batch if batch else root
+
+    @property
+    def data_docs(self) -> UPath:
+        """Folder of Great Expectations' own site."""
+        return self.artifact_root / "data_docs"
 
     @property
     def image_index(self) -> UPath:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
-from captcha_assets.quality import report, verdict
+from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
@@ -23,8 +23,8 @@ def page(settings: Settings) -> str:
 
 
 def _batches(settings: Settings) -> Section:
-    root = settings.verdict("image_table")
-    drift = _with_report(settings.verdict("drift"))
+    root = settings.validation_results("image_table")
+    drift = _with_report(settings.validation_results("drift"))
     validated = _with_report(root)
     names = sorted(set(known_batches(settings)) | validated)
     rows = [
@@ -51,16 +51,16 @@ def _with_report(folder: AnyPath) -> set[str]:
 
 def _state(folder: AnyPath) -> Cell:
     try:
-        level = verdict.load(folder).level
-    except verdict.VerdictError:
+        level = validation_result.load(folder).level
+    except validation_result.ValidationResultError:
         return Cell("cannot be read")
     return Cell(_LEVELS[level], level=level)
 
 
 def _dataset(settings: Settings) -> Section:
     pages = {
-        "image index": settings.verdict("image_index") / "report.html",
-        "splits": settings.verdict("splits") / "report.html",
+        "image index": settings.validation_results("image_index") / "report.html",
+        "splits": settings.validation_results("splits") / "report.html",
         "images whose labels contradict each other": settings.label_conflicts,
     }
     rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]

@@ -20,7 +20,7 @@ from captcha_assets.images.content import content_hash
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
-from captcha_assets.quality import verdict
+from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, deliveries
 from captcha_assets.storage import AnyPath, fetched, write_json
@@ -153,7 +153,7 @@ def _validated_table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
     """Look at a table that comes with its validation results, without which nobody may use it."""
 
     def look(versions: StoredVersions, settings: Settings, output: Output) -> str:
-        versions.version(settings.verdict(output.asset, output.partition), _validation)
+        versions.version(settings.validation_results(output.asset, output.partition), _validation)
         return versions.version(path(settings, output), content_hash)
 
     return look
@@ -167,7 +167,7 @@ def _splits(versions: StoredVersions, settings: Settings, output: Output) -> str
 
 
 def _validation(results: Path) -> str:
-    verdict.load(results)
+    validation_result.load(results)
     return "readable"
 
 

@@ -11,12 +11,12 @@ import pytest
 from upath import UPath
 
 from captcha_assets.models import registry
-from captcha_assets.quality import report, verdict
-from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets.quality import report, validation_result
 from captcha_assets.reports import serving
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries
 from captcha_assets_tests.models.conftest import make_model
+from captcha_assets_tests.quality.stored_results import stored, validated
 
 
 def settings_of(home: Path, artifacts: str | None = None) -> Settings:
@@ -42,14 +42,13 @@ def fill(settings: Settings, work: Path) -> str:
     """Leave what a platform leaves: two batches, one of them quarantined, and a champion."""
     for name, passed in (("october", True), ("mostly-bad", False)):
         deliveries.register(settings, name, deliveries.parse_source("synthetic:10:1"))
-        found = Finding("share_of_rejects", "Not bad.", "at most 50 %", "75 %", passed, blocking=True)
-        judged = Verdict(f"image_table/{name}", (found,), 10)
-        verdict.save(judged, report.page(judged), settings.verdict("image_table", name))
+        found = validated(stored("share_of_rejects", success=passed), subject=f"image_table/{name}")
+        validation_result.save(found, report.page(found), settings.validation_results("image_table", name))
         if passed:
-            verdict.save(judged, report.page(judged), settings.verdict("drift", name))
+            validation_result.save(found, report.page(found), settings.validation_results("drift", name))
             for table in ("image_index", "splits"):
-                verdict.save(judged, report.page(judged), settings.verdict(table))
-    (settings.verdict("image_table") / "index.html").write_text("<h1>history</h1>")
+                validation_result.save(found, report.page(found), settings.validation_results(table))
+    (settings.validation_results("image_table") / "index.html").write_text("<h1>history</h1>")
     make_model(work / "model")
     model_id = registry.add_candidate(settings.models, work / "model")
     registry.promote(settings.models, model_id, "the first")
@@ -138,7 +137,7 @@ def test_the_start_page_of_an_empty_home_says_how_to_begin(tmp_path: Path) -> No
 def test_the_start_page_shows_what_it_can_where_a_record_is_damaged(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "home")
     model_id = fill(settings, tmp_path)
-    (settings.verdict("image_table", "october") / "verdict.json").write_text("garbage")
+    (settings.validation_results("image_table", "october") / "validation_result.json").write_text("garbage")
     (settings.evaluation(model_id) / "metrics.json").write_text("[]")
     with serving(settings):
         status, page, _ = ask(settings, "/")

@@ -23,7 +23,7 @@ def _places(settings: Settings) -> dict[str, Path]:
         "artifact_root": Path(str(settings.artifact_root)),
         "image_table": Path(str(settings.image_table("starter"))),
         "rejected_images": Path(str(settings.rejected_images("starter"))),
-        "verdict": Path(str(settings.verdict("image_table", "starter"))),
+        "validation_results": Path(str(settings.validation_results("image_table", "starter"))),
         "image_index": Path(str(settings.image_index)),
         "splits": Path(str(settings.splits)),
         "models": Path(str(settings.models)),

@@ -1,4 +1,4 @@
-"""Archives through the platform's library: image tables, verdicts, index, splits."""
+"""Archives through the platform's library: image tables, validation results, index, splits."""
 
 import shutil
 from collections.abc import Iterable
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.local import LocalTables, batches_of
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
-from captcha_assets.quality.expectations import judge_image_table
+from captcha_assets.quality.validation import validate_image_table
 from captcha_assets.settings import Settings, load_settings
 from captcha_assets.sources.archives import archive_to
 from captcha_assets.sources.generator import write_archive
@@ -31,8 +32,8 @@ def new_home(folder: Path) -> Settings:
     return settings
 
 
-def deliver(settings: Settings, name: str, source: Path | int, *, judged: bool = True) -> None:
-    """Make the image table of an archive, a folder, or so many generated images, and judge it."""
+def deliver(settings: Settings, name: str, source: Path | int, *, validated: bool = True) -> None:
+    """Make the image table of an archive, a folder, or so many generated images, and validate it."""
     archive = settings.raw / f"{name}.zip"
     if isinstance(source, int):
         write_archive(archive, source)
@@ -40,10 +41,10 @@ def deliver(settings: Settings, name: str, source: Path | int, *, judged: bool =
         archive_to(source, archive)
     table, rejected = settings.image_table(name), settings.rejected_images(name)
     build_image_table(archive, name, table, rejected)
-    if judged:
-        verdict, _ = judge_image_table(table, rejected)
-        if not verdict.passed:
-            raise SystemExit(f"{source} fails the checks {', '.join(one.check for one in verdict.failures)}")
+    if validated:
+        failures = validate_image_table(table, rejected, CAPTCHA).failures
+        if failures:
+            raise SystemExit(f"{source} fails the checks {', '.join(one.name for one in failures)}")
 
 
 def split(settings: Settings, names: Iterable[str]) -> LocalTables:
@@ -68,6 +69,6 @@ def of_batch(images: SplitImages, batch: str) -> SplitImages:
 def all_of(folder: Path, name: str, source: Path) -> SplitImages:
     """All images of an archive or a folder that nothing is trained on."""
     settings = new_home(folder)
-    deliver(settings, name, source, judged=False)
+    deliver(settings, name, source, validated=False)
     data = split(settings, [name])
     return read_split(data.tables, data.splits, None)

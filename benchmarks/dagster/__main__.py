@@ -71,12 +71,13 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     """One materialization in this process: the library's work alone, and the run that does it."""
     os.environ["CAPTCHA_HOME"] = str(home)
     os.environ.pop("DAGSTER_HOME", None)
+    from captcha_assets.dataset import CAPTCHA
     from captcha_assets.definitions import defs
     from captcha_assets.defs import execution, staleness
     from captcha_assets.defs.console_logger import with_quiet_console
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.images.table import build_image_table
-    from captcha_assets.quality import expectations, verdict
+    from captcha_assets.quality import report, validation, validation_result
     from captcha_assets.settings import load_settings
     from captcha_assets.sources import deliveries
 
@@ -86,9 +87,8 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
 
     def library() -> None:
         build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected)
-        verdict.save(
-            *expectations.judge_image_table(table, rejected), settings.verdict("image_table", "tiny")
-        )
+        found = validation.validate_image_table(table, rejected, CAPTCHA)
+        validation_result.save(found, report.page(found), settings.validation_results("image_table", "tiny"))
 
     definitions = with_quiet_console(defs())
     with open_instance(settings) as instance:

@@ -145,7 +145,7 @@ CHECKED = {
     "ours": "labels (known classes, balance, contradictions between copies), image size and colour mode, "
     "lies and attacks in archives, near-duplicates by their pixels within a class (a copy moved by a pixel "
     "is found, distinct images of a class are not mistaken), leaks between splits. It goes on at bad files.",
-    "Pillow loop": "nothing that ours does not; it finds exact duplicates only, and gives no verdict.",
+    "Pillow loop": "nothing that ours does not; it finds exact duplicates only, and validates nothing.",
     "cleanvision": "blurry, low-information and grayscale images, odd sizes and aspect ratios, each image "
     "compared with the others of its set; near-duplicates by an equal perceptual hash, whatever the label. "
     "Of single images ours bounds brightness, contrast and ink, and does not look for blur.",
@@ -200,7 +200,7 @@ def main() -> None:
     rows.append(("peak with twice the images", f"{growth:.2f} times", "1.2 times", verdict(growth <= 1.2)))
     share = added.total / whole.total
     rows.append(("1,000 more images", f"{share:.1%} of the first", "10%", verdict(share <= 0.1)))
-    # the loop does what the image table needs and no more: no duplicates but exact ones, no verdict
+    # the loop does what the image table needs and no more: no duplicates but exact ones, no validation
     ratio = float(loop) / whole.seconds["image_table"]
     rows.append(("Pillow loop, one core", f"{ratio:.1f} times as long", "3 times", verdict(ratio >= 3)))
     for (name, other), least in zip(tool_rates(first, arguments.sample), (15, 5), strict=True):

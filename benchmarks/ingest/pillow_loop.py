@@ -2,7 +2,7 @@
 
 Decodes, checks size and label, hashes pixels and file, takes the same statistics and the same difference
 hash, counts exact duplicates, writes Parquet. It has no near-duplicate search, no checks of the archive and
-no verdict. Prints the seconds, from the moment the libraries are loaded.
+no validation. Prints the seconds, from the moment the libraries are loaded.
 """
 
 import io

@@ -9,6 +9,7 @@ try:
     from captcha_assets.cli.automation import automation
     from captcha_assets.cli.backfill import backfill
     from captcha_assets.cli.batches import batch
+    from captcha_assets.cli.data_docs import data_docs
     from captcha_assets.cli.graph import graph
     from captcha_assets.cli.lineage import lineage
     from captcha_assets.cli.models import model, predict
@@ -37,6 +38,7 @@ for _command in (
     status,
     ui,
     reports,
+    data_docs,
 ):
     main.add_command(_command)
 

@@ -60,10 +60,12 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
 
 def _held_back(settings: Settings) -> list[dict[str, Any]]:
     """The deliveries that failed a blocking check, and which."""
-    from captcha_assets.quality.verdict import quarantined
+    from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.deliveries import known_batches
 
-    found = quarantined({name: settings.verdict("image_table", name) for name in known_batches(settings)})
+    found = quarantined(
+        {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
+    )
     return [{"delivery": name, "failed": checks} for name, checks in found.items()]
 
 

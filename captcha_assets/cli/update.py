@@ -135,10 +135,10 @@ def _is_empty(settings: Settings) -> bool:
 
 def _name_quarantined(settings: Settings) -> None:
     """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
-    from captcha_assets.quality.verdict import quarantined
+    from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.deliveries import known_batches
 
-    folders = {name: settings.verdict("image_table", name) for name in known_batches(settings)}
+    folders = {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
 

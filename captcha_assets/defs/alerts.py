@@ -186,7 +186,8 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
     run_status=dg.DagsterRunStatus.SUCCESS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Alerts about refused candidates, and about drift where no training starts, after a run.",
+    description="After successful runs: alerts about refused candidates, and about drift where nothing "
+    "retrains.",
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Alert about what someone must act on after a run that succeeded."""

@@ -16,7 +16,7 @@ from captcha_assets.images import decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
-from captcha_assets.quality import verdict
+from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources.deliveries import known_batches
 from captcha_assets.stored_outputs import Output
@@ -130,8 +130,8 @@ def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
 
 def _drifted(settings: Settings) -> list[str]:
     """The batches whose drift check failed when it was made last."""
-    folders = {name: settings.verdict("drift", name) for name in known_batches(settings)}
-    return [name for name, folder in folders.items() if verdict.has_warnings(folder)]
+    folders = {name: settings.validation_results("drift", name) for name in known_batches(settings)}
+    return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
 
 def _refused(settings: Settings) -> dict[str, str] | None:

@@ -9,10 +9,16 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
-from captcha_assets.quality import verdict
-from captcha_assets.quality.verdict import Finding, Verdict, VerdictError
+from captcha_assets.quality import report, validation_result
+from captcha_assets.quality.suites import Expectation
+from captcha_assets.quality.validation_result import (
+    ExpectationResult,
+    ValidationResult,
+    ValidationResultError,
+)
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, replacing
 
@@ -61,7 +67,9 @@ def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
     return dg.MetadataValue.url(settings.public_url(path))
 
 
-def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict[str, dg.MetadataValue]:
+def conflict_metadata(
+    settings: Settings, tables: Mapping[str, AnyPath], spec: DatasetSpec
+) -> dict[str, dg.MetadataValue]:
     """Write the file of all label conflicts, and show the first of them with what to do."""
     from captcha_assets.quality import conflicts
 
@@ -70,108 +78,108 @@ def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict
     if found.is_empty():
         return {}
     return {
-        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions)),
+        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions, spec)),
         "all conflicts": link(settings, settings.label_conflicts),
     }
 
 
 def check_specs(
-    asset: str, checks: Iterable[Any], partitions: dg.PartitionsDefinition | None = None
+    asset: str, expectations: Iterable[Expectation], partitions: dg.PartitionsDefinition | None = None
 ) -> list[dg.AssetCheckSpec]:
-    """Declare the quality checks of one table, by partition where the table is partitioned."""
+    """Declare an asset check for each expectation, by partition where the asset is partitioned."""
     return [
         dg.AssetCheckSpec(
-            check.name,
+            expectation.name,
             asset=asset,
-            description=check.description,
-            blocking=check.blocking,
+            description=expectation.notes,
+            blocking=expectation.blocking,
             partitions_def=partitions,
         )
-        for check in checks
+        for expectation in expectations
     ]
 
 
 def published(
-    settings: Settings, judgement: tuple[Verdict, str], table: str, batch: str | None = None
+    settings: Settings, validation: ValidationResult, asset: str, batch: str | None = None
 ) -> tuple[list[dg.AssetCheckResult], dg.MetadataValue]:
-    """Keep a verdict and its report.
+    """Keep validation results and their report.
 
     Returns:
-        One check result per finding (what was expected, what was found, the failing examples as
-        pictures), and the link to the report.
+        One check result for each expectation (what was expected, what was found, the unexpected rows with
+        their images), and the link to the report.
     """
-    judged, page = judgement
-    folder = settings.verdict(table, batch)
-    verdict.save(judged, page, folder)
-    report = link(settings, folder / "report.html")
+    folder = settings.validation_results(asset, batch)
+    validation_result.save(validation, report.page(validation), folder)
+    address = link(settings, folder / validation_result.REPORT_FILE)
     results = [
-        _check_result(finding, table, report, judged.pictures, plotted=batch is None)
-        for finding in judged.findings
+        _check_result(result, asset, address, validation.images, plotted=batch is None)
+        for result in validation.results
     ]
-    return results, report
+    return results, address
 
 
 def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
     """Write the page that shows every check of the latest deliveries, drift among them.
 
     Args:
-        settings: where verdicts lie.
+        settings: where validation results lie.
         batches: all deliveries, in the order in which they came.
 
     Returns:
         The link to the page.
     """
-    from captcha_assets.quality import report as quality_report
-
-    shown = {name: judged for name in batches[-_LATEST:] if (judged := _judged(settings, name)) is not None}
-    page = settings.verdict("image_table") / "index.html"
+    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings, name))}
+    page = settings.validation_results("image_table") / "index.html"
     with replacing(page) as part:
-        part.write_text(quality_report.history(shown, of=len(batches)), "utf-8", "backslashreplace")
+        part.write_text(report.history(shown, of=len(batches)), "utf-8", "backslashreplace")
     return link(settings, page)
 
 
-def _judged(settings: Settings, batch: str) -> Verdict | None:
-    """What was found about a delivery, its drift as one more finding; None where it was not judged yet."""
+def _with_drift(settings: Settings, batch: str) -> ValidationResult | None:
+    """Return the validation results of a batch, its drift among them; None where there are none yet."""
     try:
-        judged = verdict.load(settings.verdict("image_table", batch))
-    except VerdictError:
+        found = validation_result.load(settings.validation_results("image_table", batch))
+    except ValidationResultError:
         return None
     try:
-        drift = verdict.load(settings.verdict("drift", batch))
-    except VerdictError:
-        return judged
-    return replace(judged, findings=(*judged.findings, verdict.as_one("drift", drift.findings)))
+        drift = validation_result.load(settings.validation_results("drift", batch))
+    except ValidationResultError:
+        return found
+    return replace(found, suites=[*found.suites, *drift.suites])
 
 
 def _check_result(
-    finding: Finding, asset: str, report: dg.MetadataValue, pictures: Mapping[str, str], *, plotted: bool
+    result: ExpectationResult,
+    asset: str,
+    address: dg.MetadataValue,
+    images: Mapping[str, str],
+    *,
+    plotted: bool,
 ) -> dg.AssetCheckResult:
-    """Return a finding as Dagster shows it.
+    """Return the result of an expectation as Dagster shows it.
 
     Args:
-        finding: what was found.
+        result: of one expectation.
         asset: the table.
-        report: the link to the report.
-        pictures: see `Verdict.pictures`.
+        address: the link to the report.
+        images: see `ValidationResult.images`.
         plotted: whether the UI may plot numbers over time: of a batch's check it would draw one line
             through all batches.
     """
-    from captcha_assets.quality import report as quality_report
-
-    rows = finding.total_unexpected
+    rows = result.unexpected_count
     metadata: dict[str, Any] = {
-        "expected": finding.expected,
-        "observed": finding.observed,
-        "failing rows": rows if plotted else f"{rows:,}",
-        "report": report,
+        "expected": result.expected,
+        "observed": result.observed,
+        "unexpected rows": rows if plotted else f"{rows:,}",
+        "report": address,
     }
-    if finding.examples:
-        metadata["examples"] = dg.MetadataValue.md(quality_report.markdown(finding, pictures))
+    if result.examples:
+        metadata["examples"] = dg.MetadataValue.md(report.markdown_table(result.examples, images))
     return dg.AssetCheckResult(
         asset_key=asset,
-        check_name=finding.name,
-        passed=finding.passed,
-        severity=dg.AssetCheckSeverity.ERROR if finding.blocking else dg.AssetCheckSeverity.WARN,
-        description=f"expected {finding.expected}; found {finding.observed}",
+        check_name=result.name,
+        passed=result.success,
+        severity=dg.AssetCheckSeverity.ERROR if result.blocking else dg.AssetCheckSeverity.WARN,
+        description=f"expected {result.expected}; found {result.observed}",
         metadata=metadata,
     )

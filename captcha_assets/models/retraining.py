@@ -17,7 +17,7 @@ from captcha_assets.images.local import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.quality import verdict
+from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 
@@ -71,7 +71,7 @@ class Reason:
 
 
 def situation(settings: Settings, code: str, configuration: str) -> Situation:
-    """Look at the splits, at the quality verdicts, and at the model that was trained last.
+    """Look at the splits, at the validation results, and at the model that was trained last.
 
     Args:
         settings: where things are kept.
@@ -112,7 +112,7 @@ def _blocked(settings: Settings) -> Iterator[str]:
         yield "there are no splits yet"
         return
     for table in ("image_index", "splits"):
-        if not verdict.has_passed(settings.verdict(table)):
+        if not validation_result.has_passed(settings.validation_results(table)):
             yield f"a blocking check of {table} fails"
     try:
         batches = batches_of(settings.splits)
@@ -133,8 +133,8 @@ def _training_images(splits: str) -> pl.DataFrame:
 def _drifted(settings: Settings, trained: ModelConfig) -> Iterator[str]:
     seen = set(trained.provenance.get("deliveries", ()))
     for batch in batches_of(settings.splits):
-        folder = settings.verdict("drift", batch)
-        if batch not in seen and verdict.has_warnings(folder):
+        folder = settings.validation_results("drift", batch)
+        if batch not in seen and validation_result.has_warnings(folder):
             yield batch
 
 

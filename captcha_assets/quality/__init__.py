@@ -1,1 +1,1 @@
-"""What a table must be like: expectations in, a plain verdict with its report out."""
+"""What a table must be like: expectation suites, validation results, reports."""

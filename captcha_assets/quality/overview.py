@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.quality import verdict
+from captcha_assets.quality import validation_result
+from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
 from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath
 
@@ -43,17 +44,18 @@ def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOv
 
 
 def _describe(settings: Settings, batch: str, firsts: dict[str, int]) -> BatchOverview:
-    if not (settings.verdict("image_table", batch) / "verdict.json").exists():
+    folder = settings.validation_results("image_table", batch)
+    if not validation_result.is_stored(folder):
         return BatchOverview(batch, None, None, None, None, "not made")
     try:
         usable = _rows(settings.image_table(batch))
         rejected = _rows(settings.rejected_images(batch))
-        judged = verdict.load(settings.verdict("image_table", batch))
-    except (pl.exceptions.PolarsError, OSError, verdict.VerdictError):
+        validation = validation_result.load(folder)
+    except (pl.exceptions.PolarsError, OSError, ValidationResultError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
     # An image counts for the delivery that brought it first.
-    duplicates = usable - firsts[batch] if batch in firsts and judged.passed else None
-    return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(judged))
+    duplicates = usable - firsts[batch] if batch in firsts and validation.passed else None
+    return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(validation))
 
 
 def _rows(path: AnyPath) -> int:
@@ -80,9 +82,8 @@ def _firsts_by_batch(settings: Settings) -> dict[str, int]:
     return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())
 
 
-def _in_words(judged: verdict.Verdict) -> str:
-    if not judged.passed:
-        failed = [finding.name for finding in judged.findings if finding.blocking and not finding.passed]
-        return f"quarantined: {', '.join(failed)}"
-    warnings = len(judged.warnings)
+def _in_words(validation: ValidationResult) -> str:
+    if not validation.passed:
+        return f"quarantined: {', '.join(one.name for one in validation.failures)}"
+    warnings = len(validation.warnings)
     return f"passed, {warnings} warning{'s' * (warnings > 1)}" if warnings else "passed"

@@ -1,4 +1,4 @@
-"""A verdict as one page of HTML that needs nothing beside it: styles and pictures are inside."""
+"""Validation results as one page of HTML that needs nothing beside it: styles and images are inside."""
 
 import base64
 import re
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from captcha_assets.quality.verdict import IMAGE_COLUMNS, Finding, Verdict
+from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult
 
 
 @cache
@@ -27,34 +27,34 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def page(verdict: Verdict, figures: Mapping[str, bytes] | None = None) -> str:
-    """Return the report: what stops the flow first, then the warnings, then what is as it should be.
+def page(validation: ValidationResult, figures: Mapping[str, bytes] | None = None) -> str:
+    """Return the report: what stops the flow first, then the warnings, then what is as expected.
 
     Args:
-        verdict: what was found.
-        figures: PNGs by title, shown above the findings.
+        validation: the validation results of a table.
+        figures: PNGs by title, shown above the results.
     """
     return _template("report.html.jinja").render(
-        verdict=verdict,
+        validation=validation,
         figures={title: base64.b64encode(png).decode() for title, png in (figures or {}).items()},
-        sections=[*verdict.failures, *verdict.warnings],
-        passed=[finding for finding in verdict.findings if finding.passed],
+        sections=[*validation.failures, *validation.warnings],
+        passed=[result for result in validation.results if result.success],
         columns=_columns,
         image_columns=list(IMAGE_COLUMNS),
     )
 
 
-def history(verdicts: Mapping[str, Verdict], of: int | None = None) -> str:
-    """Return a page that shows how each check went from delivery to delivery.
+def history(validations: Mapping[str, ValidationResult], of: int | None = None) -> str:
+    """Return a page that shows how each check went from batch to batch.
 
     Args:
-        verdicts: verdicts by delivery, oldest first. The page links to `<delivery>/report.html`, so it
+        validations: validation results by batch, oldest first. The page links to `<batch>/report.html`, so it
             belongs into the folder above theirs.
-        of: number of all deliveries, where these are not all.
+        of: number of all batches, where these are not all.
     """
-    checks = {finding.name: finding for verdict in verdicts.values() for finding in verdict.findings}
+    checks = {result.name: result for one in validations.values() for result in one.results}
     return _template("history.html.jinja").render(
-        verdicts=dict(reversed(list(verdicts.items()))), checks=checks, of=of or len(verdicts)
+        validations=dict(reversed(list(validations.items()))), checks=checks, of=of or len(validations)
     )
 
 
@@ -86,24 +86,19 @@ def start(sections: Sequence[Section], ui_url: str) -> str:
     return _template("start.html.jinja").render(sections=sections, ui_url=ui_url)
 
 
-def markdown(finding: Finding, pictures: Mapping[str, str]) -> str:
-    """Return the examples of one finding as a Markdown table, with their pictures (`Verdict.pictures`)."""
-    return markdown_table(finding.examples, pictures)
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> str:
-    """Return rows as a Markdown table, with their pictures.
+def markdown_table(rows: Sequence[Mapping[str, Any]], images: Mapping[str, str]) -> str:
+    """Return rows as a Markdown table, with their images.
 
     Args:
         rows: values by name; `IMAGE_COLUMNS` name images.
-        pictures: image id to base64 PNG.
+        images: image id to base64 PNG.
     """
     columns = _columns(rows)
     lines = [["", *(name.replace("_", " ") for name in columns)], ["---"] * (len(columns) + 1)]
     for row in rows:
-        shown = [pictures[row[name]] for name in IMAGE_COLUMNS if row.get(name) in pictures]
-        images = " ".join(f"![image](data:image/png;base64,{png})" for png in shown)
-        lines.append([images, *(_plain_markdown(_shown(row.get(name))) for name in columns)])
+        shown = [images[row[name]] for name in IMAGE_COLUMNS if row.get(name) in images]
+        first = " ".join(f"![image](data:image/png;base64,{png})" for png in shown)
+        lines.append([first, *(_plain_markdown(_shown(row.get(name))) for name in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

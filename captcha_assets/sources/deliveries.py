@@ -414,8 +414,8 @@ def _places(settings: Settings, batch: str) -> list[AnyPath]:
     again. The quality report goes first: without it no index takes the tables.
     """
     return [
-        settings.verdict("image_table", batch),
-        settings.verdict("drift", batch),
+        settings.validation_results("image_table", batch),
+        settings.validation_results("drift", batch),
         settings.image_table(batch),
         settings.rejected_images(batch),
         _made(settings, batch),

@@ -85,7 +85,7 @@ def test_a_damaged_file_of_any_kind_leaves_status_and_batch_list_working(finishe
         settings.splits,
         settings.image_index,
         settings.image_table("first"),
-        settings.verdict("image_table", "first") / "verdict.json",
+        settings.validation_results("image_table", "first") / "validation_result.json",
         settings.models / "candidate.json",
         settings.training_splits(str(finished.version("resnet18"))),
     ]

@@ -1,5 +1,6 @@
 """What the UI says of a delivery's checks: drift that only warns, and the history over all deliveries."""
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +11,10 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import registry
-from captcha_assets.quality import drift, verdict
+from captcha_assets.quality import drift, validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, open_home
@@ -47,7 +49,7 @@ def crown(settings: Settings, work: Path) -> str:
     model_id = registry.add_candidate(settings.models, work / "model")
     generator.write_archive(work / "seen.zip", 1000, seed=1)
     build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet")
-    drift.save(drift.summarize([work / "seen.parquet"]), settings.training_summary(model_id))
+    drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.training_summary(model_id))
     registry.promote(settings.models, model_id, "the first")
     return model_id
 
@@ -113,11 +115,12 @@ def test_a_disturbed_delivery_warns_with_figures_and_a_picture(
     (row,) = [record.data for record in table.records if record.data["feature"] == feature]
     assert row["drifted"] == "yes"
     assert row["difference"] > row["at most"]
-    assert f"{feature}: " in str(found.metadata["observed"].value)
+    assert "of 6 rows unexpected" in str(found.metadata["observed"].value)
+    assert feature in str(found.metadata["observed"].value)
     assert "data:image/png;base64," in str(found.metadata["distributions"].value)
     assert found.metadata["compared with"].value == registry.list_models(delivered.settings.models)[0]
     assert str(found.metadata["report"].value).endswith(f"/quality/drift/{name}/report.html")
-    assert (delivered.settings.verdict("drift", name) / "report.html").exists()
+    assert (delivered.settings.validation_results("drift", name) / "report.html").exists()
 
 
 def test_figures_are_plotted_by_batch_and_never_as_one_line_through_all_batches(delivered: Home) -> None:
@@ -150,7 +153,7 @@ def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
 
 def test_drift_never_stops_a_delivery(delivered: Home) -> None:
     for name in DISTURBED:
-        assert verdict.has_passed(delivered.settings.verdict("image_table", name)), name
+        assert validation_result.has_passed(delivered.settings.validation_results("image_table", name)), name
     graph = delivered.definitions.resolve_asset_graph()
     assert not graph.get(dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")).blocking
 
@@ -177,7 +180,7 @@ def test_the_history_of_the_checks_shows_every_delivery_and_is_linked(delivered:
     assert event.asset_materialization
     linked = str(event.asset_materialization.metadata["history of the checks"].value)
     assert linked.endswith("/quality/image_table/index.html")
-    page = (delivered.settings.verdict("image_table") / "index.html").read_text()
+    page = (delivered.settings.validation_results("image_table") / "index.html").read_text()
     rows = [page.index(f'<a href="{name}/report.html">') for name in ("early", *DISTURBED)]
     assert rows == sorted(rows, reverse=True), "the latest first"
-    assert 'href="../drift/bright/report.html" title="drift: brightness' in page
+    assert re.search(r'href="../drift/bright/report.html" title="drift: \d of 6 rows .*brightness', page)

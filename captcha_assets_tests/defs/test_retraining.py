@@ -1,6 +1,5 @@
 """A training starts by itself, for a reason that its run tells, and once for each reason."""
 
-import dataclasses
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
 from captcha_assets.defs.model.sensors import WHY_TAG, retraining_sensor
 from captcha_assets.models import registry
-from captcha_assets.quality import verdict
+from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
+from captcha_assets_tests.quality.stored_results import stored, validated
 
 DATA = "+key:splits"
 
@@ -132,14 +132,13 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
 
 
 def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
-    folder = grown.settings.verdict("splits")
-    judged = verdict.load(folder)
-    failing = dataclasses.replace(judged.findings[0], passed=False, blocking=True)
-    verdict.save(dataclasses.replace(judged, findings=(failing, *judged.findings[1:])), "", folder)
+    folder = grown.settings.validation_results("splits")
+    sound = validation_result.load(folder)
+    validation_result.save(validated(stored(success=False, severity="critical")), "", folder)
     ticks = Ticks(grown, retrain_new_images=50)
     assert ticks.tick() == []
     assert ticks.said == "no training: a blocking check of splits fails"
-    verdict.save(judged, "", folder)
+    validation_result.save(sound, "", folder)
     assert ticks.clauses() == ["new images"]
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import TIES_SPLITS, update_splits
-from captcha_assets.quality.expectations import judge_splits
+from captcha_assets.quality.validation import validate_splits
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import shifted
 from captcha_assets_tests.images.tables import write_table
@@ -42,5 +43,4 @@ def test_copies_that_came_while_their_originals_were_removed_yield_when_these_re
         assert both[copy]["split"] == (None if differ else second[copy])
         assert both[copy]["held_back"] == (TIES_SPLITS if differ else None)
     assert 0 < apart < 30
-    verdict, _ = judge_splits(splits, index, record)
-    assert verdict.passed
+    assert validate_splits(splits, index, record, CAPTCHA).passed

@@ -10,7 +10,7 @@ from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.splits import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
-from captcha_assets.quality.frames import polars_schema
+from captcha_assets.quality.derived_tables import polars_schema
 
 #: Kaptcha's alphabet: one turn of it has the known class balance.
 ALPHABET = (*CLASSES, "n")
@@ -43,7 +43,7 @@ def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
 
 
 def rejected(count: int = 0, reason: str = "not_an_image") -> pl.DataFrame:
-    """Refused members of a delivery."""
+    """Rejected members of a delivery."""
     return pl.DataFrame(
         {
             "batch": ["first"] * count,

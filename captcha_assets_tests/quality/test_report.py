@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from captcha_assets.quality import report
-from captcha_assets.quality.verdict import Finding, Verdict
+from captcha_assets_tests.quality.stored_results import stored, validated
 
 #: A picture of one pixel.
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -39,42 +39,32 @@ class Page(HTMLParser):
         self.text += data
 
 
-def finding(
-    name: str = "labels_in_alphabet", *, passed: bool = False, blocking: bool = True, **values
-) -> Finding:
-    return Finding(name, f"what {name} is for", "something", "something else", passed, blocking, **values)
-
-
-def verdict(*findings: Finding, **values) -> Verdict:
-    return Verdict("image_table/first", findings, 420, **values)
-
-
 def test_the_report_says_what_was_expected_and_found():
-    page = Page(report.page(verdict(finding("unique_members", passed=True))))
+    page = Page(report.page(validated(stored("unique_members", success=True))))
     for words in ("image table of batch first", "420 rows", "Passed", "unique members", "something else"):
         assert words in page.text
 
 
 @pytest.mark.parametrize(
-    ("findings", "outcome"),
+    ("results", "outcome"),
     [
-        ([finding(passed=True)], "Passed"),
-        ([finding(blocking=False)], "Passed with 1 warning"),
+        ([stored(success=True)], "Passed"),
+        ([stored(severity="warning")], "Passed with 1 warning"),
         (
-            [finding(), finding("image_size"), finding("few_rejects", blocking=False)],
+            [stored(), stored("image_size"), stored("few_rejects", severity="warning")],
             "Stopped: 2 checks failed",
         ),
     ],
 )
-def test_the_report_begins_with_the_outcome(findings, outcome):
-    text = " ".join(Page(report.page(verdict(*findings))).text.split())
+def test_the_report_begins_with_the_outcome(results, outcome):
+    text = " ".join(Page(report.page(validated(*results))).text.split())
     assert re.search(rf"420 rows {outcome} \d", text)
 
 
 def test_what_stops_the_flow_comes_first_then_warnings_then_the_rest():
     names = ["unique_members", "few_rejects", "image_size"]
     page = report.page(
-        verdict(finding(names[0], passed=True), finding(names[1], blocking=False), finding(names[2]))
+        validated(stored(names[0], success=True), stored(names[1], severity="warning"), stored(names[2]))
     )
     assert [page.index(f'id="{name}"') for name in reversed(names)] == sorted(
         page.index(f'id="{name}"') for name in names
@@ -82,22 +72,20 @@ def test_what_stops_the_flow_comes_first_then_warnings_then_the_rest():
 
 
 def test_examples_are_shown_as_pictures():
-    one = finding(
-        examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "z"}], total_unexpected=2
-    )
-    page = Page(report.page(verdict(one, pictures={"one": PNG})))
+    one = stored(examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "z"}])
+    page = Page(report.page(validated(one, images={"one": PNG})))
     assert [value for name, value in page.attributes if name == "src"] == [f"data:image/png;base64,{PNG}"]
 
 
 def test_both_near_duplicates_are_shown():
-    one = finding(examples=[{"image_id": "one", "near_duplicate": "two"}], total_unexpected=1)
-    page = Page(report.page(verdict(one, pictures={"one": PNG, "two": PNG})))
+    one = stored(examples=[{"image_id": "one", "near_duplicate": "two"}])
+    page = Page(report.page(validated(one, images={"one": PNG, "two": PNG})))
     assert page.tags.count("img") == 2
 
 
 def test_the_report_needs_nothing_beside_it():
-    one = finding(examples=[{"image_id": "one"}], total_unexpected=1)
-    text = report.page(verdict(one, finding(passed=True), pictures={"one": PNG}))
+    one = stored(examples=[{"image_id": "one"}])
+    text = report.page(validated(one, stored(success=True), images={"one": PNG}))
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
     addresses = [value for name, value in page.attributes if name in {"src", "href", "srcset", "action"}]
@@ -110,9 +98,9 @@ def test_the_report_needs_nothing_beside_it():
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_name_is_shown_and_does_nothing(hostile):
     def page(value: str) -> Page:
-        one = finding(examples=[{"image_id": value, "member": value, value: value}], total_unexpected=1)
-        judged = Verdict(value, (one, finding("image_size", passed=True)), 1)
-        return Page(report.page(judged))
+        one = stored(examples=[{"image_id": value, "member": value, value: value}])
+        found = validated(one, stored("image_size", success=True), subject=value)
+        return Page(report.page(found))
 
     harmless, harmful = page("harmless"), page(hostile)
     assert harmful.tags == harmless.tags
@@ -124,32 +112,29 @@ def test_a_hostile_name_is_shown_and_does_nothing(hostile):
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_name_does_nothing_in_the_markdown_either(hostile):
-    one = finding(examples=[{"member": hostile + "|`_*[x](y)"}], total_unexpected=1)
-    lines = report.markdown(one, {}).splitlines()
+    lines = report.markdown_table([{"member": hostile + "|`_*[x](y)"}], {}).splitlines()
     assert len(lines) == 3
     assert lines[2].count("|") == 3
     assert not set('<>`*[]_"') & set(lines[2])
 
 
 def test_the_markdown_shows_pictures():
-    one = finding(
-        examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "y"}], total_unexpected=2
-    )
-    lines = report.markdown(one, {"two": PNG}).splitlines()
+    rows = [{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "y"}]
+    lines = report.markdown_table(rows, {"two": PNG}).splitlines()
     assert "![" not in lines[2]
     assert f"![image](data:image/png;base64,{PNG})" in lines[3]
 
 
 def test_very_long_values_are_cut():
-    page = Page(report.page(verdict(finding(examples=[{"member": "x" * 10_000}], total_unexpected=1))))
+    page = Page(report.page(validated(stored(examples=[{"member": "x" * 10_000}]))))
     assert "x" * 150 in page.text
     assert "x" * 201 not in page.text
 
 
-def test_verdicts_and_thresholds_load_without_great_expectations():
+def test_stored_results_and_reports_load_without_great_expectations():
     code = """
 import sys
-import captcha_assets.quality.report, captcha_assets.quality.thresholds, captcha_assets.quality.verdict
+import captcha_assets.quality.report, captcha_assets.quality.validation_result
 print(sorted({"great_expectations", "pandas", "polars", "scipy", "cv2"} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -157,10 +142,10 @@ print(sorted({"great_expectations", "pandas", "polars", "scipy", "cv2"} & sys.mo
 
 
 def history_of_two() -> Page:
-    good = verdict(
-        finding("unique_members", passed=True), finding("few_rejects", passed=True, blocking=False)
+    good = validated(
+        stored("unique_members", success=True), stored("few_rejects", success=True, severity="warning")
     )
-    bad = verdict(finding("unique_members"), finding("few_rejects", blocking=False), finding("drift"))
+    bad = validated(stored("unique_members"), stored("few_rejects", severity="warning"), stored("drift"))
     return Page(report.history({"first": good, "second": bad}))
 
 
@@ -191,12 +176,12 @@ def test_each_mark_of_the_history_leads_to_what_was_found():
 
 
 def test_a_history_of_some_deliveries_says_of_how_many():
-    judged = verdict(finding(passed=True))
-    assert "1 of 1,234 deliveries" in report.history({"first": judged}, of=1234)
-    assert "1 delivery," in report.history({"first": judged})
+    found = validated(stored(success=True))
+    assert "1 of 1,234 deliveries" in report.history({"first": found}, of=1234)
+    assert "1 delivery," in report.history({"first": found})
 
 
 def test_the_history_lets_no_name_do_harm():
-    judged = verdict(finding())
-    harmful = report.history({HOSTILE[1]: dataclasses.replace(judged, subject=HOSTILE[1])})
-    assert Page(harmful).tags == Page(report.history({"first": judged})).tags
+    found = validated(stored())
+    harmful = report.history({HOSTILE[1]: dataclasses.replace(found, subject=HOSTILE[1])})
+    assert Page(harmful).tags == Page(report.history({"first": found})).tags

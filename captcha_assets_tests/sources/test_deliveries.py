@@ -505,8 +505,8 @@ def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tm
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(raw.path.read_bytes())
         for table in ("image_table", "drift"):
-            settings.verdict(table, name).mkdir(parents=True)
-            (settings.verdict(table, name) / "verdict.json").write_text("{}")
+            settings.validation_results(table, name).mkdir(parents=True)
+            (settings.validation_results(table, name) / "validation_result.json").write_text("{}")
     (settings.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
     deliveries.remove(settings, "real")
     assert [name for name in files_below(settings.home) if "real" in name] == [".scratch/locks/real.lock"]
@@ -532,7 +532,7 @@ def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
     settings = Settings(home=tmp_path, artifacts=str(bucket))
     deliver(settings, "real", "synthetic:5")
     settings.image_table("real").write_bytes(b"table")
-    (settings.verdict("image_table", "real") / "verdict.json").write_bytes(b"{}")
+    (settings.validation_results("image_table", "real") / "validation_result.json").write_bytes(b"{}")
     deliveries.remove(settings, "real")
     assert bucket.fs.find(bucket.path) == []
 

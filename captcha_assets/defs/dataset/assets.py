@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 from pydantic import Field
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs import input_versions, required_inputs, split_assignments
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
@@ -19,7 +20,7 @@ from captcha_assets.images import index
 from captcha_assets.images import splits as split_table
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.local import batches_of
-from captcha_assets.quality import thresholds, verdict
+from captcha_assets.quality import suites, validation_result
 from captcha_assets.settings import Settings
 
 _DECISIONS = dg.AssetCheckSpec(
@@ -47,28 +48,32 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
     deps=["image_table", "batch_catalog", "label_decisions"],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
-    code_version=f"1.{thresholds.VERSION}",
+    code_version=f"1.{suites.version('image_index', CAPTCHA)}",
     description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
     "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
     metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
     | column_lineage(index.COLUMN_ORIGINS),
-    check_specs=[*check_specs("image_index", thresholds.CHECKS["image_index"]), _DECISIONS],
+    check_specs=[*check_specs("image_index", suites.expectations("image_index", CAPTCHA)), _DECISIONS],
 )
 def image_index(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
-    """Bring the deliveries that passed their checks together; the others are held back and named."""
-    from captcha_assets.quality import expectations
+    """Bring the deliveries that passed their checks together; the others are quarantined and named."""
+    from captcha_assets.quality import validation
 
     versions = input_versions.versions_now(context.instance, "image_table")
     deliveries = context.instance.get_dynamic_partitions(BATCH)
     if not versions:
         required_inputs.require(settings, settings.image_index, "image_table")
-    passed = [name for name in deliveries if verdict.has_passed(settings.verdict("image_table", name))]
+    passed = [
+        name
+        for name in deliveries
+        if validation_result.has_passed(settings.validation_results("image_table", name))
+    ]
     tables = {name: settings.image_table(name) for name in passed}
     summary = index.build_image_index(tables, settings.image_index, settings.label_decisions)
-    judgement = expectations.judge_image_index(settings.image_index, tables)
-    results, report = published(settings, judgement, "image_index")
+    found = validation.validate_image_index(settings.image_index, CAPTCHA, tables)
+    results, report = published(settings, found, "image_index")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(summary.version),
         check_results=[*results, _decisions_result(summary.idle_decisions)],
@@ -81,11 +86,11 @@ def image_index(
             "images in groups": summary.images_in_groups,
             "images by class": counts(summary.by_class, "class"),
             "decisions without effect": list(summary.idle_decisions),
-            "deliveries held back": sorted(set(deliveries) - set(passed)),
+            "quarantined deliveries": sorted(set(deliveries) - set(passed)),
             "path": dg.MetadataValue.path(str(settings.image_index)),
             **column_lineage(index.COLUMN_ORIGINS),
             "quality report": report,
-            **conflict_metadata(settings, tables),
+            **conflict_metadata(settings, tables, CAPTCHA),
             **input_versions.record(versions, "image_table"),
         },
     )
@@ -105,18 +110,18 @@ class SplitsConfig(dg.Config):
     deps=[image_index],
     group_name="dataset",
     kinds={"parquet", "polars", "great_expectations"},
-    code_version=f"2.{thresholds.VERSION}",
+    code_version=f"2.{suites.version('splits', CAPTCHA)}",
     description="The split of every image, assigned once and for ever: image id, label, group, split, batch. "
     "The assignments are recorded in `data/splits`.",
     metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
     | column_lineage(split_table.COLUMN_ORIGINS),
-    check_specs=check_specs("splits", thresholds.CHECKS["splits"]),
+    check_specs=check_specs("splits", suites.expectations("splits", CAPTCHA)),
 )
 def splits(
     context: dg.AssetExecutionContext, config: SplitsConfig, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Assign a split to every new image; an image that has one keeps it."""
-    from captcha_assets.quality import expectations
+    from captcha_assets.quality import validation
 
     required_inputs.require(settings, settings.image_index, "image_index")
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
@@ -126,8 +131,8 @@ def splits(
         settings.image_index, settings.splits, record, settings.image_table, accept_loss=config.accept_loss
     )
     tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-    judgement = expectations.judge_splits(settings.splits, settings.image_index, record, tables)
-    results, report = published(settings, judgement, "splits")
+    found = validation.validate_splits(settings.splits, settings.image_index, record, CAPTCHA, tables)
+    results, report = published(settings, found, "splits")
     sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(summary.version),

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.partitions import batches
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.models import registry
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.quality.drift import DriftFeature, DriftVerdict, Summary
+    from captcha_assets.quality.drift import DriftFeature, DriftResult, Summary
 
 DRIFT = dg.AssetCheckSpec(
     "drift",
@@ -40,12 +41,12 @@ def drift_of(settings: Settings, batch: str) -> Drift:
     from captcha_assets.quality import drift
 
     try:
-        reference = drift.load(trained_on)
+        reference = drift.load(trained_on, CAPTCHA)
     except drift.DriftError as error:
         return _not_compared(f"no comparison: {error}", passed=False)
     if reference.images < drift.MIN_REFERENCE:
         return _not_compared(f"the champion was trained on {reference.images} images, too few to compare")
-    images = drift.summarize([settings.image_table(batch)])
+    images = drift.summarize([settings.image_table(batch)], CAPTCHA)
     if images.images == 0:
         return _not_compared("no usable images to compare")
     return _compared(settings, batch, reference, images, champion.model_id)
@@ -58,19 +59,20 @@ def _not_compared(words: str, *, passed: bool = True) -> Drift:
 def _compared(
     settings: Settings, batch: str, reference: "Summary", images: "Summary", model_id: str
 ) -> Drift:
-    from captcha_assets.quality import drift, drift_picture, report, verdict
+    from captcha_assets.quality import drift, drift_plot, report, validation, validation_result
 
     found = drift.compare(reference, images)
-    figures = {"distributions": drift_picture.picture(reference, images, found)}
-    judged, folder = found.verdict(f"drift/{batch}"), settings.verdict("drift", batch)
-    verdict.save(judged, report.page(judged, figures), folder)
+    figures = {"distributions": drift_plot.plot(reference, images, found)}
+    subject, folder = f"drift/{batch}", settings.validation_results("drift", batch)
+    validated = validation.validate("drift", subject, {"drift": found.table()}, CAPTCHA, rows=images.images)
+    validation_result.save(validated, report.page(validated, figures), folder)
     drifted = ", ".join(_plain(feature) for feature in found.drifted)
     result = _result(
         passed=found.passed, words=f"drifted: {drifted}" if drifted else "as the training images"
     ).with_metadata(
         {
             "differences": _differences(found),
-            "observed": verdict.as_one(DRIFT.name, judged.findings).observed,
+            "observed": validated.results[0].observed,
             "compared with": model_id,
             "distributions": picture(figures["distributions"], "distributions"),
             "report": link(settings, folder / "report.html"),
@@ -84,7 +86,7 @@ def _plain(feature: "DriftFeature") -> str:
     return feature.name.replace("_", " ")
 
 
-def _differences(found: "DriftVerdict") -> dg.TableMetadataValue:
+def _differences(found: "DriftResult") -> dg.TableMetadataValue:
     """Return the size of each difference and the most that is tolerated, as a table.
 
     Numbers of their own would be plotted over time, all batches in one line.

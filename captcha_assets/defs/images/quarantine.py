@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from captcha_assets.quality.verdict import Verdict
+from captcha_assets.quality.validation_result import ValidationResult
 
 
-def state_of(verdict: Verdict) -> str:
+def state_of(validation: ValidationResult) -> str:
     """Return how a batch stands after its checks, in words for its metadata."""
-    if verdict.passed:
+    if validation.passed:
         return "usable"
-    return f"quarantined: {', '.join(finding.name for finding in verdict.failures)}"
+    return f"quarantined: {', '.join(one.name for one in validation.failures)}"
 
 
 def show_as_failed(context: dg.AssetExecutionContext, asset: dg.AssetKey) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
@@ -63,7 +64,7 @@ def _keep(settings: Settings, data: local.LocalTables, trained: Path) -> str:
     model_id = folder.verify(trained)
     with replacing(settings.training_splits(model_id)) as part:
         shutil.copyfile(data.splits, part)
-    drift.save(drift.summarize(data.tables, data.splits), settings.training_summary(model_id))
+    drift.save(drift.summarize(data.tables, CAPTCHA, data.splits), settings.training_summary(model_id))
     registry.add_candidate(settings.models, trained)
     shutil.rmtree(trained.parent)
     return model_id

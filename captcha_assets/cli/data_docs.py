@@ -1,0 +1,15 @@
+"""`captcha-assets data-docs`: Great Expectations' own pages."""
+
+import click
+
+from captcha_assets.settings import Settings
+
+
+@click.command()
+@click.pass_obj
+def data_docs(settings: Settings) -> None:
+    """Build Great Expectations' Data Docs of all stored validation results, and say where they lie."""
+    from captcha_assets.dataset import CAPTCHA
+    from captcha_assets.quality.data_docs import build
+
+    click.echo(build(settings, CAPTCHA))

@@ -1,0 +1,233 @@
+"""Great Expectations validates the image table, the image index, the splits, and the drift of a batch.
+
+Importing this module imports Great Expectations, which takes seconds: import it where a table is validated.
+"""
+
+import gc
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import great_expectations as gx
+import pandas as pd
+from great_expectations import expectations as gxe
+from great_expectations.core.batch_definition import BatchDefinition
+from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
+from great_expectations.expectations.expectation import Expectation as GxExpectation
+from great_expectations.expectations.metadata_types import FailureSeverity
+
+from captcha_assets.dataset import DatasetSpec
+from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
+from captcha_assets.quality import derived_tables, example_images, suites
+from captcha_assets.quality.derived_tables import DerivedTables, ValidationError, row_count, scan
+from captcha_assets.quality.suites import Expectation
+from captcha_assets.quality.validation_result import MAX_EXAMPLES, ValidationResult
+from captcha_assets.storage import AnyPath
+
+# The import leaves hundreds of thousands of objects that stay for ever. Unless told so, the garbage collector
+# goes through all of them once in the middle of the work and once at the end, half a second each.
+gc.freeze()
+
+__all__ = [
+    "ValidationError",
+    "context",
+    "suite_of",
+    "validate",
+    "validate_image_index",
+    "validate_image_table",
+    "validate_splits",
+]
+
+
+def validate_image_table(table: AnyPath, rejected: AnyPath, spec: DatasetSpec) -> ValidationResult:
+    """Validate one batch: its usable images and its rejected members.
+
+    Args:
+        table: the batch's image table.
+        rejected: its rejected members.
+        spec: what its images should be like.
+
+    Raises:
+        ValidationError: one of the tables is absent or cannot be read.
+    """
+    derived = derived_tables.of_image_table(table, rejected, spec)
+    rows = row_count(scan(table))
+    return validate(
+        "image_table", f"image_table/{table.stem}", derived, spec, rows=rows, tables={table.stem: table}
+    )
+
+
+def validate_image_index(
+    index: AnyPath, spec: DatasetSpec, tables: Mapping[str, AnyPath] | None = None
+) -> ValidationResult:
+    """Validate the index of all distinct images.
+
+    Args:
+        index: the image index.
+        spec: what its images should be like.
+        tables: image tables by batch; the images of unexpected rows are taken from them.
+
+    Raises:
+        ValidationError: a table is absent or cannot be read.
+    """
+    derived = derived_tables.of_image_index(index)
+    return validate("image_index", "image_index", derived, spec, rows=row_count(scan(index)), tables=tables)
+
+
+def validate_splits(
+    splits: AnyPath,
+    index: AnyPath,
+    record: AssignmentRecord,
+    spec: DatasetSpec,
+    tables: Mapping[str, AnyPath] | None = None,
+    *,
+    ratios: SplitRatios = DEFAULT_RATIOS,
+) -> ValidationResult:
+    """Validate the splits of the images.
+
+    Args:
+        splits: the split of every image.
+        index: the image index that the splits were made for.
+        record: the split assignments.
+        spec: what the images should be like.
+        tables: image tables by batch; the images of unexpected rows are taken from them.
+        ratios: the share of each split.
+
+    Raises:
+        ValidationError: a table is absent or cannot be read.
+        AssignmentError: the record is damaged.
+    """
+    derived = derived_tables.of_splits(splits, index, record.read(), asdict(ratios))
+    return validate("splits", "splits", derived, spec, rows=row_count(scan(splits)), tables=tables)
+
+
+def validate(
+    asset: str,
+    subject: str,
+    derived: DerivedTables,
+    spec: DatasetSpec,
+    *,
+    rows: int,
+    tables: Mapping[str, AnyPath] | None = None,
+) -> ValidationResult:
+    """Validate what is derived of a table with the suites of its asset (`suites.SUITES_OF_ASSET`).
+
+    Args:
+        asset: name of the asset.
+        subject: what is validated, such as `image_table/first`.
+        derived: tables by suite. A table that is not there fails all expectations of its suite.
+        spec: what the images should be like.
+        rows: number of rows of the stored table.
+        tables: image tables by batch; the images of unexpected rows are taken from them.
+    """
+    here = context()
+    source = here.data_sources.add_pandas("tables").add_dataframe_asset("derived_tables")
+    data = source.add_batch_definition_whole_dataframe("whole_table")
+    found = [
+        _validated(data, here.suites.add(suite_of(name, expectations)), expectations, derived.get(name))
+        for name in suites.SUITES_OF_ASSET[asset]
+        if (expectations := suites.SUITES[name](spec))
+    ]
+    result = ValidationResult(subject, rows, found)
+    return replace(result, images=example_images.of_results(result.results, tables or {}, spec))
+
+
+def suite_of(name: str, expectations: Iterable[Expectation]) -> gx.ExpectationSuite:
+    """Return a suite as Great Expectations knows it."""
+    return gx.ExpectationSuite(name=name, expectations=[_expectation(one) for one in expectations])
+
+
+def _expectation(one: Expectation) -> GxExpectation:
+    known_as: type[GxExpectation] = getattr(gxe, one.type)
+    return known_as(
+        **one.arguments, severity=FailureSeverity(one.severity), notes=one.notes, meta={"name": one.name}
+    )
+
+
+def context() -> EphemeralDataContext:
+    """Return a context that keeps nothing, asks nobody and prints nothing."""
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+    )
+    return gx.get_context(mode="ephemeral", project_config=config)
+
+
+def _validated(
+    data: BatchDefinition,
+    suite: gx.ExpectationSuite,
+    expectations: Sequence[Expectation],
+    table: pd.DataFrame | None,
+) -> dict[str, Any]:
+    """Return the result of a suite as Great Expectations writes it, its unexpected rows named."""
+    table = pd.DataFrame() if table is None else table
+    used = [column for column in table if column in _used(expectations)]
+    found = (
+        gx.ValidationDefinition(name=suite.name, data=data, suite=suite)
+        .run(
+            batch_parameters={"dataframe": table[used]},
+            # The rows are named below: Great Expectations takes seconds where many rows are unexpected.
+            result_format={
+                "result_format": "SUMMARY",
+                "partial_unexpected_count": MAX_EXAMPLES,
+                "return_unexpected_index_query": False,
+            },
+        )
+        .to_json_dict()
+    )
+    by_name = {one["expectation_config"]["meta"]["name"]: one for one in found["results"]}
+    results = [_with_rows(by_name[one.name], table, _shown(suite.name, one)) for one in expectations]
+    # The rest says when and where, which differs each time.
+    return {key: found[key] for key in ("success", "suite_name", "statistics")} | {"results": results}
+
+
+def _used(expectations: Sequence[Expectation]) -> set[str]:
+    """Return the words of all arguments, columns among them: Great Expectations hashes what it is given."""
+    arguments = [value for one in expectations for value in one.arguments.values() if isinstance(value, str)]
+    return set(re.findall(r"\w+", " ".join(arguments)))
+
+
+def _shown(suite: str, expectation: Expectation) -> list[str]:
+    """Return the columns that an unexpected row of an expectation shows."""
+    own = [value for name, value in expectation.arguments.items() if name in _COLUMN_ARGUMENTS]
+    return list(dict.fromkeys([*suites.IDENTIFYING_COLUMNS[suite], *own, *expectation.shown]))
+
+
+_COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
+
+
+def _with_rows(result: dict[str, Any], table: pd.DataFrame, shown: Sequence[str]) -> dict[str, Any]:
+    """Return a result with its unexpected rows in place of their numbers.
+
+    Tracebacks are left out, and what differs between two validations of the same table.
+    """
+    info, found = result["exception_info"], result["result"]
+    for one in [info] if "raised_exception" in info else info.values():
+        one["exception_traceback"] = ""
+    result["expectation_config"].pop("id", None)
+    if missing := found.get("partial_missing_list"):
+        found["partial_missing_list"] = sorted(missing)
+    if numbers := found.get("partial_unexpected_index_list"):
+        rows = table.loc[numbers, [name for name in shown if name in table]].to_dict("records")
+        found["partial_unexpected_index_list"] = [_plain(row) for row in rows]
+    return result
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the values of a row that are there, as JSON knows them; 32-bit floats show noise."""
+    return {
+        name: (float(f"{value:.6g}") if math.isfinite(value) else str(value))
+        if isinstance(value, float)
+        else value
+        for name, value in row.items()
+        if not pd.isna(value)
+    }

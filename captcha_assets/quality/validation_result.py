@@ -1,0 +1,278 @@
+"""The stored validation results of a table, as Great Expectations wrote them. Light to import.
+
+`ValidationResult` holds the JSON of `ExpectationSuiteValidationResult`, one for each suite of the table;
+`ExpectationResult` is what a reader wants of a single result.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from textwrap import shorten
+from typing import Any, Literal
+
+from captcha_assets.storage import AnyPath, replacing_folder
+
+#: Names of the two files of stored validation results.
+RESULT_FILE = "validation_result.json"
+REPORT_FILE = "report.html"
+#: The name and format of versions before this one: read where there is no `RESULT_FILE`.
+_EARLIER_FILE = "verdict.json"
+
+#: At most this many unexpected rows are kept of each expectation.
+MAX_EXAMPLES = 10
+
+#: The values of an unexpected row that name an image, each with the one that names its batch.
+IMAGE_COLUMNS = {
+    "image_id": "batch",
+    "near_duplicate": "batch_of_near_duplicate",
+    "missing_image": "batch",
+}
+
+
+class ValidationResultError(ValueError):
+    """Stored validation results that are absent or cannot be read."""
+
+
+class QuarantinedError(RuntimeError):
+    """A batch that failed a blocking check; the message says which, and what to do."""
+
+    def __init__(self, batch: str, result: "ValidationResult") -> None:
+        failed = "; ".join(
+            f"{one.name}: expected {one.expected}; found {one.observed}" for one in result.failures
+        )
+        super().__init__(
+            f"batch {batch} is quarantined ({failed}): the other batches go on without it; remove it "
+            f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
+        )
+
+
+@dataclass(frozen=True)
+class ExpectationResult:
+    """The result of one expectation.
+
+    Attributes:
+        name: of the asset check, see `suites`.
+        notes: what the expectation is for.
+        severity: "critical" where nothing may go on when it fails, else "warning".
+        success: whether the table is as expected.
+        expected: the expectation with its arguments, in words.
+        observed: what the table holds, in words.
+        examples: up to ten unexpected rows: what identifies each, and its values.
+        unexpected_count: how many there are.
+    """
+
+    name: str
+    notes: str
+    severity: Literal["critical", "warning"]
+    success: bool
+    expected: str
+    observed: str
+    examples: Sequence[Mapping[str, Any]] = ()
+    unexpected_count: int = 0
+
+    @property
+    def blocking(self) -> bool:
+        """Whether nothing may go on when it fails."""
+        return self.severity == "critical"
+
+    @property
+    def level(self) -> Literal["passed", "warning", "failed"]:
+        """The outcome in one word."""
+        if self.success:
+            return "passed"
+        return "failed" if self.blocking else "warning"
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """All validation results of one table.
+
+    Attributes:
+        subject: what was validated, such as `image_table/first`.
+        rows: number of rows of the table.
+        suites: the result of each suite, as Great Expectations writes it.
+        images: the images among the unexpected rows, where they could be had: image id to base64 PNG.
+    """
+
+    subject: str
+    rows: int
+    suites: Sequence[Mapping[str, Any]]
+    images: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> tuple[ExpectationResult, ...]:
+        """The result of each expectation, in the order of the suites."""
+        return tuple(_result(one) for suite in self.suites for one in suite["results"])
+
+    @property
+    def passed(self) -> bool:
+        """Whether no blocking check failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[ExpectationResult, ...]:
+        """The blocking checks that failed."""
+        return tuple(one for one in self.results if one.level == "failed")
+
+    @property
+    def warnings(self) -> tuple[ExpectationResult, ...]:
+        """The expectations that were not met, but block nothing."""
+        return tuple(one for one in self.results if one.level == "warning")
+
+    @property
+    def level(self) -> Literal["passed", "warning", "failed"]:
+        """The outcome in one word."""
+        return "failed" if self.failures else "warning" if self.warnings else "passed"
+
+
+def _result(stored: Mapping[str, Any]) -> ExpectationResult:
+    config, result = stored["expectation_config"], stored["result"]
+    return ExpectationResult(
+        name=config["meta"]["name"],
+        notes=config["notes"],
+        severity=config["severity"],
+        success=stored["success"],
+        expected=_expected(config["type"], config["kwargs"]),
+        observed=_observed(config["kwargs"], result, stored["exception_info"]),
+        examples=result.get("partial_unexpected_index_list") or (),
+        unexpected_count=result.get("unexpected_count", 0),
+    )
+
+
+def _expected(type_: str, arguments: Mapping[str, Any]) -> str:
+    """Return an expectation as words that lead to its documentation."""
+    words = type_.removeprefix("expect_").replace("_", " ")
+    shown = {name: value for name, value in arguments.items() if name not in _UNSHOWN}
+    given = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in shown.items())
+    return f"{words} ({given})" if given else words
+
+
+_UNSHOWN = {"batch_id", "condition_parser", "ignore_row_if"}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):  # a row condition
+        return str(value.get("pass_through_filter", dict(value)))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _observed(
+    arguments: Mapping[str, Any], result: Mapping[str, Any], exception_info: Mapping[str, Any]
+) -> str:
+    if errors := error_messages(exception_info):
+        return f"could not be validated: {'; '.join(errors)}"
+    if missing := result.get("partial_missing_list"):
+        return f"missing: {_value(missing)}"
+    if "unexpected_count" not in result:
+        return _value(result.get("observed_value") or "as expected")
+    unexpected, rows = result["unexpected_count"], result.get("element_count", 0)
+    share = f" ({100 * unexpected / rows:.3g} %)" if unexpected and rows else ""
+    return f"{unexpected:,} of {rows:,} rows unexpected{share}{_such_as(arguments, result)}"
+
+
+def _such_as(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Return what names the unexpected rows, or their values where the rows are images."""
+    rows = [next(iter(row.items()), ("", None)) for row in result.get("partial_unexpected_index_list") or ()]
+    names = [value for column, value in rows if column not in IMAGE_COLUMNS]
+    if not names and "column" in arguments:
+        names = [value for value in result.get("partial_unexpected_list") or () if value is not None]
+    listed = ", ".join(dict.fromkeys(shorten(_value(name), 60, placeholder="...") for name in names))
+    return f": {listed}" if listed else ""
+
+
+def error_messages(exception_info: Mapping[str, Any]) -> list[str]:
+    """Return why an expectation could not be validated: one exception, or one for each metric."""
+    infos = [exception_info] if "raised_exception" in exception_info else exception_info.values()
+    return list(dict.fromkeys(str(one["exception_message"]) for one in infos if one["raised_exception"]))
+
+
+def save(result: ValidationResult, report_html: str, folder: AnyPath) -> None:
+    """Replace what is in `folder` by validation results and their report, both or neither."""
+    text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
+    with replacing_folder(folder) as part:
+        (part / RESULT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        (part / REPORT_FILE).write_text(report_html, encoding="utf-8", errors="backslashreplace")
+
+
+def load(folder: AnyPath) -> ValidationResult:
+    """Read the validation results that `save` wrote into `folder`.
+
+    Raises:
+        ValidationResultError: there are none, or they cannot be read.
+    """
+    try:
+        earlier = not (folder / RESULT_FILE).exists() and (folder / _EARLIER_FILE).exists()
+        values = json.loads((folder / (_EARLIER_FILE if earlier else RESULT_FILE)).read_text("utf-8"))
+        found = _earlier(values) if earlier else ValidationResult(**values)
+        len(found.results)  # what cannot be understood is noticed here
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValidationResultError(
+            f"no validation results in {folder} ({error}): captcha-assets update validates the table again"
+        ) from error
+    return found
+
+
+def is_stored(folder: AnyPath) -> bool:
+    """Whether `folder` holds validation results, readable or not."""
+    return (folder / RESULT_FILE).exists() or (folder / _EARLIER_FILE).exists()
+
+
+def _earlier(values: Mapping[str, Any]) -> ValidationResult:
+    """Return what a version before this one stored: it counts until the table is validated again."""
+    results = [
+        {
+            "success": one["passed"],
+            "expectation_config": {
+                "type": one["expected"],
+                "kwargs": {},
+                "severity": "critical" if one["blocking"] else "warning",
+                "notes": one["description"],
+                "meta": {"name": one["name"]},
+            },
+            "result": {
+                "observed_value": one["observed"],
+                "partial_unexpected_index_list": one["examples"],
+            },
+            "exception_info": {},
+        }
+        for one in values["findings"]
+    ]
+    return ValidationResult(values["subject"], values["rows"], [{"results": results}], values["pictures"])
+
+
+def has_warnings(folder: AnyPath) -> bool:
+    """Whether `folder` holds validation results that warn; without readable ones nothing is known."""
+    try:
+        return bool(load(folder).warnings)
+    except ValidationResultError:
+        return False
+
+
+def has_passed(folder: AnyPath) -> bool:
+    """Whether `folder` holds validation results that block nothing; without readable ones it does not."""
+    try:
+        return load(folder).passed
+    except ValidationResultError:
+        return False
+
+
+def quarantined(folders: Mapping[str, AnyPath]) -> dict[str, list[str]]:
+    """Return the batches that failed a blocking check, with the names of the checks.
+
+    Results that are missing or damaged name no check: their table is stale, and `status` says so.
+
+    Args:
+        folders: where the validation results of each batch lie.
+    """
+    found = {name: _failures(folder) for name, folder in folders.items()}
+    return {name: checks for name, checks in found.items() if checks}
+
+
+def _failures(folder: AnyPath) -> list[str]:
+    try:
+        return [one.name for one in load(folder).failures]
+    except ValidationResultError:
+        return []

@@ -1,0 +1,61 @@
+import re
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from captcha_assets.cli import main
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.quality import data_docs, validation, validation_result
+from captcha_assets.quality.validation_result import ValidationResultError
+from captcha_assets.settings import Settings, load_settings
+from captcha_assets_tests.quality import tables
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return load_settings(home=tmp_path / "home")
+
+
+def keep(settings: Settings, batch: str, label: str) -> None:
+    """Keep the validation results of a batch whose fourth image has this label."""
+    fourth = pl.int_range(pl.len()) == 3
+    table = tables.image_table(batch=batch).with_columns(
+        label=pl.when(fourth).then(pl.lit(label)).otherwise("label")
+    )
+    found = validation.validate_image_table(
+        tables.write(table, settings.home / f"{batch}.parquet"),
+        tables.write(tables.rejected(), settings.home / "rejected.parquet"),
+        CAPTCHA,
+    )
+    validation_result.save(found, "", settings.validation_results("image_table", batch))
+
+
+def test_the_data_docs_show_every_batch_its_expectations_and_unexpected_values(settings, caplog):
+    keep(settings, "first", "5")
+    keep(settings, "second", "Z")
+    result = CliRunner().invoke(main, ["data-docs"], env={"CAPTCHA_HOME": str(settings.home)})
+    assert result.exit_code == 0, result.output
+    index = settings.data_docs / "index.html"
+    assert result.output.strip() == str(index)
+    assert "image_table-second" in index.read_text()
+    (page,) = (settings.data_docs / "validations" / "image_table").rglob("image_table-second.html")
+    words = re.sub(r"<[^>]*>|\s+", " ", page.read_text()).split()
+    assert "values must belong to this set: 2 3 4" in " ".join(words)
+    assert "Unexpected Value Count Z 1" in " ".join(words)
+    notes = (settings.data_docs / "expectations" / "image_table.html").read_text()
+    assert "Every label is one of the known classes." in notes
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_without_results_there_is_one_clear_error(settings):
+    with pytest.raises(ValidationResultError, match="no validation results yet: captcha-assets update"):
+        data_docs.build(settings, CAPTCHA)
+
+
+def test_what_cannot_be_read_is_left_out(settings):
+    keep(settings, "first", "5")
+    folder = settings.validation_results("image_table", "damaged")
+    folder.mkdir(parents=True)
+    (folder / "validation_result.json").write_text("{")
+    assert "damaged" not in data_docs.build(settings, CAPTCHA).read_text()

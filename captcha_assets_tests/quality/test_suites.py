@@ -1,0 +1,57 @@
+"""What the suites hold, and what makes a table be validated anew."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.quality import suites, validation
+from captcha_assets.quality.suites import SUITES, Expectation
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_great_expectations_knows_every_expectation_and_its_arguments(name: str) -> None:
+    expectations = SUITES[name](CAPTCHA)
+    suite = validation.suite_of(name, expectations)
+    assert [one.meta and one.meta["name"] for one in suite.expectations] == [one.name for one in expectations]
+    assert [one.severity for one in suite.expectations] == [one.severity for one in expectations]
+
+
+def test_nothing_is_expected_of_what_is_not_known_of_a_data_set() -> None:
+    bare = replace(CAPTCHA, class_shares=None, brightness=None, contrast=None, foreground_fraction=None)
+    left_out = {one.name for one in suites.expectations("image_table", CAPTCHA)} - {
+        one.name for one in suites.expectations("image_table", bare)
+    }
+    ranges = {"brightness_in_range", "contrast_in_range", "foreground_fraction_in_range"}
+    assert left_out == {"class_balance", *ranges}
+
+
+def test_another_limit_of_the_data_set_validates_anew() -> None:
+    brighter = replace(CAPTCHA, brightness=(40.0, 250.0))
+    assert suites.version("image_table", brighter) != suites.version("image_table", CAPTCHA)
+    assert suites.version("splits", brighter) == suites.version("splits", CAPTCHA)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"notes": "In other words."}, False),
+        ({"severity": "warning"}, True),
+        ({"name": "another"}, True),
+        ({"arguments": {"column": "reason", "mostly": 0.6}}, True),
+    ],
+)
+def test_another_limit_or_severity_validates_anew_and_other_notes_do_not(
+    change: dict[str, Any], *, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = suites.version("image_table", CAPTCHA)
+
+    def changed(spec: Any) -> list[Expectation]:
+        return [
+            one._replace(**change) if one.name == "share_of_rejects" else one
+            for one in suites.image_table(spec)
+        ]
+
+    monkeypatch.setattr(suites, "SUITES", {**SUITES, "image_table": changed})
+    assert (suites.version("image_table", CAPTCHA) != before) == again
