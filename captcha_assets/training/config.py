@@ -195,7 +195,7 @@ class TrainingJob:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Told, and no part of the model's identity: run id, deliveries and the like."""
-    hurdles: Mapping[int, float] = field(default_factory=dict)
+    pruning_thresholds: Mapping[int, float] = field(default_factory=dict)
     """Validation accuracy that must be reached by the end of an epoch; otherwise the training stops there."""
 
     @property
@@ -225,7 +225,7 @@ class TrainingJob:
         """
         value = _read(path)
         wanted = {entry.name for entry in fields(cls)}
-        needed = wanted - {"settings", "provenance", "hurdles"}
+        needed = wanted - {"settings", "provenance", "pruning_thresholds"}
         if unknown := ", ".join(sorted(set(value) - wanted)):
             raise JobError(f"{path} has unknown fields: {unknown}")
         if missing := ", ".join(sorted(needed - set(value))):
@@ -246,7 +246,9 @@ class TrainingJob:
                 code_version=str(value["code_version"]),
                 settings=TrainingSettings.of(value.get("settings", {})),
                 provenance=dict(value.get("provenance", {})),
-                hurdles={int(epoch): float(least) for epoch, least in value.get("hurdles", {}).items()},
+                pruning_thresholds={
+                    int(epoch): float(least) for epoch, least in value.get("pruning_thresholds", {}).items()
+                },
             )
         except (TypeError, AttributeError) as error:
             raise JobError(f"{path} has a field of the wrong type: {error}") from error

@@ -58,7 +58,9 @@ def sweep_trial(
     with local.local_tables(settings) as data:
         told = TrainingSettings.of(record.settings)
         job = job_for(settings, data, told, context.run_id)
-        job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
+        job = _of_trial(
+            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), told.epochs)
+        )
         context.log.info(f"{name}: {trials.in_words(record.parameters)}")
         record = _train(context, compute, job, record)
     trials.save(settings, record)
@@ -100,14 +102,16 @@ def _peers(settings: Settings, record: Record) -> list[Record]:
     ]
 
 
-def _of_trial(settings: Settings, job: TrainingJob, record: Record, hurdles: dict[int, float]) -> TrainingJob:
+def _of_trial(
+    settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
+) -> TrainingJob:
     """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
     work = settings.scratch / "sweep" / record.trial
     return dataclasses.replace(
         job,
         output=work / "model",
         checkpoints=work / "checkpoints",
-        hurdles=hurdles,
+        pruning_thresholds=pruning_thresholds,
         provenance={**job.provenance, "sweep": record.sweep, "trial": record.trial},
     )
 
