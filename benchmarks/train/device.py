@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, se
     """Seconds of fitting until 99 % of the validation images are read, the first time cold."""
     held = len(labels) * 2 // 10
     for seed in range(seeds):
-        chosen = replace(settings, seed=seed)
+        chosen = settings.replaced(seed=seed)
         data = SplitData(
             train_images(pixels[held:], labels[held:], chosen), tensors(pixels[:held], labels[:held]), chosen
         )

@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -242,7 +242,7 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         seed=job.settings.seed,
         splits_version=job.splits_version,
         code_version=job.code_version,
-        settings=asdict(job.settings),
+        settings=job.settings.model_dump(),
         packages={name: version(name) for name in _PACKAGES},
         # Sums of floats depend on how many threads share them: needed to train the very same model again.
         provenance={

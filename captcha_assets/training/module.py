@@ -1,7 +1,6 @@
 """The Lightning module: loss, optimizer, and metrics that leave the device once an epoch."""
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -53,7 +52,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
         super().__init__()
-        self.save_hyperparameters(asdict(settings))
+        self.save_hyperparameters(settings.model_dump())
         self.network = network
         self.settings = settings
         self.train_metrics = LossAndAccuracy()

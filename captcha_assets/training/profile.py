@@ -1,7 +1,7 @@
 """A trace of some training steps, as they are in a real training: what the time goes to."""
 
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def profile(
     Returns:
         The operations that took longest, as a table.
     """
-    short = replace(settings, epochs=2, devices=1, pretrained=False)
+    short = settings.replaced(epochs=2, devices=1, pretrained=False)
     chosen = np.arange(steps * short.batch_size) % len(pixels)
     data = _data(pixels, labels, chosen, short)
     torch.manual_seed(short.seed)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def train(place: Path, devices: int) -> Path:
         output=place / f"model{devices}",
         checkpoints=place / f"checkpoints{devices}",
         code_version="c1",
-        settings=replace(SETTINGS, devices=devices),
+        settings=SETTINGS.replaced(devices=devices),
     )
     job.save(place / f"job{devices}.json")
     command = [sys.executable, "-m", "captcha_assets.training", str(place / f"job{devices}.json")]

@@ -1,7 +1,5 @@
 """Training learns, says what it lacks, and tells its figures once an epoch."""
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +36,7 @@ def job_in(place, delivery, **settings) -> TrainingJob:
         output=place / "model",
         checkpoints=place / "checkpoints",
         code_version="c1",
-        settings=replace(SETTINGS, **settings),
+        settings=SETTINGS.replaced(**settings),
     )
 
 
@@ -114,7 +112,7 @@ def test_fewer_images_than_a_mini_batch_are_one_mini_batch(tmp_path):
 def test_the_schedule_fits_any_number_of_steps_and_ends_low():
     for steps in (*range(1, 13), 20, 40):
         for warmup in (0.0, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5):
-            settings = replace(SETTINGS, warmup=warmup)
+            settings = SETTINGS.replaced(warmup=warmup)
             optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], settings.learning_rate)
             schedule, rates = one_cycle(optimizer, settings, steps), []
             for _ in range(steps):

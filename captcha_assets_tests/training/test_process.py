@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def job_in(delivery):
             output=place / "model",
             checkpoints=place / "checkpoints",
             code_version="c1",
-            settings=replace(SETTINGS, **settings),
+            settings=SETTINGS.replaced(**settings),
             provenance={"run_id": "r1"},
         )
         job.save(place / "job.json")
@@ -209,7 +208,7 @@ def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
 
 def test_a_training_below_its_pruning_threshold_stops_cleanly_and_leaves_no_model(job_in, tmp_path):
     path = job_in(tmp_path)
-    replace(TrainingJob.load(path), pruning_thresholds={1: 0.0, 2: 0.99}).save(path)
+    TrainingJob.load(path).model_copy(update={"pruning_thresholds": {1: 0.0, 2: 0.99}}).save(path)
     assert finish(path, tmp_path / "log") == 0
     assert "stopped after epoch 2: " in (tmp_path / "log").read_text()
     assert epochs_done(tmp_path) == 2
@@ -218,7 +217,7 @@ def test_a_training_below_its_pruning_threshold_stops_cleanly_and_leaves_no_mode
 
 def test_pruning_thresholds_that_are_reached_change_nothing(undisturbed, job_in, tmp_path):
     path = job_in(tmp_path)
-    replace(TrainingJob.load(path), pruning_thresholds={1: 0.001, 3: 0.001}).save(path)
+    TrainingJob.load(path).model_copy(update={"pruning_thresholds": {1: 0.001, 3: 0.001}}).save(path)
     assert finish(path, tmp_path / "log") == 0
     assert content(tmp_path) == content(undisturbed)
 

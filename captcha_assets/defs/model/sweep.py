@@ -77,7 +77,7 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
     )
     before = trials.load(settings, name)
     chosen = parameters(sweep, name, _peers(settings, empty), before)
-    whole = dataclasses.asdict(sweep.settings_with(chosen))
+    whole = sweep.settings_with(chosen).model_dump()
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
 
@@ -107,12 +107,13 @@ def _of_trial(
 ) -> TrainingJob:
     """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
     work = settings.scratch / "sweep" / record.trial
-    return dataclasses.replace(
-        job,
-        output=work / "model",
-        checkpoints=work / "checkpoints",
-        pruning_thresholds=pruning_thresholds,
-        provenance={**job.provenance, "sweep": record.sweep, "trial": record.trial},
+    return job.model_copy(
+        update={
+            "output": work / "model",
+            "checkpoints": work / "checkpoints",
+            "pruning_thresholds": pruning_thresholds,
+            "provenance": {**job.provenance, "sweep": record.sweep, "trial": record.trial},
+        }
     )
 
 
