@@ -288,7 +288,7 @@ def _train(
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # Settings that are not set are left out: the code of that commit may not know them.
-    path.write_text(json.dumps({key: one for key, one in asdict(job).items() if one}, default=str))
+    path.write_text(json.dumps({key: one for key, one in job.model_dump(mode="json").items() if one}))
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if threads := config.provenance.get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
 from captcha_assets.storage import AnyPath
+from captcha_assets.validation_errors import reason_of, setting_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -360,9 +361,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        field, value = str(first["loc"][0]), str(first["input"])
+        field, value = setting_of(error), str(error.errors()[0]["input"])
         secret = field == "alert_webhook" or _WITH_PASSWORD.search(value)
         given = f"{_PREFIX}{field.upper()}" + ("" if secret else f"={value!r}")
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{given} cannot be used: {reason}") from error
+        raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error

@@ -8,7 +8,6 @@ real characters test it. A table comes last. Real images are looked for in `../s
 
 import argparse
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -48,7 +47,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
     production, named = production_settings(load_settings()), {}
     if options.config:
         named = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
-    return TrainingSettings.of({**asdict(production), **named, "sample_size": options.sample_size})
+    return production.replaced(**{**named, "sample_size": options.sample_size})
 
 
 def _data(options: argparse.Namespace) -> tuple[LocalTables, dict[str, SplitImages]]:
@@ -89,7 +88,7 @@ def main() -> None:
         print(f"no real characters in {options.real}: trained and tested on generated images alone")
     top, trials = headings({name: len(images) for name, images in sets.items()}), list[Trial]()
     for seed in options.seeds:
-        trials.append(trial(data, replace(settings, seed=seed), sets, options.scratch / f"seed-{seed}"))
+        trials.append(trial(data, settings.replaced(seed=seed), sets, options.scratch / f"seed-{seed}"))
         print(lined_up([top, cells(trials[-1])]), flush=True)
     title = _title(options, data, settings, trials[0].learnt_from)
     print("", report(title, trials, MIXED_TARGET if REAL in data.batches else GENERATED_TARGET), sep="\n")

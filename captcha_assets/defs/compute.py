@@ -47,8 +47,8 @@ class Compute(Protocol):
     def run(self, context: dg.AssetExecutionContext, job: TrainingJob) -> list[dict[str, Any]]:
         """Train to the end in a process of its own; its progress goes to the run's log.
 
-        The model lies in `job.output` then; where the training stopped at a hurdle, there is none. The
-        same job, started again, goes on where an interrupted one was.
+        The model lies in `job.output` then; there is none where the training was below a pruning threshold.
+        The same job, started again, goes on where an interrupted one was.
 
         Returns:
             What the process reports at its end.

@@ -7,7 +7,6 @@ where there is one. It is a file to commit.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def production_version(settings: Settings) -> str:
 
 def version_of(chosen: TrainingSettings) -> str:
     """Return the version of settings: equal ones have equal versions."""
-    told = json.dumps(asdict(chosen), sort_keys=True)
+    told = json.dumps(chosen.model_dump(), sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -73,7 +72,7 @@ def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) 
     Raises:
         SettingsError: a value cannot be used.
     """
-    defaults, wanted = asdict(TrainingSettings()), asdict(TrainingSettings.of(chosen))
+    defaults, wanted = (one.model_dump() for one in (TrainingSettings(), TrainingSettings.of(chosen)))
     differing = {name: value for name, value in wanted.items() if value != defaults[name]}
     head = f"# The settings of every training that is told nothing else.\n# {reason}\n"
     with replacing(settings.training_settings) as part:

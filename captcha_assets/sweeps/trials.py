@@ -97,7 +97,7 @@ def in_words(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
 
 
-def hurdles(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, float]:
+def pruning_thresholds(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, float]:
     """Return the accuracy that a trial must have reached by the end of each epoch, or be stopped.
 
     It is the rule of Optuna's `PercentilePruner`, laid down before the trial begins: so the training

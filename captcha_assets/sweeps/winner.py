@@ -1,6 +1,5 @@
 """The settings that won, made those of the training."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import yaml
 from captcha_assets.settings import Settings
 from captcha_assets.storage import replacing
 from captcha_assets.sweeps.leaderboard import best
-from captcha_assets.sweeps.production import make_production, plain, production_settings
+from captcha_assets.sweeps.production import make_production, production_settings
 from captcha_assets.sweeps.trials import Record, in_words
 from captcha_assets.training.config import TrainingSettings
 
@@ -39,7 +38,7 @@ def write_run_config(
         SweepError: there is no such trial.
     """
     record = best(settings, trial)
-    told = plain(asdict(TrainingSettings.of(_chosen(settings, record, only_varied))))
+    told = TrainingSettings.of(_chosen(settings, record, only_varied)).model_dump(mode="json")
     config = {"ops": {"resnet18": {"config": told}}}
     with replacing(path) as part:
         part.write_text(f"# {_why(record)}\n{yaml.safe_dump(config, sort_keys=False)}")
@@ -47,7 +46,7 @@ def write_run_config(
 
 
 def _chosen(settings: Settings, record: Record, only_varied: bool) -> dict[str, Any]:
-    rest = asdict(production_settings(settings)) if only_varied else record.settings
+    rest = production_settings(settings).model_dump() if only_varied else record.settings
     return {**rest, **record.parameters}
 
 

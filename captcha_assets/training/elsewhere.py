@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from captcha_assets.training import far
 from captcha_assets.training.config import TrainingJob
 
 #: What the machine must have; the package's own source is sent.
-NEEDED = ("torch", "timm", "pytorch_lightning", "torchmetrics", "safetensors", "numpy", "pyarrow")
+NEEDED = ("torch", "timm", "pytorch_lightning", "torchmetrics", "safetensors", "numpy", "pyarrow", "pydantic")
 
 _BEGIN = (
     "import sys; sys.version_info >= (3, 11) or "
@@ -213,14 +213,15 @@ def stage(machine: Machine, job: TrainingJob, report: Callable[[str], None]) -> 
     name = "-".join([job.fingerprint[:16], *filter(None, [job.provenance.get("trial")])])
     there = {file: Path(machine.folder, "parts", part, file.name) for file, part in data.items()}
     work = Path(machine.folder, "jobs", name)
-    far_job = replace(
-        job,
-        tables=tuple(there[table] for table in job.tables),
-        splits=there[job.splits],
-        output=work / "model",
-        checkpoints=work / "checkpoints",
+    remote_job = job.model_copy(
+        update={
+            "tables": tuple(there[table] for table in job.tables),
+            "splits": there[job.splits],
+            "output": work / "model",
+            "checkpoints": work / "checkpoints",
+        }
     )
-    return Staged(name, next(iter(parts)), json.loads(json.dumps(asdict(far_job), default=str)))
+    return Staged(name, next(iter(parts)), remote_job.model_dump(mode="json"))
 
 
 def _look(machine: Machine, parts: list[str]) -> dict[str, list[str]]:

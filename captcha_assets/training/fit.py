@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,16 @@ from captcha_assets.models.network import ARCHITECTURE, PretrainedWeightsError, 
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
-from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
+from captcha_assets.training.data import EvaluationLoader, Images, Normalisation, TrainImages
+from captcha_assets.training.loggers import loggers
 from captcha_assets.training.module import Classifier, NotFiniteError
-from captcha_assets.training.tracking import trackers
-from captcha_assets.training.trainer import Report, SplitData, eval_batch_size, make_trainer
+from captcha_assets.training.trainer import (
+    Report,
+    SplitData,
+    evaluation_batch_size,
+    make_trainer,
+    trains_on_gpu,
+)
 
 _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
 
@@ -52,7 +58,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What a training ends with that did not clear a hurdle of its job: no model."""
+    """What a training ends with that was below a pruning threshold of its job: no model."""
 
     history: list[dict[str, Any]]
 
@@ -109,7 +115,7 @@ def _stamp(job: TrainingJob) -> Path:
 def _resumes(job: TrainingJob, report: Report) -> bool:
     """Say whether there is a checkpoint that this very job can continue from; change nothing.
 
-    Of several processes each asks for itself, and nothing is changed before all have asked.
+    Each of several processes calls it, and nothing is changed before all have.
     """
     stamp, last = _stamp(job), job.last_checkpoint
     ours = stamp.is_file() and stamp.read_text() == job.fingerprint
@@ -121,10 +127,10 @@ def _resumes(job: TrainingJob, report: Report) -> bool:
     return False
 
 
-class _EmptyCheckpoints(Callback):
-    """Empties the folder of checkpoints: one process does it, while the others wait at a barrier.
+class _DiscardCheckpoint(Callback):
+    """Removes the checkpoint that is not resumed: one process does it, while the others wait at a barrier.
 
-    Lightning calls `setup` between two barriers: before the first, every process has asked `_resumes`;
+    Lightning calls `setup` between two barriers: before the first, every process has called `_resumes`;
     after the second, the first checkpoint may be written.
     """
 
@@ -133,8 +139,8 @@ class _EmptyCheckpoints(Callback):
 
     def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if trainer.is_global_zero:
-            shutil.rmtree(self._job.checkpoints, ignore_errors=True)
-            self._job.checkpoints.mkdir(parents=True)
+            self._job.last_checkpoint.unlink(missing_ok=True)
+            self._job.checkpoints.mkdir(parents=True, exist_ok=True)
             _stamp(self._job).write_text(self._job.fingerprint)
 
 
@@ -143,27 +149,36 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
 
     Args:
         job: what to train on what.
-        report: called with a line whenever there is something to tell.
+        report: called with a line of progress.
 
     Raises:
         TrainingError: a split is empty, or a device is missing.
         ReaderError: the tables are missing or damaged.
         PretrainedWeightsError: ImageNet weights were asked for and cannot be fetched.
     """
-    chosen = job.settings
-    _use_cores(chosen)
+    settings = job.settings
+    _use_cores(settings)
     train, validation = _images(job, "train"), _images(job, "validation")
     report(f"{len(train)} training and {len(validation)} validation images, {len(train.classes)} classes")
+    if settings.devices > 1 and not trains_on_gpu(settings):
+        report("batch normalization: each CPU process uses its own part of the mini-batch")
     resumes = _resumes(job, report)
-    torch.manual_seed(chosen.seed)
-    network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
-    measured = imagenet_normalisation(network) if chosen.pretrained else None
+    torch.manual_seed(settings.seed)
+    network = build(ARCHITECTURE, settings.channels, len(train.classes), settings.pretrained and not resumes)
+    measured = imagenet_normalisation(network) if settings.pretrained else None
     normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
-    images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
-    data = SplitData(images, _tensors(validation), chosen)
-    module = Classifier(network, chosen, images, data.steps)
-    begin = [] if resumes else [_EmptyCheckpoints(job)]
-    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles, [*begin, *trackers(job, report)])
+    images = TrainImages(_tensors(train), Augmentation.of(settings), normalisation)
+    data = SplitData(images, _tensors(validation), settings)
+    module = Classifier(network, settings)
+    callbacks = [] if resumes else [_DiscardCheckpoint(job)]
+    trainer = make_trainer(
+        settings,
+        job.checkpoints,
+        report,
+        pruning_thresholds=job.pruning_thresholds,
+        callbacks=callbacks,
+        loggers=loggers(job, report),
+    )
     return Setup(job, module, data, trainer, train.classes, resumes)
 
 
@@ -191,16 +206,17 @@ def fit(ready: Setup) -> None:
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, batches: EvalBatches) -> Tensor:
-    return torch.cat([network(images).float() for images, _ in batches]).cpu()
+def _logits(network: nn.Module, loader: EvaluationLoader) -> Tensor:
+    return torch.cat([network(images).float() for images, _ in loader]).cpu()
 
 
 def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
     """Fit the temperature on the validation split and return it with the figures of the whole training."""
     device = ready.trainer.strategy.root_device
     images = ready.data.validation.to(device)
-    batches = EvalBatches(images, ready.data.train.normalisation, eval_batch_size(ready.job.settings))
-    logits, labels = _logits(ready.module.network.to(device).eval(), batches), ready.data.validation.labels
+    size = evaluation_batch_size(ready.job.settings)
+    loader = EvaluationLoader(images, ready.data.train.normalisation, size)
+    logits, labels = _logits(ready.module.network.to(device).eval(), loader), ready.data.validation.labels
     temperature = fit_temperature(logits, labels)
     return temperature, {
         "validation_accuracy": float((logits.argmax(1) == labels).double().mean()),
@@ -226,7 +242,7 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         seed=job.settings.seed,
         splits_version=job.splits_version,
         code_version=job.code_version,
-        settings=asdict(job.settings),
+        settings=job.settings.model_dump(),
         packages={name: version(name) for name in _PACKAGES},
         # Sums of floats depend on how many threads share them: needed to train the very same model again.
         provenance={
@@ -261,8 +277,8 @@ def train(job: TrainingJob, report: Report = print) -> Trained | Stopped | None:
     the best epoch by the validation split would make that split's figures, and the temperature, too rosy.
 
     Returns:
-        The model's id and figures; the epochs alone where a hurdle was not cleared; None in the processes
-        that only help another one.
+        The model's id and figures; the epochs alone where the training was below a pruning threshold;
+        None in the processes of a distributed training that write no model.
 
     Raises:
         TrainingError: the tables are damaged, a split is empty, ImageNet weights cannot be had, a device

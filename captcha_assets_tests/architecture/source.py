@@ -23,7 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage", "proportions", "interrupts"],
+    ["storage", "proportions", "interrupts", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +166,7 @@ def test_stopping_a_run_stops_the_training_elsewhere_and_keeps_its_checkpoint(
     variables: Callable[..., Compute], job: TrainingJob, tmp_path: Path, stop: signal.Signals
 ) -> None:
     variables()
-    replace(job, settings=replace(TINY, epochs=10_000)).save(tmp_path / "job.json")
+    job.model_copy(update={"settings": TINY.replaced(epochs=10_000)}).save(tmp_path / "job.json")
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "job.json")]
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -186,7 +185,9 @@ def test_stopping_a_run_stops_the_training_elsewhere_and_keeps_its_checkpoint(
 def test_elsewhere_a_training_goes_on_where_it_was_and_ends_in_the_model_of_this_machine(
     variables: Callable[..., Compute], there: Path, job: TrainingJob, tmp_path: Path
 ) -> None:
-    here = replace(job, output=tmp_path / "here" / "model", checkpoints=tmp_path / "here" / "checkpoints")
+    here = job.model_copy(
+        update={"output": tmp_path / "here" / "model", "checkpoints": tmp_path / "here" / "checkpoints"}
+    )
     compute = variables()
     _, log = run(ThisMachine(), here)
     assert sum("validation accuracy" in line and line.startswith("epoch ") for line in log) == TINY.epochs
@@ -221,7 +222,7 @@ def test_a_training_that_fails_elsewhere_says_so_in_its_own_words(
     variables: Callable[..., Compute], job: TrainingJob
 ) -> None:
     with pytest.raises(TrainingFailedError, match="raise sample_size") as caught:
-        run(variables(), replace(job, settings=replace(TINY, sample_size=1)))
+        run(variables(), job.model_copy(update={"settings": TINY.replaced(sample_size=1)}))
     assert not isinstance(caught.value, MachineFailedError)
 
 

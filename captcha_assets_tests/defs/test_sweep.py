@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -149,7 +149,7 @@ def perfect(like: Record | None, sweep: definition.Sweep, name: str) -> Record:
     assert like is not None
     history = [{**entry, "validation_accuracy": 1.0} for entry in like.history]
     tried = {"learning_rate": 0.01}
-    settings = asdict(sweep.settings_with(tried))
+    settings = sweep.settings_with(tried).model_dump()
     return replace(
         like,
         trial=name,

@@ -63,7 +63,7 @@ def test_the_version_follows_the_values_not_the_words(settings) -> None:
     ("text", "words"),
     [
         ("epoch: 3", "unknown settings: epoch"),
-        ("epochs: 0", "out of bounds"),
+        ("epochs: 0", "epochs=0 cannot be used"),
         ("- 1", "line 1: this is no mapping"),
         ("{", "YAML"),
     ],

@@ -71,8 +71,8 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
         update={"pruning": SEARCH.pruning.model_copy(update={"keep": keep, "after_trials": 3})}
     )
     records = [record(sweep, number, TRIED, accuracies) for number, accuracies in enumerate(done)]
-    hurdles = trials.hurdles(sweep, records, epochs=6)
-    stopped = max(own) < hurdles.get(len(own), 0)
+    pruning_thresholds = trials.pruning_thresholds(sweep, records, epochs=6)
+    stopped = max(own) < pruning_thresholds.get(len(own), 0)
 
     pruner = optuna.pruners.PercentilePruner(100 * keep, n_startup_trials=3, n_warmup_steps=2)
     study = optuna.create_study(direction="maximize", pruner=pruner)
@@ -90,8 +90,8 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
 def test_nobody_is_stopped_before_enough_trials_are_complete_or_in_the_last_epoch() -> None:
     one = record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])
     stopped = record(SEARCH, 1, TRIED, [0.1], PRUNED)
-    assert trials.hurdles(SEARCH, [one, stopped], 4) == {}
-    assert list(trials.hurdles(SEARCH, [one, one], 4)) == [2, 3]
+    assert trials.pruning_thresholds(SEARCH, [one, stopped], 4) == {}
+    assert list(trials.pruning_thresholds(SEARCH, [one, one], 4)) == [2, 3]
 
 
 def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:

@@ -1,6 +1,5 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
             **{
                 name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
             },
-            "settings": dg.MetadataValue.json(dataclasses.asdict(job.settings)),
+            "settings": dg.MetadataValue.json(job.settings.model_dump()),
         },
     )
 

@@ -58,7 +58,9 @@ def sweep_trial(
     with local.local_tables(settings) as data:
         told = TrainingSettings.of(record.settings)
         job = job_for(settings, data, told, context.run_id)
-        job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
+        job = _of_trial(
+            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), told.epochs)
+        )
         context.log.info(f"{name}: {trials.in_words(record.parameters)}")
         record = _train(context, compute, job, record)
     trials.save(settings, record)
@@ -75,7 +77,7 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
     )
     before = trials.load(settings, name)
     chosen = parameters(sweep, name, _peers(settings, empty), before)
-    whole = dataclasses.asdict(sweep.settings_with(chosen))
+    whole = sweep.settings_with(chosen).model_dump()
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
 
@@ -100,15 +102,18 @@ def _peers(settings: Settings, record: Record) -> list[Record]:
     ]
 
 
-def _of_trial(settings: Settings, job: TrainingJob, record: Record, hurdles: dict[int, float]) -> TrainingJob:
+def _of_trial(
+    settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
+) -> TrainingJob:
     """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
     work = settings.scratch / "sweep" / record.trial
-    return dataclasses.replace(
-        job,
-        output=work / "model",
-        checkpoints=work / "checkpoints",
-        hurdles=hurdles,
-        provenance={**job.provenance, "sweep": record.sweep, "trial": record.trial},
+    return job.model_copy(
+        update={
+            "output": work / "model",
+            "checkpoints": work / "checkpoints",
+            "pruning_thresholds": pruning_thresholds,
+            "provenance": {**job.provenance, "sweep": record.sweep, "trial": record.trial},
+        }
     )
 
 

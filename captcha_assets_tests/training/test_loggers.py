@@ -1,12 +1,15 @@
-"""MLflow and Weights & Biases are told when their variables are set, and can do no harm."""
+"""MLflow and Weights & Biases get the metrics when their variables are set, and can do no harm."""
 
+import csv
 import socket
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
 
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets.training.fit import train
+from captcha_assets.training.fit import fit, setup, train
+from captcha_assets.training.loggers import loggers
 from captcha_assets_tests.training.examples import write_delivery
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR")
@@ -47,7 +50,7 @@ def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from
     assert run.data.tags["deliveries"] == "one, two"
     history = client.get_metric_history(run.info.run_id, "validation_accuracy")
     assert [entry.step for entry in history] == [1, 2]
-    assert history[-1].value == trained.metrics["validation_accuracy"]
+    assert history[-1].value == pytest.approx(trained.metrics["validation_accuracy"])
 
 
 def test_weights_and_biases_works_without_a_network(
@@ -74,17 +77,17 @@ def dead_server() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def test_a_tracker_that_is_down_costs_one_warning(
+def test_a_logger_whose_server_is_down_costs_one_warning(
     job: TrainingJob, dead_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_server)
     said: list[str] = []
     assert train(job, said.append) is not None
-    assert sum(line.startswith("warning: mlflow is told no more of this training") for line in said) == 1
+    assert sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in said) == 1
 
 
-def test_a_tracker_that_is_not_installed_says_how_to_get_it(
+def test_a_logger_that_is_not_installed_says_how_to_get_it(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
@@ -95,15 +98,34 @@ def test_a_tracker_that_is_not_installed_says_how_to_get_it(
     assert "pip install 'captcha-assets[wandb]'" in warning
 
 
-def test_without_their_variables_no_tracker_is_even_imported(job: TrainingJob) -> None:
-    from captcha_assets.training import tracking
-
-    assert tracking.trackers(job, print) == []
+def test_without_their_variables_the_csv_logger_is_the_only_one(job: TrainingJob) -> None:
+    (only,) = loggers(job, print)
+    assert isinstance(only, CSVLogger)
 
 
 def test_what_is_switched_off_is_off(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from captcha_assets.training import tracking
-
     monkeypatch.setenv("WANDB_API_KEY", "x")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracking.trackers(job, print) == []
+    (only,) = loggers(job, print)
+    assert isinstance(only, CSVLogger)
+
+
+def test_the_csv_logger_writes_a_row_an_epoch_beside_the_checkpoint(job: TrainingJob) -> None:
+    fit(setup(job, lambda _: None))
+    (path,) = job.checkpoints.glob("metrics/*/metrics.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert all(float(row["validation_loss"]) > 0 for row in rows)
+
+
+def test_a_resumed_training_logs_the_epochs_before_it_again(job: TrainingJob) -> None:
+    first = setup(job, lambda _: None)
+    first.trainer.fit_loop.max_epochs = 1
+    fit(first)
+    fit(setup(job, lambda _: None))
+    steps = []
+    for path in sorted(job.checkpoints.glob("metrics/*/metrics.csv")):
+        with path.open() as file:
+            steps.append([row["step"] for row in csv.DictReader(file)])
+    assert steps == [["1"], ["1", "2"]]
