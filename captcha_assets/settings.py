@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.storage import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -57,8 +58,13 @@ class Settings(BaseSettings):
             description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
         ),
     ] = None
+    dataset: Annotated[
+        str | None,
+        Field(description="module:name of the DatasetSpec; default CAPTCHA characters (docs/template.md)."),
+    ] = None
     kaggle_dataset: Annotated[
-        str | None, Field(description="owner/slug of the Kaggle data set; default what dataset.py names.")
+        str | None,
+        Field(description="owner/slug of the Kaggle data set; default what the DatasetSpec names."),
     ] = None
     ui_url: Annotated[str, Field(description="Where the Dagster UI is; alerts link to it.")] = (
         "http://localhost:3000"
@@ -175,6 +181,10 @@ class Settings(BaseSettings):
         if path is not None and not path.expanduser().is_file():
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
+
+    def of_dataset(self, spec: DatasetSpec) -> "Settings":
+        """Return these settings with what they leave to the data set."""
+        return self.model_copy(update={"kaggle_dataset": self.kaggle_dataset or spec.kaggle_dataset})
 
     @property
     def raw(self) -> Path:

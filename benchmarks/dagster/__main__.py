@@ -71,6 +71,7 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     """One materialization in this process: the library's work alone, and the run that does it."""
     os.environ["CAPTCHA_HOME"] = str(home)
     os.environ.pop("DAGSTER_HOME", None)
+    from captcha_assets.dataset import CAPTCHA
     from captcha_assets.definitions import defs
     from captcha_assets.defs import execution, staleness
     from captcha_assets.defs.console_logger import with_quiet_console
@@ -85,9 +86,9 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     table, rejected = settings.image_table("tiny"), settings.rejected_images("tiny")
 
     def library() -> None:
-        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected)
+        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
         verdict.save(
-            *expectations.judge_image_table(table, rejected), settings.verdict("image_table", "tiny")
+            *expectations.judge_image_table(table, rejected, CAPTCHA), settings.verdict("image_table", "tiny")
         )
 
     definitions = with_quiet_console(defs())

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
@@ -40,14 +41,14 @@ def main(folder: Path, *deliveries: str) -> None:
     index, splits = folder / "image_index.parquet", folder / "splits.parquet"
     for name, archive in (delivery.split("=", 1) for delivery in deliveries):
         table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
-        watch.time("image_table", build_image_table, Path(archive), name, table, rejected)
-        watch.time("verdict on image_table", judge_image_table, table, rejected)
+        watch.time("image_table", build_image_table, Path(archive), name, table, rejected, CAPTCHA)
+        watch.time("verdict on image_table", judge_image_table, table, rejected, CAPTCHA)
     record = AssignmentRecord(folder / "data", folder / "scratch")
     tables = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.parquet"))}
-    summary = watch.time("image_index", build_image_index, tables, index)
-    watch.time("verdict on image_index", judge_image_index, index, tables)
-    watch.time("splits", update_splits, index, splits, record, tables.__getitem__)
-    watch.time("verdict on splits", judge_splits, splits, index, record, tables)
+    summary = watch.time("image_index", build_image_index, tables, index, CAPTCHA)
+    watch.time("verdict on image_index", judge_image_index, index, CAPTCHA, tables)
+    watch.time("splits", update_splits, index, splits, record, CAPTCHA, tables.__getitem__)
+    watch.time("verdict on splits", judge_splits, splits, index, record, CAPTCHA, tables)
     print(json.dumps({"images": summary.images, "seconds": watch.seconds, "cpu": watch.cpu}))
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from benchmarks.train.common import DEVICE, Stretched, conditions, now, tensors, to_learn_from, train, verdict
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import TrainImages, TrainPlan
@@ -31,7 +31,7 @@ class Still(Augmentation):
 
 def tiny() -> nn.Module:
     """A network that takes next to no time."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(52 * 32, len(CLASSES)))
+    return nn.Sequential(nn.Flatten(), nn.Linear(52 * 32, len(CAPTCHA.classes)))
 
 
 def bare_loop(images: TrainImages) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.quality import verdict
@@ -61,7 +62,9 @@ def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
     return dg.MetadataValue.url(settings.public_url(path))
 
 
-def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict[str, dg.MetadataValue]:
+def conflict_metadata(
+    settings: Settings, tables: Mapping[str, AnyPath], spec: DatasetSpec
+) -> dict[str, dg.MetadataValue]:
     """Write the file of all label conflicts, and show the first of them with what to do."""
     from captcha_assets.quality import conflicts
 
@@ -70,7 +73,7 @@ def conflict_metadata(settings: Settings, tables: Mapping[str, AnyPath]) -> dict
     if found.is_empty():
         return {}
     return {
-        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions)),
+        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions, spec)),
         "all conflicts": link(settings, settings.label_conflicts),
     }
 

@@ -148,7 +148,7 @@ def evaluate_named(settings: Settings, name: str) -> Evaluation:
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
-    images = read_split(tables, splits, split, classes=config.classes)
+    images = read_split(tables, splits, split, classes=config.classes, shape=config.image_shape)
     if len(images) == 0:
         raise EvaluationError(
             f"the {split} split of {splits} has no images, so no model can be measured on it: add a delivery "

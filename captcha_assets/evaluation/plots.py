@@ -301,7 +301,7 @@ def _no_mistake(tested: int) -> Figure:
 
 
 def _mistake(figure: Figure, mistake: Mistake, left: float, top: float) -> None:
-    rows, columns = mistake.pixels.shape
+    rows, columns = mistake.pixels.shape[:2]
     height = 130
     width = min(92.0, height * columns / rows)
     axes = add_axes(figure, left + (100 - width) / 2, top, width, height)

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.assignments import (
     GO_ON,
     RESTORE,
@@ -44,7 +44,7 @@ SPLITS_SCHEMA = pa.schema(
         pa.field("label", _TEXT),
         pa.field("group", _TEXT, nullable=False),
         pa.field("split", _TEXT),
-        pa.field("held_back", _TEXT),
+        pa.field("exclusion_reason", _TEXT),
         pa.field("batch", _TEXT, nullable=False),
         pa.field("sample_key", pa.float64()),
     ]
@@ -54,7 +54,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "label": "Its class; empty where its sources contradict each other.",
     "group": "Near-duplicate group, by its smallest image_id; a group never lies in two splits.",
     "split": "train, validation or test; empty for an excluded image.",
-    "held_back": f"Why it has no split: {CONFLICT}, {TIES_SPLITS} or {CONTRADICTED}.",
+    "exclusion_reason": f"Why it has no split: {CONFLICT}, {TIES_SPLITS} or {CONTRADICTED}.",
     "batch": "The batch its pixels are taken from: the one that brought it when its split was assigned.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
@@ -64,7 +64,7 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "label": [("image_index", "label")],
     "group": [("image_index", "group")],
     "split": [("image_index", name) for name in ("image_id", "label", "group", "status")],
-    "held_back": [("image_index", name) for name in ("status", "label", "group")],
+    "exclusion_reason": [("image_index", name) for name in ("status", "label", "group")],
     "batch": [("image_index", "batch"), ("image_index", "sources")],
     "sample_key": [("image_index", name) for name in ("image_id", "label")],
 }
@@ -108,7 +108,7 @@ class SplitSummary:
 
     Attributes:
         train: images in it; so `validation` and `test`.
-        held_back: images without a split.
+        excluded: images without a split.
         by_class: class to split to number of images.
         new: images that were assigned a split now.
         removed: images with an assigned split that are not in the index now.
@@ -118,7 +118,7 @@ class SplitSummary:
     train: int
     validation: int
     test: int
-    held_back: int
+    excluded: int
     by_class: dict[str, dict[str, int]]
     new: int
     removed: int
@@ -186,7 +186,10 @@ def _with_assignments(index: pl.LazyFrame, record: pl.DataFrame) -> pl.DataFrame
         _brought_then(index, images), on="image_id", how="left", maintain_order="left"
     ).with_columns(
         place=pl.when(usable & ~contradicted).then(pl.col("split").cast(_SPLIT).to_physical()),
-        held_back=pl.when(~usable).then(pl.lit(CONFLICT)).when(contradicted).then(pl.lit(CONTRADICTED)),
+        exclusion_reason=pl.when(~usable)
+        .then(pl.lit(CONFLICT))
+        .when(contradicted)
+        .then(pl.lit(CONTRADICTED)),
         batch=pl.coalesce("batch_there", "table"),
     )
 
@@ -215,9 +218,11 @@ def _without_ties(images: pl.DataFrame, regroup: Regroup) -> pl.DataFrame:
     """Exclude the images that tie two splits together; a new image of a group takes the group's split."""
     images = _exclude(images, _yielding(images, regroup))
     first, last = pl.col("place").min().over("group"), pl.col("place").max().over("group")
-    new = pl.col("place").is_null() & pl.col("held_back").is_null()
+    new = pl.col("place").is_null() & pl.col("exclusion_reason").is_null()
     images = _exclude(images, images.filter(new & (first != last))["image_id"])
-    return images.with_columns(place=pl.when(pl.col("held_back").is_null()).then(pl.coalesce("place", first)))
+    return images.with_columns(
+        place=pl.when(pl.col("exclusion_reason").is_null()).then(pl.coalesce("place", first))
+    )
 
 
 def _yielding(images: pl.DataFrame, regroup: Regroup) -> pl.Series:
@@ -240,13 +245,13 @@ def _yielding(images: pl.DataFrame, regroup: Regroup) -> pl.Series:
 def _exclude(images: pl.DataFrame, excluded: pl.Series) -> pl.DataFrame:
     tying = pl.col("image_id").is_in(excluded.implode())
     return images.with_columns(
-        held_back=pl.when(tying).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
+        exclusion_reason=pl.when(tying).then(pl.lit(TIES_SPLITS)).otherwise("exclusion_reason"),
         place=pl.when(~tying).then("place"),
     )
 
 
 def _undecided(images: pl.DataFrame) -> pl.DataFrame:
-    return images.with_columns(undecided=pl.col("place").is_null() & pl.col("held_back").is_null())
+    return images.with_columns(undecided=pl.col("place").is_null() & pl.col("exclusion_reason").is_null())
 
 
 def _counts(images: pl.DataFrame) -> dict[str, npt.NDArray[np.int64]]:
@@ -348,9 +353,10 @@ def update_splits(
     index: AnyPath,
     target: AnyPath,
     record: AssignmentRecord,
+    spec: DatasetSpec,
     table_of: Callable[[str], AnyPath] | None = None,
-    ratios: SplitRatios = DEFAULT_RATIOS,
     *,
+    ratios: SplitRatios = DEFAULT_RATIOS,
     accept_loss: bool = False,
 ) -> SplitSummary:
     """Assign a split to the images of an index that have none, record it, and write the splits.
@@ -362,6 +368,7 @@ def update_splits(
         index: the image index.
         target: where the splits lie and go.
         record: the assignments.
+        spec: what the images look like.
         table_of: gives the image table of a batch; without it all of a group counts as near-duplicates.
         ratios: share of each split.
         accept_loss: where assignments are lost, go on with what the record and `target` still hold.
@@ -371,13 +378,14 @@ def update_splits(
     """
     with record.locked():
         known = _known_assignments(target, record, accept_loss=accept_loss)
-        splits = assign_splits(pl.scan_parquet(str(index)), known, ratios, table_of and regroup_in(table_of))
+        regroup = regroup_in(table_of, spec) if table_of else None
+        splits = assign_splits(pl.scan_parquet(str(index)), known, ratios, regroup)
         new = splits.drop_nulls("split").join(known, on="image_id", how="anti")
         record.append(new.select("image_id", "split", "label", "batch"))
         made_from = {_MADE_FROM: json.dumps(record.files())}
-        repetitive = ["label", "split", "held_back", "batch"]
+        repetitive = ["label", "split", "exclusion_reason", "batch"]
         version = write_frame(splits, SPLITS_SCHEMA, target, repetitive, made_from)
-    return _summarize(splits, known, len(new), version)
+    return _summarize(splits, known, len(new), version, spec)
 
 
 def files_named_by(splits: AnyPath) -> list[str] | None:
@@ -425,15 +433,17 @@ def _assigned_before(splits: AnyPath) -> pl.DataFrame | None:
         return None
 
 
-def _summarize(splits: pl.DataFrame, known: pl.DataFrame, new: int, version: str) -> SplitSummary:
+def _summarize(
+    splits: pl.DataFrame, known: pl.DataFrame, new: int, version: str, spec: DatasetSpec
+) -> SplitSummary:
     placed = splits.drop_nulls("split")
     labels = set(splits["label"].unique())
-    by_class = {name: dict.fromkeys(SPLITS, 0) for name in CLASSES if name in labels}
+    by_class = {name: dict.fromkeys(SPLITS, 0) for name in spec.classes if name in labels}
     for label, split, number in placed.group_by("label", "split").len().iter_rows():
         by_class[label][split] = number
     return SplitSummary(
         **{name: sum(counts[name] for counts in by_class.values()) for name in SPLITS},
-        held_back=len(splits) - len(placed),
+        excluded=len(splits) - len(placed),
         by_class=by_class,
         new=new,
         removed=len(known.join(splits, on="image_id", how="anti")),

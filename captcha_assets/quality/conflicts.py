@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import claims
 from captcha_assets.quality import pictures, report
 from captcha_assets.storage import AnyPath
@@ -12,16 +13,19 @@ from captcha_assets.storage import AnyPath
 SHOWN = 20
 
 
-def markdown(conflicts: pl.DataFrame, tables: Mapping[str, AnyPath], decisions: AnyPath) -> str:
+def markdown(
+    conflicts: pl.DataFrame, tables: Mapping[str, AnyPath], decisions: AnyPath, spec: DatasetSpec
+) -> str:
     """Show the first conflicts with their pictures, and say how to resolve them.
 
     Args:
         conflicts: `image_id` and `sources` of the images in conflict.
         tables: image tables by delivery; the pictures are taken from them.
         decisions: the file that decisions are written into.
+        spec: the size of an image.
     """
     shown = conflicts.head(SHOWN).to_dicts()
-    seen = pictures.of_rows([row | {"batch": row["sources"][0]["batch"]} for row in shown], tables)
+    seen = pictures.of_rows([row | {"batch": row["sources"][0]["batch"]} for row in shown], tables, spec)
     rows = [
         {
             "image_id": row["image_id"],

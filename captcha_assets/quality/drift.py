@@ -2,11 +2,12 @@
 
 Both sides are summarized in one pass (`summarize`); the summaries, a few hundred kilobytes whatever the
 number of images, are compared (`compare`). Six things are looked at: the distributions of brightness,
-contrast, ink and sharpness, the class frequencies, and the shapes: the mean image of each class, as a
-coarse picture along the directions in which images of one class differ most (principal components).
+contrast, foreground fraction and sharpness, the class frequencies, and the shapes: the mean image of each
+class, coarsened, along the directions in which images of one class differ most (principal components).
 Shapes are compared class by class, so that another mix of classes does not pass for other letters.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import stats
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import DatasetSpec
+from captcha_assets.images.features import thumbnails
 from captcha_assets.quality import thresholds
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.storage import AnyPath, fetched, replacing
@@ -27,7 +29,7 @@ from captcha_assets.storage import AnyPath, fetched, replacing
 Array = NDArray[Any]
 
 #: The statistics whose distributions are compared; the last is computed here.
-STATISTICS = ("brightness", "contrast", "ink", "sharpness")
+STATISTICS = ("brightness", "contrast", "foreground_fraction", "sharpness")
 #: All that is compared.
 FEATURES = (*STATISTICS, "class_frequencies", "shapes")
 
@@ -51,10 +53,12 @@ class Summary:
     Attributes:
         quantiles: float64 (4, 1001), evenly spaced quantiles of each of `STATISTICS`.
         counts: int64 (classes,), images of each class.
-        means: float32 (classes, 52, 32), the mean image of each class; zeros where there is none.
-        covariance: float64 (104, 104), of the coarse pixels within the classes.
+        means: float32 (classes, h, w), the mean thumbnail of each class; zeros where there is none.
+        covariance: float64 (coarse pixels, coarse pixels), within the classes.
+        classes: their names.
     """
 
+    classes: tuple[str, ...]
     quantiles: Array
     counts: Array
     means: Array
@@ -141,18 +145,22 @@ def _finding(feature: DriftFeature) -> Finding:
 class _Sums:
     """Sums over images, from which a summary is made. All of them are whole numbers, so the order is free."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: DatasetSpec) -> None:
+        none = thumbnails(np.zeros((0, *spec.shape), np.uint8))
+        coarse = _coarsened(none).shape[1]
+        self.classes = spec.classes
         self.statistics: list[Array] = []
-        self.counts = np.zeros(len(CLASSES), np.int64)
-        self.pixels = np.zeros((len(CLASSES), HEIGHT * WIDTH))
-        self.products: Array = np.zeros((_coarse_size(), _coarse_size()))
+        self.counts = np.zeros(len(spec.classes), np.int64)
+        self.pixels = np.zeros((len(spec.classes), *none.shape[1:]))
+        self.products: Array = np.zeros((coarse, coarse))
 
     def add(self, pixels: Array, labels: Array, statistics: Array) -> None:
-        """Add images: uint8 (n, 52, 32), positions in `CLASSES` (n,), brightness, contrast, ink (n, 3)."""
-        members = (labels[:, None] == np.arange(len(CLASSES))).astype(np.float32)
+        """Add thumbnails (n, h, w), positions of their classes (n,), the stored statistics (n, 3)."""
+        members = (labels[:, None] == np.arange(len(self.classes))).astype(np.float32)
         coarse = _coarsened(pixels.astype(np.float64))
         self.counts += members.sum(axis=0).astype(np.int64)
-        self.pixels += members.T @ pixels.reshape(len(pixels), HEIGHT * WIDTH).astype(np.float32)
+        flat = pixels.reshape(len(pixels), math.prod(pixels.shape[1:])).astype(np.float32)
+        self.pixels += (members.T @ flat).reshape(self.pixels.shape)
         self.products += coarse.T @ coarse
         sharpness = _edges(pixels) / np.maximum(statistics[:, 1], 1)
         self.statistics.append(np.column_stack([statistics, sharpness]))
@@ -162,43 +170,43 @@ class _Sums:
         every = np.concatenate([np.zeros((0, len(STATISTICS))), *self.statistics])
         quantiles = np.quantile(every, _LEVELS, axis=0).T if len(every) else np.zeros((len(STATISTICS), 1001))
         divisor: Array = np.maximum(self.counts, 1)[:, None]
-        coarse = _coarsened(self.pixels.reshape(-1, HEIGHT, WIDTH))
+        coarse = _coarsened(self.pixels)
         within = self.products - (coarse / divisor).T @ coarse
         spare = max(len(every) - int(np.count_nonzero(self.counts)), 1)
-        means = (self.pixels / divisor).astype(np.float32).reshape(-1, HEIGHT, WIDTH)
-        return Summary(quantiles, self.counts, means, within / spare)
-
-
-def _coarse_size() -> int:
-    return (HEIGHT // _COARSE) * (WIDTH // _COARSE)
+        means = (self.pixels / divisor[:, None]).astype(np.float32)
+        return Summary(self.classes, quantiles, self.counts, means, within / spare)
 
 
 def _coarsened(images: Array) -> Array:
-    """Return the sums of blocks of pixels: (n, 52, 32) to (n, 104)."""
-    blocks = images.reshape(len(images), HEIGHT // _COARSE, _COARSE, WIDTH // _COARSE, _COARSE)
-    return blocks.sum(axis=(2, 4)).reshape(len(images), _coarse_size())
+    """Return the sums of whole blocks of pixels: (n, h, w) to (n, blocks)."""
+    count, *size = images.shape
+    rows, columns = (side // _COARSE for side in size)
+    whole = images[:, : rows * _COARSE, : columns * _COARSE]
+    blocks = whole.reshape(count, rows, _COARSE, columns, _COARSE)
+    return blocks.sum(axis=(2, 4)).reshape(count, rows * columns)
 
 
 def _edges(pixels: Array) -> Array:
-    """Return the mean difference of neighbouring pixels, down and across: (n, 52, 32) to (n,)."""
+    """Return the mean difference of neighbouring pixels, down and across: (n, h, w) to (n,)."""
     signed = pixels.astype(np.int16)
     down, across = (np.abs(np.diff(signed, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
     return down + across
 
 
-def summarize(tables: Sequence[AnyPath], splits: AnyPath | None = None) -> Summary:
+def summarize(tables: Sequence[AnyPath], spec: DatasetSpec, splits: AnyPath | None = None) -> Summary:
     """Summarize image tables in one pass; memory does not grow with them.
 
     Args:
         tables: image tables.
+        spec: their classes and the size of an image.
         splits: only images that have the split `train` here are looked at; all of them without it.
     """
     wanted = None if splits is None else _training_images(splits)
-    sums = _Sums()
+    sums = _Sums(spec)
     for table in tables:
         with fetched(table) as local:
-            for rows in _rows(str(local), wanted):
-                sums.add(*_arrays(rows))
+            for rows in _rows(str(local), spec, wanted):
+                sums.add(*_arrays(rows, spec))
     return sums.summary()
 
 
@@ -208,32 +216,32 @@ def _training_images(splits: AnyPath) -> pa.Array:
     return rows.filter(pc.equal(rows["split"], "train"))["image_id"].combine_chunks()
 
 
-def _rows(path: str, wanted: pa.Array | None) -> Iterator[pa.Table]:
+def _rows(path: str, spec: DatasetSpec, wanted: pa.Array | None) -> Iterator[pa.Table]:
     """Yield the usable rows of a table, some thousand at a time."""
     names = ["image_id", "label", "pixels", *STATISTICS[:3]]
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=names)
-            known = pc.is_in(rows["label"], pa.array(CLASSES))
+            known = pc.is_in(rows["label"], pa.array(spec.classes))
             keep = known if wanted is None else pc.and_(known, pc.is_in(rows["image_id"], wanted))
             kept = rows.filter(keep)
             yield from (kept.slice(start, _ROWS_AT_ONCE) for start in range(0, len(kept), _ROWS_AT_ONCE))
 
 
-def _arrays(rows: pa.Table) -> tuple[Array, Array, Array]:
-    """Return pixels (n, 52, 32), positions of the labels (n,), brightness, contrast and ink (n, 3)."""
-    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(-1, HEIGHT, WIDTH)
-    labels = pc.index_in(rows["label"], pa.array(CLASSES)).to_numpy()
-    return pixels, labels, np.column_stack([rows[name].to_numpy() for name in STATISTICS[:3]])
+def _arrays(rows: pa.Table, spec: DatasetSpec) -> tuple[Array, Array, Array]:
+    """Return thumbnails (n, h, w), positions of the labels (n,), the stored statistics (n, 3)."""
+    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(-1, *spec.shape)
+    labels = pc.index_in(rows["label"], pa.array(spec.classes)).to_numpy()
+    return thumbnails(pixels), labels, np.column_stack([rows[name].to_numpy() for name in STATISTICS[:3]])
 
 
 def save(summary: Summary, path: AnyPath) -> None:
     """Write a summary as a `.npz` file."""
     with replacing(path) as part, part.open("wb") as file:
-        np.savez(file, classes=np.array(CLASSES), **asdict(summary))
+        np.savez(file, allow_pickle=False, **asdict(summary))
 
 
-def load(path: AnyPath) -> Summary:
+def load(path: AnyPath, spec: DatasetSpec) -> Summary:
     """Read what `save` wrote.
 
     Raises:
@@ -245,9 +253,9 @@ def load(path: AnyPath) -> Summary:
             kept = {name: arrays[name] for name in arrays.files}
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise DriftError(f"{path} cannot be read ({error}): {again}") from error
-    if tuple(kept.pop("classes", ())) != CLASSES:
+    if tuple(kept.pop("classes", ())) != spec.classes:
         raise DriftError(f"{path} was made with other classes: {again}")
-    return Summary(**kept)
+    return Summary(spec.classes, **kept)
 
 
 # --- the comparison
@@ -321,14 +329,14 @@ def _frequencies(reference: Summary, delivery: Summary) -> DriftFeature:
         for factor in (1 - thresholds.TOLERATED_CLASS_CHANGE, 1 + thresholds.TOLERATED_CLASS_CHANGE)
     )
     each = np.minimum(low.cdf(delivery.counts), high.sf(delivery.counts - 1))
-    tests = 2 * len(CLASSES)
+    tests = 2 * len(reference.classes)
     usual, shares = before / total, delivery.counts / delivery.images
     worst = int(np.lexsort((-np.abs(shares / usual - 1), each))[0])
     bound = high.isf(_ALPHA / tests) if shares[worst] > usual[worst] else low.ppf(_ALPHA / tests)
     threshold = np.abs(bound[worst] / delivery.images / usual[worst] - 1)
     changed = np.argsort(each, kind="stable")[:3]
     words = ", ".join(
-        f"{CLASSES[i]} {100 * usual[i]:.1f} % before, {100 * shares[i]:.1f} % now" for i in changed
+        f"{reference.classes[i]} {100 * usual[i]:.1f} % before, {100 * shares[i]:.1f} % now" for i in changed
     )
     p_value = min(1.0, float(each[worst]) * tests)
     return _feature("class_frequencies", words, abs(shares[worst] / usual[worst] - 1), threshold, p_value)
@@ -343,7 +351,8 @@ def _shapes(reference: Summary, delivery: Summary) -> DriftFeature:
     furthest = [i for i in np.argsort(-by_class, kind="stable")[:3] if worth[i]]
     return _excess(
         "shapes",
-        "furthest off: " + ", ".join(f"{CLASSES[i]} ({sizes[i]:.2f} standard deviations)" for i in furthest),
+        "furthest off: "
+        + ", ".join(f"{reference.classes[i]} ({sizes[i]:.2f} standard deviations)" for i in furthest),
         float(by_class.sum()),
         freedom=max(int(np.count_nonzero(worth)) * axes.shape[1], 1),
         worth=max(float(worth.sum()) * axes.shape[1], 1e-9),
@@ -352,7 +361,7 @@ def _shapes(reference: Summary, delivery: Summary) -> DriftFeature:
 
 
 def _axes(covariance: Array) -> Array:
-    """Return directions (104, 24) in which images of a class have unit variance: its principal components."""
+    """Return directions (blocks, 24 at most) in which images of a class have unit variance."""
     variances, directions = np.linalg.eigh(covariance)
     largest = np.argsort(-variances, kind="stable")[:_COMPONENTS]
     largest = largest[variances[largest] > 1e-9 * max(variances.max(), 1e-9)]

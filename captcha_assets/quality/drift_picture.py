@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
 from captcha_assets.quality.drift import STATISTICS, DriftVerdict, Summary
 
 Array = NDArray[Any]
@@ -80,7 +79,7 @@ def _draw_distribution(axes: Axes, before: Array, now: Array) -> None:
 
 
 def _draw_frequencies(axes: Axes, reference: Summary, delivery: Summary) -> None:
-    places = np.arange(len(CLASSES))
+    places = np.arange(len(reference.classes))
     for offset, summary, color, name in (
         (-0.2, reference, _BEFORE, "training images"),
         (0.2, delivery, _NOW, "this delivery"),
@@ -88,7 +87,7 @@ def _draw_frequencies(axes: Axes, reference: Summary, delivery: Summary) -> None
         label = f"{name} ({summary.images:,})"
         shares = summary.counts / max(summary.images, 1)
         axes.bar(places + offset, shares, width=0.4, color=color, label=label)
-    axes.set_xticks(places, CLASSES)
+    axes.set_xticks(places, reference.classes)
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
@@ -101,13 +100,15 @@ def _draw_shapes(axes: Axes, reference: Summary, delivery: Summary) -> None:
     difference = 255 - 2 * np.abs(now - before).clip(max=127.5)
     rows = [_in_a_row(images) for images in (before, now, difference)]
     axes.imshow(np.vstack(rows), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xticks((np.arange(len(CLASSES)) + 0.5) * (WIDTH + 4) - 2, CLASSES)
-    axes.set_yticks((np.arange(3) + 0.5) * (HEIGHT + 4) - 2, ["training", "delivery", "difference"])
+    _, height, width = reference.means.shape
+    classes = reference.classes
+    axes.set_xticks((np.arange(len(classes)) + 0.5) * (width + 4) - 2, classes)
+    axes.set_yticks((np.arange(3) + 0.5) * (height + 4) - 2, ["training", "delivery", "difference"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
 def _in_a_row(images: Array) -> Array:
-    """Return images (n, 52, 32) side by side with a margin: (56, n * 36)."""
+    """Return images (n, h, w) side by side with a margin: (h + 4, n * (w + 4))."""
     padded = np.pad(images, ((0, 0), (0, 4), (0, 4)), constant_values=np.nan)
     return np.hstack(list(padded))

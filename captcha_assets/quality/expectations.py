@@ -17,6 +17,7 @@ from great_expectations.core.expectation_validation_result import ExpectationVal
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.core.expect_column_max_to_be_between import ExpectColumnMaxToBeBetween
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.splits import DEFAULT_RATIOS, SPLITS_SCHEMA, SplitRatios
@@ -35,12 +36,13 @@ gc.freeze()
 __all__ = ["QualityError", "judge_image_index", "judge_image_table", "judge_splits"]
 
 
-def judge_image_table(table: AnyPath, rejected: AnyPath) -> tuple[Verdict, str]:
+def judge_image_table(table: AnyPath, rejected: AnyPath, spec: DatasetSpec) -> tuple[Verdict, str]:
     """Judge one delivery: its usable and its refused members.
 
     Args:
         table: the delivery's image table.
         rejected: its refused members.
+        spec: what the images look like.
 
     Returns:
         The verdict and its report as a page of HTML.
@@ -53,17 +55,25 @@ def judge_image_table(table: AnyPath, rejected: AnyPath) -> tuple[Verdict, str]:
     rules = [suites.columns(described)]
     if frames.sound(described):
         rows = frames.images(table)
-        rules += suites.image_table(rows, frames.classes(rows), refused)
+        rules += suites.image_table(rows, frames.classes(rows, spec), refused, spec)
     return _reported(
-        "image_table", f"image_table/{table.stem}", rules, frames.rows(lazy), {table.stem: table}
+        "image_table",
+        f"image_table/{table.stem}",
+        rules,
+        frames.rows(lazy),
+        tables={table.stem: table},
+        spec=spec,
     )
 
 
-def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = None) -> tuple[Verdict, str]:
+def judge_image_index(
+    index: AnyPath, spec: DatasetSpec, tables: Mapping[str, AnyPath] | None = None
+) -> tuple[Verdict, str]:
     """Judge the index of all distinct images.
 
     Args:
         index: the image index.
+        spec: what the images look like.
         tables: image tables by delivery; the examples' pictures are taken from them.
 
     Returns:
@@ -76,15 +86,18 @@ def judge_image_index(index: AnyPath, tables: Mapping[str, AnyPath] | None = Non
     described = frames.columns(lazy, INDEX_SCHEMA)
     rules = [suites.columns(described)]
     if frames.sound(described):
-        rules += suites.image_index(frames.index(lazy), frames.conflicts(lazy))
-    return _reported("image_index", "image_index", rules, frames.rows(lazy), tables or {})
+        rules += suites.image_index(frames.index(lazy), frames.conflicts(lazy), spec)
+    rows = frames.rows(lazy)
+    return _reported("image_index", "image_index", rules, rows, tables=tables or {}, spec=spec)
 
 
 def judge_splits(
     splits: AnyPath,
     index: AnyPath,
     record: AssignmentRecord,
+    spec: DatasetSpec,
     tables: Mapping[str, AnyPath] | None = None,
+    *,
     ratios: SplitRatios = DEFAULT_RATIOS,
 ) -> tuple[Verdict, str]:
     """Judge the splits of the images.
@@ -93,6 +106,7 @@ def judge_splits(
         splits: the split of every image.
         index: the image index that the splits were made for.
         record: the split assignments.
+        spec: what the images look like.
         tables: image tables by delivery; the examples' pictures are taken from them.
         ratios: the share of each split.
 
@@ -109,11 +123,18 @@ def judge_splits(
     if frames.sound(described):
         known, recorded = frames.known_images(images), record.read()
         rules += suites.splits(frames.placed(lazy, known, recorded), known, recorded, asdict(ratios))
-    return _reported("splits", "splits", rules, frames.rows(lazy), tables or {})
+    rows = frames.rows(lazy)
+    return _reported("splits", "splits", rules, rows, tables=tables or {}, spec=spec)
 
 
 def _reported(
-    table: str, subject: str, rules: Sequence[Rule], rows: int, tables: Mapping[str, AnyPath]
+    table: str,
+    subject: str,
+    rules: Sequence[Rule],
+    rows: int,
+    *,
+    tables: Mapping[str, AnyPath],
+    spec: DatasetSpec,
 ) -> tuple[Verdict, str]:
     results = _validate([measure for rule in rules for measure in rule.measures])
     by_check = {rule.check: rule for rule in rules}
@@ -123,7 +144,7 @@ def _reported(
         else _not_judged(check)
         for check in CHECKS[table]
     )
-    verdict = Verdict(subject, findings, rows, pictures.of_examples(findings, tables))
+    verdict = Verdict(subject, findings, rows, pictures.of_examples(findings, tables, spec))
     return verdict, report.page(verdict)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from captcha_assets.dataset import CLASS_SHARES
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.frames import repeated
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.quality import thresholds
@@ -106,7 +106,11 @@ def sound(described: pl.DataFrame) -> bool:
 
 def images(path: AnyPath) -> pl.DataFrame:
     """One row for each image of a delivery: names, label, number of pixels, statistics."""
-    narrow = scan(path).select("image_id", "member", "label", "brightness", "contrast", "ink").collect()
+    narrow = (
+        scan(path)
+        .select("image_id", "member", "label", "brightness", "contrast", "foreground_fraction")
+        .collect()
+    )
     return narrow.with_columns(_lengths(path, "pixels").alias("pixel_bytes"))
 
 
@@ -120,12 +124,13 @@ def _lengths(path: AnyPath, column: str) -> pl.Series:
     return pl.Series(np.concatenate([*lengths, []])).fill_nan(0).cast(pl.Int32)
 
 
-def classes(rows: pl.DataFrame) -> pl.DataFrame:
+def classes(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     """One row for each known class: how many images it has, and the range that counts as balanced.
 
     Balanced among the classes that are there: an absent one is another check's matter.
     """
-    known = pl.DataFrame({"label": list(CLASS_SHARES), "known_share": list(CLASS_SHARES.values())})
+    shares = spec.class_shares or dict.fromkeys(spec.classes, 1 / len(spec.classes))
+    known = pl.DataFrame({"label": list(shares), "known_share": list(shares.values())})
     counted = known.join(
         rows.group_by("label").len("images"), on="label", how="left", maintain_order="left"
     ).with_columns(pl.col("images").fill_null(0).cast(pl.Int64))
@@ -185,9 +190,9 @@ def known_images(index_table: pl.LazyFrame) -> pl.DataFrame:
 def placed(splits: pl.LazyFrame, known: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """One row for each image of the splits, with what the index and the record of assignments say of it."""
     said = known.select("image_id", label_in_index="label", status_in_index="status")
-    rows = splits.select("image_id", "label", "group", "split", "held_back", "batch")
+    rows = splits.select("image_id", "label", "group", "split", "exclusion_reason", "batch")
     record = recorded.select("image_id", recorded_split="split", recorded_label="label")
-    has_split, has_reason = pl.col("split").is_not_null(), pl.col("held_back").is_not_null()
+    has_split, has_reason = pl.col("split").is_not_null(), pl.col("exclusion_reason").is_not_null()
     both = beside(rows.collect(engine="streaming"), said)
     return both.join(record, on="image_id", how="left", maintain_order="left").with_columns(
         places=has_split.cast(pl.Int8) + has_reason.cast(pl.Int8),
@@ -271,7 +276,7 @@ def near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     shared = known.filter(repeated(known["group"])).select("image_id", "label", "group")
     here = rows.join(shared, on="image_id", how="semi")
     place = here.select("image_id", "split", "batch").drop_nulls("split").unique("image_id", keep="any")
-    ties = here.filter(pl.col("held_back").is_not_null())
+    ties = here.filter(pl.col("exclusion_reason").is_not_null())
     tied = shared.join(ties, on="image_id", how="semi")
     members = shared.join(tied, on="group", how="anti").join(place, on="image_id").sort("image_id")
     first = members.unique("group", keep="first").drop("label")

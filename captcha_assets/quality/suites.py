@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.frames import repeated
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.quality import frames
@@ -102,22 +102,25 @@ def columns(described: pl.DataFrame) -> Rule:
     )
 
 
-def image_table(rows: pl.DataFrame, classes: pl.DataFrame, refused: pl.DataFrame) -> list[Rule]:
+def image_table(
+    rows: pl.DataFrame, classes: pl.DataFrame, refused: pl.DataFrame, spec: DatasetSpec
+) -> list[Rule]:
     """All but the columns of a delivery's image table.
 
     Args:
         rows: `frames.images`.
         classes: `frames.classes` of them.
         refused: the refused members, with `member`, `reason` and `detail`.
+        spec: what the images look like.
     """
     return [
         _not_empty(rows),
         *_rejects(len(rows), refused),
         _unique("unique_members", "member", "member", rows, ["image_id", "member", "label"]),
-        _labels(rows),
-        _image_size(rows),
-        _statistics(rows),
-        *_classes(classes),
+        _labels(rows, spec),
+        _image_size(rows, spec),
+        _statistics(rows, spec),
+        *_classes(classes, spec),
     ]
 
 
@@ -165,29 +168,33 @@ def _unique(check: str, column: str, what: str, rows: pl.DataFrame, keys: Sequen
     )
 
 
-def _labels(rows: pl.DataFrame) -> Rule:
+def _labels(rows: pl.DataFrame, spec: DatasetSpec) -> Rule:
     return _none(
         "labels_in_alphabet",
         "unknown_labels",
-        frames.unexpected(rows, _not_in("label", CLASSES), ["image_id", "member", "label"], "images"),
-        f"each label one of {' '.join(CLASSES)}",
+        frames.unexpected(rows, _not_in("label", spec.classes), ["image_id", "member", "label"], "images"),
+        f"each label one of {' '.join(spec.classes)}",
         f"labels {_listed(rows['label'])}",
     )
 
 
-def _image_size(rows: pl.DataFrame) -> Rule:
+def _image_size(rows: pl.DataFrame, spec: DatasetSpec) -> Rule:
     keys = ["image_id", "member", "label", "pixel_bytes"]
     return _none(
         "image_size",
         "images_of_another_size",
-        frames.unexpected(rows, pl.col("pixel_bytes") != WIDTH * HEIGHT, keys, "images"),
-        f"{WIDTH}x{HEIGHT} pixels, {WIDTH * HEIGHT:,} bytes each",
+        frames.unexpected(rows, pl.col("pixel_bytes") != spec.pixel_bytes, keys, "images"),
+        f"{spec.size} pixels, {spec.pixel_bytes:,} bytes each",
         f"bytes {_listed(rows['pixel_bytes'])}",
     )
 
 
-def _statistics(rows: pl.DataFrame) -> Rule:
-    ranges = {"brightness": limits.BRIGHTNESS, "contrast": limits.CONTRAST, "ink": limits.INK}
+def _statistics(rows: pl.DataFrame, spec: DatasetSpec) -> Rule:
+    known = {name: getattr(spec, name) for name in ("brightness", "contrast", "foreground_fraction")}
+    ranges = {name: ends for name, ends in known.items() if ends}
+    if not ranges:
+        nothing = "nothing is known of brightness, contrast and foreground fraction"
+        return Rule("statistics_in_range", [], nothing, "not checked", rows.clear(), 0)
     outside = {name: ~pl.col(name).is_between(low, high) for name, (low, high) in ranges.items()}
     counts = rows.select(wrong.sum().alias(name) for name, wrong in outside.items()).row(0, named=True)
     keys = ["image_id", "member", "label", *ranges]
@@ -215,7 +222,7 @@ def _range(values: pl.Series) -> str:
     return f"{values.name} {low:.3g} to {high:.3g}"
 
 
-def _classes(counts: pl.DataFrame) -> list[Rule]:
+def _classes(counts: pl.DataFrame, spec: DatasetSpec) -> list[Rule]:
     keys = ["label", "images", "share", "known_share"]
     absent = frames.unexpected(counts, pl.col("images") == 0, keys, "classes")
     range_keys = [*keys, "lowest", "highest"]
@@ -228,15 +235,15 @@ def _classes(counts: pl.DataFrame) -> list[Rule]:
             "every_class_present",
             "absent_classes",
             absent,
-            f"images of each of the {len(CLASSES)} classes",
+            f"images of each of the {len(spec.classes)} classes",
             f"absent: {' '.join(counts.filter(images=0)['label'])}"
             if absent.total
-            else f"all {len(CLASSES)} classes",
+            else f"all {len(spec.classes)} classes",
         ),
         _none(
             "class_balance",
             "classes_out_of_balance",
-            frames.unexpected(counts, outside, range_keys, "classes"),
+            frames.unexpected(counts, outside & (spec.class_shares is not None), range_keys, "classes"),
             f"each class that is there within {_percent(limits.CLASS_TOLERANCE)} of its known share, or "
             f"within {limits.CLASS_SIGMAS:g} standard deviations of chance",
             "shares between " + " and ".join(furthest) + " the balanced one" if furthest else "no images",
@@ -244,18 +251,19 @@ def _classes(counts: pl.DataFrame) -> list[Rule]:
     ]
 
 
-def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
+def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame, spec: DatasetSpec) -> list[Rule]:
     """All but the columns of the image index.
 
     Args:
         rows: `frames.index`.
         conflicts: some images with contradicting labels, with their `sources`.
+        spec: what the images look like.
     """
     in_conflict = int((rows["status"] == LABEL_CONFLICT).sum())
     share = _share(in_conflict, len(rows))
     return [
         _unique("unique_images", "image_id", "image", rows, ["image_id", "batch", "member"]),
-        _index_labels(rows),
+        _index_labels(rows, spec),
         _groups(rows),
         Rule(
             "share_of_conflicts",
@@ -268,16 +276,16 @@ def image_index(rows: pl.DataFrame, conflicts: pl.DataFrame) -> list[Rule]:
     ]
 
 
-def _index_labels(rows: pl.DataFrame) -> Rule:
+def _index_labels(rows: pl.DataFrame, spec: DatasetSpec) -> Rule:
     usable = rows.filter(pl.col("status") == USABLE)
     # One column says both: a usable image's label, and that a contradicted one has none.
-    wrong = _not_in("status", [USABLE, LABEL_CONFLICT]) | _not_in("label_as_judged", [*CLASSES, "none"])
+    wrong = _not_in("status", [USABLE, LABEL_CONFLICT]) | _not_in("label_as_judged", [*spec.classes, "none"])
     keys = ["image_id", "batch", "member", "status", "label_as_judged"]
     return _none(
         "labels_in_alphabet",
         "labels_amiss",
         frames.unexpected(rows, wrong, keys, "images"),
-        f"each usable image's label one of {' '.join(CLASSES)}; none where labels contradict each other",
+        f"each usable image's label one of {' '.join(spec.classes)}; none where labels contradict each other",
         f"labels {_listed(usable['label'])}",
     )
 
@@ -363,7 +371,8 @@ def _split_or_reason(rows: pl.DataFrame, wanted: Mapping[str, float]) -> Rule:
         "images_without_a_place_or_reason",
         frames.unexpected(rows, wrong, [*_IMAGE, "places"], "images"),
         f"either a split ({', '.join(wanted)}) or a reason for being held back",
-        f"splits {_listed(rows['split'].drop_nulls())}; held back {_listed(rows['held_back'].drop_nulls())}",
+        f"splits {_listed(rows['split'].drop_nulls())}; "
+        f"excluded {_listed(rows['exclusion_reason'].drop_nulls())}",
     )
 
 
@@ -449,14 +458,14 @@ def _ratios(places: pl.DataFrame, wanted: Mapping[str, float], uneven: Sequence[
 
 
 def _held_back(rows: pl.DataFrame) -> Rule:
-    waiting = rows.filter(pl.col("held_back").is_not_null())
+    waiting = rows.filter(pl.col("exclusion_reason").is_not_null())
     share = _share(len(waiting), len(rows))
-    reasons = f": {_listed(waiting['held_back'])}" if len(waiting) else ""
+    reasons = f": {_listed(waiting['exclusion_reason'])}" if len(waiting) else ""
     return Rule(
         "held_back",
         [Measure("share_held_back", share, at_most=limits.MAX_HELD_BACK)],
         f"at most {_percent(limits.MAX_HELD_BACK)} of the images held back",
         f"{len(waiting):,} of {len(rows):,} ({_percent(share)}){reasons}",
-        waiting.select("image_id", "label", "group", "held_back", "batch").head(MAX_EXAMPLES),
+        waiting.select("image_id", "label", "group", "exclusion_reason", "batch").head(MAX_EXAMPLES),
         len(waiting),
     )

@@ -15,14 +15,6 @@ MAX_REJECTED = 0.5
 #: Above this share someone should look at the reasons: the public data sets have none or a handful.
 MANY_REJECTED = 0.05
 
-#: An image's mean gray level. 935 real characters lie within 110 and 188, generated ones alike; outside
-#: of this range an image is all but black or all but white.
-BRIGHTNESS = (40.0, 240.0)
-#: Standard deviation of an image's gray levels. The real ones lie within 73 and 105; below this nothing
-#: can be read, and 127.5 is the most that there can be.
-CONTRAST = (15.0, 127.5)
-#: Share of an image's pixels that are dark. The real ones lie within 0.18 and 0.56.
-INK = (0.01, 0.85)
 #: Share of images that may lie outside of the three ranges: single washed-out images are part of the
 #: true data, but one in twenty means that the delivery was scaled, inverted or cut differently.
 MAX_OUT_OF_RANGE = 0.05
@@ -75,7 +67,11 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         Check("unique_members", "No file of the delivery is taken twice.", True),
         Check("labels_in_alphabet", "Every label is one of the known classes.", True),
         Check("image_size", "Every image has exactly the known number of pixels.", True),
-        Check("statistics_in_range", "Brightness, contrast and ink are those of readable characters.", True),
+        Check(
+            "statistics_in_range",
+            "Brightness, contrast and foreground are those of readable characters.",
+            True,
+        ),
         Check("few_rejects", "Hardly any member of the delivery is refused.", False),
         Check("every_class_present", "Every class has images; a partial delivery need not.", False),
         Check("class_balance", "The classes are as frequent as they are known to be.", False),

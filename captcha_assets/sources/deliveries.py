@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captcha_assets import dataset
 from captcha_assets.images.archive import COUNT_LIMIT
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
@@ -254,7 +253,8 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     """
     check_new(batch, source)
     with _plain_errors(f"{batch} cannot be registered"):
-        asked = Registration(batch, source, dataset=_dataset(settings, source))
+        on_kaggle = _dataset(settings) if isinstance(source, KaggleSource) else None
+        asked = Registration(batch, source, dataset=on_kaggle)
         if isinstance(source, LocalSource):
             _check_local(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
@@ -312,10 +312,11 @@ def claim(settings: Settings, entry: Registration) -> Registration | None:
     return registration(settings, entry.batch)
 
 
-def _dataset(settings: Settings, source: Source) -> str | None:
-    if not isinstance(source, KaggleSource):
-        return None
-    return settings.kaggle_dataset or dataset.KAGGLE_DATASET
+def _dataset(settings: Settings) -> str:
+    """Return `owner/slug` of the Kaggle data set."""
+    if settings.kaggle_dataset is None:
+        raise DeliveryError("this data set names none on Kaggle: set CAPTCHA_KAGGLE_DATASET to owner/slug")
+    return settings.kaggle_dataset
 
 
 def _check_local(path: Path) -> None:
@@ -615,7 +616,11 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
     # what is restored is the version of then; what was never fetched, or is asked anew, may be newer
     version = (known.kaggle_version if known.sha256 else None) or known.source.version
     got = kaggle.download(
-        known.dataset or dataset.KAGGLE_DATASET, version, part, settings.scratch / "kaggle", progress
+        known.dataset or _dataset(settings),
+        version,
+        part,
+        settings.scratch / "kaggle",
+        progress,
     )
     return replace(known, sha256=archives.digest_of(part).sha256, kaggle_version=got.version)
 

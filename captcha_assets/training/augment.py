@@ -39,7 +39,7 @@ class Augmentation:
         """Return the changed images.
 
         Args:
-            images: float (N, 1, H, W), 0 to 1.
+            images: float (N, channels, H, W), 0 to 1.
             changes: (N, 7) as `draw_changes` returns them, on the same device.
         """
         grid = F.affine_grid(self._matrices(images, changes), list(images.shape), align_corners=False)

@@ -187,6 +187,10 @@ class TrainingJob:
     """Local `splits` file."""
     splits_version: str
     """Data version of the splits."""
+    classes: tuple[str, ...]
+    """Output *i* of the model is the class `classes[i]`."""
+    image_shape: tuple[int, ...]
+    """(height, width) of gray images, (height, width, 3) of RGB ones."""
     output: Path
     """Model folder to make."""
     checkpoints: Path
@@ -241,6 +245,8 @@ class TrainingJob:
                 tables=tuple(Path(one) for one in value["tables"]),
                 splits=Path(value["splits"]),
                 splits_version=str(value["splits_version"]),
+                classes=tuple(map(str, value["classes"])),
+                image_shape=tuple(value["image_shape"]),
                 output=Path(value["output"]),
                 checkpoints=Path(value["checkpoints"]),
                 code_version=str(value["code_version"]),
@@ -257,6 +263,8 @@ class TrainingJob:
         told = {
             "settings": asdict(self.settings),
             "splits": self.splits_version,
+            "classes": self.classes,
+            "image_shape": self.image_shape,
             "code": self.code_version,
             "tables": sorted(table.name for table in self.tables),
         }

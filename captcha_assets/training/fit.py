@@ -18,6 +18,7 @@ from captcha_assets.images.reader import ReaderError, SplitImages, read_split
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.network import ARCHITECTURE, PretrainedWeightsError, build, imagenet_normalisation
+from captcha_assets.models.predictor import channels_first
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
@@ -58,7 +59,9 @@ class Stopped:
 
 
 def _images(job: TrainingJob, split: str) -> SplitImages:
-    images = read_split(job.tables, job.splits, split, job.settings.sample_size)
+    images = read_split(
+        job.tables, job.splits, split, job.settings.sample_size, classes=job.classes, shape=job.image_shape
+    )
     if len(images) < job.settings.devices:
         raise TrainingError(
             f"the {split} split has {len(images)} images (of {job.splits}, sample_size "
@@ -68,7 +71,11 @@ def _images(job: TrainingJob, split: str) -> SplitImages:
 
 
 def _tensors(images: SplitImages) -> Images:
-    return Images(torch.from_numpy(images.pixels)[:, None], torch.from_numpy(images.labels))
+    return Images(torch.from_numpy(channels_first(images.pixels)), torch.from_numpy(images.labels))
+
+
+def _input_channels(job: TrainingJob) -> int:
+    return 1 if len(job.image_shape) == 2 else job.image_shape[2]
 
 
 def _use_cores(settings: TrainingSettings) -> None:
@@ -156,7 +163,8 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
     report(f"{len(train)} training and {len(validation)} validation images, {len(train.classes)} classes")
     resumes = _resumes(job, report)
     torch.manual_seed(chosen.seed)
-    network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
+    inputs, begins = _input_channels(job), chosen.pretrained and not resumes
+    network = build(ARCHITECTURE, chosen.channels, len(train.classes), inputs, pretrained=begins)
     measured = imagenet_normalisation(network) if chosen.pretrained else None
     normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
     images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
@@ -220,6 +228,7 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         channels=job.settings.channels,
         classes=ready.classes,
         input_size=(height, width),
+        input_channels=_input_channels(job),
         mean=normalisation.mean,
         std=normalisation.std,
         temperature=temperature,

@@ -34,7 +34,7 @@ def test_statistics_stay(images):
     found = Statistics(images)
     assert _hash(found.brightness) == "dc137282adcb3099"
     assert _hash(found.contrast) == "f5784ac1305a78d6"
-    assert _hash(found.ink) == "041f9b2a316ce650"
+    assert _hash(found.foreground_fraction) == "041f9b2a316ce650"
 
 
 def test_difference_hashes_stay(images):
@@ -49,10 +49,10 @@ def test_signatures_stay(images):
 
 def test_near_duplicate_groups_stay(images):
     copied = np.concatenate([images, *(make(images) for make in COPIES.values())])
-    groups = duplicates.near_duplicate_groups(signatures(copied), lambda rows: copied[rows])
+    groups = duplicates.near_duplicate_groups(signatures(copied), lambda rows: copied[rows], 0.996)
     assert len(np.unique(groups)) == 180
     assert _hash(groups) == "6acde1be379da2bc"
 
 
 def test_the_rule_of_the_groups_stays():
-    assert duplicates.RULE == "2/0.996"
+    assert duplicates.rule(0.996) == "2/0.996"

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import zipfile
 from collections.abc import Callable
@@ -9,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from captcha_assets.dataset import CLASSES, label_of
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.quality import drift, drift_picture, report, verdict
@@ -43,7 +42,10 @@ def image_table(images: np.ndarray, labels: np.ndarray) -> pl.DataFrame:
     return table.with_columns(
         pl.Series("label", labels),
         pl.Series("pixels", [image.tobytes() for image in images]),
-        *(pl.Series(name, getattr(statistics, name)) for name in ("brightness", "contrast", "ink")),
+        *(
+            pl.Series(name, getattr(statistics, name))
+            for name in ("brightness", "contrast", "foreground_fraction")
+        ),
     ).cast(polars_schema(IMAGE_TABLE_SCHEMA))
 
 
@@ -54,12 +56,12 @@ def summary(first: int, last: int) -> Summary:
 
 
 def summarize(images: np.ndarray, labels: np.ndarray) -> Summary:
-    sums = drift._Sums()
+    sums = drift._Sums(CAPTCHA)
     statistics = Statistics(images)
     sums.add(
         images,
-        np.array([CLASSES.index(label) for label in labels]),
-        np.column_stack([statistics.brightness, statistics.contrast, statistics.ink]),
+        np.array([CAPTCHA.classes.index(label) for label in labels]),
+        np.column_stack([statistics.brightness, statistics.contrast, statistics.foreground_fraction]),
     )
     return sums.summary()
 
@@ -152,7 +154,7 @@ def test_labels_that_changed_places_raise_an_alarm_of_shapes_alone():
     two = {"m", "w"}
     compared = drift.compare(summary(0, REFERENCE), summarize(images, swapped))
     shapes = compared.features[-1]
-    named = {label for label in CLASSES if f"{label} (" in shapes.words}
+    named = {label for label in CAPTCHA.classes if f"{label} (" in shapes.words}
     assert two <= named
 
 
@@ -185,7 +187,7 @@ def test_halves_of_the_real_images_raise_no_alarm_and_generated_ones_do(shared_d
         names = sorted(name for name in archive.namelist() if name.endswith(".png"))
         files = [np.frombuffer(archive.read(name), np.uint8) for name in names]
     images = np.stack([cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files])
-    labels = np.array([label_of(name) for name in names])
+    labels = np.array([CAPTCHA.label_of(name) for name in names])
     order = np.random.default_rng(0).permutation(len(images))
     halves = [summarize(images[part], labels[part]) for part in np.array_split(order, 2)]
     assert drift.compare(*halves).passed
@@ -212,10 +214,11 @@ def test_a_summary_of_tables_is_that_of_their_images(tmp_path):
         tables.write(image_table(images[part], labels[part]), tmp_path / f"{name}.parquet")
         for name, part in (("one", slice(0, 300)), ("two", slice(300, None)))
     ]
-    found, expected = drift.summarize(paths), summarize(images, labels)
+    found, expected = drift.summarize(paths, CAPTCHA), summarize(images, labels)
     assert found.images == DELIVERY
-    for field in dataclasses.fields(Summary):
-        np.testing.assert_allclose(getattr(found, field.name), getattr(expected, field.name), rtol=1e-6)
+    assert found.classes == CAPTCHA.classes
+    for name in ("quantiles", "counts", "means", "covariance"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
 
 
 def test_only_the_training_images_make_the_reference(tmp_path):
@@ -224,7 +227,9 @@ def test_only_the_training_images_make_the_reference(tmp_path):
     places = np.where(np.arange(DELIVERY) < 700, "train", "test")
     splits = table.select("image_id", split=pl.Series(places))
     found = drift.summarize(
-        [tables.write(table, tmp_path / "first.parquet")], tables.write(splits, tmp_path / "splits.parquet")
+        [tables.write(table, tmp_path / "first.parquet")],
+        CAPTCHA,
+        tables.write(splits, tmp_path / "splits.parquet"),
     )
     np.testing.assert_array_equal(found.counts, summarize(images[:700], labels[:700]).counts)
     np.testing.assert_allclose(found.means, summarize(images[:700], labels[:700]).means, rtol=1e-6)
@@ -235,13 +240,13 @@ def test_a_summary_is_saved_and_loaded_again_and_always_in_the_same_bytes(tmp_pa
         drift.save(summary(0, REFERENCE), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "one").stat().st_size < 500_000
-    loaded = drift.load(tmp_path / "one")
+    loaded = drift.load(tmp_path / "one", CAPTCHA)
     assert drift.compare(loaded, loaded) == drift.compare(summary(0, REFERENCE), summary(0, REFERENCE))
 
 
 def test_a_summary_is_kept_in_an_object_store_too(bucket):
     drift.save(summary(0, REFERENCE), bucket / "reference.npz")
-    assert drift.load(bucket / "reference.npz").images == REFERENCE
+    assert drift.load(bucket / "reference.npz", CAPTCHA).images == REFERENCE
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"\x93NUMPY"])
@@ -249,13 +254,13 @@ def test_a_summary_that_cannot_be_read_is_one_clear_error(tmp_path, content):
     if content is not None:
         (tmp_path / "reference.npz").write_bytes(content)
     with pytest.raises(DriftError, match=r"reference\.npz cannot be read .*summarize the training images"):
-        drift.load(tmp_path / "reference.npz")
+        drift.load(tmp_path / "reference.npz", CAPTCHA)
 
 
 def test_a_summary_of_other_classes_is_refused(tmp_path):
     np.savez(tmp_path / "reference.npz", classes=np.array(["cat", "dog"]))
     with pytest.raises(DriftError, match="other classes"):
-        drift.load(tmp_path / "reference.npz")
+        drift.load(tmp_path / "reference.npz", CAPTCHA)
 
 
 # --- what is shown

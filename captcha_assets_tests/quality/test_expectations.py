@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.quality import expectations, thresholds
 from captcha_assets.quality.verdict import Finding, Verdict
@@ -46,11 +46,11 @@ def twice(number: int) -> Spoil:
 def judge_delivery(folder: Path, table: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Verdict:
     path = tables.write(table, folder / "first.parquet")
     refused = tables.write(tables.rejected() if rejected is None else rejected, folder / "rejected.parquet")
-    return expectations.judge_image_table(path, refused)[0]
+    return expectations.judge_image_table(path, refused, CAPTCHA)[0]
 
 
 def judge_index(folder: Path, index: pl.DataFrame) -> Verdict:
-    return expectations.judge_image_index(tables.write(index, folder / "index.parquet"))[0]
+    return expectations.judge_image_index(tables.write(index, folder / "index.parquet"), CAPTCHA)[0]
 
 
 def recorded(folder: Path, splits: pl.DataFrame) -> AssignmentRecord:
@@ -70,6 +70,7 @@ def judge_splits(folder: Path, splits: pl.DataFrame, index: pl.DataFrame) -> Ver
         tables.write(splits, folder / "splits.parquet"),
         tables.write(index, folder / "index.parquet"),
         recorded(folder, splits),
+        CAPTCHA,
     )[0]
 
 
@@ -91,26 +92,38 @@ def test_a_sound_delivery_passes_every_check(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "check", "example"),
     [
-        (lambda table: table.drop("ink"), "columns_and_types", {"column": "ink", "type": "missing"}),
+        (
+            lambda table: table.drop("foreground_fraction"),
+            "columns_and_types",
+            {"column": "foreground_fraction", "type": "missing"},
+        ),
         (
             lambda table: table.with_columns(pl.col("brightness").cast(pl.Float64)),
             "columns_and_types",
             {"column": "brightness", "type": "Float64", "expected": "Float32"},
         ),
         (row(3, label=None), "columns_and_types", {"column": "label", "empty": 1}),
-        (row(3, ink=float("nan")), "columns_and_types", {"column": "ink", "empty": 1}),
+        (
+            row(3, foreground_fraction=float("nan")),
+            "columns_and_types",
+            {"column": "foreground_fraction", "empty": 1},
+        ),
         (lambda table: table.clear(), "not_empty", None),
         (row(3, member="Dataset/2_00000.png"), "unique_members", {"member": "Dataset/2_00000.png"}),
         (row(3, label="z"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "z"}),
         (row(3, label="N"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "N"}),
         (
-            row(3, pixels=bytes(HEIGHT * WIDTH - 1)),
+            row(3, pixels=bytes(CAPTCHA.pixel_bytes - 1)),
             "image_size",
-            {"member": "Dataset/5_00003.png", "pixel_bytes": HEIGHT * WIDTH - 1},
+            {"member": "Dataset/5_00003.png", "pixel_bytes": CAPTCHA.pixel_bytes - 1},
         ),
         (first(0.06, brightness=252.0), "statistics_in_range", {"label": "2", "brightness": 252.0}),
         (first(0.06, contrast=3.0), "statistics_in_range", {"label": "2", "contrast": 3.0}),
-        (first(0.06, ink=0.0), "statistics_in_range", {"label": "2", "ink": 0.0}),
+        (
+            first(0.06, foreground_fraction=0.0),
+            "statistics_in_range",
+            {"foreground_fraction": 0.0},
+        ),
         (lambda table: table.filter(pl.col("label") != "a"), "every_class_present", {"label": "a"}),
         (
             lambda table: table.filter((pl.col("label") != "a") | (pl.col("dhash") < 21)),
@@ -139,7 +152,9 @@ def test_a_fault_of_a_delivery_fails_its_own_check_and_is_shown(tmp_path, spoil,
 
 
 def test_statistics_out_of_range_are_borne_in_a_few_images_and_yet_shown(tmp_path):
-    verdict = judge_delivery(tmp_path, row(3, brightness=252.0, ink=0.0)(tables.image_table()))
+    verdict = judge_delivery(
+        tmp_path, row(3, brightness=252.0, foreground_fraction=0.0)(tables.image_table())
+    )
     finding = found(verdict, "statistics_in_range")
     assert finding.passed
     assert finding.total_unexpected == 1
@@ -189,7 +204,7 @@ def test_a_partial_delivery_only_warns(tmp_path, labels):
     assert verdict.passed
     assert [finding.name for finding in verdict.warnings] == ["every_class_present"]
     absent = {example["label"] for example in found(verdict, "every_class_present").examples}
-    assert absent <= set(CLASSES) - set(labels)
+    assert absent <= set(CAPTCHA.classes) - set(labels)
 
 
 def test_nothing_else_is_judged_where_the_columns_are_wrong(tmp_path):
@@ -290,7 +305,7 @@ def in_splits(*places: str) -> Spoil:
 
 def test_sound_splits_pass_every_check(tmp_path):
     index = contradicted(7)(grouped(tables.image_index(), (0, 1, 2), (5, 6)))
-    splits = row(7, split=None, held_back="label_conflict", sample_key=None)(tables.splits(index))
+    splits = row(7, split=None, exclusion_reason="label_conflict", sample_key=None)(tables.splits(index))
     verdict = judge_splits(tmp_path, splits, index)
     assert not_passed(verdict) == set()
     assert [finding.name for finding in verdict.findings] == names("splits")
@@ -307,13 +322,13 @@ def test_sound_splits_pass_every_check(tmp_path):
             {"unique_images", "no_image_in_two_splits", "assignments_kept"},
         ),
         (row(3, split=None), {"split_or_reason"}),
-        (row(3, held_back="whim"), {"split_or_reason"}),
+        (row(3, exclusion_reason="whim"), {"split_or_reason"}),
         (row(3, split="dev"), {"split_or_reason"}),
         (row(3, image_id="nobody"), {"agrees_with_index", "no_image_forgotten", "assignments_kept"}),
         (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_forgotten"}),
         (in_splits("test", "test"), {"ratios_exact"}),
         (in_splits("test", "test", "test", "test"), {"ratios", "ratios_exact"}),
-        (first(0.02, split=None, held_back="near_duplicate_of_two_splits"), {"held_back"}),
+        (first(0.02, split=None, exclusion_reason="near_duplicate_of_two_splits"), {"held_back"}),
     ],
 )
 def test_a_fault_of_the_splits_fails_its_own_check_and_is_shown(tmp_path, spoil, checks):
@@ -359,7 +374,9 @@ def test_a_group_in_two_splits_passes_while_the_image_that_ties_it_is_held_back(
     splits = in_splits("test", *["train"] * 13)(tables.splits(index)).with_columns(group="image_id")
     assert "no_near_duplicate_in_two_splits" in not_passed(judge_splits(tmp_path, splits, index))
     tie = index.filter(pl.col("label") == "2")["image_id"][1]
-    held = values_where(pl.col("image_id") == tie, split=None, held_back="near_duplicate_of_two_splits")
+    held = values_where(
+        pl.col("image_id") == tie, split=None, exclusion_reason="near_duplicate_of_two_splits"
+    )
     assert "no_near_duplicate_in_two_splits" not in not_passed(judge_splits(tmp_path, held(splits), index))
 
 
@@ -429,10 +446,10 @@ def test_every_check_can_be_the_name_of_an_asset_check_and_says_what_it_is_for()
 
 def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):
     with pytest.raises(expectations.QualityError, match=r"absent\.parquet does not exist: materialize"):
-        expectations.judge_image_index(tmp_path / "absent.parquet")
+        expectations.judge_image_index(tmp_path / "absent.parquet", CAPTCHA)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(expectations.QualityError, match=r"broken\.parquet cannot be read as Parquet"):
-        expectations.judge_image_index(tmp_path / "broken.parquet")
+        expectations.judge_image_index(tmp_path / "broken.parquet", CAPTCHA)
 
 
 def test_judging_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
@@ -442,7 +459,7 @@ def test_judging_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     index = tables.image_index()
-    assert judge_delivery(tmp_path, tables.image_table().drop("ink"), tables.rejected(5)).rows == 420
+    assert judge_delivery(tmp_path, tables.image_table().drop("contrast"), tables.rejected(5)).rows == 420
     assert judge_splits(tmp_path, twice(3)(tables.splits(index)), index).rows == 421
     assert capfd.readouterr() == ("", "")
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.partitions import batches
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.models import registry
@@ -29,7 +30,7 @@ class Drift:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def drift_of(settings: Settings, batch: str) -> Drift:
+def drift_of(settings: Settings, batch: str, spec: DatasetSpec) -> Drift:
     """Compare a batch's table with the training images of the champion, if there is one."""
     champion = registry.champion(settings.models)
     if champion is None:
@@ -40,12 +41,12 @@ def drift_of(settings: Settings, batch: str) -> Drift:
     from captcha_assets.quality import drift
 
     try:
-        reference = drift.load(trained_on)
+        reference = drift.load(trained_on, spec)
     except drift.DriftError as error:
         return _not_compared(f"no comparison: {error}", passed=False)
     if reference.images < drift.MIN_REFERENCE:
         return _not_compared(f"the champion was trained on {reference.images} images, too few to compare")
-    images = drift.summarize([settings.image_table(batch)])
+    images = drift.summarize([settings.image_table(batch)], spec)
     if images.images == 0:
         return _not_compared("no usable images to compare")
     return _compared(settings, batch, reference, images, champion.model_id)
