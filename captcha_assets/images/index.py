@@ -21,7 +21,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.duplicates import Rows, near_duplicate_groups, rule
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
-from captcha_assets.images.frames import require_table, write_frame
+from captcha_assets.images.frames import StaleTableError, require_columns, require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"
@@ -80,10 +80,6 @@ _ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
 
 
-class StaleTableError(ValueError):
-    """Image tables that this version cannot use; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class IndexSummary:
     """What an index holds.
@@ -134,7 +130,10 @@ def build_image_index(
     named = rule(spec.near_duplicate_correlation)
     with ExitStack() as stack:
         places = {name: require_table(tables[name]) for name in sorted(tables)}
-        local = {name: Path(stack.enter_context(fetched(place))) for name, place in places.items()}
+        local = {
+            name: require_columns(Path(stack.enter_context(fetched(place))), _COLUMNS)
+            for name, place in places.items()
+        }
         images, idle = _distinct(local, decisions, spec)
         groups = _groups(images, list(local.values()), _known_groups(target, named), spec)
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
@@ -271,7 +270,9 @@ def _search(
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     stored = reader.read("signature", table, row)
     if stored.shape[1] != 4 * TABLES * len(CROPS):
-        raise StaleTableError("image tables were made by another version: materialize image_table again")
+        raise StaleTableError(
+            "image tables were made by another version of the code: materialize image_table again"
+        )
     signatures = stored.view(np.uint32).reshape(-1, TABLES, len(CROPS))
 
     def small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

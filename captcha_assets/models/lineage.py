@@ -245,7 +245,7 @@ def _places(settings: Settings, batch: str) -> Iterator[Node]:
     found = dict(places.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
     first = int((places["batch"] == batch).sum())
-    facts |= {"held_back": int(found.get(None, 0)), "first_brought_by_it": first}
+    facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
     yield Node("splits", content_hash(settings.splits), facts)
 
 
@@ -284,7 +284,8 @@ def _place(settings: Settings, image_id: str) -> dict[str, Any]:
     if not settings.splits.exists():
         return {"split": None}
     scan = pl.scan_parquet(str(settings.splits)).filter(pl.col("image_id") == image_id)
-    rows = scan.select("split", "held_back").collect().to_dicts()
+    # splits of an earlier version of the code say no reason
+    rows = scan.select(pl.col("^(split|exclusion_reason)$")).collect().to_dicts()
     return rows[0] if rows else {"split": None}
 
 

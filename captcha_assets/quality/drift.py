@@ -10,6 +10,7 @@ Shapes are compared class by class, so that another mix of classes does not pass
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -22,6 +23,7 @@ from scipy import stats
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.features import thumbnails
+from captcha_assets.images.frames import require_columns
 from captcha_assets.quality import thresholds
 from captcha_assets.quality.verdict import Finding, Verdict
 from captcha_assets.storage import AnyPath, fetched, replacing
@@ -219,6 +221,7 @@ def _training_images(splits: AnyPath) -> pa.Array:
 def _rows(path: str, spec: DatasetSpec, wanted: pa.Array | None) -> Iterator[pa.Table]:
     """Yield the usable rows of a table, some thousand at a time."""
     names = ["image_id", "label", "pixels", *STATISTICS[:3]]
+    require_columns(Path(path), names)
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=names)

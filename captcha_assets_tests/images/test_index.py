@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images import index as image_index
 from captcha_assets.images.features import image_id
+from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import (
     COLUMN_DESCRIPTIONS,
     INDEX_SCHEMA,
-    StaleTableError,
     build_image_index,
     list_conflicts,
 )

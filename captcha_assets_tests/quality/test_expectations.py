@@ -426,6 +426,7 @@ def test_the_pictures_of_a_pair_come_from_the_tables_of_their_deliveries(tmp_pat
         tables.write(splits, tmp_path / "splits.parquet"),
         tables.write(index, tmp_path / "index.parquet"),
         recorded(tmp_path, splits),
+        CAPTCHA,
         {
             "first": tables.write(tables.image_table(), tmp_path / "first.parquet"),
             "other": tmp_path / "absent",
@@ -472,6 +473,7 @@ def test_the_same_tables_give_the_same_verdict_and_report(tmp_path):
             tables.write(splits, tmp_path / "splits.parquet"),
             tables.write(index, tmp_path / "index.parquet"),
             recorded(tmp_path, splits),
+            CAPTCHA,
         )
         for _ in range(2)
     )
@@ -495,4 +497,5 @@ def test_a_table_in_an_object_store_is_judged_like_a_local_one(tmp_path, bucket)
     local = judge_delivery(tmp_path, table, refused)
     for name in ("first", "rejected"):
         bucket.fs.put_file(str(tmp_path / f"{name}.parquet"), (bucket / f"{name}.parquet").path)
-    assert expectations.judge_image_table(bucket / "first.parquet", bucket / "rejected.parquet")[0] == local
+    there = bucket / "first.parquet", bucket / "rejected.parquet"
+    assert expectations.judge_image_table(*there, CAPTCHA)[0] == local

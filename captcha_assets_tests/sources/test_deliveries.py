@@ -125,7 +125,7 @@ def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_p
 
 
 def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
-    deliveries.register(Settings(home=tmp_path), "k", KaggleSource())
+    deliveries.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
     with pytest.raises(DeliveryError, match="already registered"):
         deliveries.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
 
