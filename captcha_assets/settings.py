@@ -15,7 +15,6 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
-from captcha_assets.dataset import DatasetSpec
 from captcha_assets.storage import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -60,7 +59,7 @@ class Settings(BaseSettings):
     ] = None
     dataset: Annotated[
         str | None,
-        Field(description="module:name of the DatasetSpec; default CAPTCHA characters (docs/template.md)."),
+        Field(description="module:name of a DatasetSpec; default the one of dataset.py."),
     ] = None
     kaggle_dataset: Annotated[
         str | None,
@@ -182,9 +181,9 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
 
-    def of_dataset(self, spec: DatasetSpec) -> "Settings":
-        """Return these settings with what they leave to the data set."""
-        return self.model_copy(update={"kaggle_dataset": self.kaggle_dataset or spec.kaggle_dataset})
+    def with_kaggle_dataset(self, default: str | None) -> "Settings":
+        """Return these settings with the data set's own name on Kaggle, where they give none."""
+        return self.model_copy(update={"kaggle_dataset": self.kaggle_dataset or default})
 
     @property
     def raw(self) -> Path:

@@ -65,6 +65,6 @@ def main(ctx: click.Context) -> None:
     if ctx.meta[_HELP]:
         return  # it is given whatever the settings are
     settings = load_settings()
-    ctx.obj = settings.of_dataset(load_dataset(settings.dataset))
+    ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
     if problem := inbox.prepare(ctx.obj):
         click.echo(f"warning: {problem}", err=True)

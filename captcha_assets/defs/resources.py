@@ -12,7 +12,7 @@ def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:
 
     @dg.resource(description="Where things are kept, read from the CAPTCHA_* variables.")
     def settings(_context: dg.InitResourceContext) -> Settings:
-        return load_settings().of_dataset(spec)
+        return load_settings().with_kaggle_dataset(spec.kaggle_dataset)
 
     return settings
 

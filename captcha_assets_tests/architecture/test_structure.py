@@ -144,6 +144,21 @@ def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
     assert known == [], "take it from captcha_assets.dataset"
 
 
+#: What chooses the data set; the generator draws CAPTCHA characters and nothing else.
+CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/generator.py", "sources/generator_picture.py"}
+
+
+def test_the_library_is_given_its_data_set() -> None:
+    chosen = [
+        f"{place(module, node)} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if name in {f"{PACKAGE}.dataset.CAPTCHA", f"{PACKAGE}.dataset.load_dataset"}
+        and not {module.package, module.inside} & CHOOSES_THE_DATA_SET
+    ]
+    assert chosen == [], "take a DatasetSpec as an argument"
+
+
 def test_the_data_set_does_know_the_characters() -> None:
     (dataset,) = [module for module in modules() if module.inside == "dataset.py"]
     assert len(list(_knows_classes(dataset))) >= 2
