@@ -95,7 +95,7 @@ class Member(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A member rejected for what the archive's directory says about it."""
+    """A member rejected because of what the archive's directory says about it."""
 
     name: str
     rejection: Rejection
@@ -436,7 +436,7 @@ def _left_out(comment: bytes) -> tuple[Rejected, ...]:
         rows = json.loads(comment)["unreadable"] if comment.startswith(b'{"unreadable"') else []
         return tuple(Rejected(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ()  # somebody else's comment
+        return ()  # a comment of another program
 
 
 def _line(text: object) -> str:

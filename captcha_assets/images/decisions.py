@@ -1,4 +1,4 @@
-"""What somebody decided about single images: a small CSV file, committed beside the code.
+"""What someone decided about single images: a small CSV file, committed beside the code.
 
     image_id,decision,label,reason
     0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second delivery mistook it for n
@@ -14,7 +14,7 @@ are accepted.
 
 A file that cannot be followed is an error with the number of the line. A decision that has no effect is a
 warning, since a batch that is not there, or not there any more, must not stop the others: one about an
-image that no batch holds, and `keep` of a label that nobody states, where nobody contradicts the other.
+image that no batch holds, and `keep` of a label that no source states, where the sources agree.
 """
 
 import csv

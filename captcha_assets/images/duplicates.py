@@ -65,7 +65,7 @@ def near_duplicate_groups(
 
 
 class _Crops:
-    """Crops of some rows: their buckets, and for places among these the row and the crop that lies there."""
+    """Crops of some rows: their buckets, and for a position among these its row and its crop."""
 
     def __init__(self, buckets: Signatures, rows: Rows, crops: tuple[int, ...]) -> None:
         self.bucket = buckets.ravel()
@@ -80,17 +80,17 @@ class _Crops:
 
     # of millions of crops a handful share a bucket: these are asked for, and the others need no memory
 
-    def row(self, places: Rows) -> Rows:
-        """Return the rows of the crops at these places."""
-        return self._rows[self._before(places) // len(self._crops)]
+    def row(self, positions: Rows) -> Rows:
+        """Return the rows of the crops at these positions."""
+        return self._rows[self._before(positions) // len(self._crops)]
 
-    def crop(self, places: Rows) -> Rows:
-        """Return which crops lie at these places."""
-        result: Rows = self._crops[self._before(places) % len(self._crops)]
+    def crop(self, positions: Rows) -> Rows:
+        """Return which crops lie at these positions."""
+        result: Rows = self._crops[self._before(positions) % len(self._crops)]
         return result
 
-    def _before(self, places: Rows) -> Rows:
-        return places if self._order is None else self._order[places]
+    def _before(self, positions: Rows) -> Rows:
+        return positions if self._order is None else self._order[positions]
 
 
 class _Groups:
@@ -143,8 +143,8 @@ class _Groups:
         pairs = np.unique(pairs, axis=1)  # copies share many buckets
         for start in range(0, pairs.shape[1], _PAIRS):
             one, other, *crops = pairs[:, start : start + _PAIRS]
-            rows, places = np.unique(np.stack([one, other]), return_inverse=True)
-            agreement = _agreement(self._thumbnails_of(rows), places.reshape(2, -1), np.stack(crops))
+            rows, positions = np.unique(np.stack([one, other]), return_inverse=True)
+            agreement = _agreement(self._thumbnails_of(rows), positions.reshape(2, -1), np.stack(crops))
             same = agreement >= self._correlation
             if same.any():
                 known = np.stack([np.arange(len(self.first)), self.first], axis=1)
@@ -173,12 +173,12 @@ def _counted(numbers: Rows) -> Rows:
     return np.arange(numbers.sum()) - np.repeat(starts, numbers)
 
 
-def _agreement(pixels: Pixels, places: Rows, crops: Rows) -> npt.NDArray[np.float64]:
+def _agreement(pixels: Pixels, positions: Rows, crops: Rows) -> npt.NDArray[np.float64]:
     """Return the correlation of pairs (2, n) of images, a block at a time."""
-    result = np.empty(places.shape[1])
+    result = np.empty(positions.shape[1])
     for start in range(0, len(result), _CALCULATED):
         here = slice(start, start + _CALCULATED)
-        one, other = (smoothed(pixels[side]) for side in places[:, here])
+        one, other = (smoothed(pixels[side]) for side in positions[:, here])
         result[here] = correlations(one, crops[0, here], other, crops[1, here])
     return result
 

@@ -123,9 +123,9 @@ def dhash(pixels: Pixels) -> npt.NDArray[np.uint64]:
 
 def _cosines(size: int, number: int) -> npt.NDArray[np.float32]:
     """Return the first cosines of a crop of `size` pixels, (size + 2, 3 * number): middle, up, down."""
-    place, frequency = np.arange(size)[:, None], np.arange(number)
+    position, frequency = np.arange(size)[:, None], np.arange(number)
     scale = np.where(frequency > 0, np.sqrt(2), 1) / np.sqrt(size)
-    waves = scale * np.cos(np.pi * (place + 0.5) * frequency / size)
+    waves = scale * np.cos(np.pi * (position + 0.5) * frequency / size)
     shifted = [np.pad(waves, ((1 + shift, 1 - shift), (0, 0))) for shift in (0, -1, 1)]
     return np.round(_SCALE * np.hstack(shifted)).astype(np.float32)
 
@@ -184,11 +184,11 @@ def descriptions(pixels: Pixels) -> Floats:
 
 def signatures(pixels: Pixels) -> npt.NDArray[np.uint32]:
     """Return the signature of each image, uint32 (n, 12, 5): for every table, the bucket of every crop."""
-    places = descriptions(pixels) / _BUCKET
-    offsets, factors = _tables(places.shape[2])
+    positions = descriptions(pixels) / _BUCKET
+    offsets, factors = _tables(positions.shape[2])
     result = np.empty((len(pixels), TABLES, len(CROPS)), np.uint32)
     for table in range(TABLES):
-        buckets = np.floor(places + offsets[table])
+        buckets = np.floor(positions + offsets[table])
         # whole numbers far below 2**53: the product is exact
         result[:, table] = (buckets @ factors[table]).astype(np.int64).astype(np.uint32)
     return result

@@ -1,4 +1,4 @@
-"""Data frames as tables with a data version, and what they are asked more than once."""
+"""Data frames as tables with a data version, and what is asked of them more than once."""
 
 from collections.abc import Collection
 from pathlib import Path

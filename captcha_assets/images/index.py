@@ -129,10 +129,10 @@ def build_image_index(
     """
     named = rule(spec.near_duplicate_correlation)
     with ExitStack() as stack:
-        places = {name: require_table(tables[name]) for name in sorted(tables)}
+        paths = {name: require_table(tables[name]) for name in sorted(tables)}
         local = {
-            name: require_columns(Path(stack.enter_context(fetched(place))), _COLUMNS)
-            for name, place in places.items()
+            name: require_columns(Path(stack.enter_context(fetched(path))), _COLUMNS)
+            for name, path in paths.items()
         }
         images, idle = _distinct(local, decisions, spec)
         groups = _groups(images, list(local.values()), _known_groups(target, named), spec)
@@ -225,18 +225,18 @@ def _with_known(images: pl.DataFrame, known: pl.DataFrame | None) -> pl.DataFram
     before = known.rename({"label": "label_before", "group": "known"})
     there = images.join(before, on="image_id", how="left", maintain_order="left")
     same = there.filter(pl.col("label") == pl.col("label_before"))
-    # nearly always nobody is lost
+    # nearly always no image is gone
     gone = known.clear() if len(same) == len(known) else known.join(same, on="image_id", how="anti")
     whole = (pl.col("label") == pl.col("label_before")) & ~pl.col("known").is_in(gone["group"].implode())
     return there.with_columns(known=pl.when(whole).then("known")).drop("label_before")
 
 
-def _firsts(places: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Return for each image the place of the image that its known group is named after, else its own."""
-    groups = np.arange(len(places))
-    others = places.filter(pl.col("known") != pl.col("image_id")).select("place", image_id="known")
-    named = others.join(places.select("image_id", first="place"), on="image_id")
-    groups[named["place"].to_numpy()] = named["first"].to_numpy()
+def _firsts(numbered: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Return for each image the number of the image that its known group is named after, else its own."""
+    groups = np.arange(len(numbered))
+    others = numbered.filter(pl.col("known") != pl.col("image_id")).select("number", image_id="known")
+    named = others.join(numbered.select("image_id", first="number"), on="image_id")
+    groups[named["number"].to_numpy()] = named["first"].to_numpy()
     return groups
 
 
@@ -244,14 +244,14 @@ def _groups(
     images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None, spec: DatasetSpec
 ) -> npt.NDArray[np.int64]:
     """Return for each image, in order of `image_id`, the first of its near-duplicate group."""
-    places = _with_known(images.select("image_id", "label", "table", "row"), known).with_row_index("place")
-    groups = _firsts(places)
-    fresh = places["known"].is_null().to_numpy()
+    numbered = _with_known(images.select("image_id", "label", "table", "row"), known).with_row_index("number")
+    groups = _firsts(numbered)
+    fresh = numbered["known"].is_null().to_numpy()
     reader = _BinaryReader(tables)
     # in the order of the files, so that what is read together lies together
-    usable = places.select("place", "label", "table", "row").drop_nulls("label").sort("table", "row")
+    usable = numbered.select("number", "label", "table", "row").drop_nulls("label").sort("table", "row")
     for members in usable.partition_by("label", maintain_order=True):
-        here = members["place"].to_numpy()
+        here = members["number"].to_numpy()
         if fresh[here].any():
             groups[here] = _search(members, groups[here], fresh[here], reader, spec)
     reader.forget()
@@ -265,7 +265,7 @@ def _search(
     reader: "_BinaryReader",
     spec: DatasetSpec,
 ) -> npt.NDArray[np.int64]:
-    """Return the groups of the images of one class, each by its smallest place."""
+    """Return the groups of the images of one class, each by its smallest number."""
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     stored = reader.read("signature", table, row)

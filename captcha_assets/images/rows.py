@@ -1,7 +1,7 @@
 """From members of a batch to rows: what one worker does with a chunk of them.
 
 Run as a module it is such a worker: it takes its share of the chunks from standard input and writes
-one Arrow record batch per chunk to standard output. It dies with whoever started it: its next write
+one Arrow record batch per chunk to standard output. It ends with the process that started it: its next write
 fails.
 """
 
@@ -154,7 +154,7 @@ def read_chunks(archive: Path, chunks: list[Chunk], spec: DatasetSpec) -> Iterat
 
 def main() -> int:
     """Serve as a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for who started it, who ends it then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent process handles them
     # the parent process alone writes here: this is how it hands over work
     archive, chunks, spec = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:
@@ -163,7 +163,7 @@ def main() -> int:
                 stream.write_batch(batch)
                 sys.stdout.buffer.flush()
     except BrokenPipeError:
-        return 1  # whoever wanted the rows is gone
+        return 1  # the process that wanted the rows is gone
     return 0
 
 

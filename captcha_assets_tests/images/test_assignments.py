@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentError, AssignmentRecord
-from captcha_assets.images.splits import TIES_SPLITS, update_splits
+from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets_tests.images.test_splits import identity, index_of, places, write_index
 
 BATCHES = {name: range(start, start + 30) for name, start in {"a": 0, "b": 20, "c": 60, "d": 75}.items()}
@@ -108,7 +108,7 @@ class EveryHistory(RuleBasedStateMachine):
         rows = pl.read_parquet(self.home.target).filter(
             pl.col("split").is_null(), pl.col("label").is_not_null()
         )
-        assert rows["exclusion_reason"].eq(TIES_SPLITS).all()
+        assert rows["exclusion_reason"].eq(NEAR_DUPLICATE_OF_TWO_SPLITS).all()
 
     def teardown(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)

@@ -9,7 +9,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
-from captcha_assets.images.splits import TIES_SPLITS, update_splits
+from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.quality.expectations import judge_splits
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import shifted
@@ -41,7 +41,7 @@ def test_copies_that_came_while_their_originals_were_removed_yield_when_these_re
         differ = first[original] != second[copy]
         apart += differ
         assert both[copy]["split"] == (None if differ else second[copy])
-        assert both[copy]["exclusion_reason"] == (TIES_SPLITS if differ else None)
+        assert both[copy]["exclusion_reason"] == (NEAR_DUPLICATE_OF_TWO_SPLITS if differ else None)
     assert 0 < apart < 30
     verdict, _ = judge_splits(splits, index, record, CAPTCHA)
     assert verdict.passed

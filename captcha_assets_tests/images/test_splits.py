@@ -16,9 +16,9 @@ from captcha_assets.images.assignments import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
+    NEAR_DUPLICATE_OF_TWO_SPLITS,
     SPLITS,
     SPLITS_SCHEMA,
-    TIES_SPLITS,
     SplitError,
     SplitRatios,
     assign_splits,
@@ -162,7 +162,7 @@ def test_only_images_that_tie_two_splits_or_are_in_conflict_are_exclusion_reason
         in_conflict = rows.filter(pl.col("status") == "label_conflict")
         assert in_conflict["exclusion_reason"].eq("label_conflict").all()
         ties = rows.filter((pl.col("status") == "usable") & pl.col("split").is_null())
-        assert ties["exclusion_reason"].eq(TIES_SPLITS).all()
+        assert ties["exclusion_reason"].eq(NEAR_DUPLICATE_OF_TWO_SPLITS).all()
         torn = (
             rows.drop_nulls("split").group_by("tie").agg(n=pl.col("split").n_unique()).filter(pl.col("n") > 1)
         )
@@ -250,7 +250,7 @@ def test_a_new_image_that_ties_two_splits_is_excluded_and_no_image_moves():
     one, other = one_in(before, "train"), one_in(before, "test")
     after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), record, regroup=apart)
     assert places(after) == before
-    assert row_of(after, 99) == (None, TIES_SPLITS)
+    assert row_of(after, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
     without_one = {number: label for number, label in images.items() if number != one}
     later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), record, regroup=apart)
     assert places(later)[identity(99)] == "test"
@@ -284,7 +284,7 @@ def test_a_relabelled_image_that_ties_two_splits_is_excluded_and_has_its_split_a
     assert before[identity(99)] == "train"
     test = one_in(before, "test")
     relabelled = assign_splits(index_of(images | {99: "a"}, [{99, test}]), record)
-    assert row_of(relabelled, 99) == (None, TIES_SPLITS)
+    assert row_of(relabelled, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
     assert places(relabelled)[identity(test)] == "test"
     assert places(assign_splits(index_of(images), record)) == before
 
@@ -299,7 +299,7 @@ def test_a_near_duplicate_that_came_while_the_first_was_removed_is_excluded_when
     later = one_in(places(meanwhile), "test", range(100, 140))
     back = assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), [{one, later}]), record)
     assert row_of(back, one) == ("train", None)
-    assert row_of(back, later) == (None, TIES_SPLITS)
+    assert row_of(back, later) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
 
 
 def test_an_image_that_two_machines_assigned_differently_is_excluded():
