@@ -15,6 +15,7 @@ import yaml
 from benchmarks.accuracy.data import GENERATED, KAGGLE, REAL, TEST, all_of, deliver, new_home, of_batch, split
 from benchmarks.accuracy.measure import Trial, trial
 from benchmarks.accuracy.report import cells, headings, lined_up, report
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.settings import load_settings
@@ -59,7 +60,7 @@ def _data(options: argparse.Namespace) -> tuple[LocalTables, dict[str, SplitImag
     if mixed:
         deliver(home, REAL, archive)
     data = split(home, [GENERATED, REAL] if mixed else [GENERATED])
-    sets = {TEST: read_split(data.tables, data.splits, "test")}
+    sets = {TEST: read_split(data.tables, data.splits, "test", classes=CAPTCHA.classes, shape=CAPTCHA.shape)}
     if mixed:
         sets[REAL] = of_batch(sets[TEST], REAL)
     elif archive.exists():

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models.network import ARCHITECTURE, build
 from captcha_assets.sources.generator import generate
 from captcha_assets.training.augment import Augmentation
@@ -27,7 +27,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def characters(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Generated characters: uint8 (N, 52, 32), and class numbers (N,)."""
     labels, images = zip(*generate(count, seed), strict=True)
-    return np.stack(images), np.array([CLASSES.index(label) for label in labels])
+    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])
 
 
 def tensors(pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -43,7 +43,7 @@ def train_images(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSetti
 def network(settings: TrainingSettings) -> nn.Module:
     """A resnet18 with new weights."""
     torch.manual_seed(settings.seed)
-    return build(ARCHITECTURE, settings.channels, len(CLASSES))
+    return build(ARCHITECTURE, settings.channels, len(CAPTCHA.classes))
 
 
 def now() -> float:

@@ -24,7 +24,7 @@ from benchmarks.train.common import (
     train,
     train_images,
 )
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import TrainImages, TrainLoader, TrainSampler
@@ -45,7 +45,7 @@ class NoAugmentation(Augmentation):
 
 def linear() -> nn.Module:
     """A network that takes next to no time."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(52 * 32, len(CLASSES)))
+    return nn.Sequential(nn.Flatten(), nn.Linear(52 * 32, len(CAPTCHA.classes)))
 
 
 def clock() -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 
@@ -31,7 +32,7 @@ def _state(settings: Settings) -> dict[str, Any]:
     from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
-        return instance_status.look(settings, quiet_definitions(), instance)
+        return instance_status.look(settings, load_dataset(settings.dataset), quiet_definitions(), instance)
 
 
 def _champion(settings: Settings) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from captcha_assets.evaluation.canvas import (
     picture,
     write,
 )
-from captcha_assets.evaluation.words import counted, percent
+from captcha_assets.evaluation.formatting import counted, percent
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 
 #: Parameters that are shown at most.

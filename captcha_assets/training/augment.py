@@ -39,7 +39,7 @@ class Augmentation:
         """Return the augmented images: float (N, 1, H, W), 0 to 1.
 
         Args:
-            images: float (N, 1, H, W), 0 to 1.
+            images: float (N, channels, H, W), 0 to 1.
             parameters: (N, 7) as `draw_parameters` returns them, on the same device.
         """
         grid = F.affine_grid(self._matrices(images, parameters), list(images.shape), align_corners=False)

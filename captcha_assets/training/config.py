@@ -136,6 +136,10 @@ class TrainingJob(BaseModel):
     tables: tuple[Path, ...] = Field(description="Local `image_table` files of the deliveries.")
     splits: Path = Field(description="Local `splits` file.")
     splits_version: str = Field(description="Data version of the splits.")
+    classes: tuple[str, ...] = Field(description="Output *i* of the model is the class `classes[i]`.")
+    image_shape: tuple[int, ...] = Field(
+        description="(height, width) of gray images, (height, width, 3) of RGB ones."
+    )
     output: Path = Field(description="Model folder to write.")
     checkpoints: Path = Field(description="Folder of work in progress; removed when the training succeeds.")
     code_version: str
@@ -186,6 +190,8 @@ class TrainingJob(BaseModel):
         decisive = {
             "settings": self.settings.model_dump(),
             "splits": self.splits_version,
+            "classes": self.classes,
+            "image_shape": self.image_shape,
             "code": self.code_version,
             "tables": sorted(table.name for table in self.tables),
         }

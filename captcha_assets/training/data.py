@@ -20,7 +20,7 @@ class Images:
     """Labelled images on one device."""
 
     pixels: Tensor
-    """uint8 (N, 1, H, W)."""
+    """uint8 (N, channels, H, W)."""
     labels: Tensor
     """int64 (N,)."""
 
@@ -77,7 +77,7 @@ class TrainImages:
         return replace(self, images=self.images.to(device))
 
     def mini_batch(self, indices: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 (B, 1, H, W) augmented and normalised images and their int64 (B,) labels.
+        """Return float32 (B, channels, H, W) augmented and normalised images and their int64 (B,) labels.
 
         Args:
             indices: int64 (B,), which images.
@@ -155,7 +155,7 @@ class EvaluationLoader:
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 (B, 1, H, W) normalised images and int64 (B,) labels."""
+        """Yield float32 (B, channels, H, W) normalised images and int64 (B,) labels."""
         for start in range(0, len(self.images), self.batch_size):
             part = slice(start + self.share.rank, start + self.batch_size, self.share.world_size)
             yield self.normalisation(self.images.pixels[part].float() / 255), self.images.labels[part]

@@ -18,6 +18,7 @@ from captcha_assets.images.reader import ReaderError, SplitImages, read_split
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.network import ARCHITECTURE, PretrainedWeightsError, build, imagenet_normalisation
+from captcha_assets.models.predictor import channels_first
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
@@ -64,7 +65,9 @@ class Stopped:
 
 
 def _images(job: TrainingJob, split: str) -> SplitImages:
-    images = read_split(job.tables, job.splits, split, job.settings.sample_size)
+    images = read_split(
+        job.tables, job.splits, split, job.settings.sample_size, classes=job.classes, shape=job.image_shape
+    )
     if len(images) < job.settings.devices:
         raise TrainingError(
             f"the {split} split has {len(images)} images (of {job.splits}, sample_size "
@@ -74,7 +77,11 @@ def _images(job: TrainingJob, split: str) -> SplitImages:
 
 
 def _tensors(images: SplitImages) -> Images:
-    return Images(torch.from_numpy(images.pixels)[:, None], torch.from_numpy(images.labels))
+    return Images(torch.from_numpy(channels_first(images.pixels)), torch.from_numpy(images.labels))
+
+
+def _input_channels(job: TrainingJob) -> int:
+    return 1 if len(job.image_shape) == 2 else job.image_shape[2]
 
 
 def _use_cores(settings: TrainingSettings) -> None:
@@ -164,7 +171,8 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
         report("batch normalization: each CPU process uses its own part of the mini-batch")
     resumes = _resumes(job, report)
     torch.manual_seed(settings.seed)
-    network = build(ARCHITECTURE, settings.channels, len(train.classes), settings.pretrained and not resumes)
+    inputs, begins = _input_channels(job), settings.pretrained and not resumes
+    network = build(ARCHITECTURE, settings.channels, len(train.classes), inputs, pretrained=begins)
     measured = imagenet_normalisation(network) if settings.pretrained else None
     normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
     images = TrainImages(_tensors(train), Augmentation.of(settings), normalisation)
@@ -236,6 +244,7 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         channels=job.settings.channels,
         classes=ready.classes,
         input_size=(height, width),
+        input_channels=_input_channels(job),
         mean=normalisation.mean,
         std=normalisation.std,
         temperature=temperature,

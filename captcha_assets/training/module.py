@@ -46,7 +46,7 @@ class Classifier(pl.LightningModule):
     """Trains every layer of `network` with Nesterov SGD on a one-cycle schedule.
 
     Args:
-        network: normalised images (N, 1, H, W) to logits (N, classes).
+        network: normalised images (N, channels, H, W) to logits (N, classes).
         settings: how to train.
     """
 
@@ -60,7 +60,7 @@ class Classifier(pl.LightningModule):
         self.history: list[dict[str, Any]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of normalised images (N, 1, H, W)."""
+        """Return logits (N, classes) of normalised images (N, channels, H, W)."""
         logits: Tensor = self.network(images)
         return logits
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets_tests.architecture.source import (
     LAYERS,
     PACKAGE,
@@ -118,7 +118,7 @@ def _docstrings(module: Module) -> set[int]:
 
 def _knows_classes(module: Module) -> Iterator[str]:
     """Yield what a module says about CAPTCHA characters: the alphabet, their size, where they come from."""
-    alphabet, prose = "".join(CLASSES), _docstrings(module)
+    alphabet, prose = "".join(CAPTCHA.classes), _docstrings(module)
     pieces = {alphabet[start : start + 4] for start in range(len(alphabet) - 3)} - {"abcd", "bcde", "cdef"}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and id(node) not in prose:
@@ -126,11 +126,11 @@ def _knows_classes(module: Module) -> Iterator[str]:
                 said = [piece for piece in pieces if piece in node.value]
                 said += re.findall(r"(?i)kaptcha|captcha[ -]?(?:character|image)s?", node.value)
                 yield from (f"{place(module, node)}: {one!r}" for one in said[:1])
-            elif type(node.value) is int and node.value in {HEIGHT, HEIGHT * WIDTH}:
+            elif type(node.value) is int and node.value in {CAPTCHA.height, CAPTCHA.pixel_bytes}:
                 yield f"{place(module, node)}: {node.value}"
         elif isinstance(node, ast.List | ast.Tuple | ast.Set):
             values = [one.value for one in node.elts if isinstance(one, ast.Constant)]
-            if len(set(values) & set(CLASSES)) >= 4:
+            if len(set(values) & set(CAPTCHA.classes)) >= 4:
                 yield f"{place(module, node)}: {ast.unparse(node)}"
 
 
@@ -142,6 +142,21 @@ def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
         for one in _knows_classes(module)
     ]
     assert known == [], "take it from captcha_assets.dataset"
+
+
+#: What chooses the data set; the generator draws CAPTCHA characters and nothing else.
+CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/generator.py", "sources/generator_picture.py"}
+
+
+def test_the_library_is_given_its_data_set() -> None:
+    chosen = [
+        f"{place(module, node)} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if name in {f"{PACKAGE}.dataset.CAPTCHA", f"{PACKAGE}.dataset.load_dataset"}
+        and not {module.package, module.inside} & CHOOSES_THE_DATA_SET
+    ]
+    assert chosen == [], "take a DatasetSpec as an argument"
 
 
 def test_the_data_set_does_know_the_characters() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.compute import (
     Compute,
     MachineFailedError,
@@ -31,6 +32,8 @@ from captcha_assets_tests.training.examples import write_delivery
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 TINY = TrainingSettings(epochs=30, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
+
+OF_CAPTCHA = (CAPTCHA.classes, CAPTCHA.shape)
 
 
 def _free_port() -> int:
@@ -116,7 +119,9 @@ def delivery(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path
 def job(delivery: tuple[list[Path], Path], tmp_path: Path) -> TrainingJob:
     tables, splits = delivery
     work = tmp_path / "work"
-    return TrainingJob(tuple(tables), splits, "v1", work / "model", work / "checkpoints", "c1", TINY)
+    return TrainingJob(
+        tuple(tables), splits, "v1", *OF_CAPTCHA, work / "model", work / "checkpoints", "c1", TINY
+    )
 
 
 def run(compute: Compute, job: TrainingJob) -> tuple[list[dict[str, Any]], list[str]]:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.compute import ThisMachine, TrainingFailedError, TrainingStoppedError, _ended
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.defs.conftest import Home
@@ -18,6 +19,8 @@ from captcha_assets_tests.defs.test_training_run import placed, trainings, updat
 from captcha_assets_tests.training.examples import write_delivery
 
 DIVERGES = "ops: {resnet18: {config: {learning_rate: 100.0, weight_decay: 10.0}}}"
+
+OF_CAPTCHA = (CAPTCHA.classes, CAPTCHA.shape)
 
 
 def test_a_loss_that_is_nan_is_the_reason_on_the_terminal_and_in_the_alert(finished: Home) -> None:
@@ -55,7 +58,9 @@ def test_an_error_that_nobody_expected_is_told_with_its_class(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     tables, splits = write_delivery(tmp_path, 40)
     work, settings = tmp_path / "work", TrainingSettings(epochs=1)
-    job = TrainingJob(tuple(tables), splits, "v1", work / "model", work / "checkpoints", "c1", settings)
+    job = TrainingJob(
+        tuple(tables), splits, "v1", *OF_CAPTCHA, work / "model", work / "checkpoints", "c1", settings
+    )
     with pytest.raises(TrainingFailedError, match=r"^RuntimeError: a broken installation \(its traceback"):
         run(ThisMachine(), job)
 

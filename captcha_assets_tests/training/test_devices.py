@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.training.examples import draw_many, write_splits, write_table
@@ -22,6 +23,8 @@ def train(place: Path, devices: int) -> Path:
         tables=(place / "drawn.parquet",),
         splits=place / "splits.parquet",
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=place / f"model{devices}",
         checkpoints=place / f"checkpoints{devices}",
         code_version="c1",

@@ -1,18 +1,23 @@
 """Training learns, says what it lacks, and tells its figures once an epoch."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from captcha_assets.images.reader import read_split
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.images import reader
 from captcha_assets.models.folder import ModelFolderError, read_config
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.fit import setup, train
 from captcha_assets.training.module import one_cycle
 from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
+
+read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
 SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), accelerator="cpu")
 
@@ -33,6 +38,8 @@ def job_in(place, delivery, **settings) -> TrainingJob:
         tables=tuple(tables),
         splits=splits,
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=place / "model",
         checkpoints=place / "checkpoints",
         code_version="c1",

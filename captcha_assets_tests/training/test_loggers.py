@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training.fit import fit, setup, train
 from captcha_assets.training.loggers import loggers
@@ -24,6 +25,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
         tables=tuple(tables),
         splits=splits,
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=tmp_path / "model",
         checkpoints=tmp_path / "checkpoints",
         code_version="c1",

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.models.network import CHANNELS, PretrainedWeightsError, build
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -73,6 +74,8 @@ def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cac
         tables=tuple(tables),
         splits=splits,
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=tmp_path / "model",
         checkpoints=tmp_path / "checkpoints",
         code_version="c1",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -42,6 +43,8 @@ def job_in(delivery):
             tables=tuple(tables),
             splits=splits,
             splits_version="v1",
+            classes=CAPTCHA.classes,
+            image_shape=CAPTCHA.shape,
             output=place / "model",
             checkpoints=place / "checkpoints",
             code_version="c1",

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
@@ -44,6 +45,7 @@ def sweep_trial(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
+    dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and keep what became of it."""
     name = context.partition_key
@@ -57,7 +59,7 @@ def sweep_trial(
         )
     with local.local_tables(settings) as data:
         told = TrainingSettings.of(record.settings)
-        job = job_for(settings, data, told, context.run_id)
+        job = job_for(settings, dataset, data, told, context.run_id)
         job = _of_trial(
             settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), told.epochs)
         )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.images.local import LocalTables
@@ -34,7 +35,9 @@ def trained_with(told: TrainingSettings) -> dict[str, str]:
     return {input_version_tag("training_settings"): version_of(told)}
 
 
-def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, run_id: str) -> TrainingJob:
+def job_for(
+    settings: Settings, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
+) -> TrainingJob:
     """The job of one training.
 
     Its folder is named after what decides the weights, so that the same training, started again after
@@ -44,6 +47,8 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
         tables=data.tables,
         splits=data.splits,
         splits_version=content_hash(data.splits),
+        classes=spec.classes,
+        image_shape=spec.shape,
         output=Path(),
         checkpoints=Path(),
         code_version=TRAINING_CODE,
