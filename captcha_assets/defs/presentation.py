@@ -12,7 +12,7 @@ import pyarrow as pa
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
-from captcha_assets.quality import report, validation_result
+from captcha_assets.quality import validation_result
 from captcha_assets.quality.suites import Expectation
 from captcha_assets.quality.validation_result import (
     ExpectationResult,
@@ -108,6 +108,8 @@ def published(
         One check result for each expectation (what was expected, what was found, the unexpected rows with
         their images), and the link to the report.
     """
+    from captcha_assets.quality import report
+
     folder = settings.validation_results(asset, batch)
     validation_result.save(validation, report.page(validation), folder)
     address = link(settings, folder / validation_result.REPORT_FILE)
@@ -128,6 +130,8 @@ def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
     Returns:
         The link to the page.
     """
+    from captcha_assets.quality import report
+
     shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings, name))}
     page = settings.validation_results("image_table") / "index.html"
     with replacing(page) as part:
@@ -166,6 +170,8 @@ def _check_result(
         plotted: whether the UI may plot numbers over time: of a batch's check it would draw one line
             through all batches.
     """
+    from captcha_assets.quality import report
+
     rows = result.unexpected_count
     metadata: dict[str, Any] = {
         "expected": result.expected,
