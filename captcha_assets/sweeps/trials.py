@@ -92,8 +92,8 @@ def _readable(settings: Settings, trial: str) -> Record | None:
     return None
 
 
-def in_words(parameters: Mapping[str, Any]) -> str:
-    """Return what a trial varies, as people read it."""
+def described(parameters: Mapping[str, Any]) -> str:
+    """Return the values that a sweep varies, as one line."""
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
 
 

@@ -75,12 +75,12 @@ class _Stop:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         kept = self.job and self.job.last_checkpoint.is_file()
-        words = (
+        message = (
             "the last checkpoint is kept, the same job goes on from it"
             if kept
             else "no epoch was finished, so the same job begins anew"
         )
-        os.write(2, f"stopped; {words}\n".encode())
+        os.write(2, f"stopped; {message}\n".encode())
         os._exit(128 + number)
 
 

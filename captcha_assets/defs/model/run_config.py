@@ -116,7 +116,7 @@ def reasons_given(
 
 
 def _differing(settings: Settings, named: Mapping[str, Any]) -> str:
-    """Return in which settings the trained model differs from what it would be told; empty for none."""
+    """Return in which settings the trained model differs from those configured; empty for none."""
     candidate = registry.candidate(settings.models)
     if candidate is None:
         return ""

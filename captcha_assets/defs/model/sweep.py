@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.defs import required_inputs
-from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
+from captcha_assets.defs.compute import Compute, RemoteHostFailedError, TrainingFailedError
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.partitions import trials as trial_partitions
 from captcha_assets.defs.presentation import column_schema, picture
@@ -21,8 +21,8 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import leaderboard, trials
-from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
+from captcha_assets.sweeps.trial_parameters import trial_parameters
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -56,12 +56,12 @@ def sweep_trial(
             data_version=dg.DataVersion(finished.version), metadata=_metadata(finished)
         )
     with local.local_tables(settings) as data:
-        told = TrainingSettings.of(record.settings)
-        job = job_for(settings, data, told, context.run_id)
+        training = TrainingSettings.of(record.settings)
+        job = job_for(settings, data, training, context.run_id)
         job = _of_trial(
-            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), told.epochs)
+            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), training.epochs)
         )
-        context.log.info(f"{name}: {trials.in_words(record.parameters)}")
+        context.log.info(f"{name}: {trials.described(record.parameters)}")
         record = _train(context, compute, job, record)
     trials.save(settings, record)
     shutil.rmtree(job.output.parent)
@@ -76,7 +76,7 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
         name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
     )
     before = trials.load(settings, name)
-    chosen = parameters(sweep, name, _peers(settings, empty), before)
+    chosen = trial_parameters(sweep, name, _peers(settings, empty), before)
     whole = sweep.settings_with(chosen).model_dump()
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
@@ -121,7 +121,7 @@ def _train(context: dg.AssetExecutionContext, compute: Compute, job: TrainingJob
     """Train, and say what became of it; an interruption is no end, and is passed on."""
     try:
         said = compute.run(context, job)
-    except MachineFailedError:
+    except RemoteHostFailedError:
         raise  # it says nothing about the trial
     except TrainingFailedError as error:
         return dataclasses.replace(record, state=FAILED, error=str(error))
@@ -173,12 +173,12 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
 
 
 def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
-    """The first places, as a table."""
+    """Return the first ranks, as a table."""
     first = leaderboard.rows(records, leaderboard.splits_now(settings))[:_SHOWN]
-    columns = ("place", "trial", "state", "accuracy", "epochs", "parameters")
+    columns = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
     shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
     schema = dg.TableSchema([dg.TableColumn(name) for name in columns])
-    return {"first places": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
+    return {"first ranks": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
 
 
 def _pictures(records: list[Record]) -> dict[str, Any]:
