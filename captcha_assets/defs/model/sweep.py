@@ -151,7 +151,7 @@ def _metadata(record: Record) -> dict[str, Any]:
     deps=[sweep_trial],
     group_name="sweep",
     kinds={"parquet", "matplotlib"},
-    code_version="1",
+    code_version="2",
     description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
     metadata=column_schema(leaderboard.SCHEMA, leaderboard.DESCRIPTIONS),
 )
