@@ -27,7 +27,7 @@ class Record:
         parameters: the values that the sweep varies.
         settings: all settings of the training.
         value: validation accuracy of the last epoch; None for a failed trial.
-        history: the figures of every epoch.
+        history: the metrics of every epoch.
         splits_version: data version of the splits.
         code_version: of the training's code.
         error: why it failed.

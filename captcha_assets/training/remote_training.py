@@ -112,7 +112,7 @@ def _listen(gone: threading.Event) -> None:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a training, and stop it as soon as nobody listens."""
+    """Wait for a training, and stop it when the connection breaks."""
     gone = threading.Event()
     threading.Thread(target=_listen, args=(gone,), daemon=True).start()
     while child.poll() is None and not gone.wait(0.2):

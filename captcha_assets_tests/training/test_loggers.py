@@ -84,7 +84,10 @@ def test_a_logger_whose_server_is_down_costs_one_warning(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_server)
     reported: list[str] = []
     assert train(job, reported.append) is not None
-    assert sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in reported) == 1
+    assert (
+        sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in reported)
+        == 1
+    )
 
 
 def test_a_logger_that_is_not_installed_says_how_to_get_it(

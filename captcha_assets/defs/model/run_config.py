@@ -1,4 +1,4 @@
-"""Run config that a command is given: read, checked before anything runs, compared with the trained model."""
+"""Run config of a command: read, checked before a run starts, compared with the trained model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

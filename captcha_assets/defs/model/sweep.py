@@ -1,6 +1,6 @@
-"""Sweeps: trials, one partition each, and the board of the best. The work is in `captcha_assets.sweeps`.
+"""Sweeps: trials, one partition each, and the leaderboard. The work is in `captcha_assets.sweeps`.
 
-Nothing here is made unless somebody asks for it: a trial costs a training.
+No automation materializes these assets: a trial costs a training.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ _SHOWN = 20
     code_version=TRAINING_CODE,
     pool="sweep",
     description="One training of a sweep: its settings, its state (complete, pruned or failed), and the "
-    "figures of every epoch. No model is kept.",
+    "metrics of every epoch. No model is kept.",
 )
 def sweep_trial(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
 ) -> dg.MaterializeResult:
-    """Train with the settings of this trial, in a process of its own, and keep what became of it."""
+    """Train with the settings of this trial, in a process of its own, and store its record."""
     name = context.partition_key
     required_inputs.require(settings, settings.splits, "splits")
     sweep = registered(settings, sweep_of(name))
@@ -71,7 +71,7 @@ def sweep_trial(
 
 
 def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
-    """What is known of a trial before it begins."""
+    """Return the record of a trial that has not begun."""
     empty = Record(
         name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
     )
@@ -82,7 +82,7 @@ def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
 
 
 def _finished(settings: Settings, planned: Record) -> Record | None:
-    """Return what became of this very trial before, unless it failed."""
+    """Return the stored record of this very trial, unless it failed."""
     before = trials.load(settings, planned.trial)
     if before is None or before.state == FAILED:
         return None
@@ -93,7 +93,7 @@ def _finished(settings: Settings, planned: Record) -> Record | None:
 
 
 def _peers(settings: Settings, record: Record) -> list[Record]:
-    """The other trials of the sweep that have ended, on the same images and by the same code."""
+    """Return the other trials of the sweep that have ended, on the same images and by the same code."""
     return [
         other
         for other in trials.load_all(settings, record.sweep)
@@ -105,7 +105,7 @@ def _peers(settings: Settings, record: Record) -> list[Record]:
 def _of_trial(
     settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
 ) -> TrainingJob:
-    """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
+    """Return the job in a folder of its own, apart from another training of the same settings."""
     work = settings.scratch / "sweep" / record.trial
     return job.model_copy(
         update={
@@ -118,11 +118,11 @@ def _of_trial(
 
 
 def _train(context: dg.AssetExecutionContext, compute: Compute, job: TrainingJob, record: Record) -> Record:
-    """Train, and say what became of it; an interruption is no end, and is passed on."""
+    """Train and return the record; an interruption is passed on."""
     try:
         said = compute.run(context, job)
     except RemoteHostFailedError:
-        raise  # it says nothing about the trial
+        raise  # the trial itself did not fail
     except TrainingFailedError as error:
         return dataclasses.replace(record, state=FAILED, error=str(error))
     stopped = [one["history"] for one in said if one.get("stopped")]
@@ -156,7 +156,7 @@ def _metadata(record: Record) -> dict[str, Any]:
     metadata=column_schema(leaderboard.SCHEMA, leaderboard.DESCRIPTIONS),
 )
 def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Rank the trials. A sweep that was never started makes an empty board."""
+    """Rank the trials. Without any sweep, the leaderboard is empty."""
     records = trials.load_all(settings)
     version = leaderboard.write(settings, records)
     counted = Counter(record.state for record in records)
