@@ -38,7 +38,7 @@ _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a training needs."""
+    """A training that is ready to start."""
 
     job: TrainingJob
     module: Classifier
@@ -85,7 +85,7 @@ def _input_channels(job: TrainingJob) -> int:
 
 
 def _use_cores(settings: TrainingSettings) -> None:
-    """Keep to the cores that this process may use, shared with those that train beside it."""
+    """Set the number of threads: the cores that this process may use, shared by its CPU devices."""
     _check_devices(settings)
     cores = len(os.sched_getaffinity(0)) // (settings.devices if settings.accelerator == "cpu" else 1)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), cores)))
@@ -191,7 +191,7 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
 
 
 def _advice(error: Exception, job: TrainingJob) -> str | None:
-    """Return what to tell a user about an error of the training, or None where it is a fault of ours."""
+    """Return a message with advice on an error of the training, or None where the error is a defect."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     kept = job.kept
     if isinstance(error, NotFiniteError):
@@ -219,7 +219,7 @@ def _logits(network: nn.Module, loader: EvaluationLoader) -> Tensor:
 
 
 def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
-    """Fit the temperature on the validation split and return it with the figures of the whole training."""
+    """Fit the temperature on the validation split and return it with the metrics of the whole training."""
     device = ready.trainer.strategy.root_device
     images = ready.data.validation.to(device)
     size = evaluation_batch_size(ready.job.settings)
@@ -283,10 +283,10 @@ def train(job: TrainingJob, report: Report = print) -> Trained | Stopped | None:
     """Train a model and write its folder: what the training process does.
 
     The model is the one of the last epoch: the schedule ends with a learning rate of zero, and choosing
-    the best epoch by the validation split would make that split's figures, and the temperature, too rosy.
+    the best epoch by the validation split would make its metrics, and the temperature, too optimistic.
 
     Returns:
-        The model's id and figures; the epochs alone where the training was below a pruning threshold;
+        The model's id and metrics; the history alone where the training was below a pruning threshold;
         None in the processes of a distributed training that write no model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""YAML files that people write: what they say, and on which line, so that an error can name it."""
+"""YAML files with the line of each key, so that an error can name it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class YamlFileError(ValueError):
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a YAML file says.
+    """The content of a YAML file.
 
     Attributes:
         path: the file.

@@ -12,8 +12,8 @@ from captcha_assets_tests.defs.conftest import Home
 PRODUCTION = TrainingSettings(epochs=77, sample_size=500, channels=(8, 16, 32, 64))
 
 
-def told(named: dict[str, Any]) -> TrainingSettings:
-    """What a training is told whose run config names these settings, all the way through Dagster."""
+def trained_with(named: dict[str, Any]) -> TrainingSettings:
+    """The settings of a training whose run config names these, all the way through Dagster."""
     found: list[TrainingSettings] = []
 
     @dg.asset(config_schema=TRAINING_CONFIG)
@@ -26,23 +26,23 @@ def told(named: dict[str, Any]) -> TrainingSettings:
 
 
 def test_a_run_that_names_nothing_trains_as_production_does() -> None:
-    assert told({}) == PRODUCTION
+    assert trained_with({}) == PRODUCTION
 
 
 def test_what_a_run_names_holds_even_where_it_is_the_codes_own_default() -> None:
     default = TrainingSettings()
-    assert told({"epochs": default.epochs, "channels": list(default.channels)}) == TrainingSettings(
+    assert trained_with({"epochs": default.epochs, "channels": list(default.channels)}) == TrainingSettings(
         sample_size=500
     )
 
 
 def test_null_is_a_value_of_its_own() -> None:
-    assert told({"sample_size": None}).sample_size is None
+    assert trained_with({"sample_size": None}).sample_size is None
 
 
 def test_every_setting_can_be_named() -> None:
     whole = PRODUCTION.replaced(accelerator="cpu", pretrained=True).model_dump()
-    assert told({**whole, "channels": list(whole["channels"])}).model_dump() == whole
+    assert trained_with({**whole, "channels": list(whole["channels"])}).model_dump() == whole
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ def test_every_setting_can_be_named() -> None:
         ({"epoch": 3}, '"epoch"'),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_before_there_is_a_run(
+def test_a_value_that_cannot_be_used_is_rejected_before_there_is_a_run(
     home: Home, named: dict[str, Any], words: str
 ) -> None:
     job = home.definitions.resolve_implicit_global_asset_job_def()
     config = {"ops": {"resnet18": {"config": named}}}
-    with pytest.raises(dg.DagsterInvalidConfigError) as refused:
+    with pytest.raises(dg.DagsterInvalidConfigError) as caught:
         job.get_subset(asset_selection={dg.AssetKey("resnet18")}).execute_in_process(
             instance=home.instance, run_config=config
         )
-    assert words in str(refused.value)
+    assert words in str(caught.value)
     assert home.instance.get_runs() == []
 
 

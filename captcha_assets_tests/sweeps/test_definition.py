@@ -1,4 +1,4 @@
-"""The file of a sweep: what it says, and what is refused."""
+"""The file of a sweep: what it says, and what is rejected."""
 
 import re
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
         ("grid: " + 50_000 * "[", "nested too deeply, or holds itself"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_the_reason(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(SweepError, match=re.escape(words)) as refused:
+def test_what_cannot_be_done_is_rejected_with_the_reason(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SweepError, match=re.escape(words)) as caught:
         definition.load(written(tmp_path, text))
-    assert "my-sweep.yaml" in str(refused.value)
+    assert "my-sweep.yaml" in str(caught.value)

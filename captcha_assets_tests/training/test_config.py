@@ -1,4 +1,4 @@
-"""Settings and jobs: what is wrong is refused with its name, before anything heavy is imported."""
+"""Settings and jobs: what is wrong is rejected with its name, before anything heavy is imported."""
 
 import json
 import subprocess

@@ -36,7 +36,7 @@ def train(place: Path, devices: int) -> Path:
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("training and") == 1, "more than one process told of the training"
+    assert ended.stdout.count("training and") == 1, "more than one process reported"
     assert not job.checkpoints.exists()
     return job.output
 

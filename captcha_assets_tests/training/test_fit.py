@@ -1,4 +1,4 @@
-"""Training learns, says what it lacks, and tells its figures once an epoch."""
+"""Training learns, says what it lacks, and reports its metrics once an epoch."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), ac
 
 @pytest.fixture(scope="module")
 def delivery(tmp_path_factory):
-    """A delivery of three characters that are easily told apart."""
+    """A delivery of three characters that are easily reported apart."""
     folder = tmp_path_factory.mktemp("delivery")
     images, labels = draw_many(400, classes=["c", "w", "7"])
     ids = write_table(folder / "drawn.parquet", "drawn", images, labels)
@@ -50,8 +50,8 @@ def job_in(place, delivery, **settings) -> TrainingJob:
 @pytest.fixture(scope="module")
 def trained(delivery, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
-    told: list[str] = []
-    return place / "model", train(job_in(place, delivery), told.append), told
+    reported: list[str] = []
+    return place / "model", train(job_in(place, delivery), reported.append), reported
 
 
 def test_a_training_learns_to_tell_characters_apart(trained, delivery):
@@ -62,7 +62,7 @@ def test_a_training_learns_to_tell_characters_apart(trained, delivery):
     assert result.metrics["validation_accuracy"] > 0.95
 
 
-def test_every_epoch_is_told_in_one_line(trained):
+def test_every_epoch_is_reported_in_one_line(trained):
     lines = [line for line in trained[2] if line.startswith("epoch ")]
     assert len(lines) == SETTINGS.epochs
     assert all("validation accuracy" in line and "images/s" in line for line in lines)
@@ -100,7 +100,7 @@ def test_an_empty_split_is_named(delivery, tmp_path):
         train(job_in(tmp_path, (tables, tmp_path / "splits.parquet")))
 
 
-def test_tables_that_do_not_hold_what_was_placed_are_named(delivery, tmp_path):
+def test_tables_that_lack_images_of_the_splits_are_named(delivery, tmp_path):
     _, splits = delivery
     images, labels = draw_many(3)
     write_table(tmp_path / "other.parquet", "drawn", images, labels)
@@ -141,7 +141,7 @@ def test_each_training_step_is_one_optimizer_step_and_returns_the_loss(delivery,
     assert ready.module.training_step((images, torch.zeros(4, dtype=torch.int64)), 0).requires_grad
 
 
-def test_the_figures_are_the_sums_over_the_whole_split(trained, delivery):
+def test_the_metrics_are_the_means_over_the_whole_split(trained, delivery):
     model, result, _ = trained
     validation = read_split(*delivery, "validation")
     probabilities = TorchPredictor(model).predict(validation.pixels)
@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_found_out_and_not_used(delivery, tmp_path):
     middle = slice(len(content) // 2, len(content) // 2 + 256)  # longer than the padding of a zip member
     content[middle] = bytes(byte ^ 1 for byte in content[middle])
     last.write_bytes(content)
-    told: list[str] = []
-    assert train(ready.job, told.append)
-    assert any("last.ckpt is damaged: beginning anew" in line for line in told)
+    reported: list[str] = []
+    assert train(ready.job, reported.append)
+    assert any("last.ckpt is damaged: beginning anew" in line for line in reported)
 
 
 def test_a_finished_model_is_not_there_before_it_is_complete(delivery, tmp_path):

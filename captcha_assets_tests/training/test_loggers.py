@@ -62,9 +62,9 @@ def test_weights_and_biases_works_without_a_network(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    said: list[str] = []
-    train(job, said.append)
-    assert [line for line in said if "warning" in line] == []
+    reported: list[str] = []
+    train(job, reported.append)
+    assert [line for line in reported if "warning" in line] == []
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
     content = record.read_bytes()
@@ -85,9 +85,12 @@ def test_a_logger_whose_server_is_down_costs_one_warning(
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_server)
-    said: list[str] = []
-    assert train(job, said.append) is not None
-    assert sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in said) == 1
+    reported: list[str] = []
+    assert train(job, reported.append) is not None
+    assert (
+        sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in reported)
+        == 1
+    )
 
 
 def test_a_logger_that_is_not_installed_says_how_to_get_it(
@@ -95,9 +98,9 @@ def test_a_logger_that_is_not_installed_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    said: list[str] = []
-    assert train(job, said.append) is not None
-    (warning,) = [line for line in said if "warning" in line]
+    reported: list[str] = []
+    assert train(job, reported.append) is not None
+    (warning,) = [line for line in reported if "warning" in line]
     assert "pip install 'captcha-assets[wandb]'" in warning
 
 

@@ -109,8 +109,8 @@ def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
     config = folder.read_config(undisturbed / "model")
     assert (config.splits_version, config.code_version, config.seed) == ("v1", "c1", 0)
     job = TrainingJob.load(undisturbed / "job.json")
-    told = {"run_id": "r1", "device": "cpu", "threads": 1, "job": job.fingerprint}
-    assert config.provenance == told
+    expected = {"run_id": "r1", "device": "cpu", "threads": 1, "job": job.fingerprint}
+    assert config.provenance == expected
     assert config.temperature == metrics["temperature"]
 
 
@@ -274,7 +274,7 @@ def command(job: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_job_that_cannot_be_used_is_refused_in_one_line(job_in, tmp_path):
+def test_a_job_that_cannot_be_used_is_rejected_in_one_line(job_in, tmp_path):
     job = job_in(tmp_path)
     value = json.loads(job.read_text())
     job.write_text(json.dumps(value | {"tables": [str(tmp_path / "none.parquet")]}))
@@ -308,8 +308,8 @@ def test_progress_and_the_result_reach_dagster(undisturbed, job_in, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     sent = [json.loads(line) for line in messages.read_text().splitlines()]
-    told = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
-    assert sum("validation accuracy" in line and line.startswith("epoch ") for line in told) == 4
+    logged = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
+    assert sum("validation accuracy" in line and line.startswith("epoch ") for line in logged) == 4
     results = [entry["params"]["payload"] for entry in sent if entry["method"] == "report_custom_message"]
     assert results == [
         {

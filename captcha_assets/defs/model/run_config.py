@@ -1,4 +1,4 @@
-"""Run config that a command is given: read, checked before anything runs, compared with the trained model."""
+"""Run config of a command: read, checked before a run starts, compared with the trained model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -116,7 +116,7 @@ def reasons_given(
 
 
 def _differing(settings: Settings, named: Mapping[str, Any]) -> str:
-    """Return in which settings the trained model differs from what it would be told; empty for none."""
+    """Return in which settings the trained model differs from those configured; empty for none."""
     candidate = registry.candidate(settings.models)
     if candidate is None:
         return ""

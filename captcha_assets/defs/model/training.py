@@ -1,4 +1,4 @@
-"""What a training is told, and where it works."""
+"""The job of a training: its settings, its tables and its folders."""
 
 from pathlib import Path
 
@@ -22,17 +22,17 @@ TRAINING_CODE = "2"
 
 
 def configuration_version(settings: Settings) -> str:
-    """The version of the production settings: what an automated training is told."""
+    """Return the version of the production settings, which an automated training takes."""
     return production_version(settings)
 
 
-def trained_with(told: TrainingSettings) -> dict[str, str]:
+def trained_with(training: TrainingSettings) -> dict[str, str]:
     """Return the tags of a model's materialization that say which settings it was trained with.
 
-    For Dagster, the model has then read the version of `training_settings` that it was trained with: one
-    that was told otherwise by its run config is stale for the UI, `status` and `update` alike.
+    For Dagster, the model has then read the version of `training_settings` that it was trained with: a model
+    that was trained with other settings, by run config, is stale for the UI, `status` and `update` alike.
     """
-    return {input_version_tag("training_settings"): version_of(told)}
+    return {input_version_tag("training_settings"): version_of(training)}
 
 
 def job_for(
