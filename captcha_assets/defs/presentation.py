@@ -13,7 +13,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.quality import validation_result
-from captcha_assets.quality.suites import Expectation
+from captcha_assets.quality.suites import Suite
 from captcha_assets.quality.validation_result import (
     ExpectationResult,
     ValidationResult,
@@ -84,18 +84,18 @@ def conflict_metadata(
 
 
 def check_specs(
-    asset: str, expectations: Iterable[Expectation], partitions: dg.PartitionsDefinition | None = None
+    asset: str, expectations: Suite, partitions: dg.PartitionsDefinition | None = None
 ) -> list[dg.AssetCheckSpec]:
     """Declare an asset check for each expectation, by partition where the asset is partitioned."""
     return [
         dg.AssetCheckSpec(
-            expectation.name,
+            name,
             asset=asset,
             description=expectation.notes,
             blocking=expectation.blocking,
             partitions_def=partitions,
         )
-        for expectation in expectations
+        for name, expectation in expectations.items()
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from great_expectations.core.expectation_validation_result import (
     ExpectationSuiteValidationResult,
@@ -48,7 +49,7 @@ def build(settings: Settings, spec: DatasetSpec) -> AnyPath:
     return settings.data_docs / "index.html"
 
 
-def _site(folder: Path) -> dict[str, object]:
+def _site(folder: Path) -> Any:
     return {
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
@@ -69,10 +70,6 @@ def _stored(settings: Settings) -> _Results:
             identifier = ValidationResultIdentifier(
                 ExpectationSuiteIdentifier(suite["suite_name"]), run, subject
             )
-            yield identifier, _result(suite, run)
-
-
-def _result(suite: object, run: RunIdentifier) -> ExpectationSuiteValidationResult:
-    result: ExpectationSuiteValidationResult = expectationSuiteValidationResultSchema.load(suite)
-    result.meta["run_id"] = run
-    return result
+            result = expectationSuiteValidationResultSchema.load(suite)
+            result.meta["run_id"] = run
+            yield identifier, result

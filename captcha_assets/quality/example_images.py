@@ -11,15 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ExpectationResult
+from captcha_assets.quality.validation_result import IMAGE_COLUMNS
 from captcha_assets.storage import AnyPath
-
-
-def of_results(
-    results: Iterable[ExpectationResult], tables: Mapping[str, AnyPath], spec: DatasetSpec
-) -> dict[str, str]:
-    """Look up the images that the unexpected rows of results name, see `of_rows`."""
-    return of_rows((row for result in results for row in result.examples), tables, spec)
 
 
 def of_rows(

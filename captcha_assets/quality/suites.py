@@ -6,7 +6,7 @@ takes seconds. Each suite validates one derived table (`derived_tables`), whose 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from captcha_assets.dataset import DatasetSpec
@@ -18,22 +18,20 @@ FOREGROUND_FRACTION, EXCLUSION_REASON = "foreground_fraction", "exclusion_reason
 
 
 class Expectation(NamedTuple):
-    """One expectation; it is one asset check in Dagster.
+    """One expectation; it is one asset check in Dagster, of the name under which it stands in its suite.
 
     Attributes:
-        type: a class of `great_expectations.expectations`.
-        name: of the asset check: letters, digits and underscores.
         notes: what it is for, in a sentence.
         severity: "critical" blocks: a batch that fails is quarantined, and a table that fails stops what
             comes after. "warning" blocks nothing.
+        type: a class of `great_expectations.expectations`.
         arguments: of the class.
         shown: columns that an unexpected row shows besides its own and those in `IDENTIFYING_COLUMNS`.
     """
 
-    type: str
-    name: str
     notes: str
     severity: Literal["critical", "warning"]
+    type: str
     arguments: Mapping[str, Any]
     shown: tuple[str, ...] = ()
 
@@ -43,14 +41,21 @@ class Expectation(NamedTuple):
         return self.severity == "critical"
 
 
-def _critical(
-    type_: str, name: str, notes: str, shown: tuple[str, ...] = (), **arguments: Any
-) -> Expectation:
-    return Expectation(type_, name, notes, "critical", arguments, shown)
+#: Expectations by name: letters, digits and underscores.
+Suite = dict[str, Expectation]
 
 
-def _warning(type_: str, name: str, notes: str, shown: tuple[str, ...] = (), **arguments: Any) -> Expectation:
-    return Expectation(type_, name, notes, "warning", arguments, shown)
+def _gxe(type_: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    """A class of `great_expectations.expectations`, conventionally imported as `gxe`, and its arguments."""
+    return type_, arguments
+
+
+def _critical(notes: str, what: tuple[str, dict[str, Any]], shown: tuple[str, ...] = ()) -> Expectation:
+    return Expectation(notes, "critical", *what, shown)
+
+
+def _warning(notes: str, what: tuple[str, dict[str, Any]], shown: tuple[str, ...] = ()) -> Expectation:
+    return Expectation(notes, "warning", *what, shown)
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -58,86 +63,63 @@ def _where(condition: str) -> dict[str, Any]:
     return {"row_condition": condition, "condition_parser": "pandas"}
 
 
-def columns(_spec: DatasetSpec) -> list[Expectation]:
+def columns(_spec: DatasetSpec) -> Suite:
     """The schema of any table. A row is a column: `column`, `type`, `expected_type`, `empty_values`."""
-    return [
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "columns_and_types",
+    return {
+        "columns_and_types": _critical(
             "Every column is there, and of its type.",
-            column_A="type",
-            column_B="expected_type",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="type", column_B="expected_type"),
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "no_empty_values",
+        "no_empty_values": _critical(
             "No required value is empty or not a number.",
-            column="empty_values",
-            value_set=[0],
+            _gxe("ExpectColumnValuesToBeInSet", column="empty_values", value_set=[0]),
         ),
-    ]
+    }
 
 
-def image_table(spec: DatasetSpec) -> list[Expectation]:
+def image_table(spec: DatasetSpec) -> Suite:
     """One batch. A row is a member of the archive: a usable image, or a rejected member with its `reason`."""
-    return [
-        _critical(
-            "ExpectTableRowCountToBeBetween",
-            "not_empty",
+    return {
+        "not_empty": _critical(
             "The batch holds usable images.",
-            min_value=1,
-            **_where("reason.isnull()"),
+            _gxe("ExpectTableRowCountToBeBetween", min_value=1, **_where("reason.isnull()")),
         ),
         # More was rejected than taken: likelier the wrong archive than a batch with a few bad files.
-        _critical(
-            "ExpectColumnValuesToBeNull",
-            "share_of_rejects",
+        "share_of_rejects": _critical(
             "The batch is not mostly bad.",
-            ("rejected_member", "detail"),
-            column="reason",
-            mostly=0.5,
+            _gxe("ExpectColumnValuesToBeNull", column="reason", mostly=0.5),
+            shown=("rejected_member", "detail"),
         ),
         # The public data sets have no reject or a handful: someone should look at the reasons.
-        _warning(
-            "ExpectColumnValuesToBeNull",
-            "few_rejects",
+        "few_rejects": _warning(
             "Hardly any member of the batch is rejected.",
-            ("rejected_member", "detail"),
-            column="reason",
-            mostly=0.95,
+            _gxe("ExpectColumnValuesToBeNull", column="reason", mostly=0.95),
+            shown=("rejected_member", "detail"),
         ),
-        _critical(
-            "ExpectColumnValuesToBeUnique",
-            "unique_members",
-            "No file of the batch is taken twice.",
-            column="member",
+        "unique_members": _critical(
+            "No file of the batch is taken twice.", _gxe("ExpectColumnValuesToBeUnique", column="member")
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "labels_in_alphabet",
+        "labels_in_alphabet": _critical(
             "Every label is one of the known classes.",
-            column="label",
-            value_set=list(spec.classes),
+            _gxe("ExpectColumnValuesToBeInSet", column="label", value_set=list(spec.classes)),
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "image_size",
+        "image_size": _critical(
             "Every image has exactly the known number of pixels.",
-            column="pixel_bytes",
-            value_set=[spec.height * spec.width * spec.channels],
+            _gxe(
+                "ExpectColumnValuesToBeInSet",
+                column="pixel_bytes",
+                value_set=[spec.height * spec.width * spec.channels],
+            ),
         ),
-        *_statistics(spec),
-        _warning(
-            "ExpectColumnDistinctValuesToContainSet",
-            "every_class_present",
+        **_statistics(spec),
+        "every_class_present": _warning(
             "Every class has images; a partial batch need not.",
-            column="label",
-            value_set=list(spec.classes),
+            _gxe("ExpectColumnDistinctValuesToContainSet", column="label", value_set=list(spec.classes)),
         ),
-    ]
+    }
 
 
-def _statistics(spec: DatasetSpec) -> list[Expectation]:
+def _statistics(spec: DatasetSpec) -> Suite:
     """The plausible ranges of the data set.
 
     Single washed-out images are part of the true data; one in twenty means that the batch was scaled,
@@ -148,19 +130,20 @@ def _statistics(spec: DatasetSpec) -> list[Expectation]:
         "contrast": ("contrast", spec.contrast),
         "foreground_fraction": (FOREGROUND_FRACTION, spec.foreground_fraction),
     }
-    return [
-        _critical(
-            "ExpectColumnValuesToBeBetween",
-            f"{name}_in_range",
+    return {
+        f"{name}_in_range": _critical(
             f"The {name.replace('_', ' ')} of hardly any image is implausible.",
-            column=column,
-            min_value=limits[0],
-            max_value=limits[1],
-            mostly=0.95,
+            _gxe(
+                "ExpectColumnValuesToBeBetween",
+                column=column,
+                min_value=limits[0],
+                max_value=limits[1],
+                mostly=0.95,
+            ),
         )
         for name, (column, limits) in ranges.items()
         if limits is not None
-    ]
+    }
 
 
 #: A class's number of images may differ from the expected one by this part of itself, or by this many
@@ -169,177 +152,148 @@ def _statistics(spec: DatasetSpec) -> list[Expectation]:
 CLASS_TOLERANCE, CLASS_SIGMAS = 0.25, 4.0
 
 
-def class_balance(spec: DatasetSpec) -> list[Expectation]:
+def class_balance(spec: DatasetSpec) -> Suite:
     """The classes of one batch. A row is a class that has images: its `deviation` and `tolerance`."""
     if spec.class_shares is None:
-        return []
-    return [
-        _warning(
-            "ExpectColumnPairValuesAToBeGreaterThanB",
-            "class_balance",
+        return {}
+    return {
+        "class_balance": _warning(
             "The classes that are there are as frequent as they are known to be.",
-            column_A="tolerance",
-            column_B="deviation",
-            or_equal=True,
+            _gxe(
+                "ExpectColumnPairValuesAToBeGreaterThanB",
+                column_A="tolerance",
+                column_B="deviation",
+                or_equal=True,
+            ),
         )
-    ]
+    }
 
 
-def image_index(spec: DatasetSpec) -> list[Expectation]:
+def image_index(spec: DatasetSpec) -> Suite:
     """The image index. A row is an image; `group_of_group` is the group of the image that names its group."""
     usable, in_conflict = _where(f"status == '{USABLE}'"), _where(f"status == '{LABEL_CONFLICT}'")
-    return [
-        _critical(
-            "ExpectColumnValuesToBeUnique",
-            "unique_images",
+    return {
+        "unique_images": _critical(
             "Every distinct image stands in the index once.",
-            column="image_id",
+            _gxe("ExpectColumnValuesToBeUnique", column="image_id"),
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "known_status",
+        "known_status": _critical(
             "An image is usable, or its labels contradict each other.",
-            column="status",
-            value_set=[USABLE, LABEL_CONFLICT],
+            _gxe("ExpectColumnValuesToBeInSet", column="status", value_set=[USABLE, LABEL_CONFLICT]),
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "labels_in_alphabet",
+        "labels_in_alphabet": _critical(
             "Every label is one of the known classes.",
-            column="label",
-            value_set=list(spec.classes),
+            _gxe("ExpectColumnValuesToBeInSet", column="label", value_set=list(spec.classes)),
         ),
-        _critical(
-            "ExpectColumnValuesToNotBeNull",
-            "usable_images_labelled",
-            "Every usable image has a label.",
-            column="label",
-            **usable,
+        "usable_images_labelled": _critical(
+            "Every usable image has a label.", _gxe("ExpectColumnValuesToNotBeNull", column="label", **usable)
         ),
-        _critical(
-            "ExpectColumnValuesToBeNull",
-            "conflicts_unlabelled",
+        "conflicts_unlabelled": _critical(
             "An image with contradicting labels has no label.",
-            column="label",
-            **in_conflict,
+            _gxe("ExpectColumnValuesToBeNull", column="label", **in_conflict),
         ),
-        *_groups(),
+        **_groups(),
         # Above this share the labelling itself is in doubt.
-        _warning(
-            "ExpectColumnValuesToNotBeInSet",
-            "share_of_conflicts",
+        "share_of_conflicts": _warning(
             "Hardly any image has contradicting labels.",
-            ("copies", "sources"),
-            column="status",
-            value_set=[LABEL_CONFLICT],
-            mostly=0.99,
+            _gxe("ExpectColumnValuesToNotBeInSet", column="status", value_set=[LABEL_CONFLICT], mostly=0.99),
+            shown=("copies", "sources"),
         ),
-    ]
+    }
 
 
-def _groups() -> list[Expectation]:
-    return [
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "groups_consistent",
+def _groups() -> Suite:
+    return {
+        "groups_consistent": _critical(
             "A near-duplicate group is named after an image of its own.",
-            column_A="shared_group",
-            column_B="group_of_group",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="shared_group", column_B="group_of_group"),
         ),
-        _critical(
-            "ExpectColumnPairValuesAToBeGreaterThanB",
-            "groups_named_after_smallest",
+        "groups_named_after_smallest": _critical(
             "A near-duplicate group is named after its smallest image.",
-            column_A="image_id",
-            column_B="group",
-            or_equal=True,
+            _gxe(
+                "ExpectColumnPairValuesAToBeGreaterThanB",
+                column_A="image_id",
+                column_B="group",
+                or_equal=True,
+            ),
         ),
-    ]
+    }
 
 
-def splits(_spec: DatasetSpec) -> list[Expectation]:
+def splits(_spec: DatasetSpec) -> Suite:
     """The splits. A row is an image, beside what the index and the recorded assignments say of it.
 
     A usable image of the index that has no row in the splits has one here, in `missing_image`.
     """
-    return [
-        _critical(
-            "ExpectColumnValuesToBeUnique", "unique_images", "Every image has one split.", column="image_id"
+    return {
+        "unique_images": _critical(
+            "Every image has one split.", _gxe("ExpectColumnValuesToBeUnique", column="image_id")
         ),
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "no_group_in_two_splits",
+        "no_group_in_two_splits": _critical(
             "A group of near-duplicates has one split.",
-            ("group",),
-            column_A="split",
-            column_B="split_of_group",
-            ignore_row_if="either_value_is_missing",
+            _gxe(
+                "ExpectColumnPairValuesToBeEqual",
+                column_A="split",
+                column_B="split_of_group",
+                ignore_row_if="either_value_is_missing",
+            ),
+            shown=("group",),
         ),
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "no_near_duplicate_in_two_splits",
+        "no_near_duplicate_in_two_splits": _critical(
             "Near-duplicates share a split, whatever the splits say of their groups.",
-            ("near_duplicate", "batch_of_near_duplicate"),
-            column_A="split",
-            column_B="split_of_near_duplicate",
-            ignore_row_if="either_value_is_missing",
+            _gxe(
+                "ExpectColumnPairValuesToBeEqual",
+                column_A="split",
+                column_B="split_of_near_duplicate",
+                ignore_row_if="either_value_is_missing",
+            ),
+            shown=("near_duplicate", "batch_of_near_duplicate"),
         ),
-        _critical(
-            "ExpectColumnValuesToBeInSet",
-            "split_or_reason",
+        "split_or_reason": _critical(
             "An image has a known split, or is excluded for a known reason.",
-            column="split_or_reason",
-            value_set=[*SPLITS, CONFLICT, NEAR_DUPLICATE_OF_TWO_SPLITS, CONTRADICTED],
+            _gxe(
+                "ExpectColumnValuesToBeInSet",
+                column="split_or_reason",
+                value_set=[*SPLITS, CONFLICT, NEAR_DUPLICATE_OF_TWO_SPLITS, CONTRADICTED],
+            ),
         ),
-        *_as_in_index(),
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "assignments_kept",
+        **_as_in_index(),
+        "assignments_kept": _critical(
             "Every split is the one that was recorded.",
-            column_A="split",
-            column_B="recorded_split",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="split", column_B="recorded_split"),
         ),
         # Above this share, near-duplicates are found where there are none, or batches repeat each other.
-        _warning(
-            "ExpectColumnValuesToBeNull",
-            "share_of_excluded",
+        "share_of_excluded": _warning(
             "Hardly any image is excluded.",
-            ("group",),
-            column=EXCLUSION_REASON,
-            mostly=0.99,
+            _gxe("ExpectColumnValuesToBeNull", column=EXCLUSION_REASON, mostly=0.99),
+            shown=("group",),
         ),
-    ]
+    }
 
 
-def _as_in_index() -> list[Expectation]:
-    return [
-        _critical(
-            "ExpectColumnValuesToBeNull",
-            "no_conflict_in_split",
+def _as_in_index() -> Suite:
+    return {
+        "no_conflict_in_split": _critical(
             "No image with contradicting labels is learned from.",
-            column="split",
-            **_where(f"status_in_index == '{LABEL_CONFLICT}'"),
+            _gxe(
+                "ExpectColumnValuesToBeNull",
+                column="split",
+                **_where(f"status_in_index == '{LABEL_CONFLICT}'"),
+            ),
         ),
-        _critical(
-            "ExpectColumnValuesToNotBeNull",
-            "images_in_index",
+        "images_in_index": _critical(
             "Every image stands in the index.",
-            column="status_in_index",
+            _gxe("ExpectColumnValuesToNotBeNull", column="status_in_index"),
         ),
-        _critical(
-            "ExpectColumnPairValuesToBeEqual",
-            "labels_as_in_index",
+        "labels_as_in_index": _critical(
             "Every image has the same label as in the index.",
-            column_A="label",
-            column_B="label_in_index",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="label", column_B="label_in_index"),
         ),
-        _critical(
-            "ExpectColumnValuesToBeNull",
-            "no_image_missing",
+        "no_image_missing": _critical(
             "Every usable image of the index has a row.",
-            column="missing_image",
+            _gxe("ExpectColumnValuesToBeNull", column="missing_image"),
         ),
-    ]
+    }
 
 
 #: The promise of the splits: of each class, each split holds its share within this many images, or this part
@@ -349,7 +303,7 @@ EXACT_IMAGES, EXACT_SHARE = 1.0, 0.005
 ROUGH_IMAGES, ROUGH_SHARE = 3.0, 0.05
 
 
-def split_ratios(_spec: DatasetSpec) -> list[Expectation]:
+def split_ratios(_spec: DatasetSpec) -> Suite:
     """The ratios of the splits. A row is a class in a split, and its `deviation` from the wanted share.
 
     They only warn, because nothing can correct them: an image keeps its split for ever, so that a removed
@@ -357,15 +311,16 @@ def split_ratios(_spec: DatasetSpec) -> list[Expectation]:
     class that lost images to a removal, an exclusion or another label, nothing exact is expected:
     `exact_tolerance` is empty.
     """
-    return [
-        _warning(
-            "ExpectColumnPairValuesAToBeGreaterThanB",
-            name,
+    return {
+        name: _warning(
             notes,
-            column_A=tolerance,
-            column_B="deviation",
-            or_equal=True,
-            ignore_row_if="either_value_is_missing",
+            _gxe(
+                "ExpectColumnPairValuesAToBeGreaterThanB",
+                column_A=tolerance,
+                column_B="deviation",
+                or_equal=True,
+                ignore_row_if="either_value_is_missing",
+            ),
         )
         for name, tolerance, notes in (
             ("ratios", "tolerance", "Each class is spread over the splits roughly as it should be."),
@@ -375,24 +330,25 @@ def split_ratios(_spec: DatasetSpec) -> list[Expectation]:
                 "Each class that lost no image is spread as promised: within one image or 0.5 %.",
             ),
         )
-    ]
+    }
 
 
-def drift(_spec: DatasetSpec) -> list[Expectation]:
+def drift(_spec: DatasetSpec) -> Suite:
     """The drift of a batch. A row is a feature: how much it differs, and by how much it may (`drift`)."""
-    return [
-        _warning(
-            "ExpectColumnPairValuesAToBeGreaterThanB",
-            "drift",
+    return {
+        "drift": _warning(
             "The batch looks like what the champion was trained on.",
-            column_A="threshold",
-            column_B="difference",
-            or_equal=True,
+            _gxe(
+                "ExpectColumnPairValuesAToBeGreaterThanB",
+                column_A="threshold",
+                column_B="difference",
+                or_equal=True,
+            ),
         )
-    ]
+    }
 
 
-SUITES: Mapping[str, Callable[[DatasetSpec], list[Expectation]]] = {
+SUITES: Mapping[str, Callable[[DatasetSpec], Suite]] = {
     suite.__name__: suite
     for suite in (columns, image_table, class_balance, image_index, splits, split_ratios, drift)
 }
@@ -417,9 +373,9 @@ IDENTIFYING_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def expectations(asset: str, spec: DatasetSpec) -> list[Expectation]:
+def expectations(asset: str, spec: DatasetSpec) -> Suite:
     """Return all expectations of an asset, one for each of its asset checks."""
-    return [one for name in SUITES_OF_ASSET[asset] for one in SUITES[name](spec)]
+    return {name: one for suite in SUITES_OF_ASSET[asset] for name, one in SUITES[suite](spec).items()}
 
 
 def version(asset: str, spec: DatasetSpec) -> str:
@@ -428,7 +384,8 @@ def version(asset: str, spec: DatasetSpec) -> str:
     Names, severities and limits count, notes do not.
     """
     limits = (CLASS_TOLERANCE, CLASS_SIGMAS, EXACT_IMAGES, EXACT_SHARE, ROUGH_IMAGES, ROUGH_SHARE)
-    counting: Sequence[Any] = [
-        (one.type, one.name, one.severity, sorted(one.arguments.items())) for one in expectations(asset, spec)
+    counting = [
+        (name, one.severity, one.type, sorted(one.arguments.items()))
+        for name, one in expectations(asset, spec).items()
     ]
     return hashlib.sha256(repr((counting, limits, spec.class_shares)).encode()).hexdigest()[:8]

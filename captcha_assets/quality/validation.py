@@ -6,7 +6,7 @@ Importing this module imports Great Expectations, which takes seconds: import it
 import gc
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,31 +20,19 @@ from great_expectations.data_context.types.base import (
     InMemoryStoreBackendDefaults,
     ProgressBarsConfig,
 )
-from great_expectations.expectations.expectation import Expectation as GxExpectation
-from great_expectations.expectations.metadata_types import FailureSeverity
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.quality import derived_tables, example_images, suites
-from captcha_assets.quality.derived_tables import DerivedTables, ValidationError, row_count, scan
-from captcha_assets.quality.suites import Expectation
+from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan
+from captcha_assets.quality.suites import Expectation, Suite
 from captcha_assets.quality.validation_result import MAX_EXAMPLES, ValidationResult
 from captcha_assets.storage import AnyPath
 
 # The import leaves hundreds of thousands of objects that stay for ever. Unless told so, the garbage collector
 # goes through all of them once in the middle of the work and once at the end, half a second each.
 gc.freeze()
-
-__all__ = [
-    "ValidationError",
-    "context",
-    "suite_of",
-    "validate",
-    "validate_image_index",
-    "validate_image_table",
-    "validate_splits",
-]
 
 
 def validate_image_table(table: AnyPath, rejected: AnyPath, spec: DatasetSpec) -> ValidationResult:
@@ -137,18 +125,20 @@ def validate(
         if (expectations := suites.SUITES[name](spec))
     ]
     result = ValidationResult(subject, rows, found)
-    return replace(result, images=example_images.of_results(result.results, tables or {}, spec))
+    unexpected = (row for one in result.results for row in one.examples)
+    return replace(result, images=example_images.of_rows(unexpected, tables or {}, spec))
 
 
-def suite_of(name: str, expectations: Iterable[Expectation]) -> gx.ExpectationSuite:
-    """Return a suite as Great Expectations knows it."""
-    return gx.ExpectationSuite(name=name, expectations=[_expectation(one) for one in expectations])
-
-
-def _expectation(one: Expectation) -> GxExpectation:
-    known_as: type[GxExpectation] = getattr(gxe, one.type)
-    return known_as(
-        **one.arguments, severity=FailureSeverity(one.severity), notes=one.notes, meta={"name": one.name}
+def suite_of(name: str, expectations: Suite) -> gx.ExpectationSuite:
+    """Return a suite as Great Expectations knows it; each expectation has its name in `meta`."""
+    return gx.ExpectationSuite(
+        name=name,
+        expectations=[
+            getattr(gxe, one.type)(
+                **one.arguments, severity=one.severity, notes=one.notes, meta={"name": check}
+            )
+            for check, one in expectations.items()
+        ],
     )
 
 
@@ -165,7 +155,7 @@ def context() -> EphemeralDataContext:
 def _validated(
     data: BatchDefinition,
     suite: gx.ExpectationSuite,
-    expectations: Sequence[Expectation],
+    expectations: Suite,
     table: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """Return the result of a suite as Great Expectations writes it, its unexpected rows named."""
@@ -185,14 +175,17 @@ def _validated(
         .to_json_dict()
     )
     by_name = {one["expectation_config"]["meta"]["name"]: one for one in found["results"]}
-    results = [_with_rows(by_name[one.name], table, _shown(suite.name, one)) for one in expectations]
+    results = [
+        _with_rows(by_name[check], table, _shown(suite.name, one)) for check, one in expectations.items()
+    ]
     # The rest says when and where, which differs each time.
     return {key: found[key] for key in ("success", "suite_name", "statistics")} | {"results": results}
 
 
-def _used(expectations: Sequence[Expectation]) -> set[str]:
+def _used(expectations: Suite) -> set[str]:
     """Return the words of all arguments, columns among them: Great Expectations hashes what it is given."""
-    arguments = [value for one in expectations for value in one.arguments.values() if isinstance(value, str)]
+    every = [value for one in expectations.values() for value in one.arguments.values()]
+    arguments = [value for value in every if isinstance(value, str)]
     return set(re.findall(r"\w+", " ".join(arguments)))
 
 
