@@ -51,11 +51,12 @@ def make_image_table(home: Home, batch: str, source: str) -> str | None:
 def test_a_quarantined_batch_is_one_alert_that_says_what_to_do(home: Home, mostly_bad_archive: Path) -> None:
     error = make_image_table(home, "bad", str(mostly_bad_archive))
     assert error
-    assert error.startswith("batch bad is quarantined (share_of_rejects: expected at most 50 %")
+    expected = "share_of_rejects: expected column values to be null (column reason, mostly 0.5); found "
+    assert error.startswith(f"batch bad is quarantined ({expected}")
     (alert,) = alerts(home)
     assert alert["title"] == "batch bad is quarantined"
     check, advice = map(str, alert["lines"])
-    assert check.startswith("share_of_rejects: expected at most 50 %"), "the checks that warn are no alert"
+    assert check.startswith(expected), "the checks that warn are no alert"
     assert "/quality/image_table/bad/report.html" in advice
     assert "captcha-assets batch remove bad" in advice
     assert "http://localhost:3000/runs/" in str(alert["link"])
