@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
+from captcha_assets.defs.model.training import TRAINING_CODE
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.settings import Settings
@@ -39,7 +40,7 @@ def made(tmp_path_factory) -> Path:
         splits_version=content_hash(settings.splits),
         output=settings.scratch / "model",
         checkpoints=settings.scratch / "checkpoints",
-        code_version="1",
+        code_version=TRAINING_CODE,
         settings=TINY,
         provenance={"deliveries": ["first"], **provenance.recorded(settings, ["first"])},
     )
