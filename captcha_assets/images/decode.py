@@ -86,8 +86,11 @@ def decode(data: bytes, spec: DatasetSpec) -> Decoded:
     )
     if image is None or image.dtype != np.uint8 or image.shape[:2] != (header.height, header.width):
         raise Rejection(Reason.CORRUPT, "its pixel data is damaged or ends early")
-    image = _with_channels(image, spec.channels)
-    return Decoded(_resized(image, spec), header.mode)
+    if image.ndim == 3 or spec.channels == 3:
+        image = _with_channels(image, spec.channels)
+    if image.shape[:2] != (spec.height, spec.width):
+        image = _resized(image, spec)
+    return Decoded(image, header.mode)
 
 
 def _with_channels(image: Pixels, channels: int) -> Pixels:
@@ -113,8 +116,6 @@ def _check_size(header: _Header, spec: DatasetSpec) -> None:
 
 def _resized(image: Pixels, spec: DatasetSpec) -> Pixels:
     wanted = spec.width, spec.height
-    if image.shape[1::-1] == wanted:
-        return image
     shrinks = image.shape[1] >= wanted[0] and image.shape[0] >= wanted[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, wanted, interpolation=how), np.uint8)

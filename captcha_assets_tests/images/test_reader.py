@@ -85,7 +85,7 @@ def test_an_image_delivered_twice_is_read_from_the_delivery_the_splits_name(tmp_
     assert np.array_equal(read.pixels[list(read.image_ids).index(ids[0])], images[0])
 
 
-def test_images_held_back_are_never_read(delivery, tmp_path):
+def test_excluded_images_are_never_read(delivery, tmp_path):
     tables, splits = delivery
     table = pq.read_table(splits)
     placed = table["split"].to_pylist()
