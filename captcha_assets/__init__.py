@@ -1,1 +1,1 @@
-"""From a delivery of labelled character images to a promoted model, every step a Dagster asset."""
+"""From a batch of labelled character images to a promoted model, every step a Dagster asset."""

@@ -49,12 +49,12 @@ def send(settings: Settings, alert: Alert) -> bool:
     Returns:
         Whether the webhook, if there is one, took the alert.
     """
-    delivery_state = (
+    posted = (
         None if settings.alert_webhook is None else _posted(settings.alert_webhook.get_secret_value(), alert)
     )
     line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(alert)}
-    if delivery_state is not None:
-        line["webhook"] = delivery_state
+    if posted is not None:
+        line["webhook"] = posted
     try:
         settings.alerts.parent.mkdir(parents=True, exist_ok=True)
         with settings.alerts.open("a", encoding="utf-8") as log:
@@ -62,7 +62,7 @@ def send(settings: Settings, alert: Alert) -> bool:
     except OSError as error:
         _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
         return False
-    return delivery_state in (None, "delivered")
+    return posted in (None, "delivered")
 
 
 def _posted(url: str, alert: Alert) -> str:

@@ -1,6 +1,6 @@
 """Training a model again from what it recorded, and saying whether the result is the same.
 
-Everything happens in a folder of its own: the deliveries' archives are found by their hashes, their
+Everything happens in a folder of its own: the batches' archives are found by their hashes, their
 image tables made anew, the splits are those that the model's training kept. The registry and the home's
 tables are read and never changed.
 """
@@ -27,7 +27,7 @@ from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.provenance import Origin
 from captcha_assets.models.seen import splits_of
 from captcha_assets.settings import REPOSITORY, Settings
-from captcha_assets.sources import archives, deliveries, snapshot
+from captcha_assets.sources import archives, registrations, snapshot
 from captcha_assets.sources.kaggle import KaggleNotFoundError
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -133,7 +133,7 @@ def _origins(config: ModelConfig) -> list[Origin]:
 def _table(
     home: tuple[Settings, DatasetSpec], work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
-    """Make the image table of a delivery anew, and say what is not as it was."""
+    """Make the image table of a batch anew, and say what is not as it was."""
     settings, spec = home
     archive, differences = _archive(settings, work, origin, say)
     scratch = Settings(home=work, artifacts=None)
@@ -141,7 +141,7 @@ def _table(
     table.parent.mkdir(parents=True, exist_ok=True)
     rejected = scratch.rejected_images(batch)
     made = build_image_table(archive, batch, table, rejected, spec).table_version
-    say(f"delivery {batch}: {'as it was' if made == origin.image_table else 'other images than then'}")
+    say(f"batch {batch}: {'as it was' if made == origin.image_table else 'other images than then'}")
     if made != origin.image_table:
         differences += (Difference(f"image_table of {batch}", origin.image_table, made),)
     return table, differences
@@ -151,7 +151,7 @@ def _archive(
     settings: Settings, work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
     """Find the bytes that were delivered: in `data/raw`, in DVC's cache or remote, or at their source."""
-    here = deliveries.archive_path(settings, origin.batch)
+    here = registrations.archive_path(settings, origin.batch)
     digest = archives.digest_of(here).sha256 if here.exists() else None
     if digest == origin.sha256 and digest is not None:
         return here, ()
@@ -163,7 +163,7 @@ def _archive(
         except _UnavailableError as error:
             missed.append(str(error))
         else:
-            say(f"delivery {origin.batch}: brought back from {words}")
+            say(f"batch {origin.batch}: brought back from {words}")
             return found, (changed,)
     if digest is None:
         raise ReproductionError(
@@ -202,13 +202,13 @@ def _from_source(settings: Settings, work: Path, origin: Origin) -> Path:  # noq
         fetched_home = fetched_home.model_copy(update={"kaggle_dataset": origin.dataset})
     name = origin.dataset or origin.source
     try:
-        source = deliveries.parse_source(origin.source)
-        if isinstance(source, deliveries.KaggleSource) and origin.kaggle_version:
-            source = deliveries.KaggleSource(origin.kaggle_version)
-        if isinstance(source, deliveries.LocalSource) and not source.path.exists():
+        source = registrations.parse_source(origin.source)
+        if isinstance(source, registrations.KaggleSource) and origin.kaggle_version:
+            source = registrations.KaggleSource(origin.kaggle_version)
+        if isinstance(source, registrations.LocalSource) and not source.path.exists():
             raise _UnavailableError(f"its source no longer has it ({source} does not exist)")
-        deliveries.register(fetched_home, origin.batch, source)
-        found = deliveries.fetch(fetched_home, origin.batch).path
+        registrations.register(fetched_home, origin.batch, source)
+        found = registrations.fetch(fetched_home, origin.batch).path
     except KaggleNotFoundError as error:
         raise _UnavailableError(f"its source no longer has it ({error})") from error
     except (ValueError, RuntimeError, OSError) as error:

@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     @property
     def inbox(self) -> Path:
-        """Folder that is watched for new deliveries."""
+        """Folder that is watched for new batches."""
         return self.home / "inbox"
 
     @property
@@ -223,20 +223,20 @@ class Settings(BaseSettings):
         return f"{self.reports_url}/{PurePosixPath(str(path)).relative_to(str(self.artifact_root))}"
 
     @property
-    def deliveries(self) -> UPath:
-        """Folder of the registrations: where each delivery comes from."""
+    def registrations(self) -> UPath:
+        """Folder of the registrations: where each batch comes from."""
         return self.artifact_root / "deliveries"
 
-    def delivery(self, batch: str) -> UPath:
-        """Where one delivery comes from."""
-        return self.deliveries / f"{batch}.json"
+    def registration(self, batch: str) -> UPath:
+        """Where one batch comes from."""
+        return self.registrations / f"{batch}.json"
 
     def image_table(self, batch: str) -> UPath:
-        """One row per usable image of a delivery."""
+        """One row per usable image of a batch."""
         return self.artifact_root / "image_table" / f"{batch}.parquet"
 
     def rejected_images(self, batch: str) -> UPath:
-        """One row per refused member of a delivery."""
+        """One row per refused member of a batch."""
         return self.artifact_root / "rejected_images" / f"{batch}.parquet"
 
     def validation_results(self, table: str, batch: str | None = None) -> UPath:
@@ -251,7 +251,7 @@ class Settings(BaseSettings):
 
     @property
     def image_index(self) -> UPath:
-        """One row per distinct image over all deliveries."""
+        """One row per distinct image over all batches."""
         return self.artifact_root / "image_index.parquet"
 
     @property
@@ -280,7 +280,7 @@ class Settings(BaseSettings):
         return self.artifact_root / "label_conflicts.csv"
 
     def training_summary(self, model_id: str) -> UPath:
-        """Summary of the images that a model was trained on, which deliveries are compared with."""
+        """Summary of the images that a model was trained on, which batches are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"
 
     def training_splits(self, model_id: str) -> UPath:

@@ -8,7 +8,7 @@ from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.sources.registrations import known_batches
 from captcha_assets.storage import AnyPath
 
 #: So many validation results are read for one look at the page; the other batches are listed without.

@@ -22,7 +22,7 @@ from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
-from captcha_assets.sources import archives, deliveries
+from captcha_assets.sources import archives, registrations
 from captcha_assets.storage import AnyPath, fetched, write_json
 from captcha_assets.sweeps import trials
 
@@ -172,7 +172,7 @@ def _validation(results: Path) -> str:
 
 
 def _archive(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    path = deliveries.archive_path(settings, str(output.partition))
+    path = registrations.archive_path(settings, str(output.partition))
     return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
 
 

@@ -60,11 +60,13 @@ def prepared(folder: Path) -> Path:
     """A home with four small batches, of which nothing is made yet."""
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.settings import Settings
-    from captcha_assets.sources import deliveries
+    from captcha_assets.sources import registrations
 
     settings = Settings(home=folder)
     for number in range(4):
-        deliveries.register(settings, f"batch-{number}", deliveries.parse_source(f"synthetic:40:{number}"))
+        registrations.register(
+            settings, f"batch-{number}", registrations.parse_source(f"synthetic:40:{number}")
+        )
     with open_instance(settings):
         return folder
 

@@ -12,17 +12,16 @@ import pytest
 from sklearn.datasets import load_digits
 
 from captcha_assets.settings import REPOSITORY
+from captcha_assets_tests.commands import run, succeeded
 
 DIGITS = "captcha_assets_tests.defs.digits:DATASET"
 
-from captcha_assets_tests.commands import run, succeeded
 
-
-def test_a_new_home_lists_no_deliveries(tmp_path: Path) -> None:
+def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
     assert succeeded(tmp_path, "batch", "list", "--json") == ""
 
 
-def test_a_delivery_is_added_materialized_and_listed(tmp_path: Path) -> None:
+def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
     said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
     assert "making image_table + rejected_images [tiny]: never made" in said
     assert "resnet18" not in said
@@ -64,7 +63,7 @@ def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_removed_delivery_is_gone(tmp_path: Path) -> None:
+def test_a_removed_batch_is_gone(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:80:3", "--materialize")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:80:4", "--materialize")
     succeeded(tmp_path, "batch", "remove", "one")
@@ -76,7 +75,7 @@ def test_a_removed_delivery_is_gone(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "raw" / "one.zip").exists()
 
 
-def test_a_backfill_makes_the_chosen_deliveries_anew(tmp_path: Path) -> None:
+def test_a_backfill_makes_the_chosen_batches_anew(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:40:4")
     said = succeeded(tmp_path, "backfill", "raw_batch", "--batches", "one")

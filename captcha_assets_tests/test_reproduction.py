@@ -17,7 +17,7 @@ from captcha_assets.defs.model.training import TRAINING_CODE
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, generator
+from captcha_assets.sources import generator, registrations
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
@@ -29,7 +29,7 @@ TINY = TrainingSettings(
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
-    """A home with a delivery from a file, which is gone now, and a tiny model that was trained on it."""
+    """A home with a batch from a file, which is gone now, and a tiny model that was trained on it."""
     settings = Settings(home=tmp_path_factory.mktemp("reproduced") / "home")
     delivered = settings.home.parent / "delivered.zip"
     generator.write_archive(delivered, 120, 1)
@@ -45,7 +45,7 @@ def made(tmp_path_factory) -> Path:
         checkpoints=settings.scratch / "checkpoints",
         code_version=TRAINING_CODE,
         settings=TINY,
-        provenance={"deliveries": ["first"], **provenance.recorded(settings, ["first"])},
+        provenance={"batches": ["first"], **provenance.recorded(settings, ["first"])},
     )
     job.save(settings.scratch / "job.json")
     command = [sys.executable, "-m", "captcha_assets.training", str(settings.scratch / "job.json")]
@@ -116,7 +116,7 @@ def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings
 
 @pytest.mark.slow
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
-    source = Path(str(deliveries.registration(home, "first").source))
+    source = Path(str(registrations.registration(home, "first").source))
     generator.write_archive(source, 120, 1)
     (home.raw / "first.zip").write_bytes(b"something else")
     status, said = reproduced()
@@ -249,7 +249,7 @@ def test_a_damaged_model_is_refused(home: Settings) -> None:
 def test_a_model_of_before_says_that_it_is_too_old(home: Settings) -> None:
     place = Path(str(registry.model_folder(home.models, registry.candidate(home.models).model_id)))
     loaded = folder.load(place)
-    told = replace(loaded.config, provenance={"deliveries": ["first"]}, seed=9)
+    told = replace(loaded.config, provenance={"batches": ["first"]}, seed=9)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
     folder.save(home.scratch / "old", loaded.model, told, history, metrics)
     registry.add_candidate(home.models, home.scratch / "old")

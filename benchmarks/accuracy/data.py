@@ -18,7 +18,7 @@ from captcha_assets.settings import Settings, load_settings
 from captcha_assets.sources.archives import archive_to
 from captcha_assets.sources.generator import write_archive
 
-#: Deliveries to train on.
+#: Batches to train on.
 GENERATED, REAL = "generated", "real"
 #: Other sets to test on: the test split, with what is in it of both, and samples of the Kaggle data set.
 TEST, KAGGLE = "test", "kaggle"
@@ -48,7 +48,7 @@ def deliver(settings: Settings, name: str, source: Path | int, *, validated: boo
 
 
 def split(settings: Settings, names: Iterable[str]) -> LocalTables:
-    """Bring deliveries together and give every image its split."""
+    """Bring batches together and give every image its split."""
     build_image_index({name: settings.image_table(name) for name in names}, settings.image_index, CAPTCHA)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
     update_splits(settings.image_index, settings.splits, record, CAPTCHA, settings.image_table)
@@ -59,7 +59,7 @@ def split(settings: Settings, names: Iterable[str]) -> LocalTables:
 
 
 def of_batch(images: SplitImages, batch: str) -> SplitImages:
-    """Those images that one delivery brought."""
+    """Those images that one batch brought."""
     mine = np.flatnonzero(images.batches == batch)
     return SplitImages(
         images.image_ids[mine], images.pixels[mine], images.labels[mine], images.batches[mine], images.classes

@@ -1,6 +1,6 @@
 """What Dagster adds: `python -m benchmarks.dagster`.
 
-In a temporary home with one tiny delivery: the time of a command that has nothing to do beside that of
+In a temporary home with one tiny batch: the time of a command that has nothing to do beside that of
 importing Dagster, and of materializing `image_table` and `rejected_images` in this process beside that of the
 library calls that do the work. Prints a table with ratios last; each figure is the fastest of some
 repetitions, and CPU seconds stand beside the others because other people's load hardly moves them.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 IMAGES = 200
-#: What a delivery is taken through, models aside.
+#: What a batch is taken through, models aside.
 SELECTION = '+key:"splits"'
 
 
@@ -79,10 +79,10 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     from captcha_assets.images.table import build_image_table
     from captcha_assets.quality import report, validation, validation_result
     from captcha_assets.settings import load_settings
-    from captcha_assets.sources import deliveries
+    from captcha_assets.sources import registrations
 
     settings = load_settings()
-    deliveries.register(settings, "tiny", deliveries.parse_source(f"synthetic:{IMAGES}:1"))
+    registrations.register(settings, "tiny", registrations.parse_source(f"synthetic:{IMAGES}:1"))
     table, rejected = settings.image_table("tiny"), settings.rejected_images("tiny")
 
     def library() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
     for name, (more, less) in ratios.items():
         print(f"{name:48}{more.wall / less.wall:>10.2f}{more.cpu / less.cpu:>10.2f}")
     added = f"{run.wall - library.wall:.2f} s on the wall, {run.cpu - library.cpu:.2f} s of CPU"
-    print(f"a run adds {added}, of which nothing grows with the delivery")
+    print(f"a run adds {added}, of which nothing grows with the batch")
 
 
 if __name__ == "__main__":

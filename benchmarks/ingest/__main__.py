@@ -101,9 +101,9 @@ def run(*command: str | Path, cores: Iterable[int] | None = None) -> tuple[str, 
     return output.splitlines()[-1], peak
 
 
-def ingest(folder: Path, *deliveries: tuple[str, Path]) -> Ingestion:
+def ingest(folder: Path, *batches: tuple[str, Path]) -> Ingestion:
     folder.mkdir(parents=True, exist_ok=True)
-    named = [f"{name}={path}" for name, path in deliveries]
+    named = [f"{name}={path}" for name, path in batches]
     line, peak = run(sys.executable, "-m", "benchmarks.ingest.ours", folder, *named)
     result = json.loads(line)
     return Ingestion(result["seconds"], result["cpu"], result["images"], peak)
@@ -167,7 +167,7 @@ def verdict(met: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
-    parser.add_argument("--count", type=int, default=118_000, help="images of the first delivery (118,000)")
+    parser.add_argument("--count", type=int, default=118_000, help="images of the first batch (118,000)")
     parser.add_argument("--sample", type=int, default=2_000, help="images for the other tools (2,000)")
     parser.add_argument("--tools", action="store_true", help="make the other tools' environment first")
     arguments = parser.parse_args()

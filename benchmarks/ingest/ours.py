@@ -1,7 +1,7 @@
 """One ingestion, as the platform does it, timed step by step: `python -m benchmarks.ingest.ours`.
 
-Arguments: a folder for the tables, then `name=archive` for each delivery that is new; tables that lie in the
-folder already are deliveries from before. Prints one line of JSON: seconds per step, from the moment the
+Arguments: a folder for the tables, then `name=archive` for each batch that is new; tables that lie in the
+folder already are batches from before. Prints one line of JSON: seconds per step, from the moment the
 libraries are loaded, and beside them the processor's seconds, those of worker processes included.
 """
 
@@ -36,10 +36,10 @@ class Stopwatch:
         return result
 
 
-def main(folder: Path, *deliveries: str) -> None:
+def main(folder: Path, *batches: str) -> None:
     watch = Stopwatch()
     index, splits = folder / "image_index.parquet", folder / "splits.parquet"
-    for name, archive in (delivery.split("=", 1) for delivery in deliveries):
+    for name, archive in (batch.split("=", 1) for batch in batches):
         table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
         watch.time("image_table", build_image_table, Path(archive), name, table, rejected, CAPTCHA)
         watch.time("validation of image_table", validate_image_table, table, rejected, CAPTCHA)

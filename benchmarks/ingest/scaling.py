@@ -1,6 +1,6 @@
 """Index and splits at growing sizes: `python -m benchmarks.ingest.scaling [ROWS ...]`.
 
-Makes image tables of deliveries of 100,000 images each (once, in `.scratch/benchmarks`; 2.2 GB per million):
+Makes image tables of batches of 100,000 images each (once, in `.scratch/benchmarks`; 2.2 GB per million):
 generated characters, shifted at random and under a random shade, one in fifty a noisy copy of another. Builds
 the index and the splits of the first ROWS in a process of its own each, and prints time and memory, and last
 how many times as long each took as the size before it. For ten million rows, and to leave nothing behind:
@@ -33,7 +33,7 @@ from captcha_assets.sources.generator import generate
 from captcha_assets.storage import replacing
 
 SCRATCH = Path(__file__).resolve().parents[2] / ".scratch" / "benchmarks"
-DELIVERY = 100_000
+BATCH = 100_000
 SIZES = [10_000, 100_000, 1_000_000]
 
 
@@ -86,8 +86,8 @@ def alphabetically() -> list[tuple[str, np.ndarray]]:
     return sorted(generate(21_000, 1), key=lambda pair: pair[0])
 
 
-def delivery(number: int, size: int) -> Path:
-    """The image table of one delivery, in order of its labels as any delivery is."""
+def batch(number: int, size: int) -> Path:
+    """The image table of one batch, in order of its labels as any batch is."""
     path = SCRATCH / "scaling" / f"{number:04}-{size}.parquet"
     if path.exists():
         return path
@@ -99,22 +99,22 @@ def delivery(number: int, size: int) -> Path:
         for start in range(0, size, CHUNK):
             here = [characters[place] for place in chosen[start : start + CHUNK]]
             pixels = varied(np.stack([image for _, image in here]), rng)
-            table.write(rows_of(pixels, [label for label, _ in here], f"delivery-{number:04}", start))
+            table.write(rows_of(pixels, [label for label, _ in here], f"batch-{number:04}", start))
     return path
 
 
 def sizes(rows: int) -> list[int]:
-    return [min(DELIVERY, rows - start) for start in range(0, rows, DELIVERY)]
+    return [min(BATCH, rows - start) for start in range(0, rows, BATCH)]
 
 
 def make(rows: int) -> None:
     """Make the tables that are not there yet, on all cores."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(delivery, range(len(sizes(rows))), sizes(rows)))
+        list(pool.map(batch, range(len(sizes(rows))), sizes(rows)))
 
 
-def deliveries(rows: int) -> dict[str, Path]:
-    return {f"delivery-{number:04}": delivery(number, size) for number, size in enumerate(sizes(rows))}
+def batches(rows: int) -> dict[str, Path]:
+    return {f"batch-{number:04}": batch(number, size) for number, size in enumerate(sizes(rows))}
 
 
 def measure(rows: int) -> None:
@@ -122,7 +122,7 @@ def measure(rows: int) -> None:
     folder = SCRATCH / "scaling" / f"results-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
     index, splits = folder / "index.parquet", folder / "splits.parquet"
-    tables = deliveries(rows)
+    tables = batches(rows)
     began, cpu = time.perf_counter(), time.process_time()
     summary = build_image_index(tables, index, CAPTCHA)
     indexed = time.perf_counter()

@@ -13,7 +13,7 @@ def automation() -> None:
 @automation.command()
 @click.pass_obj
 def on(settings: Settings) -> None:
-    """Take deliveries from the inbox, make what has new input, retrain when there is a reason."""
+    """Take batches from the inbox, make what has new input, retrain when there is a reason."""
     from captcha_assets.cli.update import quiet_definitions
     from captcha_assets.defs import staleness
     from captcha_assets.defs.instance import open_instance

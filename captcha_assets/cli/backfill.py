@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("assets", nargs=-1, metavar="ASSET...")
-@click.option("--batches", "batch", metavar="NAME,...|all", help="Deliveries; all if not given.")
+@click.option("--batches", "batch", metavar="NAME,...|all", help="Batches; all if not given.")
 @click.option("--trials", "trial", metavar="NAME,...|all", help="Trials of sweeps; all if not given.")
 @click.option("--days", "day", metavar="DAY,DAY..DAY|all", help="Days or ranges of days; all if not given.")
 @click.option(

@@ -31,15 +31,15 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
     has changed is registered anew.
     """
-    from captcha_assets.sources import deliveries
-    from captcha_assets.sources.archives import DeliveryError
+    from captcha_assets.sources import registrations
+    from captcha_assets.sources.archives import BatchError
 
     try:
-        wanted = deliveries.parse_source(source)
-        deliveries.check_new(name, wanted)
-    except DeliveryError as error:
+        wanted = registrations.parse_source(source)
+        registrations.check_new(name, wanted)
+    except BatchError as error:
         raise click.UsageError(str(error)) from error
-    deliveries.register(ctx.obj, name, wanted, progress=_say)
+    registrations.register(ctx.obj, name, wanted, progress=_say)
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
     else:
@@ -52,7 +52,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 def list_(settings: Settings, as_json: bool) -> None:
     """List the batches: delivered, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
-    from captcha_assets.sources.deliveries import known_batches
+    from captcha_assets.sources.registrations import known_batches
 
     rows = [row.to_dict() for row in describe_batches(settings, known_batches(settings))]
     columns = ["batch", "delivered", "usable", "rejected", "duplicates", "checks"]
@@ -69,12 +69,12 @@ def remove(settings: Settings, name: str) -> None:
     """
     from captcha_assets.defs.instance import open_instance
     from captcha_assets.defs.removal import remove_batch
-    from captcha_assets.sources import deliveries
+    from captcha_assets.sources import registrations
 
-    deliveries.check_batch_name(name)
+    registrations.check_batch_name(name)
     with open_instance(settings) as instance:
         _check_idle(instance, name)
-        waiting = deliveries.waiting_in_inbox(settings, name)
+        waiting = registrations.waiting_in_inbox(settings, name)
         try:
             remove_batch(settings, instance, name, _say)
         except KeyboardInterrupt as stop:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def lineage(settings: Settings, what: str, direction: str | None, as_json: bool) -> None:
     """Trace WHAT back to where it comes from, and on to what was made of it.
 
-    WHAT is a model (its id, champion or candidate), a delivery, or an image's id; of an id, the first
+    WHAT is a model (its id, champion or candidate), a batch, or an image's id; of an id, the first
     characters are enough.
     """
     from captcha_assets.models.lineage import trace

@@ -60,14 +60,14 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
 
 
 def _quarantined(settings: Settings) -> list[dict[str, Any]]:
-    """The deliveries that failed a blocking check, and which."""
+    """The batches that failed a blocking check, and which."""
     from captcha_assets.quality.validation_result import quarantined
-    from captcha_assets.sources.deliveries import known_batches
+    from captcha_assets.sources.registrations import known_batches
 
     found = quarantined(
         {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
     )
-    return [{"delivery": name, "failed": checks} for name, checks in found.items()]
+    return [{"batch": name, "failed": checks} for name, checks in found.items()]
 
 
 def _inbox(settings: Settings) -> list[dict[str, str]]:
@@ -109,9 +109,9 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
 def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
         yield f"waits    {_run(run)}"
-    for delivery in found["quarantined"]:
-        checks = ", ".join(delivery["failed"])
-        yield f"waits    batch {delivery['delivery']} is quarantined: {checks} failed"
+    for batch in found["quarantined"]:
+        checks = ", ".join(batch["failed"])
+        yield f"waits    batch {batch['batch']} is quarantined: {checks} failed"
     for file in found["inbox"]:
         yield f"waits    in the inbox, {file['file']}: {file['reason']}"
     for line in [*found["unusable"], *found["idle_decisions"]]:
@@ -166,7 +166,7 @@ def _training(last: dict[str, Any] | None) -> str:
 def _drift(last: dict[str, Any] | None) -> str:
     if last is None:
         return "never checked"
-    return f"delivery {last['delivery']} at {_time(last['at'])}: {last['found']}"
+    return f"batch {last['batch']} at {_time(last['at'])}: {last['found']}"
 
 
 def _time(moment: float) -> str:

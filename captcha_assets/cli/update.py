@@ -128,7 +128,7 @@ def _update(
 
 def _is_empty(settings: Settings) -> bool:
     """Whether there is no batch, and was none, to materialize anything from."""
-    from captcha_assets.sources.deliveries import known_batches
+    from captcha_assets.sources.registrations import known_batches
 
     return not known_batches(settings) and not settings.image_index.exists()
 
@@ -136,7 +136,7 @@ def _is_empty(settings: Settings) -> bool:
 def _name_quarantined(settings: Settings) -> None:
     """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
     from captcha_assets.quality.validation_result import quarantined
-    from captcha_assets.sources.deliveries import known_batches
+    from captcha_assets.sources.registrations import known_batches
 
     folders = {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
     for batch, checks in quarantined(folders).items():

@@ -9,8 +9,8 @@ import dagster as dg
 
 OWNERS = ["team:captcha-assets"]
 
-# A delivery that failed its checks is left out of the index by the index itself: it must not keep the
-# good deliveries waiting, so the index alone does not ask whether every delivery passed.
+# A batch that failed its checks is left out of the index by the index itself: it must not keep the
+# good batches waiting, so the index alone does not ask whether every batch passed.
 _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed().ignore(
     dg.AssetSelection.assets("image_table")
 )

@@ -1,7 +1,7 @@
-"""Which deliveries an asset over all of them was made from, and in which version.
+"""Which batches an asset over all of them was made from, and in which version.
 
-Dagster compares the inputs of an asset by itself, but it does not see that a delivery was removed, and
-from a hundred deliveries on it compares none of them. What is recorded here closes both gaps.
+Dagster compares the inputs of an asset by itself, but it does not see that a batch was removed, and
+from a hundred batches on it compares none of them. What is recorded here closes both gaps.
 """
 
 from typing import Any, cast
@@ -28,7 +28,7 @@ def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
 
 
 def changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
-    """What became of the deliveries since `key` was made from its input `parent`, in words."""
+    """What became of the batches since `key` was made from its input `parent`, in words."""
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return []

@@ -14,7 +14,7 @@ from captcha_assets.defs.killed_runs import exclusive_lock, fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.sources.registrations import known_batches
 from captcha_assets.storage import replacing
 
 _DAGSTER_YAML = """\

@@ -19,7 +19,7 @@ from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production import problem
 
@@ -156,7 +156,7 @@ def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
         return None
     found, run = record.evaluation, instance.get_run_by_id(record.run_id)
     return {
-        "delivery": run.tags.get("dagster/partition") if run else None,
+        "batch": run.tags.get("dagster/partition") if run else None,
         "at": record.create_timestamp,
         "passed": found.passed,
         "found": found.description,

@@ -16,8 +16,8 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import registration
+from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.registrations import registration
 from captcha_assets.stored_outputs import Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
@@ -155,7 +155,7 @@ def _state(
         return stored
     try:
         known = registration(settings, str(output.partition))
-    except DeliveryError as error:
+    except BatchError as error:
         return Stored(problem=str(error))
     if known is not None and known.is_to_be_asked:
         return Stored(problem=f"registered anew: {known.source} is asked for its newest version")

@@ -25,7 +25,7 @@ from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_switches import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
-from captcha_assets.sources import catalog, deliveries
+from captcha_assets.sources import catalog, registrations
 from captcha_assets.storage import AnyPath
 from captcha_assets.sweeps.production import problem, production_version
 
@@ -62,7 +62,7 @@ class ObservedFile:
         return observed_version(instance, self.name) != self.data_version(settings)
 
 
-_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.deliveries, catalog.version)
+_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.registrations, catalog.version)
 _DECISIONS = ObservedFile(
     "label_decisions",
     lambda settings: settings.label_decisions,
@@ -203,7 +203,7 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
-        if loss.removed and deliveries.came_by_inbox(settings, str(loss.output.partition)):
+        if loss.removed and registrations.came_by_inbox(settings, str(loss.output.partition)):
             continue
         if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):
             wanted.setdefault(loss.output.partition, []).append(loss)

@@ -25,7 +25,7 @@ from captcha_assets.storage import AnyPath, replacing
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
 
-#: So many deliveries stand on the page of the history: more nobody reads, and each costs a file to open.
+#: So many batches stand on the page of the history: more nobody reads, and each costs a file to open.
 _LATEST = 200
 
 
@@ -121,11 +121,11 @@ def published(
 
 
 def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
-    """Write the page that shows every check of the latest deliveries, drift among them.
+    """Write the page that shows every check of the latest batches, drift among them.
 
     Args:
         settings: where validation results lie.
-        batches: all deliveries, in the order in which they came.
+        batches: all batches, in the order in which they came.
 
     Returns:
         The link to the page.

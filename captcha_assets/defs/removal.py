@@ -9,7 +9,7 @@ from captcha_assets.defs.automation_history import forget_unreadable
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import history
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, snapshot
+from captcha_assets.sources import registrations, snapshot
 
 
 def remove_batch(
@@ -21,13 +21,13 @@ def remove_batch(
     nothing.
 
     Raises:
-        DeliveryError: there is no such batch, or a file cannot be removed.
+        BatchError: there is no such batch, or a file cannot be removed.
     """
-    if deliveries.has_left(settings, batch):
+    if registrations.has_left(settings, batch):
         lost_outputs.report_removed(instance, batch)
-        deliveries.remove(settings, batch, progress=progress)
+        registrations.remove(settings, batch, progress=progress)
     elif not instance.has_dynamic_partition(BATCH, batch):
-        raise deliveries.unknown_batch(settings, batch)
+        raise registrations.unknown_batch(settings, batch)
     lost_outputs.report_removed(
         instance, batch
     )  # once more: another command may have seen the batch meanwhile
@@ -40,11 +40,11 @@ def apply_remote_removals(settings: Settings, instance: dg.DagsterInstance) -> N
 
     `dvc pull` takes the archive away when the batch was removed on another machine.
     """
-    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(deliveries.known_batches(settings))
+    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(registrations.known_batches(settings))
     if not unknown:
         return
     recorded = snapshot.recorded_files(settings.home)
     for batch in sorted(unknown):
-        archive = deliveries.archive_path(settings, batch).relative_to(settings.home / "data").as_posix()
+        archive = registrations.archive_path(settings, batch).relative_to(settings.home / "data").as_posix()
         if recorded is not None and archive not in recorded:
             remove_batch(settings, instance, batch, lambda _: None)

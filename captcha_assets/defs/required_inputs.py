@@ -1,7 +1,7 @@
 """What an asset needs before it can be materialized: where that was never made, one line says what to do."""
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources.deliveries import known_batches
+from captcha_assets.sources.registrations import known_batches
 from captcha_assets.storage import AnyPath
 
 

@@ -28,7 +28,7 @@ from captcha_assets.stored_outputs import Output
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """The smallest thing that can be made: the assets of one function, for one delivery or as a whole."""
+    """The smallest thing that can be made: the assets of one function, for one batch or as a whole."""
 
     assets: tuple[str, ...]
     partition: str | None = None
@@ -138,7 +138,7 @@ def _reasons(
             problem = "registered again after its removal"
         return [problem or "never made"]
     reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
-    return reasons + _changed_deliveries(graph, instance, key)
+    return reasons + _changed_batches(graph, instance, key)
 
 
 def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
@@ -155,8 +155,8 @@ def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
     return f"{name} changed"
 
 
-def _changed_deliveries(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
-    """What became of the deliveries that an asset over all of them was made from."""
+def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """What became of the batches that an asset over all of them was made from."""
     if graph.get(key).is_partitioned:
         return []
     parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)

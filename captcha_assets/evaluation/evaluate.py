@@ -22,7 +22,7 @@ import xxhash
 from captcha_assets.evaluation import plots
 from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
-from captcha_assets.evaluation.report import Delivery, render
+from captcha_assets.evaluation.report import Batch, render
 from captcha_assets.images.content import content_hash
 from captcha_assets.images.local import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages, read_split
@@ -66,7 +66,7 @@ def evaluate(
     split: str = "test",
     *,
     splits_version: str | None = None,
-    delivery_link: str | None = None,
+    batch_link: str | None = None,
     judged: int = 1,
 ) -> Evaluation:
     """Measure a model on a split and write what was found, complete or not at all.
@@ -78,7 +78,7 @@ def evaluate(
         target: folder to make; one of old is replaced.
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
-        delivery_link: see `report.render`.
+        batch_link: see `report.render`.
         judged: see `report.render`.
 
     Raises:
@@ -100,9 +100,9 @@ def evaluate(
         metrics=metrics,
         pictures=pictures,
         mistakes=mistakes,
-        deliveries=_deliveries(predictions),
+        batches=_batches(predictions),
         facts=_facts(predictor.config, splits_version),
-        delivery_link=delivery_link,
+        batch_link=batch_link,
         judged=judged,
     )
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
@@ -130,7 +130,7 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
             data.splits,
             settings.evaluation(model_id),
             splits_version=content_hash(data.splits),
-            delivery_link="../../quality/image_table/{batch}/report.html",
+            batch_link="../../quality/image_table/{batch}/report.html",
             judged=len(judged),
         )
 
@@ -151,7 +151,7 @@ def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfi
     images = read_split(tables, splits, split, classes=config.classes, shape=config.image_shape)
     if len(images) == 0:
         raise EvaluationError(
-            f"the {split} split of {splits} has no images, so no model can be measured on it: add a delivery "
+            f"the {split} split of {splits} has no images, so no model can be measured on it: add a batch "
             "large enough to be split, and materialize the splits"
         )
     return images
@@ -190,10 +190,10 @@ def _mistakes(images: SplitImages, predictions: pl.DataFrame) -> list[Mistake]:
     ]
 
 
-def _deliveries(predictions: pl.DataFrame) -> list[Delivery]:
+def _batches(predictions: pl.DataFrame) -> list[Batch]:
     correct = pl.col("predicted") == pl.col("label")
     counted = predictions.group_by("batch").agg(pl.len().alias("n"), correct.sum().alias("correct"))
-    return [Delivery(**row) for row in counted.sort("batch").iter_rows(named=True)]
+    return [Batch(**row) for row in counted.sort("batch").iter_rows(named=True)]
 
 
 def _pictures(

@@ -24,8 +24,8 @@ SHOWN_MISTAKES = 200
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """How the test images of one delivery were read: n of them, so many correctly."""
+class Batch:
+    """How the test images of one batch were read: n of them, so many correctly."""
 
     batch: str
     n: int
@@ -49,9 +49,9 @@ def render(
     metrics: Metrics,
     pictures: Mapping[str, bytes],
     mistakes: Sequence[Mistake],
-    deliveries: Sequence[Delivery],
+    batches: Sequence[Batch],
     facts: Mapping[str, Mapping[str, Any]],
-    delivery_link: str | None = None,
+    batch_link: str | None = None,
     judged: int = 1,
 ) -> str:
     """Return the report as HTML.
@@ -62,10 +62,10 @@ def render(
         metrics: its figures.
         pictures: PNGs by name: confusion_matrix, calibration and, if there is one, training_curves.
         mistakes: all of them, the worst first; the page shows `SHOWN_MISTAKES`.
-        deliveries: the deliveries that the images came from.
+        batches: the batches that the images came from.
         facts: what else there is to know about the model: heading, name, value.
-        delivery_link: address of a delivery's own page, `{batch}` in the place of its name, relative to
-            the report; without it a delivery's name leads nowhere.
+        batch_link: address of a batch's own page, `{batch}` in the place of its name, relative to
+            the report; without it a batch's name leads nowhere.
         judged: how many models were judged on these images by now, this one included: the interval of the
             best of several is wider than that of one.
     """
@@ -85,15 +85,15 @@ def render(
         mistakes=mistakes,
         shown=mistakes[:SHOWN_MISTAKES],
         confusions=most_confused(metrics.confusion, metrics.classes),
-        deliveries=deliveries,
-        delivery_link=delivery_link,
+        batches=batches,
+        batch_link=batch_link,
         facts=facts,
         judged=judged,
         selected=best_of(judged, round(metrics.accuracy * metrics.n), metrics.n),
         floor=_floor([metrics.accuracy_low]),
         weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
         class_floor=_floor(entry.recall_low or 0 for entry in tested),
-        delivery_floor=_floor(delivery.interval.low for delivery in deliveries),
+        batch_floor=_floor(batch.interval.low for batch in batches),
         percent=percent,
         place=_place,
         image=_image,

@@ -1,1 +1,1 @@
-"""From bytes to rows: reading deliveries, the image table, duplicates, the index and the splits."""
+"""From bytes to rows: reading batches, the image table, duplicates, the index and the splits."""

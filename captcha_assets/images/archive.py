@@ -80,7 +80,7 @@ _UNSAFE = (
 
 
 class ArchiveError(ValueError):
-    """A delivery of which nothing can be read; the message says why and what to do."""
+    """A batch of which nothing can be read; the message says why and what to do."""
 
 
 class Member(NamedTuple):
@@ -168,8 +168,8 @@ class ArchiveReader:
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """An open delivery: iterate over it for `(member name, bytes or Rejection)`."""
+class Archive:
+    """An open batch: iterate over it for `(member name, bytes or Rejection)`."""
 
     path: Path
     entries: list[Entry]
@@ -188,7 +188,7 @@ class Delivery:
 
 
 @contextmanager
-def open_delivery(path: Path) -> Iterator[Delivery]:
+def open_archive(path: Path) -> Iterator[Archive]:
     """Open an archive for reading, its members sorted by name.
 
     Raises:
@@ -198,7 +198,7 @@ def open_delivery(path: Path) -> Iterator[Delivery]:
     listing = list_members(path)
     reader = ArchiveReader(path)
     try:
-        yield Delivery(path, listing.entries, listing.ignored, reader)
+        yield Archive(path, listing.entries, listing.ignored, reader)
     finally:
         reader.close()
 
@@ -211,7 +211,7 @@ def list_members(path: Path, largest_file: int = MEMBER_LIMIT) -> Listing:
         largest_file: bytes that a member may unpack to.
 
     Raises:
-        ArchiveError: see `open_delivery`.
+        ArchiveError: see `open_archive`.
     """
     directory = _read_directory(path)
     members, rejected, ignored = _checked(path, directory, largest_file)

@@ -1,8 +1,8 @@
 """What someone decided about single images: a small CSV file, committed beside the code.
 
     image_id,decision,label,reason
-    0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second delivery mistook it for n
-    5b1e...,relabel,w,both deliveries are wrong
+    0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second batch mistook it for n
+    5b1e...,relabel,w,both batches are wrong
     77aa...,drop,,not a character
 
 `keep` takes one of the labels that the image came with, `relabel` gives it another one, `drop` takes it

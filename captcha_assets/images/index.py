@@ -49,10 +49,10 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "label": "Its class; empty where its sources contradict each other.",
     "status": "usable, or label_conflict: set aside until someone decides.",
     "group": "Near-duplicate group, named by its smallest image_id; an image alone is its own.",
-    "batch": "The delivery it is taken from: the first by name of those that hold it.",
-    "member": "Path within that delivery's archive.",
+    "batch": "The batch it is taken from: the first by name of those that hold it.",
+    "member": "Path within that batch's archive.",
     "copies": "How often it was delivered.",
-    "sources": "Every delivery, path and label it came with.",
+    "sources": "Every batch, path and label it came with.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",
     "foreground_fraction": "Share of pixels darker than the middle of the scale, 0 to 1.",
@@ -116,7 +116,7 @@ def build_image_index(
     """Bring the image tables of all batches together; the index is complete or absent.
 
     Args:
-        tables: delivery name to its image table.
+        tables: batch name to its image table.
         target: where the index goes. An index that lies there is consulted for near-duplicates among
             images it knows; without it the result is the same.
         spec: what the images look like.

@@ -21,9 +21,9 @@ class LocalTables:
     """Local files, whole as long as the block that yielded them runs.
 
     Attributes:
-        tables: `image_table` of every delivery that has images in the splits, in order of their names.
+        tables: `image_table` of every batch that has images in the splits, in order of their names.
         splits: the splits.
-        batches: the names of those deliveries.
+        batches: the names of those batches.
     """
 
     tables: tuple[Path, ...]
@@ -32,7 +32,7 @@ class LocalTables:
 
 
 def batches_of(splits: AnyPath) -> tuple[str, ...]:
-    """The deliveries that have images in the splits, in order of their names."""
+    """The batches that have images in the splits, in order of their names."""
     return tuple(pl.scan_parquet(str(splits)).select("batch").unique().collect().to_series().sort())
 
 

@@ -31,7 +31,7 @@ class SplitImages:
     labels: NDArray[np.int64]
     """Positions in `classes`."""
     batches: NDArray[np.object_]
-    """The delivery that each image's pixels were taken from."""
+    """The batch that each image's pixels were taken from."""
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -120,8 +120,8 @@ def read_split(
     """Read the images of a split. The same tables give the same arrays.
 
     Args:
-        tables: the `image_table` files of the deliveries; an image's pixels come from the table of the
-            delivery that `splits` names.
+        tables: the `image_table` files of the batches; an image's pixels come from the table of the
+            batch that `splits` names.
         splits: the `splits` file.
         split: "train", "validation", "test", or None for all images that have a split.
         sample_size: take only the stratified sample of so many images (over all splits); the

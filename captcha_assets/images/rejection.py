@@ -1,4 +1,4 @@
-"""Why a member of a delivery cannot be used."""
+"""Why a member of a batch cannot be used."""
 
 from enum import StrEnum
 

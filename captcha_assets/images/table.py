@@ -71,7 +71,7 @@ _BINARY = {"pixels", "signature"}
 #: Of both tables.
 COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
-    "batch": "The delivery that brought it.",
+    "batch": "The batch that brought it.",
     "member": "Path within the delivered archive.",
     "label": "The class that its path states.",
     "pixels": "Row by row, a byte for each gray value (0 is black), or three for red, green, blue.",
@@ -89,17 +89,17 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
 
 
 class IngestError(RuntimeError):
-    """A delivery could not be read to its end for a reason that lies outside it."""
+    """A batch could not be read to its end for a reason that lies outside it."""
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What became of a delivery.
+    """What became of a batch.
 
     Attributes:
         images: rows of the image table.
         rejected: rows of the table of rejected members.
-        duplicates_within: images whose pixels stand in the delivery already.
+        duplicates_within: images whose pixels stand in the batch already.
         rejected_by_reason: number of members per reason, most frequent first.
         images_by_class: number of images of each class that occurs, in the order of the classes.
         converted: images whose file has another colour mode than the data set.
@@ -132,7 +132,7 @@ def build_image_table(
 
     Args:
         archive: the zip file.
-        batch: the delivery's name, written into every row.
+        batch: the batch's name, written into every row.
         table: where the image table goes.
         rejected: where the table of rejected members goes.
         spec: what its images look like and how they are labelled.

@@ -1,4 +1,4 @@
-"""From any model, image or delivery back to where it comes from, and on to what was made of it.
+"""From any model, image or batch back to where it comes from, and on to what was made of it.
 
 Everything is read from what was recorded among the artifacts; nothing is computed anew but hashes.
 """
@@ -14,10 +14,10 @@ from captcha_assets.images.content import content_hash
 from captcha_assets.images.splits import SPLITS
 from captcha_assets.models import provenance, registry
 from captcha_assets.models.overview import read_metrics
-from captcha_assets.models.provenance import Origin
+from captcha_assets.models.provenance import Origin, trained_batches
 from captcha_assets.models.seen import NOT_RECORDED, Trained, trained, trained_models
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries
+from captcha_assets.sources import registrations
 from captcha_assets.storage import AnyPath
 
 #: At most so many near-duplicates of an image are named.
@@ -61,7 +61,7 @@ class Lineage:
 
 
 def trace(settings: Settings, what: str) -> Lineage:
-    """Trace a model (an id, "champion" or "candidate"), a delivery, or an image.
+    """Trace a model (an id, "champion" or "candidate"), a batch, or an image.
 
     Args:
         settings: where things are kept.
@@ -80,11 +80,11 @@ def trace(settings: Settings, what: str) -> Lineage:
 def _unknown(settings: Settings, what: str) -> str:
     trained_on = [one.model_id for one in trained_models(settings) if what in _batches(one)]
     if trained_on:
-        return f"the delivery {what} was removed; models trained on it: {', '.join(trained_on)}"
+        return f"the batch {what} was removed; models trained on it: {', '.join(trained_on)}"
     models = ", ".join(registry.list_models(settings.models)) or "none"
-    batches = ", ".join(deliveries.known_batches(settings)) or "none"
+    batches = ", ".join(registrations.known_batches(settings)) or "none"
     return (
-        f"{what!r} is no model ({models}), no delivery ({batches}), and no image: "
+        f"{what!r} is no model ({models}), no batch ({batches}), and no image: "
         "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
     )
 
@@ -114,8 +114,8 @@ def _model(settings: Settings, what: str) -> Lineage | None:
             )
         what = pointer.model_id
     ids = registry.list_models(settings.models)
-    model_id = _one(what, ids, "models") if "-" in what else None  # no delivery hides behind a prefix
-    if model_id is None or (what != model_id and what in deliveries.known_batches(settings)):
+    model_id = _one(what, ids, "models") if "-" in what else None  # no batch hides behind a prefix
+    if model_id is None or (what != model_id and what in registrations.known_batches(settings)):
         return None
     model = trained(settings, model_id)
     return Lineage(
@@ -154,18 +154,18 @@ def _splits_of(settings: Settings, model: Trained) -> Node:
 
 
 def _batches(model: Trained) -> list[str]:
-    return list(model.config.provenance.get("deliveries", ()))
+    return trained_batches(model.config.provenance)
 
 
 def _origins(settings: Settings, model: Trained) -> Iterator[Node]:
     recorded = {origin.batch: origin for origin in provenance.origins(model.config.provenance)}
-    known = deliveries.known_batches(settings)
+    known = registrations.known_batches(settings)
     for batch in _batches(model):
         now = {} if batch in known else {"today": "removed"}
         if batch in recorded:
-            yield Node("delivery", batch, _facts(recorded[batch]) | now)
+            yield Node("batch", batch, _facts(recorded[batch]) | now)
         else:
-            yield Node("delivery", batch, {"recorded": "its name alone"} | now)
+            yield Node("batch", batch, {"recorded": "its name alone"} | now)
 
 
 def _facts(origin: Origin) -> dict[str, Any]:
@@ -202,24 +202,24 @@ def _uses(settings: Settings, model_id: str) -> Iterator[Node]:
             yield Node("champion", f"since {entry.since}", by | {"instead_of": entry.instead_of})
 
 
-# --- a delivery
+# --- a batch
 
 
-def _delivery(settings: Settings, what: str) -> Lineage | None:
-    if what not in deliveries.known_batches(settings):
+def _batch(settings: Settings, what: str) -> Lineage | None:
+    if what not in registrations.known_batches(settings):
         return None
-    known, path = deliveries.registration(settings, what), deliveries.archive_path(settings, what)
+    known, path = registrations.registration(settings, what), registrations.archive_path(settings, what)
     table = settings.image_table(what)
     facts = {"archive": str(path) if path.exists() else "not fetched"}
     if table.exists():
         source = _facts(provenance.origin(settings, what))
         del source["image_table"]
     else:
-        source = {"source": str(known.source) if known else deliveries.FOUND}
-    used = (*_tables(settings, what), *_places(settings, what), *_models_of_delivery(settings, what))
+        source = {"source": str(known.source) if known else registrations.FOUND}
+    used = (*_tables(settings, what), *_places(settings, what), *_models_of_batch(settings, what))
     record = provenance.dvc_md5(settings)
     data = [Node("DVC's record of data/, today", record)] if record else []
-    return Lineage(Node("delivery", what, facts), (Node("source", source.pop("source"), source), *data), used)
+    return Lineage(Node("batch", what, facts), (Node("source", source.pop("source"), source), *data), used)
 
 
 def _tables(settings: Settings, batch: str) -> Iterator[Node]:
@@ -249,7 +249,7 @@ def _places(settings: Settings, batch: str) -> Iterator[Node]:
     yield Node("splits", content_hash(settings.splits), facts)
 
 
-def _models_of_delivery(settings: Settings, batch: str) -> Iterator[Node]:
+def _models_of_batch(settings: Settings, batch: str) -> Iterator[Node]:
     ids = _ids(settings, batch) if settings.image_table(batch).exists() else None
     for model in trained_models(settings):
         counts = model.counts(ids) if ids is not None else None
@@ -291,14 +291,14 @@ def _place(settings: Settings, image_id: str) -> dict[str, Any]:
 
 def _sources(settings: Settings, sources: list[dict[str, Any]]) -> Iterator[Node]:
     for source in sources:
-        known = deliveries.registration(settings, source["batch"])
+        known = registrations.registration(settings, source["batch"])
         origin: dict[str, Any] = (
             {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
         )
         if known and known.dataset:
             origin |= {"kaggle_dataset": known.dataset, "kaggle_version": known.kaggle_version}
         facts = {"member": source["member"], "label_there": source["label"]}
-        yield Node("delivery", source["batch"], facts | origin)
+        yield Node("batch", source["batch"], facts | origin)
 
 
 def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:
@@ -315,4 +315,4 @@ def _models_of_image(settings: Settings, image_id: str) -> Iterator[Node]:
 
 
 #: How a name is looked up, in this order. The id of a prediction, once a service logs them, is one more.
-_KINDS: tuple[Callable[[Settings, str], Lineage | None], ...] = (_model, _delivery, _image)
+_KINDS: tuple[Callable[[Settings, str], Lineage | None], ...] = (_model, _batch, _image)

@@ -6,6 +6,7 @@ from typing import Any
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
+from captcha_assets.models.provenance import trained_batches
 from captcha_assets.models.reading import resolve
 from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
@@ -101,7 +102,7 @@ def _accuracy_and_batches(settings: Settings, model_id: str) -> dict[str, Any]:
     try:
         return {
             "test accuracy": _accuracy(settings, model_id),
-            "trained on": ", ".join(_config(settings, model_id).provenance.get("deliveries", [])),
+            "trained on": ", ".join(trained_batches(_config(settings, model_id).provenance)),
         }
     except ModelFolderError:
         return {"test accuracy": f"damaged: captcha-assets model show {model_id}", "trained on": None}
@@ -129,7 +130,7 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
         "test accuracy (95 %)": _accuracy(settings, model_id),
         "report": settings.public_url(settings.evaluation(model_id) / "report.html"),
         "report file": str(settings.evaluation(model_id) / "report.html"),
-        "deliveries": ", ".join(config.provenance.get("deliveries", [])),
+        "batches": ", ".join(trained_batches(config.provenance)),
         "training run": config.provenance.get("run_id"),
         "splits": config.splits_version,
         "code version": config.code_version,

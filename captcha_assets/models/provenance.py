@@ -4,7 +4,7 @@ All of it goes into the model's folder (`provenance` in `config.json`) and is no
 """
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ import yaml
 
 from captcha_assets.images.content import content_hash
 from captcha_assets.settings import REPOSITORY, Settings
-from captcha_assets.sources import archives, deliveries
+from captcha_assets.sources import archives, registrations
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A delivery as a training found it.
+    """A batch as a training found it.
 
     Attributes:
         batch: its name.
         source: where it was registered from.
-        dataset: `owner/slug`, for a delivery from Kaggle.
+        dataset: `owner/slug`, for a batch from Kaggle.
         kaggle_version: the version that was fetched.
         sha256: hash of its archive; `md5` likewise, which is what DVC records (None where the archive is
             not on this machine).
@@ -39,6 +39,11 @@ class Origin:
     image_table: str
 
 
+def trained_batches(recorded: Mapping[str, Any]) -> list[str]:
+    """Return the names of the batches that a model was trained on, from its recorded provenance."""
+    return list(recorded.get("batches") or recorded.get("deliveries") or ())  # models of earlier versions
+
+
 @dataclass(frozen=True)
 class Commit:
     """The code as git knows it: the commit, and whether the package differs from it."""
@@ -48,7 +53,7 @@ class Commit:
 
 
 def recorded(settings: Settings, batches: Iterable[str]) -> dict[str, Any]:
-    """Return what to record with a model that is about to be trained on these deliveries."""
+    """Return what to record with a model that is about to be trained on these batches."""
     commit = code_commit()
     return {
         "sources": [asdict(origin(settings, batch)) for batch in batches],
@@ -59,17 +64,17 @@ def recorded(settings: Settings, batches: Iterable[str]) -> dict[str, Any]:
 
 
 def origins(provenance: dict[str, Any]) -> list[Origin]:
-    """Return the deliveries that `recorded` gave a model; none for a model older than that."""
+    """Return the batches that `recorded` gave a model; none for a model older than that."""
     return [Origin(**row) for row in provenance.get("sources", ())]
 
 
 def origin(settings: Settings, batch: str) -> Origin:
-    """Describe a delivery from its registration, its archive and its image table."""
-    known, archive = deliveries.registration(settings, batch), deliveries.archive_path(settings, batch)
+    """Describe a batch from its registration, its archive and its image table."""
+    known, archive = registrations.registration(settings, batch), registrations.archive_path(settings, batch)
     digest = archives.digest_of(archive) if archive.exists() else None
     return Origin(
         batch=batch,
-        source=str(known.source) if known else deliveries.FOUND,
+        source=str(known.source) if known else registrations.FOUND,
         dataset=known.dataset if known else None,
         kaggle_version=known.kaggle_version if known else None,
         sha256=digest.sha256 if digest else known.sha256 if known else None,

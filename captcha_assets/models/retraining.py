@@ -17,6 +17,7 @@ from captcha_assets.images.local import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
+from captcha_assets.models.provenance import trained_batches
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -31,7 +32,7 @@ class Situation:
         trained_images: images of the training split that it found.
         new_images: images that are in the training split now and were not then.
         removed_images: images that it was trained on and that are not in the training split any more.
-        drifted: deliveries that it did not see, with images in the splits, whose drift check failed.
+        drifted: batches that it did not see, with images in the splits, whose drift check failed.
         code: version of the training's code now, and that it was trained with (None: no model).
         configuration: version of the production settings now, and of those it was trained with (None: no
             model, or not recorded).
@@ -131,7 +132,7 @@ def _training_images(splits: str) -> pl.DataFrame:
 
 
 def _drifted(settings: Settings, trained: ModelConfig) -> Iterator[str]:
-    seen = set(trained.provenance.get("deliveries", ()))
+    seen = set(trained_batches(trained.provenance))
     for batch in batches_of(settings.splits):
         folder = settings.validation_results("drift", batch)
         if batch not in seen and validation_result.has_warnings(folder):

@@ -20,7 +20,7 @@ def markdown(
 
     Args:
         conflicts: `image_id` and `sources` of the images in conflict.
-        tables: image tables by delivery; the images are taken from them.
+        tables: image tables by batch; the images are taken from them.
         decisions: the file that decisions are written into.
         spec: the size of an image.
     """

@@ -1,4 +1,4 @@
-"""Drift of a delivery: does it still look like what the model was trained on?
+"""Drift of a batch: does it still look like what the model was trained on?
 
 Both sides are summarized in one pass (`summarize`); the summaries, a few hundred kilobytes whatever the
 number of images, are compared (`compare`). Six things are looked at: the distributions of brightness,
@@ -41,7 +41,7 @@ MIN_REFERENCE = 200
 # significant. An alarm therefore asks for more: a difference beyond what is tolerated, by more than chance
 # explains. With few images chance rules, with many the tolerance.
 
-#: Rate of alarms among undisturbed deliveries, all features together (divided among them).
+#: Rate of alarms among undisturbed batches, all features together (divided among them).
 FALSE_ALARMS = 0.01
 #: Images cut from one picture resemble each other, so that many tell less than their number: the effective
 #: sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is margin. (Their
@@ -92,7 +92,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class DriftFeature:
-    """How one feature of a delivery differs from the reference.
+    """How one feature of a batch differs from the reference.
 
     Attributes:
         name: one of `FEATURES`.
@@ -114,11 +114,11 @@ class DriftFeature:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """How a delivery differs from what the model was trained on.
+    """How a batch differs from what the model was trained on.
 
     Attributes:
         features: one for each of `FEATURES`.
-        images: number of images of the delivery.
+        images: number of images of the batch.
         reference_images: number of images of the reference.
     """
 
@@ -274,12 +274,12 @@ def load(path: AnyPath, spec: DatasetSpec) -> Summary:
 # --- the comparison
 
 
-def compare(reference: Summary, delivery: Summary) -> DriftResult:
-    """Compare a delivery with the training images.
+def compare(reference: Summary, batch: Summary) -> DriftResult:
+    """Compare a batch with the training images.
 
     Args:
         reference: summary of the training images.
-        delivery: summary of the delivery; a few dozen images can only show large differences.
+        batch: summary of the batch; a few dozen images can only show large differences.
 
     Raises:
         DriftError: the reference has too few images, or the batch none.
@@ -288,25 +288,25 @@ def compare(reference: Summary, delivery: Summary) -> DriftResult:
         raise DriftError(
             f"{reference.images} training images are too few to say what is usual: {MIN_REFERENCE} are needed"
         )
-    if delivery.images == 0:
+    if batch.images == 0:
         raise DriftError("no usable images to compare")
-    distributions = (_distribution(reference, delivery, name) for name in STATISTICS)
-    features = (*distributions, _frequencies(reference, delivery), _shapes(reference, delivery))
-    return DriftResult(features, delivery.images, reference.images)
+    distributions = (_distribution(reference, batch, name) for name in STATISTICS)
+    features = (*distributions, _frequencies(reference, batch), _shapes(reference, batch))
+    return DriftResult(features, batch.images, reference.images)
 
 
 #: Probability of an alarm that chance is allowed for each feature.
 _ALPHA = FALSE_ALARMS / len(FEATURES)
 
 
-def _effective_size(reference: Array | int, delivery: Array | int) -> Array:
+def _effective_size(reference: Array | int, batch: Array | int) -> Array:
     """Return the effective sample size of two samples in a comparison with each other."""
-    return reference * delivery / np.maximum(reference + delivery, 1) / DESIGN_EFFECT
+    return reference * batch / np.maximum(reference + batch, 1) / DESIGN_EFFECT
 
 
-def _distribution(reference: Summary, delivery: Summary, name: str) -> DriftFeature:
-    before, now = (each.quantiles[STATISTICS.index(name)] for each in (reference, delivery))
-    root = np.sqrt(_effective_size(reference.images, delivery.images))
+def _distribution(reference: Summary, batch: Summary, name: str) -> DriftFeature:
+    before, now = (each.quantiles[STATISTICS.index(name)] for each in (reference, batch))
+    root = np.sqrt(_effective_size(reference.images, batch.images))
     distance = float(stats.ks_2samp(before, now, method="asymp").statistic)
     threshold = TOLERATED_DISTANCE + stats.kstwobign.isf(_ALPHA) / root
     p_value = stats.kstwobign.sf(root * max(distance - TOLERATED_DISTANCE, 0))
@@ -320,20 +320,20 @@ def _feature(name: str, words: str, statistic: float, threshold: float, p_value:
     return DriftFeature(name, words, float(statistic), float(threshold), float(p_value), passed)
 
 
-def _frequencies(reference: Summary, delivery: Summary) -> DriftFeature:
+def _frequencies(reference: Summary, batch: Summary) -> DriftFeature:
     """Compare the class whose frequency is the least likely, were it just as far off as is tolerated."""
     # Half an image more of each class: one that the reference lacks is rare, not impossible.
     before, total = reference.counts + 0.5, (reference.counts + 0.5).sum()
     low, high = (
-        stats.betabinom(delivery.images, before * factor, total - before * factor)
+        stats.betabinom(batch.images, before * factor, total - before * factor)
         for factor in (1 - TOLERATED_CLASS_CHANGE, 1 + TOLERATED_CLASS_CHANGE)
     )
-    each = np.minimum(low.cdf(delivery.counts), high.sf(delivery.counts - 1))
+    each = np.minimum(low.cdf(batch.counts), high.sf(batch.counts - 1))
     tests = 2 * len(reference.classes)
-    usual, shares = before / total, delivery.counts / delivery.images
+    usual, shares = before / total, batch.counts / batch.images
     worst = int(np.lexsort((-np.abs(shares / usual - 1), each))[0])
     bound = high.isf(_ALPHA / tests) if shares[worst] > usual[worst] else low.ppf(_ALPHA / tests)
-    threshold = np.abs(bound[worst] / delivery.images / usual[worst] - 1)
+    threshold = np.abs(bound[worst] / batch.images / usual[worst] - 1)
     changed = np.argsort(each, kind="stable")[:3]
     words = ", ".join(
         f"{reference.classes[i]} {100 * usual[i]:.1f} % before, {100 * shares[i]:.1f} % now" for i in changed
@@ -342,15 +342,15 @@ def _frequencies(reference: Summary, delivery: Summary) -> DriftFeature:
     return _feature("class_frequencies", words, abs(shares[worst] / usual[worst] - 1), threshold, p_value)
 
 
-def _shapes(reference: Summary, delivery: Summary) -> DriftFeature:
+def _shapes(reference: Summary, batch: Summary) -> DriftFeature:
     """Compare the mean images of the classes.
 
     The sum of squares is distributed as chi-squared where there is no difference, and as a non-central
     chi-squared where the true difference is just the tolerated one.
     """
     axes = _axes(reference.covariance)
-    before, now = (_coarsened(each.means.astype(np.float64)) @ axes for each in (reference, delivery))
-    size = _effective_size(reference.counts, delivery.counts)
+    before, now = (_coarsened(each.means.astype(np.float64)) @ axes for each in (reference, batch))
+    size = _effective_size(reference.counts, batch.counts)
     by_class = size * ((now - before) ** 2).sum(axis=1)
     shifts = np.sqrt(((now - before) ** 2).mean(axis=1))
     furthest = [i for i in np.argsort(-by_class, kind="stable")[:3] if size[i]]

@@ -1,4 +1,4 @@
-"""A plot of a delivery beside the training images: distributions, class frequencies, mean images."""
+"""A plot of a batch beside the training images: distributions, class frequencies, mean images."""
 
 import io
 from typing import Any
@@ -29,12 +29,12 @@ _STYLE: Any = {
 }
 
 
-def plot(reference: Summary, delivery: Summary, result: DriftResult) -> bytes:
-    """Draw how a delivery differs from the training images; what drifted has a red title.
+def plot(reference: Summary, batch: Summary, result: DriftResult) -> bytes:
+    """Draw how a batch differs from the training images; what drifted has a red title.
 
     Args:
         reference: summary of the training images.
-        delivery: summary of the delivery.
+        batch: summary of the batch.
         result: what `compare` says of the two.
 
     Returns:
@@ -46,12 +46,12 @@ def plot(reference: Summary, delivery: Summary, result: DriftResult) -> bytes:
         top, middle, bottom = parts
         passed = {feature.name: feature.passed for feature in result.features}
         for position, axes in enumerate(top.subplots(1, len(STATISTICS))):
-            _draw_distribution(axes, reference.quantiles[position], delivery.quantiles[position])
+            _draw_distribution(axes, reference.quantiles[position], batch.quantiles[position])
             _title(axes, STATISTICS[position].replace("_", " "), passed=passed[STATISTICS[position]])
         frequencies, shapes = middle.subplots(), bottom.subplots()
-        _draw_frequencies(frequencies, reference, delivery)
+        _draw_frequencies(frequencies, reference, batch)
         _title(frequencies, "class frequencies", passed=passed["class_frequencies"])
-        _draw_shapes(shapes, reference, delivery)
+        _draw_shapes(shapes, reference, batch)
         _title(shapes, "mean images of the classes", passed=passed["shapes"])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -78,11 +78,11 @@ def _draw_distribution(axes: Axes, before: Array, now: Array) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw_frequencies(axes: Axes, reference: Summary, delivery: Summary) -> None:
+def _draw_frequencies(axes: Axes, reference: Summary, batch: Summary) -> None:
     places = np.arange(len(reference.classes))
     for offset, summary, color, name in (
         (-0.2, reference, _BEFORE, "training images"),
-        (0.2, delivery, _NOW, "this delivery"),
+        (0.2, batch, _NOW, "this batch"),
     ):
         label = f"{name} ({summary.images:,})"
         shares = summary.counts / max(summary.images, 1)
@@ -93,16 +93,16 @@ def _draw_frequencies(axes: Axes, reference: Summary, delivery: Summary) -> None
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
 
 
-def _draw_shapes(axes: Axes, reference: Summary, delivery: Summary) -> None:
-    absent = ((reference.counts == 0) | (delivery.counts == 0))[:, None, None]
-    before, now = (np.where(absent, np.nan, each.means) for each in (reference, delivery))
+def _draw_shapes(axes: Axes, reference: Summary, batch: Summary) -> None:
+    absent = ((reference.counts == 0) | (batch.counts == 0))[:, None, None]
+    before, now = (np.where(absent, np.nan, each.means) for each in (reference, batch))
     # Half the contrast of the images themselves is room enough for a difference.
     difference = 255 - 2 * np.abs(now - before).clip(max=127.5)
     rows = [_in_a_row(images) for images in (before, now, difference)]
     axes.imshow(np.vstack(rows), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     classes, (height, width) = reference.classes, reference.means.shape[1:]
     axes.set_xticks((np.arange(len(classes)) + 0.5) * (width + 4) - 2, classes)
-    axes.set_yticks((np.arange(3) + 0.5) * (height + 4) - 2, ["training", "delivery", "difference"])
+    axes.set_yticks((np.arange(3) + 0.5) * (height + 4) - 2, ["training", "batch", "difference"])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

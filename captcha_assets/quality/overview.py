@@ -1,4 +1,4 @@
-"""What became of each delivery, in one row."""
+"""What became of each batch, in one row."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,14 +14,14 @@ from captcha_assets.storage import AnyPath
 
 @dataclass(frozen=True)
 class BatchOverview:
-    """One delivery. Counts are None until the delivery was materialized.
+    """One batch. Counts are None until the batch was materialized.
 
     Attributes:
         batch: its name.
         delivered: members of the archive, usable or not.
         usable: images that could be decoded and labelled.
         rejected: members that were refused.
-        duplicates: usable images that another member, of this delivery or an earlier one, holds already.
+        duplicates: usable images that another member, of this batch or an earlier one, holds already.
         checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
     """
 
@@ -38,7 +38,7 @@ class BatchOverview:
 
 
 def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOverview]:
-    """Describe deliveries from what they left among the artifacts; nothing is computed anew."""
+    """Describe batches from what they left among the artifacts; nothing is computed anew."""
     firsts = _firsts_by_batch(settings)
     return [_describe(settings, name, firsts) for name in sorted(batches)]
 
@@ -53,7 +53,7 @@ def _describe(settings: Settings, batch: str, firsts: dict[str, int]) -> BatchOv
         validation = validation_result.load(folder)
     except (pl.exceptions.PolarsError, OSError, ValidationResultError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
-    # An image counts for the delivery that brought it first.
+    # An image counts for the batch that brought it first.
     duplicates = usable - firsts[batch] if batch in firsts and validation.passed else None
     return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(validation))
 

@@ -14,7 +14,7 @@ from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationRe
 
 @cache
 def _template(name: str) -> Template:
-    # Everything from a delivery, names above all, may be hostile: nothing is shown unescaped.
+    # Everything from a batch, names above all, may be hostile: nothing is shown unescaped.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

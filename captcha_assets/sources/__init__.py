@@ -1,1 +1,1 @@
-"""Where deliveries come from: archives and folders, the inbox, Kaggle, the generator."""
+"""Where batches come from: archives and folders, the inbox, Kaggle, the generator."""

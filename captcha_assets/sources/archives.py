@@ -1,4 +1,4 @@
-"""What a delivery is made of: zip archives and folders; hashed, copied and packed without loss.
+"""What a batch is made of: zip archives and folders; hashed, copied and packed without loss.
 
 A folder becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
 """
@@ -29,8 +29,8 @@ _LONG = 1 << 30
 Progress = Callable[[str], None]
 
 
-class DeliveryError(ValueError):
-    """A delivery that cannot be had as asked; the message says what is wrong, where, and what to do."""
+class BatchError(ValueError):
+    """A batch that cannot be had as asked; the message says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def digest_of(place: Path) -> Digest:
     """Hash a file, or the archive that a folder would become.
 
     Raises:
-        DeliveryError: the folder cannot be packed.
+        BatchError: the folder cannot be packed.
         OSError: it cannot be read.
     """
     hashing = _Hashing()
@@ -187,7 +187,7 @@ def identify(place: Path, say: Progress | None = None) -> tuple[Digest, str]:
         say: is handed a line for each tenth of a large one.
 
     Raises:
-        DeliveryError: it changed meanwhile, or the folder cannot be packed.
+        BatchError: it changed meanwhile, or the folder cannot be packed.
         OSError: it cannot be read.
     """
     before = survey(place)
@@ -202,9 +202,7 @@ def identify(place: Path, say: Progress | None = None) -> tuple[Digest, str]:
 
 def _check_unchanged(before: Survey) -> None:
     if survey(before.root).fingerprint != before.fingerprint:
-        raise DeliveryError(
-            f"{before.root} changed while it was being read; run it again when it is complete"
-        )
+        raise BatchError(f"{before.root} changed while it was being read; run it again when it is complete")
 
 
 def _pour(source: Path, hashing: _Hashing) -> None:
@@ -214,13 +212,13 @@ def _pour(source: Path, hashing: _Hashing) -> None:
 
 
 def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
-    """Write the delivery at `place` to `target`: a zip byte for byte, a folder packed.
+    """Write the batch at `place` to `target`: a zip byte for byte, a folder packed.
 
     Returns:
         The archive's digest and the fingerprint of what was read.
 
     Raises:
-        DeliveryError: the source changed meanwhile, what was written is not what was read, or the folder
+        BatchError: the source changed meanwhile, what was written is not what was read, or the folder
             cannot be packed.
         OSError: it cannot be read or written.
     """
@@ -233,7 +231,7 @@ def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
             _pour(place, hashing)
     _check_unchanged(before)
     if digest_of(target) != hashing.digest():
-        raise DeliveryError(f"{target} does not hold what was written to it; check the disk")
+        raise BatchError(f"{target} does not hold what was written to it; check the disk")
     return hashing.digest(), before.fingerprint
 
 
@@ -249,7 +247,7 @@ def _pack(seen: Survey, hashing: _Hashing) -> None:
             if problem is not None:
                 unreadable.append(problem)
         if len(unreadable) == len(seen.unreadable) + len(seen.files):
-            raise DeliveryError(f"{seen.root} holds no file that can be read{_examples(unreadable)}")
+            raise BatchError(f"{seen.root} holds no file that can be read{_examples(unreadable)}")
         archive.comment = _comment(seen.root, unreadable)
 
 
@@ -284,7 +282,7 @@ def _comment(root: Path, unreadable: list[Unreadable]) -> bytes:
     rows = [[one.member, one.reason] for one in sorted(unreadable, key=lambda one: one.member)]
     comment = json.dumps({"unreadable": rows}, ensure_ascii=False).encode()
     if len(comment) > _COMMENT_BYTES:
-        raise DeliveryError(
+        raise BatchError(
             f"{len(rows)} files of {root} cannot be read{_examples(unreadable)}; make them readable"
             f" (chmod -R a+rX {root}) and run it again"
         )
@@ -295,12 +293,12 @@ def contents(archive: Path) -> Contents:
     """Say what an archive holds, by its directory; no member is read, and none fails the rest.
 
     Raises:
-        DeliveryError: nothing in it can be read; the message says why and what to do.
+        BatchError: nothing in it can be read; the message says why and what to do.
     """
     try:
         listing = list_members(archive)
     except ArchiveError as error:
-        raise DeliveryError(str(error)) from error
+        raise BatchError(str(error)) from error
     unreadable = tuple(Unreadable(one.name, one.rejection.detail) for one in listing.left_out)
     return Contents(len(listing.entries) - len(unreadable), unreadable)
 

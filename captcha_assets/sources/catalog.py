@@ -4,8 +4,8 @@ import hashlib
 import json
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import known_batches, registration
+from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.registrations import known_batches, registration
 
 
 def identities(settings: Settings) -> dict[str, str]:
@@ -20,7 +20,7 @@ def identities(settings: Settings) -> dict[str, str]:
 def _identity(settings: Settings, name: str) -> str:
     try:
         entry = registration(settings, name)
-    except DeliveryError:
+    except BatchError:
         return "damaged"  # the next fetch says so, and the other batches go on
     return entry.identity if entry else "archive"
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources import archives, deliveries
-from captcha_assets.sources.archives import DeliveryError, Digest, Survey
-from captcha_assets.sources.deliveries import RESERVED, LocalSource, Registration
+from captcha_assets.sources import archives, registrations
+from captcha_assets.sources.archives import BatchError, Digest, Survey
+from captcha_assets.sources.registrations import RESERVED, LocalSource, Registration
 
 #: Endings of files that some program is still writing.
 PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".temp", ".swp", "~")
@@ -22,7 +22,7 @@ PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp",
 PATIENCE = 60.0
 
 
-class _StillCopiedError(DeliveryError):
+class _StillCopiedError(BatchError):
     """Something that will be complete in a moment."""
 
 
@@ -124,7 +124,7 @@ def scan(settings: Settings, settled_seconds: float = 5.0, now: float | None = N
         try:
             seen = _settled(path, settled_seconds, moment)
             found.arrivals.append(ledger.enter(seen))
-        except DeliveryError as error:
+        except BatchError as error:
             found.left.append(Left(path, _plain(path, str(error)), isinstance(error, _StillCopiedError)))
         except OSError as error:
             found.left.append(Left(path, f"cannot be read: {error.strerror or error}"))
@@ -136,26 +136,26 @@ def _plain(path: Path, reason: str) -> str:
 
 
 def take(settings: Settings, arrival: Arrival) -> Registration:
-    """Register what arrived; `deliveries.fetch` then copies it and removes it from the inbox.
+    """Register what arrived; `registrations.fetch` then copies it and removes it from the inbox.
 
     Raises:
-        DeliveryError: the name has been given to another batch meanwhile; scan again.
+        BatchError: the name has been given to another batch meanwhile; scan again.
     """
-    deliveries.check_batch_name(arrival.batch)
+    registrations.check_batch_name(arrival.batch)
     source = LocalSource(arrival.path)
     entry = Registration(
         arrival.batch, source, sha256=arrival.sha256, fingerprint=arrival.fingerprint or None
     )
-    known = deliveries.claim(settings, entry)
+    known = registrations.claim(settings, entry)
     if known is None:
-        raise DeliveryError(f"{arrival.batch} is being removed: scan the inbox again")
+        raise BatchError(f"{arrival.batch} is being removed: scan the inbox again")
     if known.sha256 == arrival.sha256 and (known.source == source or _still_there(known)):
         return known
     # The same content from another place than before, or other content than was taken but never fetched.
-    fetched = deliveries.archive_path(settings, arrival.batch).exists()
+    fetched = registrations.archive_path(settings, arrival.batch).exists()
     if known.sha256 == arrival.sha256 or (known.source == source and not fetched):
-        return deliveries.record(settings, replace(entry, dataset=known.dataset))
-    raise DeliveryError(f"{arrival.batch} is the batch from {known.source} now: scan the inbox again")
+        return registrations.record(settings, replace(entry, dataset=known.dataset))
+    raise BatchError(f"{arrival.batch} is the batch from {known.source} now: scan the inbox again")
 
 
 def _still_there(known: Registration) -> bool:
@@ -165,13 +165,13 @@ def _still_there(known: Registration) -> bool:
 def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
     """Return what lies at `path`, provided it is a zip or folder that no process is writing."""
     if str(path).encode(errors="replace").decode() != str(path):
-        raise DeliveryError("has a name that is not UTF-8: rename it")
+        raise BatchError("has a name that is not UTF-8: rename it")
     if path.is_symlink():
-        raise DeliveryError("is a symbolic link: put the file or folder itself here")
+        raise BatchError("is a symbolic link: put the file or folder itself here")
     if path.name.lower().endswith(PARTIAL):
         raise _StillCopiedError("is still being copied, by its name")
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".zip"):
-        raise DeliveryError("is neither a zip archive nor a folder")
+        raise BatchError("is neither a zip archive nor a folder")
     seen = archives.survey(path)
     unfinished = [file.member for file in seen.files if file.member.lower().endswith(PARTIAL)]
     if unfinished:
@@ -179,7 +179,7 @@ def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
     if seen.newest > now - settled_seconds:
         raise _StillCopiedError("has just changed, or its time lies in the future: waiting until it rests")
     if not seen.files:
-        raise DeliveryError("holds no files that can be read")
+        raise BatchError("holds no files that can be read")
     if path.is_file():
         _check_complete(seen, now)
     return seen
@@ -188,7 +188,7 @@ def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
 def _check_complete(seen: Survey, now: float) -> None:
     try:
         archives.contents(seen.root)
-    except DeliveryError as error:
+    except BatchError as error:
         if seen.newest > now - PATIENCE:  # a copy that has stalled
             raise _StillCopiedError(str(error)) from error
         raise
@@ -212,11 +212,11 @@ class _Ledger:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._entries: dict[str, Registration] = {}
-        self._names = set(deliveries.known_batches(settings)) | RESERVED
+        self._names = set(registrations.known_batches(settings)) | RESERVED
         self._here: set[str] = set()
         for batch in self._names:
-            with suppress(DeliveryError):  # a damaged registration is reported where it is used
-                if entry := deliveries.registration(settings, batch):
+            with suppress(BatchError):  # a damaged registration is reported where it is used
+                if entry := registrations.registration(settings, batch):
                     self._entries[batch] = entry
 
     def enter(self, seen: Survey) -> Arrival:
@@ -225,7 +225,7 @@ class _Ledger:
         if batch is None:
             batch = self._waiting_at(seen.root) or self._new_name(seen.root, sha256)
         elif self._is_fetched(batch, sha256):
-            raise DeliveryError(f"has been delivered already, as {batch}: it can be deleted here")
+            raise BatchError(f"has been delivered already, as {batch}: it can be deleted here")
         else:
             self._refuse_second(batch, seen.root)
         self._here.add(batch)
@@ -234,7 +234,7 @@ class _Ledger:
         return Arrival(seen.root, batch, sha256, seen.fingerprint)
 
     def _is_fetched(self, batch: str, sha256: str) -> bool:
-        archive = deliveries.archive_path(self._settings, batch)
+        archive = registrations.archive_path(self._settings, batch)
         # one that is damaged is fetched again
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
@@ -242,12 +242,12 @@ class _Ledger:
         """Refuse what comes from another place too, as long as it can be had there."""
         source = self._entries[batch].source
         if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
-            raise DeliveryError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
+            raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
 
     def _waiting_at(self, path: Path) -> str | None:
         """Return the batch that was taken at this place and never fetched: other content takes its place."""
         for batch, entry in self._entries.items():
-            fetched = deliveries.archive_path(self._settings, batch).exists()
+            fetched = registrations.archive_path(self._settings, batch).exists()
             if entry.source == LocalSource(path) and batch not in self._here and not fetched:
                 return batch
         return None
@@ -273,7 +273,7 @@ class _Ledger:
                 continue
             if entry is not None and entry.source == LocalSource(path):
                 return batch
-            if _holds(deliveries.archive_path(self._settings, batch), digest):
+            if _holds(registrations.archive_path(self._settings, batch), digest):
                 return batch
         return None
 

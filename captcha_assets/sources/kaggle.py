@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from captcha_assets.images.archive import ArchiveError, open_delivery
+from captcha_assets.images.archive import ArchiveError, open_archive
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.sources import archives
-from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources.archives import BatchError
 
 if TYPE_CHECKING:
     from kagglehub.handle import DatasetHandle
@@ -44,7 +44,7 @@ _HOW_TO_SIGN_IN = (
 )
 
 
-class KaggleError(DeliveryError):
+class KaggleError(BatchError):
     """Kaggle did not give what was asked for; one line says why and what to do."""
 
 
@@ -282,7 +282,7 @@ def _verify(part: Path, size: int | None, md5: str | None) -> None:
 
 
 def _damaged_member(archive: Path) -> str | None:
-    with open_delivery(archive) as members:
+    with open_archive(archive) as members:
         for name, data in members:
             if isinstance(data, Rejection) and data.reason is Reason.CORRUPT:
                 return name

@@ -1,4 +1,4 @@
-"""DVC's record of the deliveries: `data.dvc` says which bytes `data/` holds."""
+"""DVC's record of the batches: `data.dvc` says which bytes `data/` holds."""
 
 import configparser
 import io

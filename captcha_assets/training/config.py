@@ -133,7 +133,7 @@ class TrainingJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tables: tuple[Path, ...] = Field(description="Local `image_table` files of the deliveries.")
+    tables: tuple[Path, ...] = Field(description="Local `image_table` files of the batches.")
     splits: Path = Field(description="Local `splits` file.")
     splits_version: str = Field(description="Data version of the splits.")
     classes: tuple[str, ...] = Field(description="Output *i* of the model is the class `classes[i]`.")
@@ -145,7 +145,7 @@ class TrainingJob(BaseModel):
     code_version: str
     settings: TrainingSettings = TrainingSettings()
     provenance: dict[str, Any] = Field(
-        default={}, description="No part of the model's identity: run id, deliveries and the like."
+        default={}, description="No part of the model's identity: run id, batches and the like."
     )
     pruning_thresholds: dict[int, float] = Field(
         default={},

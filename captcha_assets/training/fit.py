@@ -71,7 +71,7 @@ def _images(job: TrainingJob, split: str) -> SplitImages:
     if len(images) < job.settings.devices:
         raise TrainingError(
             f"the {split} split has {len(images)} images (of {job.splits}, sample_size "
-            f"{job.settings.sample_size}): add deliveries, or raise sample_size"
+            f"{job.settings.sample_size}): add batches, or raise sample_size"
         )
     return images
 

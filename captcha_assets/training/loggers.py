@@ -128,7 +128,7 @@ def _run_name(job: TrainingJob) -> str:
 
 def _tags(job: TrainingJob) -> dict[str, str]:
     tags = {"splits_version": job.splits_version, "code_version": job.code_version}
-    for name in ("run_id", "sweep", "trial", "deliveries"):
+    for name in ("run_id", "sweep", "trial", "batches"):
         if value := job.provenance.get(name):
             tags["dagster_run_id" if name == "run_id" else name] = (
                 ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

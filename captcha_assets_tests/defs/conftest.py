@@ -1,4 +1,4 @@
-"""A home in which everything was made once, on a small delivery with a real training."""
+"""A home in which everything was made once, on a small batch with a real training."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from captcha_assets.defs import execution, staleness
 from captcha_assets.defs.console_logger import with_quiet_console
 from captcha_assets.defs.instance import open_instance
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, generator
+from captcha_assets.sources import generator, registrations
 
 NARROW = {
     "epochs": 3,
@@ -39,8 +39,8 @@ class Home:
     log: list[str] = field(default_factory=list)
 
     def add(self, name: str, source: str) -> None:
-        """Register a delivery and make it known to Dagster."""
-        deliveries.register(self.settings, name, deliveries.parse_source(source))
+        """Register a batch and make it known to Dagster."""
+        registrations.register(self.settings, name, registrations.parse_source(source))
         self.instance.add_dynamic_partitions("batch", [name])
 
     def update(self, selection: str = "*", config: dict | None = None) -> list[execution.Outcome]:
@@ -125,7 +125,7 @@ def _finish(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def finished_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home in which one delivery was taken through to a champion."""
+    """The folder of a home in which one batch was taken through to a champion."""
     return made_once(tmp_path_factory, "finished", _finish)
 
 

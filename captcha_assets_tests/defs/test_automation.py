@@ -93,8 +93,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_delivery_in_the_inbox_becomes_the_champion_without_a_further_hand(platform: Platform) -> None:
-    """Drop a delivery and wait; drop the same again, and nothing happens; a command works beside it."""
+def test_a_batch_in_the_inbox_becomes_the_champion_without_a_further_hand(platform: Platform) -> None:
+    """Drop a batch and wait; drop the same again, and nothing happens; a command works beside it."""
     archive = platform.drop("october.zip", seed=1)
     copy = shutil.copy2(archive, platform.settings.home / "kept.zip")
     platform.wait(lambda: registry.champion(platform.settings.models) is not None, "no champion")

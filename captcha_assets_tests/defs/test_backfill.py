@@ -27,10 +27,10 @@ DAYS = dg.Definitions([daily])
 
 @pytest.fixture
 def three(home: Home) -> Home:
-    """A home that knows three deliveries, the second of which cannot be had."""
+    """A home that knows three batches, the second of which cannot be had."""
     for name in ("one", "two", "three"):
         home.add(name, "synthetic:40:1")
-    home.settings.delivery("two").unlink()
+    home.settings.registration("two").unlink()
     return home
 
 
@@ -39,7 +39,7 @@ def carried_out(home: Home, backfill: backfills.Backfill) -> list[Outcome]:
     return [event for event in events if isinstance(event, Outcome)]
 
 
-def test_chosen_deliveries_are_made_inputs_first(three: Home) -> None:
+def test_chosen_batches_are_made_inputs_first(three: Home) -> None:
     steps = backfills.plan(
         three.definitions, three.instance, ["image_table", "raw_batch"], {"batch": ["one", "three"]}
     )
@@ -114,7 +114,7 @@ def test_a_step_whose_input_failed_is_not_tried(three: Home) -> None:
 
 def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
     for number in range(4):
-        home.add(f"delivery-{number}", f"synthetic:60:{number}")
+        home.add(f"batch-{number}", f"synthetic:60:{number}")
     command = [str(Path(sys.executable).with_name("captcha-assets")), "backfill", "raw_batch"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout

@@ -28,7 +28,7 @@ from captcha_assets.models import folder
 from captcha_assets.settings import load_settings
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.defs.test_training_run import wait_until
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 TINY = TrainingSettings(epochs=30, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
@@ -109,13 +109,13 @@ def variables(there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
 
 
 @pytest.fixture(scope="module")
-def delivery(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
-    return write_delivery(tmp_path_factory.mktemp("delivery"), 200)
+def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
+    return write_batch(tmp_path_factory.mktemp("batch"), 200)
 
 
 @pytest.fixture
-def job(delivery: tuple[list[Path], Path], tmp_path: Path) -> TrainingJob:
-    tables, splits = delivery
+def job(batch: tuple[list[Path], Path], tmp_path: Path) -> TrainingJob:
+    tables, splits = batch
     work = tmp_path / "work"
     return TrainingJob(
         tables=tuple(tables),

@@ -48,7 +48,7 @@ def test_the_code_location_loads_whole_as_the_ui_and_the_daemon_load_it(definiti
     repository = definitions.get_repository_def()
     repository.load_all_definitions()
     names = [job.name for job in definitions.jobs or ()]
-    assert sorted(names) == ["everything", "ingest_delivery", "retrain"]
+    assert sorted(names) == ["everything", "ingest_batch", "retrain"]
 
 
 def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:

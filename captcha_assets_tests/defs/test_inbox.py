@@ -1,4 +1,4 @@
-"""A delivery that is dropped into the inbox is taken by the sensor, once."""
+"""A batch that is dropped into the inbox is taken by the sensor, once."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from captcha_assets.defs import lost_outputs, sensor_switches
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
-from captcha_assets.sources import deliveries, generator
+from captcha_assets.sources import generator, registrations
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 
@@ -53,13 +53,13 @@ def skipped(answer: dg.SensorResult) -> str:
 def start(home: Home, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
     """What the daemon does with a request: a run with its key and tags, which comes to a status."""
     tags = {**request.tags, "dagster/partition": str(request.partition_key)}
-    job = home.definitions.resolve_job_def("ingest_delivery")
+    job = home.definitions.resolve_job_def("ingest_batch")
     run = home.instance.create_run_for_job(job, tags=tags)
     {
         dg.DagsterRunStatus.FAILURE: home.instance.report_run_failed,
         dg.DagsterRunStatus.CANCELED: home.instance.report_run_canceled,
         dg.DagsterRunStatus.STARTED: lambda run: home.instance.report_dagster_event(
-            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "ingest_delivery"), run.run_id
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "ingest_batch"), run.run_id
         ),
     }[status](run)
     return run.run_id
@@ -67,7 +67,7 @@ def start(home: Home, request: dg.RunRequest, status: dg.DagsterRunStatus) -> st
 
 def ingest(home: Home, request: dg.RunRequest) -> str:
     """Run what was asked for, to its end, and return the run's id."""
-    job = home.definitions.resolve_job_def("ingest_delivery")
+    job = home.definitions.resolve_job_def("ingest_batch")
     result = job.execute_in_process(
         instance=home.instance,
         partition_key=request.partition_key,
@@ -104,7 +104,7 @@ def test_a_file_that_is_still_being_copied_is_not_taken(home: Home) -> None:
     assert requests(tick(home)) == []
 
 
-def test_the_same_delivery_is_never_taken_twice(home: Home) -> None:
+def test_the_same_batch_is_never_taken_twice(home: Home) -> None:
     first = drop(home, "one.zip", seed=1)
     keep = shutil.copy2(first, home.settings.home / "kept.zip")
     tick(home)
@@ -113,7 +113,7 @@ def test_the_same_delivery_is_never_taken_twice(home: Home) -> None:
     assert requests(tick(home)) == []
 
 
-def test_two_deliveries_of_one_name_do_not_mix(home: Home) -> None:
+def test_two_batches_of_one_name_do_not_mix(home: Home) -> None:
     drop(home, "same.zip", seed=1)
     tick(home)
     home.make("raw_batch", partition="same")
@@ -143,7 +143,7 @@ def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(hom
         keys.append(request.run_key)
         ingest(home, request)
         assert not (home.settings.inbox / "one.zip").exists()
-        deliveries.remove(home.settings, "one")
+        registrations.remove(home.settings, "one")
         home.instance.delete_dynamic_partition("batch", "one")
     assert len(set(keys)) == 2
 

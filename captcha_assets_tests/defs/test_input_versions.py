@@ -12,15 +12,15 @@ from captcha_assets.defs.observed_sources import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 #: From a hundred upstream partitions on Dagster compares none of them.
-MANY = [f"delivery-{number:03}" for number in range(101)]
+MANY = [f"batch-{number:03}" for number in range(101)]
 
-#: Assets over all deliveries, after what they are made from.
+#: Assets over all batches, after what they are made from.
 OVER_ALL = [("image_table", "image_index"), ("raw_batch", "data_snapshot")]
 over_all = pytest.mark.parametrize(("upstream", "asset"), OVER_ALL)
 
 
 def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
-    """Report deliveries as made, without making them."""
+    """Report batches as made, without making them."""
     home.instance.add_dynamic_partitions("batch", list(versions))
     for name, version in versions.items():
         tags = {"dagster/data_version": version}
@@ -28,14 +28,14 @@ def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
 
 
 def reasons(home: Home, asset: str) -> list[str]:
-    """Why an asset over all deliveries is to be made."""
+    """Why an asset over all batches is to be made."""
     found = staleness.stale_steps(home.definitions, home.instance, (asset,))
     return [reason for reasons in found.values() for reason in reasons]
 
 
 @pytest.fixture(scope="module")
 def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home whose assets over more than a hundred deliveries are up to date."""
+    """The folder of a home whose assets over more than a hundred batches are up to date."""
     folder = tmp_path_factory.mktemp("many") / "home"
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
@@ -61,13 +61,13 @@ def many(many_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @over_all
-def test_one_changed_delivery_of_more_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
+def test_one_changed_batch_of_more_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
     deliver(many, upstream, {MANY[50]: "2"})
     assert reasons(many, asset) == [f"{upstream} [{MANY[50]}] changed"]
 
 
 @over_all
-def test_one_more_delivery_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
+def test_one_more_batch_than_a_hundred_is_seen(many: Home, upstream: str, asset: str) -> None:
     deliver(many, upstream, {"late": "1"})
     assert reasons(many, asset) == [f"{upstream} [late] changed"]
 
@@ -80,13 +80,13 @@ def test_the_same_content_again_is_no_change(many: Home, upstream: str, asset: s
 
 
 @over_all
-def test_a_removed_delivery_is_named(many: Home, upstream: str, asset: str) -> None:
+def test_a_removed_batch_is_named(many: Home, upstream: str, asset: str) -> None:
     many.instance.delete_dynamic_partition("batch", MANY[7])
     assert reasons(many, asset) == [f"batch {MANY[7]} was removed"]
 
 
 @over_all
-def test_a_delivery_that_is_not_made_yet_changes_nothing(many: Home, upstream: str, asset: str) -> None:
+def test_a_batch_that_is_not_made_yet_changes_nothing(many: Home, upstream: str, asset: str) -> None:
     many.instance.add_dynamic_partitions("batch", ["announced"])
     assert reasons(many, asset) == []
 

@@ -34,7 +34,7 @@ def contradict(good: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def contradicted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home whose two deliveries contradict each other about some images."""
+    """The folder of a home whose two batches contradict each other about some images."""
     folder = tmp_path_factory.mktemp("contradicted")
     generator.write_archive(folder / "good.zip", 60, seed=1)
     contradict(folder / "good.zip", folder / "other.zip")

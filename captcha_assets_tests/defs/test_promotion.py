@@ -185,7 +185,7 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
 
 def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    say("model", "refuse", "--reason", "trained on the wrong deliveries")
+    say("model", "refuse", "--reason", "trained on the wrong batches")
     assert home.make("champion") is None
     assert serving(home) != candidate
     assert "not compared: refused: trained on the wrong" in str(checks(home)["non_inferiority"].description)
@@ -247,9 +247,9 @@ def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tupl
     before = serving(home)
     judge(home)
     say("model", "promote", "candidate", "--reason", "a try")
-    say("model", "refuse", before, "--reason", "trained on the wrong deliveries")
+    say("model", "refuse", before, "--reason", "trained on the wrong batches")
     said = fails("model", "rollback", "--reason", "back")
-    assert f"{before} served before, but was refused: trained on the wrong deliveries" in said
+    assert f"{before} served before, but was refused: trained on the wrong batches" in said
     assert f"--to {before} --force" in said
     assert "was refused" in fails("model", "rollback", "--reason", "back", "--to", before)
     assert serving(home) == candidate

@@ -1,4 +1,4 @@
-"""What the UI says of a delivery's checks: drift that only warns, and the history over all deliveries."""
+"""What the UI says of a batch's checks: drift that only warns, and the history over all batches."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ Images = list[tuple[str, np.ndarray]]
 #: What the tests of this module share is made once.
 pytestmark = pytest.mark.xdist_group("drift")
 
-#: What happened to each delivery before it arrived. None of it is drift to `usual`.
+#: What happened to each batch before it arrived. None of it is drift to `usual`.
 DISTURBED: dict[str, Callable[[Images], Iterable[tuple[str, np.ndarray]]]] = {
     "usual": lambda images: images,
     "blurred": lambda images: ((label, cv2.GaussianBlur(image, (0, 0), 1.2)) for label, image in images),
@@ -62,7 +62,7 @@ def deliver(home: Home, name: str, source: Path) -> None:
 
 
 def drift_of(home: Home, name: str) -> dg.AssetCheckEvaluation:
-    """The drift check of a delivery, as the UI shows it."""
+    """The drift check of a batch, as the UI shows it."""
     key = dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")
     records = home.instance.event_log_storage.get_asset_check_execution_history(key, limit=100)
     for record in records:
@@ -73,7 +73,7 @@ def drift_of(home: Home, name: str) -> dg.AssetCheckEvaluation:
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A home with a delivery from before there was a champion, and each of the disturbed ones after that."""
+    """A home with a batch from before there was a champion, and each of the disturbed ones after that."""
     work = tmp_path_factory.mktemp("delivered")
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = open_home(work / "home", monkeypatch)
@@ -92,7 +92,7 @@ def test_before_there_is_a_champion_the_check_says_so(delivered: Home) -> None:
     assert found.description == "no champion yet to compare with"
 
 
-def test_an_undisturbed_delivery_passes(delivered: Home) -> None:
+def test_an_undisturbed_batch_passes(delivered: Home) -> None:
     found = drift_of(delivered, "usual")
     assert found.passed
     assert found.description == "as the training images"
@@ -102,9 +102,7 @@ def test_an_undisturbed_delivery_passes(delivered: Home) -> None:
     ("name", "feature"),
     [("blurred", "sharpness"), ("bright", "brightness"), ("lopsided", "class frequencies")],
 )
-def test_a_disturbed_delivery_warns_with_figures_and_a_picture(
-    delivered: Home, name: str, feature: str
-) -> None:
+def test_a_disturbed_batch_warns_with_figures_and_a_picture(delivered: Home, name: str, feature: str) -> None:
     found = drift_of(delivered, name)
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
@@ -151,16 +149,14 @@ def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
     assert drift_of(delivered, "nothing").description == "no usable images to compare"
 
 
-def test_drift_never_stops_a_delivery(delivered: Home) -> None:
+def test_drift_never_stops_a_batch(delivered: Home) -> None:
     for name in DISTURBED:
         assert validation_result.has_passed(delivered.settings.validation_results("image_table", name)), name
     graph = delivered.definitions.resolve_asset_graph()
     assert not graph.get(dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")).blocking
 
 
-def test_a_summary_that_cannot_be_read_warns_and_the_delivery_arrives(
-    delivered: Home, tmp_path: Path
-) -> None:
+def test_a_summary_that_cannot_be_read_warns_and_the_batch_arrives(delivered: Home, tmp_path: Path) -> None:
     champion = registry.champion(delivered.settings.models)
     assert champion is not None
     summary = delivered.settings.training_summary(champion.model_id)
@@ -174,7 +170,7 @@ def test_a_summary_that_cannot_be_read_warns_and_the_delivery_arrives(
     assert "summarize the training images again" in str(found.description)
 
 
-def test_the_history_of_the_checks_shows_every_delivery_and_is_linked(delivered: Home) -> None:
+def test_the_history_of_the_checks_shows_every_batch_and_is_linked(delivered: Home) -> None:
     event = delivered.instance.get_latest_materialization_event(dg.AssetKey("image_table"))
     assert event
     assert event.asset_materialization

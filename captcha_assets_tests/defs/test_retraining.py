@@ -60,7 +60,7 @@ def darkened(path: Path, count: int) -> Path:
 
 @pytest.fixture(scope="session")
 def grown_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished home to which a second delivery came after the training."""
+    """The folder of a finished home to which a second batch came after the training."""
 
     def grow(folder: Path) -> None:
         shutil.copytree(finished_folder, folder, symlinks=True)
@@ -142,7 +142,7 @@ def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
     assert ticks.clauses() == ["new images"]
 
 
-def test_a_delivery_that_drifted_starts_a_training(finished: Home, tmp_path: Path) -> None:
+def test_a_batch_that_drifted_starts_a_training(finished: Home, tmp_path: Path) -> None:
     bring(finished, "dark", str(darkened(tmp_path / "dark.zip", 200)))
     ticks = Ticks(finished)
     (request,) = ticks.tick()
@@ -211,6 +211,6 @@ def test_a_training_that_fails_is_tried_again_twice_and_no_more(home: Home) -> N
 
 
 def test_a_run_that_nobody_asked_to_retry_is_not_retried(home: Home) -> None:
-    failed = dg.DagsterRun("ingest_delivery", status=dg.DagsterRunStatus.FAILURE)
+    failed = dg.DagsterRun("ingest_batch", status=dg.DagsterRunStatus.FAILURE)
     home.instance.add_run(failed)
     assert not auto_reexecution_should_retry_run(home.instance, failed, RunFailureReason.STEP_FAILURE)

@@ -8,7 +8,7 @@ import pytest
 
 from captcha_assets.defs import sensor_switches
 from captcha_assets.defs.alerts import alert_about, alert_on_failure
-from captcha_assets.sources import deliveries
+from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -20,7 +20,7 @@ def alerts(home: Home) -> list[dict[str, object]]:
 def fail_without_a_command(home: Home) -> dg.ExecuteInProcessResult:
     """A failing run as the daemon makes it: it does not say which process makes it."""
     home.add("gone", "synthetic:12:1")
-    home.settings.delivery("gone").unlink()
+    home.settings.registration("gone").unlink()
     job = home.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={dg.AssetKey("raw_batch")})
     return subset.execute_in_process(
@@ -141,7 +141,7 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     finished: Home, automation: bool
 ) -> None:
     sensor_switches.switch(finished.instance, on=automation)
-    deliveries.remove(finished.settings, "first")
+    registrations.remove(finished.settings, "first")
     before = len(alerts(finished))
     job = finished.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={dg.AssetKey("evaluation")})

@@ -1,4 +1,4 @@
-"""Two runs that make the same delivery at once, and a run for which the disk has no room."""
+"""Two runs that make the same batch at once, and a run for which the disk has no room."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_two_runs_of_one_delivery_at_once_end_as_one_would(home: Home) -> None:
+def test_two_runs_of_one_batch_at_once_end_as_one_would(home: Home) -> None:
     home.add("first", "synthetic:300:1")
     assert home.make("raw_batch", partition="first") is None
     assert home.make("image_table", "rejected_images", partition="first") is None
@@ -118,5 +118,5 @@ def test_a_full_disk_is_one_clear_line_and_what_was_there_stays(
     assert "large.parquet" in error
     assert "\n" not in error
     left = {name: (small_disk / name).read_bytes() for name in files(small_disk)}
-    del left["deliveries/large.json"]
+    del left["batches/large.json"]
     assert left == before

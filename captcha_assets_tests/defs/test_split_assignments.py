@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.images.content import content_hash
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries
+from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.defs.test_label_decisions import HEAD, contradict
 
@@ -198,7 +198,7 @@ def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Ho
 
 
 def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
-    deliveries.remove(split.settings, "first")
+    registrations.remove(split.settings, "first")
     split.instance.delete_dynamic_partition("batch", "first")
     kept = places(split.settings)
     _through_splits(split)

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.sources import deliveries
+from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -45,10 +45,10 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
     assert "no model yet" in said("status")
 
 
-def test_status_agrees_with_update_while_a_delivery_goes_through(home: Home) -> None:
+def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
     agree()
     # registered by another process: nobody told Dagster
-    deliveries.register(home.settings, "one", deliveries.parse_source("synthetic:40:1"))
+    registrations.register(home.settings, "one", registrations.parse_source("synthetic:40:1"))
     assert "raw_batch [one]: never made" in agree()
     home.instance.add_dynamic_partitions("batch", ["one"])
     assert home.make("raw_batch", partition="one") is None
@@ -58,7 +58,7 @@ def test_status_agrees_with_update_while_a_delivery_goes_through(home: Home) -> 
 
 
 def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    deliveries.register(home.settings, "late", deliveries.parse_source("synthetic:40:1"))
+    registrations.register(home.settings, "late", registrations.parse_source("synthetic:40:1"))
     home.instance.add_dynamic_partitions("batch", ["late"])
     with monkeypatch.context() as broken:
         broken.setattr("captcha_assets.sources.generator.write_archive", _refuse)
@@ -76,7 +76,7 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _refuse(*_: object) -> None:
-    raise deliveries.DeliveryError("the source is closed today")
+    raise registrations.BatchError("the source is closed today")
 
 
 def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> None:
@@ -86,7 +86,7 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
     assert found["champion"]["model"] == found["last_training"]["model"] == model
     low, accuracy, high = (found["champion"][name] for name in ("accuracy_low", "accuracy", "accuracy_high"))
     assert low <= accuracy <= high
-    assert found["last_drift"]["delivery"] == "first"
+    assert found["last_drift"]["batch"] == "first"
     assert (found["drifted"], found["refused"]) == ([], None)
     assert "new training images since" in found["next_training"]
     words = said("status")
@@ -96,14 +96,14 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
 
 def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
     assert agree() == []
-    deliveries.register(finished.settings, "bad", deliveries.parse_source(str(mostly_bad_archive)))
+    registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))
     assert "raw_batch [bad]: never made" in agree()
     finished.instance.add_dynamic_partitions("batch", ["bad"])
     finished.make("raw_batch", partition="bad")
     finished.make("image_table", "rejected_images", partition="bad")
     agree()
     (held,) = status()["quarantined"]
-    assert (held["delivery"], held["failed"]) == ("bad", ["share_of_rejects"])
+    assert (held["batch"], held["failed"]) == ("bad", ["share_of_rejects"])
     finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
     assert "onnx_model: never made" in agree()
 

@@ -16,7 +16,7 @@ from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_compute import run
 from captcha_assets_tests.defs.test_training_run import placed, trainings, update, wait_until  # noqa: F401
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 
 DIVERGES = "ops: {resnet18: {config: {learning_rate: 100.0, weight_decay: 10.0}}}"
 
@@ -54,7 +54,7 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
     (tmp_path / "broken" / "timm" / "__init__.py").write_text("raise RuntimeError('a broken installation')")
     paths = [str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    tables, splits = write_delivery(tmp_path, 40)
+    tables, splits = write_batch(tmp_path, 40)
     work, settings = tmp_path / "work", TrainingSettings(epochs=1)
     job = TrainingJob(
         tables=tuple(tables),

@@ -16,7 +16,7 @@ def requested(home: Home, cursor: object = None) -> tuple[set[tuple[str, str | N
     return asked, result.cursor
 
 
-def test_everything_is_made_from_a_delivery_to_a_champion(finished: Home) -> None:
+def test_everything_is_made_from_a_batch_to_a_champion(finished: Home) -> None:
     for asset in (
         "image_index",
         "splits",
@@ -47,7 +47,7 @@ def test_a_dry_run_names_what_is_missing_and_makes_nothing(finished: Home) -> No
     assert finished.version("raw_batch", "second") is None
 
 
-def test_a_later_delivery_touches_its_own_partition_and_what_depends_on_it(finished: Home) -> None:
+def test_a_later_batch_touches_its_own_partition_and_what_depends_on_it(finished: Home) -> None:
     before = {asset: finished.runs_of(asset) for asset in PARTITIONED}
     finished.add("second", "synthetic:150:2")
     outcomes = finished.update()
@@ -68,14 +68,14 @@ def test_the_same_content_made_again_leaves_everything_downstream_fresh(finished
     assert finished.stale() == []
 
 
-def test_a_delivery_of_known_images_alone_trains_nothing(finished: Home, tmp_path: object) -> None:
+def test_a_batch_of_known_images_alone_trains_nothing(finished: Home, tmp_path: object) -> None:
     finished.add("again", str(finished.settings.raw / "first.zip"))
     made = [str(outcome.step) for outcome in finished.update()]
     assert "image_index" in made
     assert "resnet18" not in made
 
 
-def test_a_bad_delivery_is_quarantined_and_what_was_good_stays(
+def test_a_bad_batch_is_quarantined_and_what_was_good_stays(
     finished: Home, mostly_bad_archive: object
 ) -> None:
     index, splits = finished.version("image_index"), finished.version("splits")
@@ -88,7 +88,7 @@ def test_a_bad_delivery_is_quarantined_and_what_was_good_stays(
     assert finished.update() == []
 
 
-def test_a_removed_delivery_makes_the_index_stale(finished: Home) -> None:
+def test_a_removed_batch_makes_the_index_stale(finished: Home) -> None:
     finished.add("second", "synthetic:60:2")
     finished.update("+key:splits")
     finished.instance.delete_dynamic_partition("batch", "second")
@@ -101,11 +101,11 @@ def test_the_automation_asks_for_nothing_when_everything_is_fresh(finished: Home
     assert asked == set()
 
 
-def test_the_automation_asks_for_the_new_delivery_as_update_would(finished: Home) -> None:
+def test_the_automation_asks_for_the_new_batch_as_update_would(finished: Home) -> None:
     _asked, cursor = requested(finished)
     finished.add("second", "synthetic:100:2")
     asked, cursor = requested(finished, cursor)
-    # One run takes the delivery to its tables; what comes after waits for their content.
+    # One run takes the batch to its tables; what comes after waits for their content.
     assert asked == {(asset, "second") for asset in PARTITIONED}
     assert finished.make("raw_batch", partition="second") is None
     assert finished.make("image_table", "rejected_images", partition="second") is None

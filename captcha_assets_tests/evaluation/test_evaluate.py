@@ -17,7 +17,7 @@ from captcha_assets.images import reader
 from captcha_assets.models.folder import ModelConfig, ModelFolderError, save
 from captcha_assets.models.manifest import verify_files
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 
 read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
@@ -53,8 +53,8 @@ def write_model(folder, seed, history=HISTORY):
 
 
 @pytest.fixture(scope="module")
-def delivery(tmp_path_factory):
-    return write_delivery(tmp_path_factory.mktemp("delivery"), 400)
+def batch(tmp_path_factory):
+    return write_batch(tmp_path_factory.mktemp("batch"), 400)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +63,18 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(model, delivery, tmp_path_factory):
+def evaluated(model, batch, tmp_path_factory):
     target = tmp_path_factory.mktemp("evaluation") / "model"
-    return evaluate(model, *delivery, target, splits_version="splits-of-today"), target
+    return evaluate(model, *batch, target, splits_version="splits-of-today"), target
 
 
 def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_model_is_measured_on_the_images_of_the_test_split_and_on_no_other(evaluated, model, delivery):
+def test_a_model_is_measured_on_the_images_of_the_test_split_and_on_no_other(evaluated, model, batch):
     evaluation, _ = evaluated
-    images = read_split(*delivery, "test")
+    images = read_split(*batch, "test")
     probabilities = TorchPredictor(model).predict(images.pixels)
     expected = compute_metrics(probabilities, images.labels, CAPTCHA.classes)
     assert evaluation.metrics.to_dict() == expected.to_dict()
@@ -96,11 +96,11 @@ def test_the_folder_holds_the_figures_the_predictions_the_pictures_and_the_repor
     assert figures["accuracy"] == pytest.approx(evaluation.metrics.accuracy, abs=1e-6)
 
 
-def test_every_prediction_leads_back_to_its_image_and_delivery(evaluated, delivery):
+def test_every_prediction_leads_back_to_its_image_and_batch(evaluated, batch):
     _, target = evaluated
     predictions = pl.read_parquet(target / "predictions.parquet")
     assert predictions.columns == ["image_id", "label", "predicted", "probability", "split", "batch"]
-    placed = pl.read_parquet(delivery[1]).filter(pl.col("split") == "test").sort("image_id")
+    placed = pl.read_parquet(batch[1]).filter(pl.col("split") == "test").sort("image_id")
     assert predictions.select("image_id", "label", "split", "batch").equals(
         placed.select("image_id", "label", "split", "batch")
     )
@@ -120,52 +120,52 @@ def test_a_damaged_evaluation_can_be_told_from_a_whole_one(evaluated):
     assert set(verify_files(target)["files"]) == set(contents(target)) - {"manifest.json"}
 
 
-def test_the_same_model_on_the_same_images_gives_the_same_bytes(evaluated, model, delivery, tmp_path):
+def test_the_same_model_on_the_same_images_gives_the_same_bytes(evaluated, model, batch, tmp_path):
     evaluation, target = evaluated
-    again = evaluate(model, *delivery, tmp_path / "again", splits_version="splits-of-today")
+    again = evaluate(model, *batch, tmp_path / "again", splits_version="splits-of-today")
     assert again.version == evaluation.version
     assert contents(tmp_path / "again") == contents(target)
 
 
-def test_the_version_follows_what_was_found_and_not_where_it_is_written(evaluated, delivery, tmp_path):
+def test_the_version_follows_what_was_found_and_not_where_it_is_written(evaluated, batch, tmp_path):
     evaluation, _ = evaluated
-    other = evaluate(write_model(tmp_path / "other", 1), *delivery, tmp_path / "evaluation")
+    other = evaluate(write_model(tmp_path / "other", 1), *batch, tmp_path / "evaluation")
     assert other.version != evaluation.version
     assert other.model_id != evaluation.model_id
 
 
-def test_a_model_without_a_history_is_measured_all_the_same(delivery, tmp_path):
-    found = evaluate(write_model(tmp_path / "model", 0, history=[]), *delivery, tmp_path / "evaluation")
+def test_a_model_without_a_history_is_measured_all_the_same(batch, tmp_path):
+    found = evaluate(write_model(tmp_path / "model", 0, history=[]), *batch, tmp_path / "evaluation")
     assert "training_curves" not in found.pictures
     assert not (tmp_path / "evaluation" / "training_curves.png").exists()
 
 
-def test_an_empty_split_is_refused_and_what_was_measured_before_stays(evaluated, model, delivery, tmp_path):
+def test_an_empty_split_is_refused_and_what_was_measured_before_stays(evaluated, model, batch, tmp_path):
     _, target = evaluated
     before = contents(target)
-    tables, splits = delivery
+    tables, splits = batch
     empty = tmp_path / "splits.parquet"
     pl.read_parquet(splits).filter(pl.col("split") != "test").write_parquet(empty)
-    with pytest.raises(EvaluationError, match=r"test split .* has no images.*add a delivery"):
+    with pytest.raises(EvaluationError, match=r"test split .* has no images.*add a batch"):
         evaluate(model, tables, empty, target)
     assert contents(target) == before
 
 
-def test_a_damaged_model_is_never_measured(model, delivery, tmp_path):
+def test_a_damaged_model_is_never_measured(model, batch, tmp_path):
     damaged = tmp_path / "model"
     damaged.mkdir()
     for name, content in contents(model).items():
         (damaged / name).write_bytes(content)
     (damaged / "config.json").write_text((damaged / "config.json").read_text().replace("0.5", "0.4"))
     with pytest.raises(ModelFolderError, match="damaged"):
-        evaluate(damaged, *delivery, tmp_path / "evaluation")
+        evaluate(damaged, *batch, tmp_path / "evaluation")
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_an_evaluation_is_written_to_an_object_store_too(evaluated, model, delivery, bucket):
+def test_an_evaluation_is_written_to_an_object_store_too(evaluated, model, batch, bucket):
     evaluation, target = evaluated
     place = bucket / "evaluation" / "model"
-    stored = evaluate(model, *delivery, place, splits_version="splits-of-today")
+    stored = evaluate(model, *batch, place, splits_version="splits-of-today")
     assert stored.version == evaluation.version
     assert {file.name: file.read_bytes() for file in place.iterdir()} == contents(target)
     assert stored.report.read_bytes() == (target / "report.html").read_bytes()

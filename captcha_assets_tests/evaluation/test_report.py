@@ -8,7 +8,7 @@ import pytest
 
 from captcha_assets.evaluation import plots, report
 from captcha_assets.evaluation.metrics import compute_metrics
-from captcha_assets.evaluation.report import Delivery, render
+from captcha_assets.evaluation.report import Batch, render
 from captcha_assets_tests.evaluation.examples import CLASSES, made_up, measured, some_mistakes
 
 DRAWN = plots.gallery([], 400)
@@ -52,7 +52,7 @@ def rendered(metrics=None, **changes):
             "calibration": DRAWN,
         },
         "mistakes": some_mistakes(5),
-        "deliveries": [Delivery("batch-0", 300, 280), Delivery("batch-1", 100, 90)],
+        "deliveries": [Batch("batch-0", 300, 280), Batch("batch-1", 100, 90)],
         "facts": {"Data versions": {"splits": "0f1e2d"}, "Training settings": {"epochs": "12"}},
     }
     return render(**(content | changes))
@@ -85,12 +85,12 @@ def test_the_page_states_what_was_measured_and_how_surely():
         assert word in text
 
 
-def test_a_mistake_leads_to_its_delivery_and_the_delivery_to_its_own_page():
+def test_a_mistake_leads_to_its_batch_and_the_batch_to_its_own_page():
     mistakes = some_mistakes(2)
-    page = Page(rendered(mistakes=mistakes, delivery_link="../quality/{batch}/report.html"))
+    page = Page(rendered(mistakes=mistakes, batch_link="../quality/{batch}/report.html"))
     for mistake in mistakes:
         assert f"image-{mistake.image_id}" in page.ids
-        assert f"#delivery-{mistake.batch}" in page.addresses
+        assert f"#batch-{mistake.batch}" in page.addresses
         assert f"../quality/{mistake.batch}/report.html" in page.addresses
 
 

@@ -12,7 +12,7 @@ from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 
 
 def write_table(path: Path, batch: str, images: Sequence[tuple[str, np.ndarray]]) -> Path:
-    """Write the image table of a delivery of labelled images."""
+    """Write the image table of a batch of labelled images."""
     pixels = np.stack([image for _, image in images]) if images else np.zeros((0, 52, 32), np.uint8)
     statistics = Statistics(pixels)
     columns = {

@@ -1,4 +1,4 @@
-"""Whatever is in a delivery: a bad member is refused with a reason, and the good images arrive."""
+"""Whatever is in a batch: a bad member is refused with a reason, and the good images arrive."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_delivery
+from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_archive
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.images.table import build_image_table
@@ -75,7 +75,7 @@ def test_the_documentation_lists_every_case():
     for name, (mode, _) in ACCEPTED.items():
         assert f"| {name} | `{mode}` |" in text
     for name in WHOLE:
-        assert f"| {name} | `delivery.zip` " in text
+        assert f"| {name} | `batch.zip` " in text
 
 
 def test_colours_become_gray_by_their_weights():
@@ -181,7 +181,7 @@ def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
     make, words = WHOLE[case]
     archive = tmp_path / "bad.zip"
     make(archive)
-    with pytest.raises(ArchiveError, match=words) as caught, open_delivery(archive):
+    with pytest.raises(ArchiveError, match=words) as caught, open_archive(archive):
         pass
     assert str(archive) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -247,23 +247,23 @@ def test_more_members_than_16_bits_count_are_listed(tmp_path):
 def test_members_come_in_the_order_of_their_names_whatever_the_archives(tmp_path):
     names = list(GOOD_MEMBERS)
     archive = write_zip(tmp_path / "order.zip", [(name, GOOD_MEMBERS[name]) for name in reversed(names)])
-    with open_delivery(archive) as delivery:
-        read = dict(delivery)
+    with open_archive(archive) as batch:
+        read = dict(batch)
         assert list(read) == sorted(names)
         assert read == GOOD_MEMBERS
-        assert len(delivery) == len(names)
+        assert len(batch) == len(names)
 
 
-def test_a_delivery_yields_rejections_in_their_place(tmp_path):
+def test_a_batch_yields_rejections_in_their_place(tmp_path):
     archive = write_zip(tmp_path / "mixed.zip", [("a_1.png", GOOD), ("../a_2.png", GOOD)])
-    with open_delivery(archive) as delivery:
-        (first, refused), (second, data) = delivery
+    with open_archive(archive) as batch:
+        (first, refused), (second, data) = batch
     assert (first, second, data) == ("../a_2.png", "a_1.png", GOOD)
     assert isinstance(refused, Rejection)
     assert refused.reason is Reason.UNSAFE_PATH
 
 
-def test_a_delivery_without_a_usable_image_makes_two_tables(tmp_path):
+def test_a_batch_without_a_usable_image_makes_two_tables(tmp_path):
     archive = write_zip(tmp_path / "none.zip", {"a_1.png": b"no"})
     images, refused = ingest(archive)
     assert (len(images), len(refused)) == (0, 1)
@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 
 
 def test_two_runs_at_once_end_in_the_same_bytes(tmp_path):
-    archive = write_zip(tmp_path / "delivery.zip", good_members(200, seed=2))
+    archive = write_zip(tmp_path / "batch.zip", good_members(200, seed=2))
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert start(archive, alone).wait() == 0
     processes = [start(archive, together) for _ in range(2)]
@@ -328,8 +328,8 @@ def test_bombs_are_met_within_bounded_memory(tmp_path):
     for name, _ in bombs[:2]:
         patch_directory(archive, name, 24, MEMBER_LIMIT // 2)  # half of them say they are small
     tracemalloc.start()
-    with open_delivery(archive) as delivery:
-        read = dict(delivery)
+    with open_archive(archive) as batch:
+        read = dict(batch)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sum(isinstance(content, Rejection) for content in read.values()) == 4

@@ -26,7 +26,7 @@ HEAD = "image_id,decision,label,reason"
 
 @pytest.fixture
 def decide(tmp_path):
-    """Index two deliveries that contradict each other about A, with these decisions; return the rows."""
+    """Index two batches that contradict each other about A, with these decisions; return the rows."""
     tables = {
         "one": write_table(tmp_path / "one.parquet", "one", [("a", A), ("b", B), ("c", C)]),
         "two": write_table(tmp_path / "two.parquet", "two", [("b", A)]),

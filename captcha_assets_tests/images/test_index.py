@@ -1,4 +1,4 @@
-"""The image index: one row per distinct image, whatever way the deliveries came."""
+"""The image index: one row per distinct image, whatever way the batches came."""
 
 from dataclasses import replace
 from functools import cache
@@ -42,15 +42,14 @@ A, B = pool()[0][1], pool()[1][1]
 
 @pytest.fixture
 def index(tmp_path):
-    """Build the index of deliveries, given as name to labelled images; return summary and rows."""
+    """Build the index of batches, given as name to labelled images; return summary and rows."""
 
-    def build(deliveries, fresh=False):
+    def build(batches, fresh=False):
         target = tmp_path / "index.parquet"
         if fresh:
             target.unlink(missing_ok=True)
         tables = {
-            name: write_table(tmp_path / f"{name}.parquet", name, images)
-            for name, images in deliveries.items()
+            name: write_table(tmp_path / f"{name}.parquet", name, images) for name, images in batches.items()
         }
         return build_image_index(tables, target, CAPTCHA), pl.read_parquet(target)
 
@@ -98,9 +97,9 @@ def test_a_missing_image_keeps_its_place_by_its_other_source(index):
 
 
 @pytest.mark.parametrize("deliveries", [{}, {"one": []}, {"one": [], "two": [("a", A)]}])
-def test_few_or_no_images_make_an_index(index, deliveries):
-    summary, rows = index(deliveries)
-    assert summary.images == len(rows) == sum(map(len, deliveries.values()))
+def test_few_or_no_images_make_an_index(index, batches):
+    summary, rows = index(batches)
+    assert summary.images == len(rows) == sum(map(len, batches.values()))
 
 
 def test_the_schema_is_kept_and_described(index, tmp_path):
@@ -114,12 +113,12 @@ def test_the_version_is_that_of_the_content(index, tmp_path):
     assert summary.version == content_hash(tmp_path / "index.parquet")
 
 
-DELIVERY = st.lists(st.sampled_from(range(len(pool()))), max_size=8)
-STEP = st.dictionaries(st.sampled_from(["one", "two", "three"]), DELIVERY, max_size=3)
+BATCH = st.lists(st.sampled_from(range(len(pool()))), max_size=8)
+STEP = st.dictionaries(st.sampled_from(["one", "two", "three"]), BATCH, max_size=3)
 
 
 def labelled(places, swap):
-    """Images of the pool; every seventh place is mislabelled in deliveries that swap."""
+    """Images of the pool; every seventh place is mislabelled in batches that swap."""
     return [("b" if swap and place % 7 == 0 else pool()[place][0], pool()[place][1]) for place in places]
 
 
@@ -139,7 +138,7 @@ def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, ste
         fresh.unlink()
 
 
-def test_of_old_deliveries_only_what_meets_new_images_is_read(index, monkeypatch):
+def test_of_old_batches_only_what_meets_new_images_is_read(index, monkeypatch):
     rng = np.random.default_rng(5)
     old = [(label, render(label, rng)) for label in "ab" for _ in range(70)]
     index({"old": old})

@@ -73,7 +73,7 @@ def killed_and_finished(tmp_path: Path, kills: int) -> Iterator[Path]:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    archive = write_zip(tmp_path / "delivery.zip", good_members(3 * 84) | {"a_9999.png": b"broken"})
+    archive = write_zip(tmp_path / "batch.zip", good_members(3 * 84) | {"a_9999.png": b"broken"})
     earlier = write_zip(tmp_path / "earlier.zip", good_members(84, seed=1))
     finish(earlier, tmp_path / "before")
     shutil.copytree(tmp_path / "before", tmp_path / "reference")

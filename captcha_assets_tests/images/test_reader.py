@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images import reader
 from captcha_assets.images.reader import ReaderError
-from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
+from captcha_assets_tests.training.examples import draw_many, write_batch, write_splits, write_table
 
 read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
 
 @pytest.fixture(scope="module")
-def delivery(tmp_path_factory):
-    return write_delivery(tmp_path_factory.mktemp("delivery"), 400)
+def batch(tmp_path_factory):
+    return write_batch(tmp_path_factory.mktemp("batch"), 400)
 
 
-def test_every_image_comes_with_its_own_pixels_and_label(delivery):
-    tables, splits = delivery
+def test_every_image_comes_with_its_own_pixels_and_label(batch):
+    tables, splits = batch
     images, labels = draw_many(400)
     ids = pq.read_table(tables[0])["image_id"].to_pylist()
     expected = {name: (image, label) for name, image, label in zip(ids, images, labels, strict=True)}
@@ -37,28 +37,28 @@ def test_every_image_comes_with_its_own_pixels_and_label(delivery):
         assert CAPTCHA.classes[label] == expected[name][1]
 
 
-def test_the_splits_part_the_placed_images(delivery):
-    parts = [set(read_split(*delivery, split).image_ids) for split in ("train", "validation", "test")]
+def test_the_splits_part_the_placed_images(batch):
+    parts = [set(read_split(*batch, split).image_ids) for split in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 400
     assert [len(part) for part in parts] == [280, 80, 40]
 
 
 @given(st.integers(1, 400), st.integers(1, 400))
-def test_a_larger_sample_contains_the_smaller_one(delivery, one, other):
+def test_a_larger_sample_contains_the_smaller_one(batch, one, other):
     small, large = sorted((one, other))
-    inner = read_split(*delivery, None, sample_size=small)
-    outer = read_split(*delivery, None, sample_size=large)
+    inner = read_split(*batch, None, sample_size=small)
+    outer = read_split(*batch, None, sample_size=large)
     assert len(inner) == small
     assert set(inner.image_ids) <= set(outer.image_ids)
 
 
-def test_a_sample_is_drawn_over_all_splits_before_one_is_chosen(delivery):
-    whole = set(read_split(*delivery, None, sample_size=150).image_ids)
-    train = set(read_split(*delivery, "train", sample_size=150).image_ids)
-    assert train == whole & set(read_split(*delivery, "train").image_ids)
+def test_a_sample_is_drawn_over_all_splits_before_one_is_chosen(batch):
+    whole = set(read_split(*batch, None, sample_size=150).image_ids)
+    train = set(read_split(*batch, "train", sample_size=150).image_ids)
+    assert train == whole & set(read_split(*batch, "train").image_ids)
 
 
-def test_the_order_of_rows_and_tables_changes_nothing(delivery, tmp_path):
+def test_the_order_of_rows_and_tables_changes_nothing(batch, tmp_path):
     images, labels = draw_many(60)
     one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
     ids = write_table(one, "one", images[:30], labels[:30]) + write_table(
@@ -73,7 +73,7 @@ def test_the_order_of_rows_and_tables_changes_nothing(delivery, tmp_path):
     assert list(before.image_ids) == list(after.image_ids)
 
 
-def test_an_image_delivered_twice_is_read_from_the_delivery_the_splits_name(tmp_path):
+def test_an_image_delivered_twice_is_read_from_the_batch_the_splits_name(tmp_path):
     images, labels = draw_many(2)
     ids = write_table(tmp_path / "first.parquet", "first", images, labels)
     write_table(tmp_path / "second.parquet", "second", np.concatenate([images, images[::-1]]), labels * 2)
@@ -85,8 +85,8 @@ def test_an_image_delivered_twice_is_read_from_the_delivery_the_splits_name(tmp_
     assert np.array_equal(read.pixels[list(read.image_ids).index(ids[0])], images[0])
 
 
-def test_excluded_images_are_never_read(delivery, tmp_path):
-    tables, splits = delivery
+def test_excluded_images_are_never_read(batch, tmp_path):
+    tables, splits = batch
     table = pq.read_table(splits)
     placed = table["split"].to_pylist()
     placed[5] = None
@@ -96,8 +96,8 @@ def test_excluded_images_are_never_read(delivery, tmp_path):
     assert table["image_id"][5].as_py() not in read_split(tables, held, None).image_ids
 
 
-def test_an_empty_split_is_read_as_no_images(delivery, tmp_path):
-    tables, splits = delivery
+def test_an_empty_split_is_read_as_no_images(batch, tmp_path):
+    tables, splits = batch
     empty = tmp_path / "splits.parquet"
     pq.write_table(pq.read_table(splits).slice(0, 0), empty)
     read = read_split(tables, empty, "train")
@@ -105,8 +105,8 @@ def test_an_empty_split_is_read_as_no_images(delivery, tmp_path):
     assert read.labels.shape == (0,)
 
 
-def test_what_is_missing_is_named(delivery, tmp_path):
-    tables, splits = delivery
+def test_what_is_missing_is_named(batch, tmp_path):
+    tables, splits = batch
     with pytest.raises(ReaderError, match="does not exist: materialize"):
         read_split(tables, tmp_path / "none.parquet", None)
     with pytest.raises(ReaderError, match=r"400 images of .* none of the 0 image tables"):
@@ -119,8 +119,8 @@ def test_what_is_missing_is_named(delivery, tmp_path):
         read_split(tables, splits, None, sample_size=0)
 
 
-def test_a_damaged_or_foreign_file_is_named(delivery, tmp_path):
-    tables, splits = delivery
+def test_a_damaged_or_foreign_file_is_named(batch, tmp_path):
+    tables, splits = batch
     (tmp_path / "damaged.parquet").write_bytes(tables[0].read_bytes()[:-100])
     with pytest.raises(ReaderError, match=r"damaged\.parquet cannot be read"):
         read_split([tmp_path / "damaged.parquet"], splits, None)

@@ -27,7 +27,7 @@ from captcha_assets_tests.images.files import characters, encode, good_members, 
 def build(tmp_path):
     """Build both tables of some members; return the summary and the two paths."""
 
-    def build(members, name="delivery", **options):
+    def build(members, name="batch", **options):
         archive = write_zip(tmp_path / f"{name}.zip", members)
         paths = tmp_path / f"{name}.parquet", tmp_path / f"{name}-rejected.parquet"
         return build_image_table(archive, name, *paths, CAPTCHA, **options), *paths
@@ -46,7 +46,7 @@ def test_a_row_says_all_about_its_image(build):
         assert np.array_equal(np.frombuffer(row["pixels"], np.uint8).reshape(52, 32), pixels)
         assert row["image_id"] == image_id(pixels)
         assert row["label"] == row["member"].removeprefix("Dataset/").split("_")[0]
-        assert row["batch"] == "delivery"
+        assert row["batch"] == "batch"
         assert row["brightness"] == pytest.approx(pixels.mean())
         assert row["file_bytes"] == len(members[row["member"]])
         assert len(row["signature"]) == 240
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_ends_in_a_clear_error_and_no_table(build, tmp_path, 
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(IngestError, match="ended with status 1"):
         build(good_members(5), processes=1)
-    assert not (tmp_path / "delivery.parquet").exists()
+    assert not (tmp_path / "batch.parquet").exists()
 
 
 def test_another_image_another_version(build):
@@ -109,8 +109,8 @@ def test_another_image_another_version(build):
 
 
 def test_tables_go_to_an_object_store(bucket, tmp_path):
-    archive = write_zip(tmp_path / "delivery.zip", good_members(5))
-    summary = build_image_table(archive, "delivery", bucket / "t.parquet", bucket / "r.parquet", CAPTCHA)
+    archive = write_zip(tmp_path / "batch.zip", good_members(5))
+    summary = build_image_table(archive, "batch", bucket / "t.parquet", bucket / "r.parquet", CAPTCHA)
     assert content_hash(bucket / "t.parquet") == summary.table_version
 
 

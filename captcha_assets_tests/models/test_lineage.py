@@ -1,4 +1,4 @@
-"""Any model, image or delivery leads both ways."""
+"""Any model, image or batch leads both ways."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ from captcha_assets.images.content import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries
+from captcha_assets.sources import registrations
 from captcha_assets.sources.archives import digest_of
 from captcha_assets_tests.models.traced import deliver, train
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A home with one delivery and a champion that was trained on it."""
+    """A home with one batch and a champion that was trained on it."""
     settings = Settings(home=tmp_path_factory.mktemp("traced") / "home")
     deliver(settings, "first", "synthetic:80:1")
     registry.promote(settings.models, train(settings, ["first"]), "the first model")
@@ -52,12 +52,12 @@ def test_a_model_leads_back_to_its_run_its_splits_and_the_bytes_it_was_trained_o
     assert run.id == "run-0"
     assert run.facts["code_version"] == "c1"
     assert splits.id == content_hash(home.splits)
-    (delivery,) = splits.nodes
+    (batch,) = splits.nodes
     archive = (home.raw / "first.zip").read_bytes()
-    assert delivery.facts["source"] == "synthetic:80:1"
-    assert delivery.facts["archive_sha256"] == hashlib.sha256(archive).hexdigest()
-    assert delivery.facts["archive_md5"] == hashlib.md5(archive).hexdigest()
-    assert delivery.facts["image_table"] == content_hash(home.image_table("first"))
+    assert batch.facts["source"] == "synthetic:80:1"
+    assert batch.facts["archive_sha256"] == hashlib.sha256(archive).hexdigest()
+    assert batch.facts["archive_md5"] == hashlib.md5(archive).hexdigest()
+    assert batch.facts["image_table"] == content_hash(home.image_table("first"))
     (served,) = found(seen.used_for, "champion")
     assert served.facts["because"] == "the first model"
 
@@ -77,17 +77,17 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
     ):
         seen = trace(home, an_image(home, split)[:12])
         assert seen.what.facts["split"] == split
-        (source,) = found(seen.made_from, "delivery")
+        (source,) = found(seen.made_from, "batch")
         assert source.id == "first"
         assert source.facts["member"].startswith(f"Dataset/{seen.what.facts['label']}_")
         (model,) = seen.used_for
         assert model.facts["this_image"] == words
 
 
-def test_an_image_delivered_twice_names_both_deliveries(home):
+def test_an_image_delivered_twice_names_both_batches(home):
     deliver(home, "again", str(home.raw / "first.zip"))
     seen = trace(home, an_image(home, "train"))
-    assert [node.id for node in found(seen.made_from, "delivery")] == ["again", "first"]
+    assert [node.id for node in found(seen.made_from, "batch")] == ["again", "first"]
 
 
 def test_an_image_that_came_later_was_not_there_when_the_model_was_trained(home):
@@ -118,7 +118,7 @@ def test_a_model_whose_splits_were_not_kept_says_so_once_the_splits_have_moved_o
     assert answers[old].startswith("not recorded")
 
 
-def test_a_delivery_leads_to_its_tables_its_images_and_the_models_trained_on_them(home):
+def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(home):
     seen = trace(home, "first")
     (table,), (splits,), (model,) = (
         found(seen.used_for, kind) for kind in ("image_table", "splits", "model")
@@ -130,20 +130,20 @@ def test_a_delivery_leads_to_its_tables_its_images_and_the_models_trained_on_the
     assert model.facts["images_of_it"]["train"] == counts["train"]
 
 
-def test_a_delivery_that_was_only_registered_has_a_source_and_nothing_else(home):
-    deliveries.register(home, "later", deliveries.parse_source("synthetic:10:5"))
+def test_a_batch_that_was_only_registered_has_a_source_and_nothing_else(home):
+    registrations.register(home, "later", registrations.parse_source("synthetic:10:5"))
     seen = trace(home, "later")
     assert found(seen.made_from, "source")[0].id == "synthetic:10:5"
     assert seen.used_for == ()
 
 
-def test_a_removed_delivery_says_who_was_trained_on_it(home):
-    deliveries.remove(home, "first")
+def test_a_removed_batch_says_who_was_trained_on_it(home):
+    registrations.remove(home, "first")
     model = registry.champion(home.models).model_id
     with pytest.raises(LineageError, match=f"first was removed; models trained on it: {model}"):
         trace(home, "first")
-    (delivery,) = found(trace(home, model).made_from, "delivery")
-    assert delivery.facts["today"] == "removed"
+    (batch,) = found(trace(home, model).made_from, "batch")
+    assert batch.facts["today"] == "removed"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_beginning_that_fits_several_asks_for_more(home):
 def test_nothing_is_known_of_an_empty_home(settings):
     with pytest.raises(LineageError, match="there is no champion yet"):
         trace(settings, "champion")
-    with pytest.raises(LineageError, match=r"no model \(none\), no delivery \(none\)"):
+    with pytest.raises(LineageError, match=r"no model \(none\), no batch \(none\)"):
         trace(settings, "abc")
 
 
@@ -176,12 +176,12 @@ def test_the_whole_is_json(home):
         assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
 
 
-def test_a_delivery_from_kaggle_names_the_data_set_and_its_version(home):
+def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
     shutil.copyfile(home.raw / "first.zip", home.raw / "published.zip")
-    source = deliveries.KaggleSource()
+    source = registrations.KaggleSource()
     sha256 = digest_of(home.raw / "published.zip").sha256
-    known = deliveries.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
-    deliveries.record(home, known)
+    known = registrations.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
+    registrations.record(home, known)
     deliver(home, "published", "kaggle")
     model = train(home, ["first", "published"], seed=2)
     (splits,) = found(trace(home, model).made_from, "splits")

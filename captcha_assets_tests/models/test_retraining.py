@@ -41,7 +41,7 @@ def test_removed_images_are_a_reason_when_they_are_enough() -> None:
     assert "0 of 200 new training images since one, 200 removed" in in_words(gone, NUMBER, SHARE)
 
 
-def test_a_drifted_delivery_a_new_code_and_a_new_configuration_are_reasons() -> None:
+def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> None:
     assert clauses(replace(TRAINED, drifted=("october",))) == ["drift"]
     assert clauses(replace(TRAINED, code=("2", "1"))) == ["code"]
     assert clauses(replace(TRAINED, configuration=("b", "a"))) == ["configuration"]

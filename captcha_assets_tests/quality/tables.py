@@ -43,7 +43,7 @@ def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
 
 
 def rejected(count: int = 0, reason: str = "not_an_image") -> pl.DataFrame:
-    """Rejected members of a delivery."""
+    """Rejected members of a batch."""
     return pl.DataFrame(
         {
             "batch": ["first"] * count,
@@ -56,7 +56,7 @@ def rejected(count: int = 0, reason: str = "not_an_image") -> pl.DataFrame:
 
 
 def image_index(turns: int = 20) -> pl.DataFrame:
-    """The index of one delivery without duplicates."""
+    """The index of one batch without duplicates."""
     table = image_table(turns)
     source = pl.struct("batch", "member", "label")
     return (

@@ -18,8 +18,8 @@ from captcha_assets.sources import generator_picture
 from captcha_assets.sources.generator import generate
 from captcha_assets_tests.quality import tables
 
-#: Of the training images, and of a delivery.
-REFERENCE, DELIVERY = 4000, 1000
+#: Of the training images, and of a batch.
+REFERENCE, BATCH = 4000, 1000
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -32,7 +32,7 @@ def generated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def usual() -> tuple[np.ndarray, np.ndarray]:
-    return generated(REFERENCE + DELIVERY, seed=1)
+    return generated(REFERENCE + BATCH, seed=1)
 
 
 def image_table(images: np.ndarray, labels: np.ndarray) -> pl.DataFrame:
@@ -71,7 +71,7 @@ def drifted(images: np.ndarray, labels: np.ndarray) -> set[str]:
     return {feature.name for feature in compared.drifted}
 
 
-def delivery() -> tuple[np.ndarray, np.ndarray]:
+def batch() -> tuple[np.ndarray, np.ndarray]:
     images, labels = usual()
     return images[REFERENCE:], labels[REFERENCE:]
 
@@ -85,16 +85,16 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def in_font(font: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
-    """A delivery of the generator with one other font for all characters."""
+    """A batch of the generator with one other font for all characters."""
     monkeypatch.setattr(generator_picture, "FACES", ((generator_picture.Face(font),),) * 2)
-    return generated(DELIVERY, seed=2)
+    return generated(BATCH, seed=2)
 
 
 # --- alarms and their absence
 
 
-def test_an_undisturbed_delivery_raises_no_alarm():
-    assert drifted(*delivery()) == set()
+def test_an_undisturbed_batch_raises_no_alarm():
+    assert drifted(*batch()) == set()
 
 
 def test_the_training_images_themselves_raise_no_alarm():
@@ -106,18 +106,18 @@ def test_the_training_images_themselves_raise_no_alarm():
 
 @pytest.mark.parametrize("by", [-30, 25])
 def test_another_brightness_raises_an_alarm(by):
-    images, labels = delivery()
+    images, labels = batch()
     assert "brightness" in drifted(brighter(images, by), labels)
 
 
 def test_less_contrast_raises_an_alarm():
-    images, labels = delivery()
+    images, labels = batch()
     assert "contrast" in drifted((images * 0.8 + 30).astype(np.uint8), labels)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 2.0])
 def test_a_blur_raises_an_alarm(sigma):
-    images, labels = delivery()
+    images, labels = batch()
     assert "sharpness" in drifted(blurred(images, sigma), labels)
 
 
@@ -133,23 +133,23 @@ def test_another_font_is_told_from_another_mix_of_classes(monkeypatch):
 
 @pytest.mark.parametrize("label", ["a", "n"])
 def test_a_missing_class_raises_an_alarm_and_nothing_else_does(label):
-    images, labels = delivery()
+    images, labels = batch()
     assert drifted(images[labels != label], labels[labels != label]) == {"class_frequencies"}
 
 
 def test_a_class_three_times_as_frequent_raises_an_alarm():
-    images, labels = delivery()
+    images, labels = batch()
     more = np.concatenate([np.arange(len(labels)), *[np.flatnonzero(labels == "g")] * 2])
     assert drifted(images[more], labels[more]) == {"class_frequencies"}
 
 
 def test_characters_upside_down_raise_an_alarm_of_shapes_alone_among_the_rest():
-    images, labels = delivery()
+    images, labels = batch()
     assert drifted(images[:, ::-1], labels) == {"shapes"}
 
 
 def test_labels_that_changed_places_raise_an_alarm_of_shapes_alone():
-    images, labels = delivery()
+    images, labels = batch()
     swapped = np.where(labels == "m", "w", np.where(labels == "w", "m", labels))
     two = {"m", "w"}
     compared = drift.compare(summary(0, REFERENCE), summarize(images, swapped))
@@ -158,7 +158,7 @@ def test_labels_that_changed_places_raise_an_alarm_of_shapes_alone():
     assert two <= named
 
 
-def test_a_large_delivery_is_forgiven_a_difference_that_nobody_sees():
+def test_a_large_batch_is_forgiven_a_difference_that_nobody_sees():
     images, labels = usual()
     whole = drift.compare(summary(0, REFERENCE), summarize(brighter(images, 2), labels))
     assert whole.passed
@@ -166,13 +166,13 @@ def test_a_large_delivery_is_forgiven_a_difference_that_nobody_sees():
 
 @pytest.mark.parametrize("count", [1, 5, 20])
 def test_a_handful_of_images_says_little_and_raises_no_alarm(count):
-    images, labels = delivery()
+    images, labels = batch()
     for start in range(0, 200, 20):
         assert drifted(images[start : start + count], labels[start : start + count]) == set()
 
 
 def test_a_batch_without_images_cannot_be_compared():
-    images, labels = delivery()
+    images, labels = batch()
     with pytest.raises(DriftError, match="no usable images to compare"):
         drift.compare(summary(0, REFERENCE), summarize(images[:0], labels[:0]))
 
@@ -196,12 +196,12 @@ def test_halves_of_the_real_images_raise_no_alarm_and_generated_ones_do(shared_d
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "references"), [(250, 4000), (1000, 20_000)])
-def test_of_a_hundred_undisturbed_deliveries_at_most_one_raises_an_alarm(count, references):
+def test_of_a_hundred_undisturbed_batches_at_most_one_raises_an_alarm(count, references):
     reference = summarize(*generated(references, seed=100))
     compared = [drift.compare(reference, summarize(*generated(count, seed))) for seed in range(101, 201)]
     alarms = [[feature.name for feature in one.drifted] for one in compared if not one.passed]
     closest = max(feature.statistic / feature.threshold for one in compared for feature in one.features)
-    print(f"{len(alarms)} of 100 deliveries of {count} raise an alarm {alarms}; closest {closest:.2f}")
+    print(f"{len(alarms)} of 100 batches of {count} raise an alarm {alarms}; closest {closest:.2f}")
     assert len(alarms) <= 1
 
 
@@ -209,22 +209,22 @@ def test_of_a_hundred_undisturbed_deliveries_at_most_one_raises_an_alarm(count, 
 
 
 def test_a_summary_of_tables_is_that_of_their_images(tmp_path):
-    images, labels = delivery()
+    images, labels = batch()
     paths = [
         tables.write(image_table(images[part], labels[part]), tmp_path / f"{name}.parquet")
         for name, part in (("one", slice(0, 300)), ("two", slice(300, None)))
     ]
     found, expected = drift.summarize(paths, CAPTCHA), summarize(images, labels)
-    assert found.images == DELIVERY
+    assert found.images == BATCH
     assert found.classes == CAPTCHA.classes
     for name in ("quantiles", "counts", "means", "covariance"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
 
 
 def test_only_the_training_images_make_the_reference(tmp_path):
-    images, labels = delivery()
+    images, labels = batch()
     table = image_table(images, labels)
-    places = np.where(np.arange(DELIVERY) < 700, "train", "test")
+    places = np.where(np.arange(BATCH) < 700, "train", "test")
     splits = table.select("image_id", split=pl.Series(places))
     found = drift.summarize(
         [tables.write(table, tmp_path / "first.parquet")],
@@ -273,7 +273,7 @@ def validated(compared: drift.DriftResult) -> ValidationResult:
 
 
 def test_what_drifted_reaches_the_validation_result_and_only_warns():
-    images, labels = delivery()
+    images, labels = batch()
     compared = drift.compare(summary(0, REFERENCE), summarize(brighter(images, 40), labels))
     (warning,) = validated(compared).warnings
     assert warning.name == "drift"
@@ -283,12 +283,12 @@ def test_what_drifted_reaches_the_validation_result_and_only_warns():
 
 
 def test_without_drift_the_validation_result_passes():
-    compared = drift.compare(summary(0, REFERENCE), summarize(*delivery()))
+    compared = drift.compare(summary(0, REFERENCE), summarize(*batch()))
     assert validated(compared).level == "passed"
 
 
 def test_the_plot_is_the_same_png_every_time_and_fits_into_the_report():
-    reference, now = summary(0, REFERENCE), summary(REFERENCE, REFERENCE + DELIVERY)
+    reference, now = summary(0, REFERENCE), summary(REFERENCE, REFERENCE + BATCH)
     compared = drift.compare(reference, now)
     png = drift_plot.plot(reference, now, compared)
     assert png == drift_plot.plot(reference, now, compared)
@@ -296,8 +296,8 @@ def test_the_plot_is_the_same_png_every_time_and_fits_into_the_report():
     assert "data:image/png;base64," in report.page(validated(compared), {"Before and now": png})
 
 
-def test_the_plot_of_a_partial_delivery_is_drawn_too():
-    images, labels = delivery()
+def test_the_plot_of_a_partial_batch_is_drawn_too():
+    images, labels = batch()
     now = summarize(images[labels == "2"], labels[labels == "2"])
     reference = summary(0, REFERENCE)
     assert drift_plot.plot(reference, now, drift.compare(reference, now)).startswith(b"\x89PNG")

@@ -155,7 +155,7 @@ def classes(page: Page, name: str) -> list[str]:
     return [second for first, second in (pair for pair in words if len(pair) == 2) if first == name]
 
 
-def test_the_history_shows_each_check_of_each_delivery_the_latest_first():
+def test_the_history_shows_each_check_of_each_batch_the_latest_first():
     page = history_of_two()
     assert classes(page, "mark")[:6] == ["failed", "warning", "failed", "passed", "passed", "none"]
     assert classes(page, "badge") == ["failed", "passed"]
@@ -175,10 +175,10 @@ def test_each_mark_of_the_history_leads_to_what_was_found():
     assert "something else" in str([value for name, value in history_of_two().attributes if name == "title"])
 
 
-def test_a_history_of_some_deliveries_says_of_how_many():
+def test_a_history_of_some_batches_says_of_how_many():
     found = validated(stored(success=True))
-    assert "1 of 1,234 deliveries" in report.history({"first": found}, of=1234)
-    assert "1 delivery," in report.history({"first": found})
+    assert "1 of 1,234 batches" in report.history({"first": found}, of=1234)
+    assert "1 batch," in report.history({"first": found})
 
 
 def test_the_history_lets_no_name_do_harm():

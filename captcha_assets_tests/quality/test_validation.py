@@ -83,10 +83,10 @@ def names(asset: str) -> list[str]:
     return list(suites.expectations(asset, CAPTCHA))
 
 
-# --- a delivery
+# --- a batch
 
 
-def test_a_sound_delivery_passes_every_check(tmp_path):
+def test_a_sound_batch_passes_every_check(tmp_path):
     validated = validate_batch(tmp_path, tables.image_table())
     assert not_passed(validated) == set()
     assert [result.name for result in validated.results] == names("image_table")
@@ -140,7 +140,7 @@ def test_a_sound_delivery_passes_every_check(tmp_path):
         ),
     ],
 )
-def test_a_fault_of_a_delivery_fails_its_own_check_and_is_shown(tmp_path, spoil, check, example):
+def test_a_fault_of_a_batch_fails_its_own_check_and_is_shown(tmp_path, spoil, check, example):
     validated = validate_batch(tmp_path, spoil(tables.image_table()))
     vacuous = {"every_class_present"} if check == "not_empty" else set()
     wrong_columns = {"image_size", "class_balance", "brightness_in_range"}
@@ -175,7 +175,7 @@ def test_at_most_ten_examples_are_shown_and_all_are_counted(tmp_path):
     assert "210 of 420 rows" in result.observed
 
 
-def test_a_delivery_that_is_mostly_bad_fails_and_shows_some_of_each_reason(tmp_path):
+def test_a_batch_that_is_mostly_bad_fails_and_shows_some_of_each_reason(tmp_path):
     rejects = pl.concat([tables.rejected(450), tables.rejected(3, "wrong_size")])
     validated = validate_batch(tmp_path, tables.image_table(), rejects)
     assert not_passed(validated) == {"share_of_rejects", "few_rejects"}
@@ -198,13 +198,13 @@ def test_a_handful_of_rejected_members_passes_and_shows_them(tmp_path):
     assert len(found(validated, "few_rejects").examples) == 4
 
 
-def test_a_delivery_of_nothing_but_rejected_members_fails(tmp_path):
+def test_a_batch_of_nothing_but_rejected_members_fails(tmp_path):
     validated = validate_batch(tmp_path, tables.image_table().clear(), tables.rejected(4))
     assert {result.name for result in validated.failures} == {"not_empty", "share_of_rejects"}
 
 
 @pytest.mark.parametrize("labels", ["a", "23456", "mn"])
-def test_a_partial_delivery_only_warns(tmp_path, labels):
+def test_a_partial_batch_only_warns(tmp_path, labels):
     partial = tables.image_table().filter(pl.col("label").is_in(list(labels)))
     validated = validate_batch(tmp_path, partial)
     assert validated.passed
@@ -433,7 +433,7 @@ def test_removed_images_leave_uneven_ratios_that_only_warn(tmp_path):
     assert found(validated, "ratios").observed.endswith(": 2, 3")
 
 
-def test_the_pictures_of_a_pair_come_from_the_tables_of_their_deliveries(tmp_path):
+def test_the_pictures_of_a_pair_come_from_the_tables_of_their_batches(tmp_path):
     index = grouped(tables.image_index(), (0, 13))
     splits = in_splits("test", *["train"] * 13)(tables.splits(index))
     validated = validation.validate_splits(

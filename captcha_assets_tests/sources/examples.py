@@ -1,4 +1,4 @@
-"""Deliveries to test with, and processes that end in the middle of their work."""
+"""Batches to test with, and processes that end in the middle of their work."""
 
 import os
 import resource

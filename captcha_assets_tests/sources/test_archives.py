@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captcha_assets.sources import archives
-from captcha_assets.sources.archives import DeliveryError, Unreadable
+from captcha_assets.sources.archives import BatchError, Unreadable
 from captcha_assets_tests.sources.examples import (
     as_nobody,
     image_bytes,
@@ -144,7 +144,7 @@ def test_files_and_folders_without_permission_are_listed_and_the_rest_arrives(op
 def test_a_folder_without_a_readable_file_is_one_clear_error(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "gone.png").symlink_to("nowhere.png")
-    with pytest.raises(DeliveryError, match=r"folder holds no file that can be read \(gone.png: symbolic"):
+    with pytest.raises(BatchError, match=r"folder holds no file that can be read \(gone.png: symbolic"):
         archives.archive_to(tmp_path / "folder", tmp_path / "packed.zip")
 
 
@@ -152,7 +152,7 @@ def test_thousands_of_unreadable_files_are_one_clear_error_that_says_what_to_do(
     folder = make_folder(tmp_path / "folder")
     for number in range(1500):
         (folder / f"z_{number}.png").symlink_to("nowhere.png")
-    with pytest.raises(DeliveryError, match=r"1500 files of .*folder cannot be read .*chmod -R a\+rX"):
+    with pytest.raises(BatchError, match=r"1500 files of .*folder cannot be read .*chmod -R a\+rX"):
         archives.archive_to(folder, tmp_path / "packed.zip")
 
 
@@ -171,7 +171,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, make):
                 file.write(b"more")
 
     def read():
-        with pytest.raises(DeliveryError, match="changed while it was being read"):
+        with pytest.raises(BatchError, match="changed while it was being read"):
             archives.archive_to(source, target)
 
     assert in_child(read, prepare=lambda: sys.addaudithook(hook)) == 0
@@ -181,7 +181,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, make):
 def test_half_a_zip_is_no_archive(tmp_path, cut):
     whole = make_zip(tmp_path / "whole.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: int(len(whole) * cut)])
-    with pytest.raises(DeliveryError, match=r"half.zip is (empty|cut off|not a zip archive)"):
+    with pytest.raises(BatchError, match=r"half.zip is (empty|cut off|not a zip archive)"):
         archives.contents(tmp_path / "half.zip")
 
 
@@ -195,7 +195,7 @@ def test_damage_to_a_zip_is_a_clear_error_or_none(data):
         path.write_bytes(content)
         try:
             members_found = archives.contents(path).members
-        except DeliveryError:
+        except BatchError:
             return
         assert members_found <= 2
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import LocalSource, Registration, SyntheticSource
+from captcha_assets.sources import registrations
+from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.registrations import LocalSource, Registration, SyntheticSource
 from captcha_assets_tests.sources.examples import data_files, files_below, killed_at_step, make_zip
 
 NAMES = st.sampled_from(["a", "b"])
@@ -49,7 +49,7 @@ class Batches(RuleBasedStateMachine):
         ended.unlink(missing_ok=True)
 
         def careful() -> None:
-            with contextlib.suppress(DeliveryError):
+            with contextlib.suppress(BatchError):
                 work()
                 ended.touch()
 
@@ -71,8 +71,8 @@ class Batches(RuleBasedStateMachine):
     def add(self, name: str, source: str | int, kill: int | None) -> None:
         place = SyntheticSource(source) if isinstance(source, int) else LocalSource(self.folder / source)
         before = self.registered.get(name)
-        added = self.attempt(lambda: deliveries.register(self.settings, name, place), kill)
-        now = deliveries.registration(self.settings, name)
+        added = self.attempt(lambda: registrations.register(self.settings, name, place), kill)
+        now = registrations.registration(self.settings, name)
         if added:
             assert now is not None
             if isinstance(place, LocalSource):
@@ -84,13 +84,13 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, kill=KILLS)
     def fetch(self, name: str, kill: int | None) -> None:
-        fetched = self.attempt(lambda: deliveries.fetch(self.settings, name), kill)
-        now, before = deliveries.registration(self.settings, name), self.registered.get(name)
+        fetched = self.attempt(lambda: registrations.fetch(self.settings, name), kill)
+        now, before = registrations.registration(self.settings, name), self.registered.get(name)
         assert (now is None) == (before is None)
         if now is not None and before is not None:
             assert now.identity == before.identity
         if fetched and now is not None:
-            archive = deliveries.archive_path(self.settings, name)
+            archive = registrations.archive_path(self.settings, name)
             assert hashlib.sha256(archive.read_bytes()).hexdigest() == now.sha256
             if isinstance(now.source, SyntheticSource):
                 assert len(archive.read_bytes()) > 100
@@ -98,8 +98,8 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, kill=KILLS)
     def remove(self, name: str, kill: int | None) -> None:
-        known = name in deliveries.known_batches(self.settings)
-        removed = self.attempt(lambda: deliveries.remove(self.settings, name), kill)
+        known = name in registrations.known_batches(self.settings)
+        removed = self.attempt(lambda: registrations.remove(self.settings, name), kill)
         assert removed <= known
         if known and kill is None:
             assert removed
@@ -108,17 +108,17 @@ class Batches(RuleBasedStateMachine):
                 path for path in files_below(self.settings.home) if name in path.split("/")[-1].split(".")
             ]
             assert left in ([], [f".scratch/locks/{name}.lock"])
-        self._now_is(name, deliveries.registration(self.settings, name))
+        self._now_is(name, registrations.registration(self.settings, name))
 
     @rule(name=NAMES, garbage=st.booleans())
     def damage(self, name: str, garbage: bool) -> None:
-        archive = deliveries.archive_path(self.settings, name)
+        archive = registrations.archive_path(self.settings, name)
         if archive.exists():
             archive.write_bytes(b"garbage") if garbage else archive.unlink()
 
     @rule(name=NAMES)
     def make_tables(self, name: str) -> None:
-        if name in deliveries.known_batches(self.settings):
+        if name in registrations.known_batches(self.settings):
             for place in (self.settings.image_table(name), self.settings.rejected_images(name)):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(b"table")
@@ -131,22 +131,22 @@ class Batches(RuleBasedStateMachine):
     @invariant()
     def nothing_but_whole_archives_and_registrations_lies_about(self) -> None:
         assert set(data_files(self.settings)) <= {"raw/a.zip", "raw/b.zip"}
-        entries = {entry.batch: entry for entry in deliveries.registrations(self.settings)}
+        entries = {entry.batch: entry for entry in registrations.all_registrations(self.settings)}
         assert entries == self.registered
 
     def what_can_be_had_is_had(self) -> None:
         """Every batch is fetched as it is registered if its source still has that, and refused if not."""
         for name, entry in self.registered.items():
-            archive, source = deliveries.archive_path(self.settings, name), entry.source
+            archive, source = registrations.archive_path(self.settings, name), entry.source
             have = [archive] + ([source.path] if isinstance(source, LocalSource) else [])
             hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in have if path.exists()}
             if isinstance(source, SyntheticSource) or entry.sha256 in hashes:
-                found = deliveries.fetch(self.settings, name).sha256
+                found = registrations.fetch(self.settings, name).sha256
                 assert hashlib.sha256(archive.read_bytes()).hexdigest() == found
                 assert entry.sha256 in (None, found)
             else:
-                with pytest.raises(DeliveryError):
-                    deliveries.fetch(self.settings, name)
+                with pytest.raises(BatchError):
+                    registrations.fetch(self.settings, name)
 
 
 TestBatches = Batches.TestCase

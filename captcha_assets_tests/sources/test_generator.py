@@ -90,7 +90,7 @@ def test_an_image_is_the_same_in_the_archive_and_from_the_iterator(archive):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 2**70))
-def test_a_longer_delivery_begins_with_the_images_of_a_shorter_one(first, more, seed):
+def test_a_longer_batch_begins_with_the_images_of_a_shorter_one(first, more, seed):
     short, long = list(generate(first, seed)), list(generate(first + more, seed))
     assert len(short) == first
     assert len(long) == first + more

@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, inbox
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import BATCH_NAME, parse_source
+from captcha_assets.sources import inbox, registrations
+from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.registrations import BATCH_NAME, parse_source
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,
@@ -48,7 +48,7 @@ def take_all(settings: Settings) -> list[str]:
     for arrival in taken:
         inbox.take(settings, arrival)
     for arrival in taken:
-        deliveries.fetch(settings, arrival.batch)
+        registrations.fetch(settings, arrival.batch)
     return [arrival.batch for arrival in taken]
 
 
@@ -56,7 +56,7 @@ def test_there_need_not_be_an_inbox(settings):
     assert inbox.scan(settings) == inbox.InboxScan()
 
 
-def test_zips_and_folders_become_deliveries_and_leave_the_inbox(settings):
+def test_zips_and_folders_become_batches_and_leave_the_inbox(settings):
     content = make_zip(settings.inbox / "March.zip").read_bytes()
     make_folder(settings.inbox / "more letters", first=50)
     assert take_all(settings) == ["march", "more-letters"]
@@ -130,7 +130,7 @@ def test_hidden_files_are_not_looked_at(settings):
     assert inbox.scan(settings, now=later()) == inbox.InboxScan()
 
 
-def test_what_can_be_no_delivery_is_left_with_a_reason_and_the_rest_is_taken(settings, tmp_path):
+def test_what_can_be_no_batch_is_left_with_a_reason_and_the_rest_is_taken(settings, tmp_path):
     make_zip(settings.inbox / "good.zip")
     make_zip(settings.inbox / "empty.zip", count=0)
     (settings.inbox / "notes.txt").write_text("hello")
@@ -181,8 +181,8 @@ def test_of_two_files_of_one_content_one_is_taken(settings):
 def test_what_came_another_way_is_not_taken_again(settings, tmp_path, registered):
     source = make_zip(tmp_path / "some.zip")
     if registered:
-        deliveries.register(settings, "real", parse_source(str(source)))
-        deliveries.fetch(settings, "real")
+        registrations.register(settings, "real", parse_source(str(source)))
+        registrations.fetch(settings, "real")
     else:
         settings.raw.mkdir(parents=True)
         shutil.copy(source, settings.raw / "real.zip")
@@ -193,7 +193,7 @@ def test_what_came_another_way_is_not_taken_again(settings, tmp_path, registered
 
 def test_what_has_been_registered_from_the_inbox_by_hand_is_not_taken_under_another_name(settings):
     path = make_zip(settings.inbox / "a.zip")
-    deliveries.register(settings, "by-hand", parse_source(str(path)))
+    registrations.register(settings, "by-hand", parse_source(str(path)))
     assert take_all(settings) == ["by-hand"]
     assert data_files(settings) == ["raw/by-hand.zip"]
     assert list(settings.inbox.iterdir()) == []
@@ -205,13 +205,13 @@ def test_taking_twice_is_taking_once(settings):
     first = inbox.take(settings, arrival)
     assert inbox.scan(settings, now=later()).arrivals == [arrival]
     assert inbox.take(settings, arrival) == first
-    assert deliveries.known_batches(settings) == ["a"]
+    assert registrations.known_batches(settings) == ["a"]
 
 
-def test_a_removed_delivery_may_come_again(settings):
+def test_a_removed_batch_may_come_again(settings):
     make_zip(settings.inbox / "a.zip")
     take_all(settings)
-    deliveries.remove(settings, "a")
+    registrations.remove(settings, "a")
     make_zip(settings.inbox / "a.zip")
     assert take_all(settings) == ["a"]
 
@@ -232,7 +232,7 @@ def test_what_was_moved_aside_by_a_fetch_that_was_killed_is_cleared_away(setting
     content = path.read_bytes()
     take_all(settings)
     (settings.inbox / ".taken-a").write_bytes(content)
-    deliveries.finish_taking(settings)
+    registrations.finish_taking(settings)
     assert list(settings.inbox.iterdir()) == []
 
 
@@ -269,8 +269,8 @@ def test_an_inbox_that_is_a_file_is_a_problem_that_says_how_to_mend_it(settings)
 
 
 def test_a_damaged_registration_keeps_no_other_batch_from_arriving(settings):
-    deliveries.register(settings, "broken", parse_source("synthetic:5"))
-    settings.delivery("broken").write_text("{")
+    registrations.register(settings, "broken", parse_source("synthetic:5"))
+    settings.registration("broken").write_text("{")
     make_zip(settings.inbox / "a.zip")
     assert take_all(settings) == ["a"]
 
@@ -324,7 +324,7 @@ def test_every_name_becomes_a_batch_name(tmp_path_factory, name):
     assert len(arrivals(settings)) == (not name.startswith("."))
 
 
-def test_two_deliveries_of_one_name_do_not_mix(settings):
+def test_two_batches_of_one_name_do_not_mix(settings):
     make_zip(settings.inbox / "a.zip")
     take_all(settings)
     content = make_zip(settings.inbox / "a.zip", first=50).read_bytes()
@@ -352,11 +352,11 @@ def test_long_names_of_one_beginning_stay_apart(settings):
     assert all(BATCH_NAME.fullmatch(batch) for batch in taken)
 
 
-def test_a_name_that_went_to_another_delivery_meanwhile_is_not_overwritten(settings, tmp_path):
+def test_a_name_that_went_to_another_batch_meanwhile_is_not_overwritten(settings, tmp_path):
     make_zip(settings.inbox / "a.zip")
     [arrival] = inbox.scan(settings, now=later()).arrivals
-    deliveries.register(settings, "a", parse_source("synthetic:3"))
-    with pytest.raises(DeliveryError, match="a is the batch from synthetic:3 now: scan the inbox again"):
+    registrations.register(settings, "a", parse_source("synthetic:3"))
+    with pytest.raises(BatchError, match="a is the batch from synthetic:3 now: scan the inbox again"):
         inbox.take(settings, arrival)
     assert arrivals(settings).keys() == {"a.zip"}
     assert arrivals(settings)["a.zip"] != "a"
@@ -370,12 +370,12 @@ def test_a_file_replaced_after_it_was_taken_is_fetched_as_what_it_is_now(setting
     [arrival] = inbox.scan(settings, now=later()).arrivals
     inbox.take(settings, arrival)
     content = make_zip(settings.inbox / "a.zip", first=50).read_bytes()
-    with pytest.raises(DeliveryError, match="not any more what was registered as a"):
-        deliveries.fetch(settings, "a")
+    with pytest.raises(BatchError, match="not any more what was registered as a"):
+        registrations.fetch(settings, "a")
     assert (settings.inbox / "a.zip").read_bytes() == content
     assert take_all(settings) == ["a"]
     assert (settings.raw / "a.zip").read_bytes() == content
-    assert deliveries.known_batches(settings) == ["a"]
+    assert registrations.known_batches(settings) == ["a"]
 
 
 def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):
@@ -388,7 +388,7 @@ def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):
         if event == "os.rename" and str(arguments[0]) == str(folder) and folder.exists():
             (folder / "late.png").write_bytes(late)
 
-    assert in_child(lambda: deliveries.fetch(settings, "b"), lambda: sys.addaudithook(hook)) == 0
+    assert in_child(lambda: registrations.fetch(settings, "b"), lambda: sys.addaudithook(hook)) == 0
     assert len(members(settings.raw / "b.zip")) == 5
     assert files_below(settings.inbox) == ["b/late.png"]
     assert (folder / "late.png").read_bytes() == late
@@ -405,8 +405,8 @@ def test_files_that_could_not_be_read_stay_in_the_inbox(settings):
 def test_what_was_registered_elsewhere_is_never_removed(settings, tmp_path):
     zipped, folder = make_zip(tmp_path / "some.zip"), make_folder(tmp_path / "folder")
     for number, source in enumerate((zipped, folder)):
-        deliveries.register(settings, f"batch-{number}", parse_source(str(source)))
-        deliveries.fetch(settings, f"batch-{number}")
+        registrations.register(settings, f"batch-{number}", parse_source(str(source)))
+        registrations.fetch(settings, f"batch-{number}")
     assert zipped.exists()
     assert len(files_below(folder)) == 5
 
@@ -444,8 +444,8 @@ def test_killed_before_any_step_nothing_is_lost_and_a_rerun_finishes(tmp_path, d
         killed = killed_at_step(lambda home=settings: take_all(home), settings.home, step)
         _check_nothing_is_lost(settings, wanted)
         take_all(settings)
-        for batch in deliveries.known_batches(settings):  # a run that died is run again
-            deliveries.fetch(settings, batch)
+        for batch in registrations.known_batches(settings):  # a run that died is run again
+            registrations.fetch(settings, batch)
         assert files_below(settings.inbox) == []
         assert data_files(settings) == ["raw/a.zip"]
         assert (settings.raw / "a.zip").read_bytes() == wanted
@@ -465,10 +465,10 @@ def _check_nothing_is_lost(settings: Settings, wanted: bytes) -> None:
         assert len(files_below(settings.inbox / "a")) == 2
 
 
-def test_a_zip_of_two_thousand_files_is_one_delivery(settings):
+def test_a_zip_of_two_thousand_files_is_one_batch(settings):
     settings.inbox.mkdir(parents=True)
     with zipfile.ZipFile(settings.inbox / "many.zip", "w") as archive:
         for number in range(2000):
             archive.writestr(f"Dataset/a_{number}.png", image_bytes(number, 10))
     assert take_all(settings) == ["many"]
-    assert deliveries.fetch(settings, "many").members == 2000
+    assert registrations.fetch(settings, "many").members == 2000

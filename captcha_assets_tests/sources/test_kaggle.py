@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, kaggle
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import KaggleSource
+from captcha_assets.sources import kaggle, registrations
+from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.kaggle import KaggleCredentialsError, KaggleError, KaggleVersion
+from captcha_assets.sources.registrations import KaggleSource
 from captcha_assets_tests.sources.examples import data_files, files_below, make_zip
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 
@@ -377,7 +377,7 @@ def test_what_names_no_data_set_is_one_clear_line(signed_in, dataset):
         kaggle.published_version(dataset or "/")
 
 
-# --- as a delivery --------------------------------------------------------------------------------------
+# --- as a batch --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -385,45 +385,45 @@ def home(tmp_path) -> Settings:
     return Settings(home=tmp_path / "home", kaggle_dataset="someone/letters")
 
 
-def test_a_delivery_from_kaggle_records_its_version(server, home, archive):
-    deliveries.register(home, "letters", KaggleSource())
-    raw = deliveries.fetch(home, "letters")
+def test_a_batch_from_kaggle_records_its_version(server, home, archive):
+    registrations.register(home, "letters", KaggleSource())
+    raw = registrations.fetch(home, "letters")
     assert (raw.kaggle_version, raw.source, raw.members) == (2, "kaggle", 5)
     assert raw.path.read_bytes() == archive
     assert data_files(home) == ["raw/letters.zip"]
 
 
-def test_a_version_published_later_does_not_change_a_delivery(server, home, archive):
-    deliveries.register(home, "letters", KaggleSource())
-    first = deliveries.fetch(home, "letters")
+def test_a_version_published_later_does_not_change_a_batch(server, home, archive):
+    registrations.register(home, "letters", KaggleSource())
+    first = registrations.fetch(home, "letters")
     server.archives[3] = b"something new"
-    assert deliveries.fetch(home, "letters") == first
+    assert registrations.fetch(home, "letters") == first
     first.path.unlink()
-    assert deliveries.fetch(home, "letters") == first
+    assert registrations.fetch(home, "letters") == first
 
 
-def test_a_delivery_stays_with_the_data_set_it_was_registered_for(server, home, archive):
-    deliveries.register(home, "letters", KaggleSource(2))
+def test_a_batch_stays_with_the_data_set_it_was_registered_for(server, home, archive):
+    registrations.register(home, "letters", KaggleSource(2))
     moved = Settings(home=home.home, kaggle_dataset="other/one")
-    assert deliveries.fetch(moved, "letters").path.read_bytes() == archive
+    assert registrations.fetch(moved, "letters").path.read_bytes() == archive
 
 
 def test_registering_asks_nobody(no_credentials, home):
-    deliveries.register(home, "letters", KaggleSource())
-    with pytest.raises(DeliveryError, match="no credentials for Kaggle"):
-        deliveries.fetch(home, "letters")
+    registrations.register(home, "letters", KaggleSource())
+    with pytest.raises(BatchError, match="no credentials for Kaggle"):
+        registrations.fetch(home, "letters")
     assert data_files(home) == []
 
 
 FETCH = (
     "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
-    "from captcha_assets.sources import deliveries;"
-    "deliveries.fetch(Settings(home=Path(sys.argv[1])), 'letters')"
+    "from captcha_assets.sources import registrations;"
+    "batches.fetch(Settings(home=Path(sys.argv[1])), 'letters')"
 )
 
 
 def test_killed_in_the_middle_of_a_download_it_goes_on_where_it_was(server, home, archive):
-    deliveries.register(home, "letters", KaggleSource())
+    registrations.register(home, "letters", KaggleSource())
     server.pause_after = 3 * MB + 1000
     running = subprocess.Popen([sys.executable, "-c", FETCH, str(home.home)], stderr=subprocess.DEVNULL)
     part = home.scratch / "kaggle" / "someone--letters--2.zip"
@@ -434,19 +434,19 @@ def test_killed_in_the_middle_of_a_download_it_goes_on_where_it_was(server, home
     server.go_on.set()
     assert data_files(home) == []
     assert part.stat().st_size == 3 * MB
-    assert deliveries.fetch(home, "letters").path.read_bytes() == archive
+    assert registrations.fetch(home, "letters").path.read_bytes() == archive
     assert server.asked("/store/")[-1].range == f"bytes={3 * MB}-"
     assert not part.exists()
 
 
-def test_two_deliveries_of_one_version_at_once_do_not_mix(server, home, archive):
+def test_two_batches_of_one_version_at_once_do_not_mix(server, home, archive):
     failures = []
 
     def fetch(name: str) -> None:
         try:
-            deliveries.register(home, name, KaggleSource(2))
-            deliveries.fetch(home, name)
-        except DeliveryError as error:
+            registrations.register(home, name, KaggleSource(2))
+            registrations.fetch(home, name)
+        except BatchError as error:
             failures.append(error)
 
     threads = [threading.Thread(target=fetch, args=(name,)) for name in ("one", "two")]
@@ -461,7 +461,7 @@ def test_two_deliveries_of_one_version_at_once_do_not_mix(server, home, archive)
 
 def test_loading_the_module_does_not_load_the_client():
     script = (
-        "import sys; import captcha_assets.sources.deliveries, captcha_assets.sources.kaggle,"
+        "import sys; import captcha_assets.sources.registrations, captcha_assets.sources.kaggle,"
         " captcha_assets.sources.inbox; sys.exit('kagglehub' in sys.modules or 'matplotlib' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

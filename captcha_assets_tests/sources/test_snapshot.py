@@ -1,4 +1,4 @@
-"""DVC's record of the deliveries."""
+"""DVC's record of the batches."""
 
 import subprocess
 import sys

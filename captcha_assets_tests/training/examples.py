@@ -1,4 +1,4 @@
-"""Small deliveries in the platform's own tables: drawn characters, nothing from outside."""
+"""Small batches in the platform's own tables: drawn characters, nothing from outside."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +62,8 @@ def write_splits(path: Path, ids: Sequence[str], labels: Sequence[str], batches:
     pq.write_table(pa.table(columns), path)
 
 
-def write_delivery(folder: Path, count: int = 400, seed: int = 0) -> tuple[list[Path], Path]:
-    """One delivery of drawn characters: the image tables and the splits table."""
+def write_batch(folder: Path, count: int = 400, seed: int = 0) -> tuple[list[Path], Path]:
+    """One batch of drawn characters: the image tables and the splits table."""
     images, labels = draw_many(count, seed)
     table, splits = folder / "image_table" / "drawn.parquet", folder / "splits.parquet"
     ids = write_table(table, "drawn", images, labels)

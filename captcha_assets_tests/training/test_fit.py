@@ -15,7 +15,7 @@ from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.fit import setup, train
 from captcha_assets.training.module import one_cycle
-from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
+from captcha_assets_tests.training.examples import draw_many, write_batch, write_splits, write_table
 
 read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
@@ -23,17 +23,17 @@ SETTINGS = TrainingSettings(epochs=8, batch_size=16, channels=(8, 8, 16, 16), ac
 
 
 @pytest.fixture(scope="module")
-def delivery(tmp_path_factory):
-    """A delivery of three characters that are easily reported apart."""
-    folder = tmp_path_factory.mktemp("delivery")
+def batch(tmp_path_factory):
+    """A batch of three characters that are easily reported apart."""
+    folder = tmp_path_factory.mktemp("batch")
     images, labels = draw_many(400, classes=["c", "w", "7"])
     ids = write_table(folder / "drawn.parquet", "drawn", images, labels)
     write_splits(folder / "splits.parquet", ids, labels, ["drawn"] * len(ids))
     return [folder / "drawn.parquet"], folder / "splits.parquet"
 
 
-def job_in(place, delivery, **settings) -> TrainingJob:
-    tables, splits = delivery
+def job_in(place, batch, **settings) -> TrainingJob:
+    tables, splits = batch
     return TrainingJob(
         tables=tuple(tables),
         splits=splits,
@@ -48,15 +48,15 @@ def job_in(place, delivery, **settings) -> TrainingJob:
 
 
 @pytest.fixture(scope="module")
-def trained(delivery, tmp_path_factory):
+def trained(batch, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained")
     reported: list[str] = []
-    return place / "model", train(job_in(place, delivery), reported.append), reported
+    return place / "model", train(job_in(place, batch), reported.append), reported
 
 
-def test_a_training_learns_to_tell_characters_apart(trained, delivery):
+def test_a_training_learns_to_tell_characters_apart(trained, batch):
     model, result, _ = trained
-    test = read_split(*delivery, "test")
+    test = read_split(*batch, "test")
     answers = TorchPredictor(model).predict(test.pixels).argmax(1)
     assert (answers == test.labels).mean() > 0.95
     assert result.metrics["validation_accuracy"] > 0.95
@@ -68,19 +68,19 @@ def test_every_epoch_is_reported_in_one_line(trained):
     assert all("validation accuracy" in line and "images/s" in line for line in lines)
 
 
-def test_the_sample_is_what_is_trained_on(delivery, tmp_path):
-    ready = setup(job_in(tmp_path, delivery, sample_size=100), print)
-    images = read_split(*delivery, "train", sample_size=100)
+def test_the_sample_is_what_is_trained_on(batch, tmp_path):
+    ready = setup(job_in(tmp_path, batch, sample_size=100), print)
+    images = read_split(*batch, "train", sample_size=100)
     assert torch.equal(ready.data.train.images.pixels[:, 0], torch.from_numpy(images.pixels))
 
 
-def test_every_layer_is_trained(delivery, tmp_path):
-    ready = setup(job_in(tmp_path, delivery), print)
+def test_every_layer_is_trained(batch, tmp_path):
+    ready = setup(job_in(tmp_path, batch), print)
     assert all(parameter.requires_grad for parameter in ready.module.network.parameters())
 
 
-def test_norms_and_biases_do_not_decay(delivery, tmp_path):
-    ready = setup(job_in(tmp_path, delivery, epochs=1), print)
+def test_norms_and_biases_do_not_decay(batch, tmp_path):
+    ready = setup(job_in(tmp_path, batch, epochs=1), print)
     ready.trainer.fit(ready.module, datamodule=ready.data)
     decay = {
         id(parameter): group["weight_decay"]
@@ -91,17 +91,17 @@ def test_norms_and_biases_do_not_decay(delivery, tmp_path):
         assert decay[id(parameter)] == (0 if parameter.ndim <= 1 else SETTINGS.weight_decay)
 
 
-def test_an_empty_split_is_named(delivery, tmp_path):
-    tables, splits = delivery
+def test_an_empty_split_is_named(batch, tmp_path):
+    tables, splits = batch
     table = pq.read_table(splits)
     only = pa.array(["train"] * len(table), pa.string())
     pq.write_table(table.set_column(3, "split", only), tmp_path / "splits.parquet")
-    with pytest.raises(TrainingError, match=r"the validation split has 0 images .* add deliveries"):
+    with pytest.raises(TrainingError, match=r"the validation split has 0 images .* add batches"):
         train(job_in(tmp_path, (tables, tmp_path / "splits.parquet")))
 
 
-def test_tables_that_lack_images_of_the_splits_are_named(delivery, tmp_path):
-    _, splits = delivery
+def test_tables_that_lack_images_of_the_splits_are_named(batch, tmp_path):
+    _, splits = batch
     images, labels = draw_many(3)
     write_table(tmp_path / "other.parquet", "drawn", images, labels)
     with pytest.raises(TrainingError, match=r"images of .* are in none of the 1 image tables"):
@@ -109,7 +109,7 @@ def test_tables_that_lack_images_of_the_splits_are_named(delivery, tmp_path):
 
 
 def test_fewer_images_than_a_mini_batch_are_one_mini_batch(tmp_path):
-    small = write_delivery(tmp_path, 200)
+    small = write_batch(tmp_path, 200)
     ready = setup(job_in(tmp_path, small, batch_size=256, epochs=1), print)
     ready.trainer.fit(ready.module, datamodule=ready.data)
     assert ready.module.history[-1]["train_loss"] > 0
@@ -131,8 +131,8 @@ def test_the_schedule_fits_any_number_of_steps_and_ends_low():
             assert steps == 1 or rates[-1] < settings.learning_rate / 1000
 
 
-def test_each_training_step_is_one_optimizer_step_and_returns_the_loss(delivery, tmp_path):
-    ready = setup(job_in(tmp_path, delivery, epochs=2), print)
+def test_each_training_step_is_one_optimizer_step_and_returns_the_loss(batch, tmp_path):
+    ready = setup(job_in(tmp_path, batch, epochs=2), print)
     ready.trainer.fit(ready.module, datamodule=ready.data)
     steps = 2 * (len(ready.data.train) // SETTINGS.batch_size)
     assert ready.module.automatic_optimization
@@ -141,9 +141,9 @@ def test_each_training_step_is_one_optimizer_step_and_returns_the_loss(delivery,
     assert ready.module.training_step((images, torch.zeros(4, dtype=torch.int64)), 0).requires_grad
 
 
-def test_the_metrics_are_the_means_over_the_whole_split(trained, delivery):
+def test_the_metrics_are_the_means_over_the_whole_split(trained, batch):
     model, result, _ = trained
-    validation = read_split(*delivery, "validation")
+    validation = read_split(*batch, "validation")
     probabilities = TorchPredictor(model).predict(validation.pixels)
     right = (probabilities.argmax(1) == validation.labels).mean()
     loss = -np.log(probabilities[np.arange(len(validation)), validation.labels]).mean()
@@ -152,8 +152,8 @@ def test_the_metrics_are_the_means_over_the_whole_split(trained, delivery):
     assert read_config(model).temperature == result.metrics["temperature"]
 
 
-def test_a_damaged_checkpoint_is_found_out_and_not_used(delivery, tmp_path):
-    ready = setup(job_in(tmp_path, delivery, epochs=1), print)
+def test_a_damaged_checkpoint_is_found_out_and_not_used(batch, tmp_path):
+    ready = setup(job_in(tmp_path, batch, epochs=1), print)
     ready.trainer.fit(ready.module, datamodule=ready.data)
     last = ready.job.checkpoints / "last.ckpt"
     content = bytearray(last.read_bytes())
@@ -165,8 +165,8 @@ def test_a_damaged_checkpoint_is_found_out_and_not_used(delivery, tmp_path):
     assert any("last.ckpt is damaged: beginning anew" in line for line in reported)
 
 
-def test_a_finished_model_is_not_there_before_it_is_complete(delivery, tmp_path):
-    job = job_in(tmp_path, delivery)
+def test_a_finished_model_is_not_there_before_it_is_complete(batch, tmp_path):
+    job = job_in(tmp_path, batch)
     setup(job, print)
     assert not job.output.exists()
     with pytest.raises(ModelFolderError, match=r"config\.json is missing"):

@@ -11,7 +11,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training.fit import fit, setup, train
 from captcha_assets.training.loggers import loggers
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR")
 
@@ -20,7 +20,7 @@ VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    tables, splits = write_delivery(tmp_path / "delivery", 200)
+    tables, splits = write_batch(tmp_path / "batch", 200)
     return TrainingJob(
         tables=tuple(tables),
         splits=splits,
@@ -31,7 +31,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
         checkpoints=tmp_path / "checkpoints",
         code_version="c1",
         settings=TrainingSettings(epochs=2, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu"),
-        provenance={"run_id": "r1", "trial": "t-001", "deliveries": ["one", "two"]},
+        provenance={"run_id": "r1", "trial": "t-001", "batches": ["one", "two"]},
     )
 
 
@@ -50,7 +50,7 @@ def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from
     assert run.data.tags["splits_version"] == "v1"
     assert run.data.tags["code_version"] == "c1"
     assert run.data.tags["dagster_run_id"] == "r1"
-    assert run.data.tags["deliveries"] == "one, two"
+    assert run.data.tags["batches"] == "one, two"
     history = client.get_metric_history(run.info.run_id, "validation_accuracy")
     assert [entry.step for entry in history] == [1, 2]
     assert history[-1].value == pytest.approx(trained.metrics["validation_accuracy"])

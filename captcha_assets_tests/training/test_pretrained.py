@@ -17,7 +17,7 @@ from captcha_assets.models import folder
 from captcha_assets.models.network import CHANNELS, PretrainedWeightsError, build
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training.fit import train
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=32, accelerator="cpu", pretrained=True, learning_rate=1e-8)
 
@@ -69,7 +69,7 @@ def cache(hub, monkeypatch, tmp_path) -> Path:
 
 
 def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cache, weights, tmp_path):
-    tables, splits = write_delivery(tmp_path, 200)
+    tables, splits = write_batch(tmp_path, 200)
     job = TrainingJob(
         tables=tuple(tables),
         splits=splits,

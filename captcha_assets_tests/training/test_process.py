@@ -16,7 +16,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets_tests.training.examples import write_delivery
+from captcha_assets_tests.training.examples import write_batch
 from captcha_assets_tests.training.processes import (
     CONTEXT,
     finish,
@@ -31,14 +31,14 @@ SETTINGS = TrainingSettings(epochs=4, batch_size=32, channels=(4, 8, 8, 8), acce
 
 
 @pytest.fixture(scope="module")
-def delivery(tmp_path_factory):
-    return write_delivery(tmp_path_factory.mktemp("delivery"), 200)
+def batch(tmp_path_factory):
+    return write_batch(tmp_path_factory.mktemp("batch"), 200)
 
 
 @pytest.fixture(scope="module")
-def job_in(delivery):
+def job_in(batch):
     def make(place: Path, **settings) -> Path:
-        tables, splits = delivery
+        tables, splits = batch
         job = TrainingJob(
             tables=tuple(tables),
             splits=splits,

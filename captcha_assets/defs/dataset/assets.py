@@ -52,7 +52,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         group_name="dataset",
         kinds={"parquet", "polars", "great_expectations"},
         code_version=f"2.{suites.version('image_index', spec)}.{spec.version}",
-        description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
+        description="One row per distinct image over all batches; duplicates, near-duplicate groups and "
         "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
         metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
         | column_lineage(index.COLUMN_ORIGINS),
@@ -65,12 +65,12 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         from captcha_assets.quality import validation
 
         versions = input_versions.versions_now(context.instance, "image_table")
-        deliveries = context.instance.get_dynamic_partitions(BATCH)
+        batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
             required_inputs.require(settings, settings.image_index, "image_table")
         passed = [
             name
-            for name in deliveries
+            for name in batches
             if validation_result.has_passed(settings.validation_results("image_table", name))
         ]
         tables = {name: settings.image_table(name) for name in passed}
@@ -89,7 +89,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "images in groups": summary.images_in_groups,
                 "images by class": counts(summary.by_class, "class"),
                 "decisions without effect": list(summary.idle_decisions),
-                "quarantined batches": sorted(set(deliveries) - set(passed)),
+                "quarantined batches": sorted(set(batches) - set(passed)),
                 "path": dg.MetadataValue.path(str(settings.image_index)),
                 **column_lineage(index.COLUMN_ORIGINS),
                 "quality report": report,

@@ -1,1 +1,1 @@
-"""From an archive to validated tables, one partition per delivery."""
+"""From an archive to validated tables, one partition per batch."""

@@ -30,7 +30,7 @@ retrain = dg.define_asset_job(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Starts a training when enough new images reached the training split since the last one, "
-    "when a new delivery's drift check failed, or when the training's code or configuration changed. Never "
+    "when a new batch's drift check failed, or when the training's code or configuration changed. Never "
     "while a blocking check of the data fails, never twice for one reason. Off until switched on.",
 )
 def retraining_sensor(

@@ -55,7 +55,7 @@ def job_for(
         settings=training,
         provenance={
             "run_id": run_id,
-            "deliveries": list(data.batches),
+            "batches": list(data.batches),
             "configuration": version_of(training),
             **provenance.recorded(settings, data.batches),
         },

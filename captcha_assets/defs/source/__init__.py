@@ -1,1 +1,1 @@
-"""Where the data comes from: deliveries, Kaggle's published version, DVC's record."""
+"""Where the data comes from: batches, Kaggle's published version, DVC's record."""

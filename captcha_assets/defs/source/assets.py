@@ -9,7 +9,7 @@ from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, snapshot
+from captcha_assets.sources import registrations, snapshot
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -50,8 +50,8 @@ def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
 def raw_batch(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
-    """Fetch the delivery from where it was registered; the data version is the archive's SHA-256."""
-    raw = deliveries.fetch(settings, context.partition_key, progress=context.log.info)
+    """Fetch the batch from where it was registered; the data version is the archive's SHA-256."""
+    raw = registrations.fetch(settings, context.partition_key, progress=context.log.info)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(raw.sha256),
         metadata={
@@ -82,7 +82,7 @@ def data_snapshot(
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = input_versions.versions_now(context.instance, "raw_batch")
-    deliveries.require_archives(settings, versions)
+    registrations.require_archives(settings, versions)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
     split_assignments.require_known(context.instance, settings, record)  # a loss is not recorded
     taken = snapshot.take_snapshot(settings.home)

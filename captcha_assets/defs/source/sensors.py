@@ -10,8 +10,8 @@ from captcha_assets.alerts import Alert, send
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries, inbox
-from captcha_assets.sources.archives import DeliveryError
+from captcha_assets.sources import inbox, registrations
+from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.inbox import Arrival
 
 #: Names what a run is to ingest: the file in the inbox, as it was when the run was asked for.
@@ -22,8 +22,8 @@ RETRY_AFTER = (60, 300, 1800, 7200)
 
 _PARTITION_TAG = "dagster/partition"
 
-ingest_delivery = dg.define_asset_job(
-    "ingest_delivery",
+ingest_batch = dg.define_asset_job(
+    "ingest_batch",
     selection=["raw_batch", "image_table", "rejected_images", "image_index", "splits", "data_snapshot"],
     description="One batch, from its archive to the split of each of its images.",
 )
@@ -38,10 +38,10 @@ class _NotNowError(Exception):
 
 
 @dg.sensor(
-    job=ingest_delivery,
+    job=ingest_batch,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Takes zips and folders from the inbox: registers the batch and starts `ingest_delivery`. "
+    description="Takes zips and folders from the inbox: registers the batch and starts `ingest_batch`. "
     "Alerts once of what it cannot take.",
 )
 def inbox_sensor(
@@ -55,7 +55,7 @@ def inbox_sensor(
         name = arrival.path.name
         try:
             requests.append(_request(context.instance, settings, arrival))
-        except DeliveryError as error:
+        except BatchError as error:
             waiting.append(f"{name}: {error}")
         except _NotNowError as error:
             (stuck if error.stuck else waiting).append(f"{name}: {error}")
@@ -75,8 +75,8 @@ def inbox_sensor(
 def _unfinished(settings: Settings) -> list[str]:
     """Clear away what killed runs left half-taken, and return what cannot be cleared."""
     try:
-        deliveries.finish_taking(settings)
-    except DeliveryError as error:
+        registrations.finish_taking(settings)
+    except BatchError as error:
         return [str(error)]
     return []
 
@@ -91,7 +91,7 @@ def _request(instance: dg.DagsterInstance, settings: Settings, arrival: Arrival)
     if instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: batch}, statuses=UNFINISHED), limit=1):
         raise _NotNowError(f"a run for {batch} is under way")
     before = instance.get_run_records(
-        dg.RunsFilter(job_name=ingest_delivery.name, tags={_PARTITION_TAG: batch}), limit=50
+        dg.RunsFilter(job_name=ingest_batch.name, tags={_PARTITION_TAG: batch}), limit=50
     )
     key = f"{arrival.sha256[:16]}-{arrival.fingerprint[:16]}"
     _check_attempts([one for one in before if one.dagster_run.tags.get(ARRIVAL_TAG) == key], arrival)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
 from captcha_assets.settings import Settings
-from captcha_assets.sources import deliveries
-from captcha_assets.sources.archives import DeliveryError
-from captcha_assets.sources.deliveries import KaggleSource, LocalSource, SyntheticSource, parse_source
+from captcha_assets.sources import registrations
+from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.generator import generate
+from captcha_assets.sources.registrations import KaggleSource, LocalSource, SyntheticSource, parse_source
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,
@@ -33,9 +33,9 @@ from captcha_assets_tests.sources.examples import (
 )
 
 
-def deliver(settings: Settings, batch: str, source: Path | str) -> deliveries.RawBatch:
-    deliveries.register(settings, batch, parse_source(str(source)))
-    return deliveries.fetch(settings, batch)
+def deliver(settings: Settings, batch: str, source: Path | str) -> registrations.RawBatch:
+    registrations.register(settings, batch, parse_source(str(source)))
+    return registrations.fetch(settings, batch)
 
 
 # --- names and sources ----------------------------------------------------------------------------------
@@ -43,13 +43,13 @@ def deliver(settings: Settings, batch: str, source: Path | str) -> deliveries.Ra
 
 @pytest.mark.parametrize("name", ["a", "0", "starter", "2024-05-17", "a-", "a" * 63])
 def test_a_good_name_is_accepted(name):
-    deliveries.check_batch_name(name)
+    registrations.check_batch_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "ä", "a b", "a/b", "a\n", "..", "a" * 64, "٣"])
 def test_a_bad_name_is_refused_in_one_line_that_says_what_is_allowed(name):
-    with pytest.raises(DeliveryError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
-        deliveries.check_batch_name(name)
+    with pytest.raises(BatchError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
+        registrations.check_batch_name(name)
     assert "\n" not in str(error.value)
 
 
@@ -81,7 +81,7 @@ def test_a_source_is_read_as_users_write_it(text, source):
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_clear_line(text):
-    with pytest.raises(DeliveryError) as error:
+    with pytest.raises(BatchError) as error:
         parse_source(text)
     assert "\n" not in str(error.value)
 
@@ -103,31 +103,33 @@ def test_a_source_written_out_is_read_back_the_same(source):
 
 def test_registering_the_same_again_changes_nothing(settings, tmp_path):
     source = parse_source(str(make_zip(tmp_path / "some.zip")))
-    first = deliveries.register(settings, "real", source)
-    assert deliveries.register(settings, "real", source) == first == deliveries.registration(settings, "real")
-    deliveries.fetch(settings, "real")
-    after = deliveries.registration(settings, "real")
-    assert deliveries.register(settings, "real", source) == after
+    first = registrations.register(settings, "real", source)
+    assert (
+        registrations.register(settings, "real", source)
+        == first
+        == registrations.registration(settings, "real")
+    )
+    registrations.fetch(settings, "real")
+    after = registrations.registration(settings, "real")
+    assert registrations.register(settings, "real", source) == after
 
 
 def test_registering_fetches_nothing(settings, tmp_path):
-    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     assert files_below(settings.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
 
 
 def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_path):
-    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
-    with pytest.raises(
-        DeliveryError, match=r"real is already registered from .*some.zip: choose another name"
-    ):
-        deliveries.register(settings, "real", SyntheticSource(5))
-    assert deliveries.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
+    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    with pytest.raises(BatchError, match=r"real is already registered from .*some.zip: choose another name"):
+        registrations.register(settings, "real", SyntheticSource(5))
+    assert registrations.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
 
 
 def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
-    deliveries.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
-    with pytest.raises(DeliveryError, match="already registered"):
-        deliveries.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
+    registrations.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
+    with pytest.raises(BatchError, match="already registered"):
+        registrations.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
 
 
 def _nothing(folder: Path) -> Path:
@@ -164,40 +166,40 @@ def _name_too_long(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make", [_nothing, _text, _empty_zip, _empty_folder, _pipe, _below_a_file, _name_too_long]
 )
-def test_a_path_that_is_no_delivery_is_refused_in_one_line_and_not_registered(settings, tmp_path, make):
+def test_a_path_that_is_no_batch_is_refused_in_one_line_and_not_registered(settings, tmp_path, make):
     place = make(tmp_path)
-    with pytest.raises(DeliveryError) as error:
-        deliveries.register(settings, "real", parse_source(str(place)))
+    with pytest.raises(BatchError) as error:
+        registrations.register(settings, "real", parse_source(str(place)))
     assert place.name in str(error.value)
     assert "\n" not in str(error.value)
-    assert deliveries.known_batches(settings) == []
+    assert registrations.known_batches(settings) == []
 
 
 def test_the_name_of_an_archive_that_dvc_brought_is_not_given_to_another(settings, tmp_path):
     make_zip(settings.raw / "real.zip")
-    with pytest.raises(DeliveryError, match="already holds another batch of this name"):
-        deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
-    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
+    with pytest.raises(BatchError, match="already holds another batch of this name"):
+        registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
+    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
 
 
 def test_a_damaged_registration_is_named(settings):
-    settings.deliveries.mkdir(parents=True)
-    settings.delivery("real").write_text("{")
+    settings.registrations.mkdir(parents=True)
+    settings.registration("real").write_text("{")
     with pytest.raises(
-        DeliveryError,
+        BatchError,
         match=r"real.json is damaged .*: remove the batch .*batch remove real.* and add it again",
     ):
-        deliveries.registration(settings, "real")
+        registrations.registration(settings, "real")
 
 
 def test_registrations_are_kept_on_an_object_store_too(tmp_path, bucket):
     settings = Settings(home=tmp_path, artifacts=str(bucket))
-    assert deliveries.known_batches(settings) == []
-    deliveries.register(settings, "real", SyntheticSource(5))
-    assert deliveries.known_batches(settings) == ["real"]
-    assert [entry.source for entry in deliveries.registrations(settings)] == [SyntheticSource(5)]
-    deliveries.remove(settings, "real")
-    assert deliveries.known_batches(settings) == []
+    assert registrations.known_batches(settings) == []
+    registrations.register(settings, "real", SyntheticSource(5))
+    assert registrations.known_batches(settings) == ["real"]
+    assert [entry.source for entry in registrations.all_registrations(settings)] == [SyntheticSource(5)]
+    registrations.remove(settings, "real")
+    assert registrations.known_batches(settings) == []
 
 
 # --- fetching -------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def test_a_zip_arrives_exactly_as_delivered_and_is_described(settings, tmp_path)
     raw = deliver(settings, "real", source)
     content = source.read_bytes()
     assert (settings.raw / "real.zip").read_bytes() == content
-    assert raw == deliveries.RawBatch(
+    assert raw == registrations.RawBatch(
         batch="real",
         path=settings.raw / "real.zip",
         source=str(source),
@@ -248,7 +250,7 @@ def test_data_holds_nothing_but_the_archives(settings, tmp_path):
     assert data_files(settings) == ["raw/folder.zip", "raw/real.zip"]
 
 
-def test_two_homes_with_the_same_deliveries_hold_the_same_bytes(tmp_path):
+def test_two_homes_with_the_same_batches_hold_the_same_bytes(tmp_path):
     folder = make_folder(tmp_path / "folder")
     one = deliver(Settings(home=tmp_path / "1"), "real", folder)
     two = deliver(Settings(home=tmp_path / "2"), "real", folder)
@@ -260,15 +262,15 @@ def test_fetching_again_replaces_nothing_and_says_the_same(settings, tmp_path):
     first = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     before = first.path.stat()
     (tmp_path / "some.zip").unlink()
-    assert deliveries.fetch(settings, "real") == first
+    assert registrations.fetch(settings, "real") == first
     assert (first.path.stat().st_ino, first.path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_an_archive_that_dvc_brought_needs_no_registration(settings):
     make_zip(settings.raw / "pulled.zip")
-    assert deliveries.known_batches(settings) == ["pulled"]
-    raw = deliveries.fetch(settings, "pulled")
-    assert (raw.source, raw.members) == (deliveries.FOUND, 5)
+    assert registrations.known_batches(settings) == ["pulled"]
+    raw = registrations.fetch(settings, "pulled")
+    assert (raw.source, raw.members) == (registrations.FOUND, 5)
 
 
 def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tmp_path):
@@ -278,7 +280,7 @@ def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tm
     made = deliver(here, "real", folder)
     there.raw.mkdir(parents=True)
     made.path.rename(there.raw / "real.zip")
-    assert deliveries.fetch(there, "real").unreadable == made.unreadable != ()
+    assert registrations.fetch(there, "real").unreadable == made.unreadable != ()
 
 
 def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_the_rest_arrives(settings):
@@ -299,16 +301,16 @@ def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_th
     ]
 
 
-def test_a_delivery_that_nobody_knows_is_an_error_that_says_what_to_do(settings):
-    with pytest.raises(DeliveryError, match=r"dvc pull.*batch add unknown SOURCE.*batch remove unknown"):
-        deliveries.fetch(settings, "unknown")
+def test_a_batch_that_nobody_knows_is_an_error_that_says_what_to_do(settings):
+    with pytest.raises(BatchError, match=r"dvc pull.*batch add unknown SOURCE.*batch remove unknown"):
+        registrations.fetch(settings, "unknown")
 
 
 def test_a_damaged_archive_comes_again_from_its_source(settings, tmp_path):
     raw = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     content = raw.path.read_bytes()
     raw.path.write_bytes(content[:100])
-    assert deliveries.fetch(settings, "real") == raw
+    assert registrations.fetch(settings, "real") == raw
     assert raw.path.read_bytes() == content
 
 
@@ -318,8 +320,8 @@ def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_r
     raw.path.write_bytes(b"garbage")
     for change in (source.unlink, lambda: make_zip(source, first=7)):
         change()
-        with pytest.raises(DeliveryError, match=r"real.zip is not what is registered.*dvc checkout") as error:
-            deliveries.fetch(settings, "real")
+        with pytest.raises(BatchError, match=r"real.zip is not what is registered.*dvc checkout") as error:
+            registrations.fetch(settings, "real")
         assert "\n" not in str(error.value)
         assert raw.path.read_bytes() == b"garbage"
 
@@ -327,15 +329,15 @@ def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_r
 def test_a_damaged_archive_that_dvc_brought_is_refused(settings):
     settings.raw.mkdir(parents=True)
     (settings.raw / "pulled.zip").write_text("half an arch")
-    with pytest.raises(DeliveryError, match=r"pulled.zip is not a zip archive"):
-        deliveries.fetch(settings, "pulled")
+    with pytest.raises(BatchError, match=r"pulled.zip is not a zip archive"):
+        registrations.fetch(settings, "pulled")
 
 
 def test_an_archive_that_dvc_brought_is_not_replaced_by_a_source_with_other_content(settings):
     content = make_zip(settings.raw / "pulled.zip").read_bytes()
-    deliveries.register(settings, "pulled", parse_source("synthetic:5"))
-    with pytest.raises(DeliveryError, match="already holds another batch of this name"):
-        deliveries.fetch(settings, "pulled")
+    registrations.register(settings, "pulled", parse_source("synthetic:5"))
+    with pytest.raises(BatchError, match="already holds another batch of this name"):
+        registrations.fetch(settings, "pulled")
     assert (settings.raw / "pulled.zip").read_bytes() == content
 
 
@@ -343,11 +345,11 @@ def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(set
     source = make_zip(tmp_path / "some.zip")
     first = deliver(settings, "real", source)
     first.path.unlink()
-    assert deliveries.fetch(settings, "real") == first
+    assert registrations.fetch(settings, "real") == first
     first.path.unlink()
     make_zip(source, first=7)
-    with pytest.raises(DeliveryError, match=r"not any more what was registered as real .*batch add real"):
-        deliveries.fetch(settings, "real")
+    with pytest.raises(BatchError, match=r"not any more what was registered as real .*batch add real"):
+        registrations.fetch(settings, "real")
     assert data_files(settings) == []
 
 
@@ -359,11 +361,11 @@ def test_a_zip_that_was_overwritten_is_registered_anew_and_replaces_the_archive(
     before = deliver(settings, "real", source)
     make_zip(source, first=7)
     said: list[str] = []
-    entry = deliveries.register(settings, "real", LocalSource(source), said.append)
+    entry = registrations.register(settings, "real", LocalSource(source), said.append)
     assert "registered anew" in said[-1]
     assert "content is new" in said[-1]
     assert entry.sha256 != before.sha256
-    after = deliveries.fetch(settings, "real")
+    after = registrations.fetch(settings, "real")
     assert after.sha256 == entry.sha256
     assert after.path.read_bytes() == source.read_bytes()
 
@@ -378,38 +380,38 @@ def test_a_folder_that_got_another_file_is_registered_anew(settings, tmp_path):
 def test_the_same_content_at_another_path_takes_the_place_of_the_first(settings, tmp_path):
     first, second = make_zip(tmp_path / "one.zip"), make_zip(tmp_path / "two.zip")
     raw = deliver(settings, "real", first)
-    entry = deliveries.register(settings, "real", LocalSource(second))
+    entry = registrations.register(settings, "real", LocalSource(second))
     assert entry.source == LocalSource(second)
     first.unlink()
     raw.path.unlink()
-    assert deliveries.fetch(settings, "real").sha256 == raw.sha256
+    assert registrations.fetch(settings, "real").sha256 == raw.sha256
 
 
 def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings, tmp_path):
     for name, source in (("zip", str(make_zip(tmp_path / "some.zip"))), ("made", "synthetic:5")):
-        before = deliveries.register(settings, name, parse_source(source)).identity
-        deliveries.fetch(settings, name)
-        assert deliveries.registration(settings, name).identity == before
+        before = registrations.register(settings, name, parse_source(source)).identity
+        registrations.fetch(settings, name)
+        assert registrations.registration(settings, name).identity == before
     make_zip(tmp_path / "some.zip", first=7)
-    again = deliveries.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
-    assert again != deliveries.registration(settings, "made").identity
+    again = registrations.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
+    assert again != registrations.registration(settings, "made").identity
     assert again.startswith("sha256:")
 
 
 def test_kaggle_without_a_version_is_asked_anew_when_it_is_registered_again(settings):
-    fetched = deliveries.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
-    deliveries.record(settings, fetched)
+    fetched = registrations.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
+    registrations.record(settings, fetched)
     settings = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
-    entry = deliveries.register(settings, "k", KaggleSource())
+    entry = registrations.register(settings, "k", KaggleSource())
     assert (entry.sha256, entry.identity) == (None, fetched.identity)
-    assert deliveries.register(settings, "k", KaggleSource()) == entry
+    assert registrations.register(settings, "k", KaggleSource()) == entry
 
 
 @pytest.mark.parametrize("name", ["all", "none"])
 def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
-    with pytest.raises(DeliveryError, match="choose another"):
-        deliveries.register(settings, name, SyntheticSource(5))
-    assert deliveries.known_batches(settings) == []
+    with pytest.raises(BatchError, match="choose another"):
+        registrations.register(settings, name, SyntheticSource(5))
+    assert registrations.known_batches(settings) == []
 
 
 @pytest.mark.parametrize(
@@ -421,15 +423,15 @@ def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
     ],
 )
 def test_a_source_beyond_all_bounds_is_refused_when_it_is_registered(settings, source, words):
-    with pytest.raises(DeliveryError, match=words):
-        deliveries.register(settings, "real", source)
-    assert deliveries.known_batches(settings) == []
+    with pytest.raises(BatchError, match=words):
+        registrations.register(settings, "real", source)
+    assert registrations.known_batches(settings) == []
 
 
 def test_of_several_machines_that_register_one_name_exactly_one_wins(tmp_path, bucket):
     homes = [Settings(home=tmp_path / str(number), artifacts=str(bucket)) for number in range(2)]
-    entries = [deliveries.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
-    won = [deliveries.claim(*pair) for pair in zip(homes, entries, strict=True)]
+    entries = [registrations.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
+    won = [registrations.claim(*pair) for pair in zip(homes, entries, strict=True)]
     assert won == [entries[0], entries[0]]
 
 
@@ -441,35 +443,35 @@ def test_a_disk_that_is_full_when_a_batch_is_registered_is_one_clear_line(small_
         while True:
             filler.write(bytes(1024))
             filler.flush()
-    with pytest.raises(DeliveryError, match="real cannot be registered: no space left") as error:
-        deliveries.register(settings, "real", LocalSource(source))
+    with pytest.raises(BatchError, match="real cannot be registered: no space left") as error:
+        registrations.register(settings, "real", LocalSource(source))
     assert "\n" not in str(error.value)
     (small_disk / "filler").unlink()
-    deliveries.register(settings, "real", LocalSource(source))
+    registrations.register(settings, "real", LocalSource(source))
 
 
 def test_a_source_that_vanished_is_one_clear_line(settings, tmp_path):
     source = make_zip(tmp_path / "some.zip")
-    deliveries.register(settings, "real", parse_source(str(source)))
+    registrations.register(settings, "real", parse_source(str(source)))
     source.unlink()
-    with pytest.raises(DeliveryError, match=r"some.zip does not exist"):
-        deliveries.fetch(settings, "real")
+    with pytest.raises(BatchError, match=r"some.zip does not exist"):
+        registrations.fetch(settings, "real")
 
 
 def test_progress_says_what_is_fetched_and_where_it_lies(settings, tmp_path):
     lines = []
-    deliveries.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
-    deliveries.fetch(settings, "real", lines.append)
+    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    registrations.fetch(settings, "real", lines.append)
     assert lines[0].startswith("real: fetching ")
     assert lines[-1].endswith("data/raw/real.zip")
 
 
 def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(settings, tmp_path):
     deliver(settings, "real", "synthetic:5")
-    first = settings.delivery("real").read_text()
-    deliveries.remove(settings, "real")
+    first = settings.registration("real").read_text()
+    registrations.remove(settings, "real")
     deliver(settings, "real", "synthetic:5")
-    assert settings.delivery("real").read_text() == first
+    assert settings.registration("real").read_text() == first
     assert set(json.loads(first)) == {
         "batch", "dataset", "fingerprint", "kaggle_version", "sha256", "source",
     }  # fmt: skip
@@ -478,25 +480,25 @@ def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(setting
 # --- removing -------------------------------------------------------------------------------------------
 
 
-def test_a_removed_delivery_is_gone_and_its_name_is_free(settings, tmp_path):
+def test_a_removed_batch_is_gone_and_its_name_is_free(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     deliver(settings, "other", make_zip(tmp_path / "other.zip", first=9))
-    deliveries.remove(settings, "real")
-    assert deliveries.known_batches(settings) == ["other"]
+    registrations.remove(settings, "real")
+    assert registrations.known_batches(settings) == ["other"]
     assert data_files(settings) == ["raw/other.zip"]
     deliver(settings, "real", "synthetic:3")
 
 
 def test_removing_what_is_not_there_names_what_is(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
-    with pytest.raises(DeliveryError, match="there is no batch reel; known are: real"):
-        deliveries.remove(settings, "reel")
+    with pytest.raises(BatchError, match="there is no batch reel; known are: real"):
+        registrations.remove(settings, "reel")
 
 
 def test_what_dvc_brought_can_be_removed(settings):
     make_zip(settings.raw / "pulled.zip")
-    deliveries.remove(settings, "pulled")
-    assert deliveries.known_batches(settings) == []
+    registrations.remove(settings, "pulled")
+    assert registrations.known_batches(settings) == []
 
 
 def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tmp_path):
@@ -509,7 +511,7 @@ def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tm
             settings.validation_results(table, name).mkdir(parents=True)
             (settings.validation_results(table, name) / "validation_result.json").write_text("{}")
     (settings.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
-    deliveries.remove(settings, "real")
+    registrations.remove(settings, "real")
     assert [name for name in files_below(settings.home) if "real" in name] == [".scratch/locks/real.lock"]
     assert not list(settings.image_table("real").parent.glob(".real*"))
     assert len([name for name in files_below(settings.home) if "other" in name]) == 7
@@ -518,15 +520,15 @@ def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tm
 def test_tables_without_archive_and_registration_can_be_removed(settings):
     settings.image_table("real").parent.mkdir(parents=True)
     settings.image_table("real").touch()
-    deliveries.remove(settings, "real")
-    assert not deliveries.has_left(settings, "real")
+    registrations.remove(settings, "real")
+    assert not registrations.has_left(settings, "real")
 
 
 def test_a_batch_with_a_damaged_registration_can_be_removed(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
-    settings.delivery("real").write_text("[]")
-    deliveries.remove(settings, "real")
-    assert not deliveries.has_left(settings, "real")
+    settings.registration("real").write_text("[]")
+    registrations.remove(settings, "real")
+    assert not registrations.has_left(settings, "real")
 
 
 def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
@@ -534,22 +536,22 @@ def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
     deliver(settings, "real", "synthetic:5")
     settings.image_table("real").write_bytes(b"table")
     (settings.validation_results("image_table", "real") / "validation_result.json").write_bytes(b"{}")
-    deliveries.remove(settings, "real")
+    registrations.remove(settings, "real")
     assert bucket.fs.find(bucket.path) == []
 
 
 def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
-    deliveries.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
+    registrations.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
     said: list[str] = []
-    with deliveries._locked(settings, "real"):
-        remover = threading.Thread(target=deliveries.remove, args=(settings, "real", said.append))
+    with registrations._locked(settings, "real"):
+        remover = threading.Thread(target=registrations.remove, args=(settings, "real", said.append))
         remover.start()
         remover.join(0.5)
         assert remover.is_alive()
-        assert deliveries.known_batches(settings) == ["real"]
+        assert registrations.known_batches(settings) == ["real"]
     remover.join(10)
     assert said == ["real: another process works on it; waiting until it ends"]
-    assert deliveries.known_batches(settings) == []
+    assert registrations.known_batches(settings) == []
 
 
 # --- kills, full disks, two at once ---------------------------------------------------------------------
@@ -591,7 +593,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half(small_disk, tmp_path, ki
         "synthetic": lambda: "synthetic:400",
     }[kind]()
     settings = Settings(home=small_disk)
-    with pytest.raises(DeliveryError, match="no space left on the disk") as error:
+    with pytest.raises(BatchError, match="no space left on the disk") as error:
         deliver(settings, "real", source)
     assert "\n" not in str(error.value)
     assert data_files(settings) == []
@@ -604,7 +606,7 @@ def test_a_limit_on_file_sizes_is_one_clear_line_and_nothing_half(settings, tmp_
     source = make_zip(tmp_path / "some.zip", count=40)
 
     def limited():
-        with pytest.raises(DeliveryError, match="no space left on the disk or in the quota"):
+        with pytest.raises(BatchError, match="no space left on the disk or in the quota"):
             deliver(settings, "real", source)
 
     def prepare():
@@ -623,13 +625,13 @@ def test_data_may_lie_on_another_file_system(small_disk, settings, tmp_path):
     assert files_below(small_disk) == ["raw/real.zip"]
 
 
-def test_two_processes_that_fetch_the_same_delivery_do_not_meet(settings, tmp_path):
+def test_two_processes_that_fetch_the_same_batch_do_not_meet(settings, tmp_path):
     source = make_zip(tmp_path / "some.zip", count=200)
-    deliveries.register(settings, "real", parse_source(str(source)))
+    registrations.register(settings, "real", parse_source(str(source)))
     script = (
         "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
-        "from captcha_assets.sources import deliveries;"
-        "print(deliveries.fetch(Settings(home=Path(sys.argv[1])), 'real').sha256)"
+        "from captcha_assets.sources import registrations;"
+        "print(registrations.fetch(Settings(home=Path(sys.argv[1])), 'real').sha256)"
     )
     command = [sys.executable, "-c", script, str(settings.home)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -1,6 +1,6 @@
 """Batches: where each comes from, and how it becomes an archive in `data/raw`.
 
-A batch is registered first (`<artifacts>/deliveries/<batch>.json` says what ought to be: its source and,
+A batch is registered first (`<artifacts>/batches/<batch>.json` says what ought to be: its source and,
 for a zip or folder, the hash of its content) and fetched later. An archive is made in the scratch folder,
 checked there and moved into `data/raw` as a whole, so that `data/` holds nothing but complete archives at
 every moment. An archive that is not what is registered is replaced from its source.
@@ -20,7 +20,7 @@ from typing import Any
 from captcha_assets.images.archive import COUNT_LIMIT
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
-from captcha_assets.sources.archives import DeliveryError, Digest, Progress, Unreadable
+from captcha_assets.sources.archives import BatchError, Digest, Progress, Unreadable
 from captcha_assets.storage import AnyPath, create, json_text, move, replacing, write_json
 from captcha_assets.storage import remove as remove_path
 
@@ -112,7 +112,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A delivery's archive as it lies in `data/raw`.
+    """A batch's archive as it lies in `data/raw`.
 
     Attributes:
         bytes: size of the archive.
@@ -136,10 +136,10 @@ def check_batch_name(name: str) -> None:
     """Accept a batch's name, which is a partition key and a file name.
 
     Raises:
-        DeliveryError: it is not 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit.
+        BatchError: it is not 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit.
     """
     if BATCH_NAME.fullmatch(name) is None:
-        raise DeliveryError(
+        raise BatchError(
             f"{name!r} cannot name a batch: use 1 to 63 characters of a-z, 0-9 and -,"
             " beginning with a letter or digit"
         )
@@ -149,23 +149,21 @@ def check_new(name: str, source: Source) -> None:
     """Accept a name and a source for a batch that is registered now, though one of old may break the rule.
 
     Raises:
-        DeliveryError: no batch may be called so, or be made in such a way.
+        BatchError: no batch may be called so, or be made in such a way.
     """
     check_batch_name(name)
     if name in RESERVED:
-        raise DeliveryError(
-            f"{name!r} cannot name a batch: commands mean something else by it; choose another"
-        )
+        raise BatchError(f"{name!r} cannot name a batch: commands mean something else by it; choose another")
     if isinstance(source, SyntheticSource):
         if source.count > COUNT_LIMIT:
-            raise DeliveryError(
+            raise BatchError(
                 f"{source} asks for {source.count:,} images, more than the {COUNT_LIMIT:,} that an archive"
                 " may hold: register several batches with different seeds"
             )
         if source.seed > SEED_LIMIT:
-            raise DeliveryError(f"{source} has a seed above {SEED_LIMIT}: choose a smaller one")
+            raise BatchError(f"{source} has a seed above {SEED_LIMIT}: choose a smaller one")
     if isinstance(source, KaggleSource) and (source.version or 0) > VERSION_LIMIT:
-        raise DeliveryError(f"{source} has a version above {VERSION_LIMIT}: there is none")
+        raise BatchError(f"{source} has a version above {VERSION_LIMIT}: there is none")
 
 
 def parse_source(text: str) -> Source:
@@ -176,29 +174,29 @@ def parse_source(text: str) -> Source:
             such a name is meant by `./kaggle`.
 
     Raises:
-        DeliveryError: it is none of these.
+        BatchError: it is none of these.
     """
     kind, *numbers = text.split(":")
     if kind == "kaggle":
         if len(numbers) > 1:
-            raise DeliveryError(f"{text!r} cannot be read as kaggle[:VERSION]")
+            raise BatchError(f"{text!r} cannot be read as kaggle[:VERSION]")
         return KaggleSource(*_numbers(text, numbers, "kaggle[:VERSION]", least=1))
     if kind == "synthetic":
         if not 1 <= len(numbers) <= 2:
-            raise DeliveryError(f"{text!r} cannot be read as synthetic:COUNT[:SEED]")
+            raise BatchError(f"{text!r} cannot be read as synthetic:COUNT[:SEED]")
         count, *seed = _numbers(text, numbers, "synthetic:COUNT[:SEED]", least=0)
         if count < 1:
-            raise DeliveryError(f"{text!r} asks for no image: COUNT is at least 1")
+            raise BatchError(f"{text!r} asks for no image: COUNT is at least 1")
         return SyntheticSource(count, *seed)
     if not text.strip() or "\0" in text or text.encode(errors="replace").decode() != text:
-        raise DeliveryError(f"{text!r} is no source: give a zip, a folder, kaggle or synthetic:COUNT")
+        raise BatchError(f"{text!r} is no source: give a zip, a folder, kaggle or synthetic:COUNT")
     return LocalSource(Path(text).expanduser().resolve())
 
 
 def _numbers(text: str, numbers: list[str], form: str, least: int) -> list[int]:
     plain = all(number.isascii() and number.isdigit() and len(number) <= _DIGITS for number in numbers)
     if not plain or not all(int(number) >= least for number in numbers):
-        raise DeliveryError(
+        raise BatchError(
             f"{_shortened(text)!r} cannot be read as {form}, with whole numbers from {least}"
             f" of at most {_DIGITS} digits"
         )
@@ -210,7 +208,7 @@ def _shortened(text: str) -> str:
 
 
 def archive_path(settings: Settings, batch: str) -> Path:
-    """Where a delivery's archive lies once it is fetched."""
+    """Where a batch's archive lies once it is fetched."""
     return settings.raw / f"{batch}.zip"
 
 
@@ -218,12 +216,12 @@ def require_archives(settings: Settings, batches: Iterable[str]) -> None:
     """Check that the archives of these batches are there, so that no one records `data/` without one.
 
     Raises:
-        DeliveryError: an archive is missing; the message says how to restore it.
+        BatchError: an archive is missing; the message says how to restore it.
     """
     for batch in batches:
         path = archive_path(settings, batch)
         if not path.exists():
-            raise DeliveryError(
+            raise BatchError(
                 f"{path} is missing: restore it (dvc checkout data.dvc, or dvc pull), fetch it again"
                 f" (captcha-assets backfill raw_batch --batches {batch}), or remove the batch"
                 f" (captcha-assets batch remove {batch})"
@@ -248,7 +246,7 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
         progress: is handed one line at a time: what is waited for, and at last what was done.
 
     Raises:
-        DeliveryError: the name cannot be used or belongs to another batch, or the path is not a zip or
+        BatchError: the name cannot be used or belongs to another batch, or the path is not a zip or
             folder that can be read.
     """
     check_new(batch, source)
@@ -273,7 +271,7 @@ def _enter(settings: Settings, asked: Registration, progress: Progress) -> Regis
             return asked
         known = registration(settings, asked.batch)  # another machine came first
         if known is None:
-            raise DeliveryError(f"{asked.batch} is being registered and removed elsewhere: run it again")
+            raise BatchError(f"{asked.batch} is being registered and removed elsewhere: run it again")
     entry, done = _compared(known, asked)
     progress(f"{asked.batch}: {done}")
     return known if entry == known else record(settings, entry)
@@ -283,7 +281,7 @@ def _compared(known: Registration, asked: Registration) -> tuple[Registration, s
     """Return what is to be registered where `known` is, and what that means.
 
     Raises:
-        DeliveryError: `asked` is another batch.
+        BatchError: `asked` is another batch.
     """
     if (known.source, known.dataset) == (asked.source, asked.dataset):
         if isinstance(known.source, KaggleSource) and known.source.version is None and known.sha256:
@@ -296,7 +294,7 @@ def _compared(known: Registration, asked: Registration) -> tuple[Registration, s
         if isinstance(known.source, LocalSource):
             return asked, f"the same content as from {known.source}; registered from {asked.source}"
         return known, f"already registered from {known.source} with the same content, nothing changed"
-    raise DeliveryError(
+    raise BatchError(
         f"{known.batch} is already registered from {known.source}: choose another name for {asked.source},"
         f" or remove it first (captcha-assets batch remove {known.batch})"
     )
@@ -307,7 +305,7 @@ def claim(settings: Settings, entry: Registration) -> Registration | None:
 
     Of several processes, on several machines, exactly one is handed its own entry back.
     """
-    if create(settings.delivery(entry.batch), _written(entry)):
+    if create(settings.registration(entry.batch), _written(entry)):
         return entry
     return registration(settings, entry.batch)
 
@@ -315,22 +313,22 @@ def claim(settings: Settings, entry: Registration) -> Registration | None:
 def _dataset(settings: Settings) -> str:
     """Return `owner/slug` of the Kaggle data set."""
     if settings.kaggle_dataset is None:
-        raise DeliveryError("this data set names none on Kaggle: set CAPTCHA_KAGGLE_DATASET to owner/slug")
+        raise BatchError("this data set names none on Kaggle: set CAPTCHA_KAGGLE_DATASET to owner/slug")
     return settings.kaggle_dataset
 
 
 def _check_local(path: Path) -> None:
-    """Reject early what can be seen to be no delivery."""
+    """Reject early what can be seen to be no batch."""
     with _plain_errors(f"{path} cannot be read"):
         if not path.exists():
-            raise DeliveryError(f"{path} does not exist: give a zip archive or a folder of images")
+            raise BatchError(f"{path} does not exist: give a zip archive or a folder of images")
         if path.is_dir():
             if not archives.survey(path).files:
-                raise DeliveryError(f"{path} holds no files: give a folder of images")
+                raise BatchError(f"{path} holds no files: give a folder of images")
         elif not path.is_file():
-            raise DeliveryError(f"{path} is neither a zip archive nor a folder")
+            raise BatchError(f"{path} is neither a zip archive nor a folder")
         elif not archives.contents(path).members:
-            raise DeliveryError(f"{path} holds no files: give a zip archive of images")
+            raise BatchError(f"{path} holds no files: give a zip archive of images")
 
 
 def _check_unregistered(settings: Settings, asked: Registration) -> None:
@@ -340,8 +338,8 @@ def _check_unregistered(settings: Settings, asked: Registration) -> None:
         raise _other_archive(archive, asked)
 
 
-def _other_archive(archive: Path, asked: Registration) -> DeliveryError:
-    return DeliveryError(
+def _other_archive(archive: Path, asked: Registration) -> BatchError:
+    return BatchError(
         f"{archive} already holds another batch of this name: choose another name for {asked.source},"
         f" or remove it first (captcha-assets batch remove {asked.batch})"
     )
@@ -349,7 +347,7 @@ def _other_archive(archive: Path, asked: Registration) -> DeliveryError:
 
 def record(settings: Settings, entry: Registration) -> Registration:
     """Write a registration, complete or not at all, over what was recorded under its name."""
-    write_json(settings.delivery(entry.batch), _fields(entry))
+    write_json(settings.registration(entry.batch), _fields(entry))
     return entry
 
 
@@ -362,12 +360,12 @@ def _written(entry: Registration) -> str:
 
 
 def registration(settings: Settings, batch: str) -> Registration | None:
-    """Return where a delivery comes from, or `None` when it was not registered here.
+    """Return where a batch comes from, or `None` when it was not registered here.
 
     Raises:
-        DeliveryError: the record cannot be read.
+        BatchError: the record cannot be read.
     """
-    place = settings.delivery(batch)
+    place = settings.registration(batch)
     try:
         text = place.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -388,22 +386,22 @@ def _read(fields: dict[str, Any], batch: str) -> Registration:
     return entry
 
 
-def _damaged(settings: Settings, batch: str, error: Exception) -> DeliveryError:
-    return DeliveryError(
-        f"{settings.delivery(batch)} is damaged ({error}): remove the batch"
+def _damaged(settings: Settings, batch: str, error: Exception) -> BatchError:
+    return BatchError(
+        f"{settings.registration(batch)} is damaged ({error}): remove the batch"
         f" (captcha-assets batch remove {batch}) and add it again"
     )
 
 
-def registrations(settings: Settings) -> list[Registration]:
+def all_registrations(settings: Settings) -> list[Registration]:
     """Return all registrations in order of their names."""
-    names = sorted(place.stem for place in settings.deliveries.glob("*.json"))
+    names = sorted(place.stem for place in settings.registrations.glob("*.json"))
     return [entry for name in names if (entry := registration(settings, name)) is not None]
 
 
 def known_batches(settings: Settings) -> list[str]:
-    """Return the names of all deliveries, sorted: those registered and those whose archive is here."""
-    registered = {place.stem for place in settings.deliveries.glob("*.json")}
+    """Return the names of all batches, sorted: those registered and those whose archive is here."""
+    registered = {place.stem for place in settings.registrations.glob("*.json")}
     present = {place.stem for place in settings.raw.glob("*.zip")}
     return sorted(name for name in registered | present if BATCH_NAME.fullmatch(name))
 
@@ -421,7 +419,7 @@ def _places(settings: Settings, batch: str) -> list[AnyPath]:
         settings.rejected_images(batch),
         _made(settings, batch),
         archive_path(settings, batch),
-        settings.delivery(batch),
+        settings.registration(batch),
     ]
 
 
@@ -440,7 +438,7 @@ def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None
     Killed at any moment, a second call ends in the same state. A fetch under way is waited for.
 
     Raises:
-        DeliveryError: there is no such batch, or the disk cannot be written to.
+        BatchError: there is no such batch, or the disk cannot be written to.
     """
     check_batch_name(batch)
     with _plain_errors(f"{batch} cannot be removed"), _locked(settings, batch, progress):
@@ -455,7 +453,7 @@ def _finish_fetch(settings: Settings, batch: str) -> None:
     """Let a fetch that was killed while it cleared the inbox finish, so that no hidden file stays there."""
     try:
         known = registration(settings, batch)
-    except DeliveryError:
+    except BatchError:
         return  # damaged, and about to go
     archive = archive_path(settings, batch)
     if known is None or not in_inbox(settings, known) or not archive.exists():
@@ -465,9 +463,9 @@ def _finish_fetch(settings: Settings, batch: str) -> None:
         _clear_inbox(settings, known, archive)
 
 
-def unknown_batch(settings: Settings, batch: str) -> DeliveryError:
+def unknown_batch(settings: Settings, batch: str) -> BatchError:
     """Return the error that says that nothing is known of a batch."""
-    return DeliveryError(f"there is no batch {batch}; known are: {_listed(settings)}")
+    return BatchError(f"there is no batch {batch}; known are: {_listed(settings)}")
 
 
 def _listed(settings: Settings) -> str:
@@ -487,7 +485,7 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
         progress: is handed one line at a time, from another thread too.
 
     Raises:
-        DeliveryError: there is no such batch, its source cannot be read or is not what it was, the
+        BatchError: there is no such batch, its source cannot be read or is not what it was, the
             archive is damaged, or the disk is full.
     """
     check_batch_name(batch)
@@ -496,7 +494,7 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
         known = registration(settings, batch)
         if known is None:
             if not target.exists():
-                raise DeliveryError(
+                raise BatchError(
                     f"there is no batch {batch} (known are: {_listed(settings)}): bring its archive with"
                     f" `dvc pull`, register it (captcha-assets batch add {batch} SOURCE), or remove what is"
                     f" left of it (captcha-assets batch remove {batch})"
@@ -536,7 +534,7 @@ def _plain_errors(what: str) -> Iterator[None]:
             message = f"{what}: no space left on the disk or in the quota; free some and run it again"
         else:
             message = f"{what}: {error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        raise DeliveryError(message) from error
+        raise BatchError(message) from error
 
 
 def _made(settings: Settings, batch: str) -> Path:
@@ -579,7 +577,7 @@ def _restoring(archive: Path, known: Registration, here: str | None) -> Iterator
     """Where a lost or damaged archive cannot be had from its source, say so, and how to restore it."""
     try:
         yield
-    except DeliveryError as error:
+    except BatchError as error:
         if known.sha256 is None:
             raise
         state = (
@@ -587,7 +585,7 @@ def _restoring(archive: Path, known: Registration, here: str | None) -> Iterator
             if here
             else "is missing"
         )
-        raise DeliveryError(
+        raise BatchError(
             f"{archive} {state}, and its source does not have it: {error}. Restore the archive"
             f" (`dvc checkout data.dvc` or `dvc pull`), put the source back, or remove the batch"
             f" (captcha-assets batch remove {known.batch})"
@@ -629,7 +627,7 @@ def _same(known: Registration, now: Registration) -> Registration:
     """Return `now`, provided it is the content that is registered."""
     if known.sha256 not in (None, now.sha256):
         again = f"captcha-assets batch add {known.batch} {shlex.quote(str(known.source))}"
-        raise DeliveryError(
+        raise BatchError(
             f"{known.source} is not any more what was registered as {known.batch} (sha256"
             f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it anew ({again}), or"
             " restore the archive with `dvc pull`"
@@ -668,7 +666,7 @@ def came_by_inbox(settings: Settings, batch: str) -> bool:
     """Whether a batch is registered from the inbox; what cannot be read is not."""
     try:
         known = registration(settings, batch)
-    except DeliveryError:
+    except BatchError:
         return False
     return known is not None and in_inbox(settings, known)
 
@@ -677,7 +675,7 @@ def waiting_in_inbox(settings: Settings, batch: str) -> Path | None:
     """Return where in the inbox a registered batch lies that has not been fetched from there yet."""
     try:
         known = registration(settings, batch)
-    except DeliveryError:
+    except BatchError:
         return None
     if known is None or not isinstance(known.source, LocalSource) or not in_inbox(settings, known):
         return None
