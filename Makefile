@@ -7,9 +7,9 @@ READY := .venv/.ready
 UV_VERSION := 0.13.9
 WORKERS ?= 2
 
-# The newest Python that can make an environment; those the lock has been run with come first.
+# A Python that can make an environment; the one that the tests are run with comes first.
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && break; done)
 
 # Python itself is never downloaded: what is on the machine is used.

@@ -1,13 +1,33 @@
-"""The code location: loads `defs/`, nothing else."""
+"""The code location: `build_definitions` of a data set; `defs` of the one that `CAPTCHA_DATASET` names."""
 
+import os
 from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.dataset import CAPTCHA, DatasetSpec, load_dataset
 from captcha_assets.defs.automation import with_policies
+from captcha_assets.defs.dataset.assets import image_index, splits
+from captcha_assets.defs.images.assets import image_tables
+from captcha_assets.defs.resources import settings_for
+
+
+def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
+    """Return every asset, check, sensor and resource of a data set, each asset under its automation policy.
+
+    Args:
+        spec: what the images look like and how they are labelled. Assets get it as the resource `dataset`; of
+            some it decides the checks and the code version as well.
+    """
+    of_any = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    of_this = dg.Definitions(
+        assets=[image_tables(spec), image_index(spec), splits(spec)],
+        resources={"dataset": spec, "settings": settings_for(spec)},
+    )
+    return with_policies(dg.Definitions.merge(of_any, of_this))
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Load every asset, check, sensor and resource, each asset under its automation policy."""
-    return with_policies(dg.load_from_defs_folder(path_within_project=Path(__file__).parent))
+    """Return the definitions of the data set that `CAPTCHA_DATASET` names; CAPTCHA characters by default."""
+    return build_definitions(load_dataset(os.environ.get("CAPTCHA_DATASET") or None))

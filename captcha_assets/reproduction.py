@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from captcha_assets import interrupts
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.models.folder import ModelConfig
@@ -81,6 +82,7 @@ class Reproduction:
 
 def reproduce(
     settings: Settings,
+    spec: DatasetSpec,
     model_id: str,
     code_version: str,
     say: Progress = lambda _: None,
@@ -91,6 +93,7 @@ def reproduce(
 
     Args:
         settings: where things are kept; only the scratch folder is written to.
+        spec: what the images look like.
         model_id: the model.
         code_version: version of today's training code.
         say: is handed a line at a time.
@@ -107,7 +110,7 @@ def reproduce(
         with fetched(registry.model_folder(settings.models, model_id)) as model:
             folder.verify(model)
             config = folder.read_config(model)
-            tables = [_table(settings, work, origin, say) for origin in _origins(config)]
+            tables = [_table((settings, spec), work, origin, say) for origin in _origins(config)]
             with _code(config, work, code_version, worktree=worktree) as (place, version, code):
                 job = _job(settings, work, tuple(path for path, _ in tables), (model_id, config), version)
                 found = (*(one for _, changed in tables for one in changed), *code)
@@ -128,14 +131,16 @@ def _origins(config: ModelConfig) -> list[Origin]:
 
 
 def _table(
-    settings: Settings, work: Path, origin: Origin, say: Progress
+    home: tuple[Settings, DatasetSpec], work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
     """Make the image table of a delivery anew, and say what is not as it was."""
+    settings, spec = home
     archive, differences = _archive(settings, work, origin, say)
     scratch = Settings(home=work, artifacts=None)
     table, batch = Path(str(scratch.image_table(origin.batch))), origin.batch
     table.parent.mkdir(parents=True, exist_ok=True)
-    made = build_image_table(archive, batch, table, scratch.rejected_images(batch)).table_version
+    rejected = scratch.rejected_images(batch)
+    made = build_image_table(archive, batch, table, rejected, spec).table_version
     say(f"delivery {batch}: {'as it was' if made == origin.image_table else 'other images than then'}")
     if made != origin.image_table:
         differences += (Difference(f"image_table of {batch}", origin.image_table, made),)
@@ -275,6 +280,8 @@ def _job(
         tables=tables,
         splits=kept,
         splits_version=config.splits_version,
+        classes=config.classes,
+        image_shape=config.image_shape,
         output=work / "model",
         checkpoints=work / "checkpoints",
         code_version=version,
@@ -288,7 +295,7 @@ def _train(
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # Settings that are not set are left out: the code of that commit may not know them.
-    path.write_text(json.dumps({key: one for key, one in asdict(job).items() if one}, default=str))
+    path.write_text(json.dumps({key: one for key, one in job.model_dump(mode="json").items() if one}))
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if threads := config.provenance.get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
 from captcha_assets.storage import AnyPath
+from captcha_assets.validation_errors import reason_of, setting_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -57,8 +58,13 @@ class Settings(BaseSettings):
             description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
         ),
     ] = None
+    dataset: Annotated[
+        str | None,
+        Field(description="module:name of a DatasetSpec; default the one of dataset.py."),
+    ] = None
     kaggle_dataset: Annotated[
-        str | None, Field(description="owner/slug of the Kaggle data set; default what dataset.py names.")
+        str | None,
+        Field(description="owner/slug of the Kaggle data set; default what the DatasetSpec names."),
     ] = None
     ui_url: Annotated[str, Field(description="Where the Dagster UI is; alerts link to it.")] = (
         "http://localhost:3000"
@@ -175,6 +181,10 @@ class Settings(BaseSettings):
         if path is not None and not path.expanduser().is_file():
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
+
+    def with_kaggle_dataset(self, default: str | None) -> "Settings":
+        """Return these settings with the data set's own name on Kaggle, where they give none."""
+        return self.model_copy(update={"kaggle_dataset": self.kaggle_dataset or default})
 
     @property
     def raw(self) -> Path:
@@ -360,9 +370,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        field, value = str(first["loc"][0]), str(first["input"])
+        field, value = setting_of(error), str(error.errors()[0]["input"])
         secret = field == "alert_webhook" or _WITH_PASSWORD.search(value)
         given = f"{_PREFIX}{field.upper()}" + ("" if secret else f"={value!r}")
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{given} cannot be used: {reason}") from error
+        raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error

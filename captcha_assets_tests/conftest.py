@@ -27,9 +27,9 @@ _OURS = ("CAPTCHA_", "KAGGLE_", "DAGSTER_", "MLFLOW_", "WANDB_")
 
 # In CI always the same examples, so that a red build is the doing of the change; elsewhere new ones.
 hypothesis.settings.register_profile(
-    "house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+    "captcha_assets", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
 )
-hypothesis.settings.load_profile("house")
+hypothesis.settings.load_profile("captcha_assets")
 
 
 @pytest.fixture(scope="session", autouse=True)

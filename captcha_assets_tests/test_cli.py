@@ -4,22 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import cv2
 import pytest
+from sklearn.datasets import load_digits
 
+from captcha_assets.settings import REPOSITORY
 
-def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("captcha-assets")), *arguments]
-    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120"}
-    variables.pop("DAGSTER_HOME", None)
-    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
+DIGITS = "captcha_assets_tests.defs.digits:DATASET"
 
-
-def succeeded(home: Path, *arguments: str) -> str:
-    done = run(home, *arguments)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+from captcha_assets_tests.commands import run, succeeded
 
 
 def test_a_new_home_lists_no_deliveries(tmp_path: Path) -> None:
@@ -35,6 +31,25 @@ def test_a_delivery_is_added_materialized_and_listed(tmp_path: Path) -> None:
     assert row["delivered"] == row["usable"] == 80
     assert row["rejected"] == 0
     assert row["checks"].startswith("passed")
+
+
+def test_another_data_set_is_taken_by_one_variable(tmp_path: Path) -> None:
+    digits = load_digits()
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for number, (image, label) in enumerate(zip(digits.images[:300], digits.target, strict=False)):
+            archive.writestr(f"{label}_{number}.png", cv2.imencode(".png", image.astype("uint8") * 15)[1])
+    home, environment = tmp_path / "home", {"PYTHONPATH": str(REPOSITORY), "CAPTCHA_DATASET": DIGITS}
+    added = run(home, "batch", "add", "digits", str(tmp_path / "digits.zip"), "--materialize", **environment)
+    assert added.returncode == 0, added.stderr + added.stdout
+    row = json.loads(run(home, "batch", "list", "--json", **environment).stdout)
+    assert (row["usable"], row["rejected"], row["checks"][:6]) == (300, 0, "passed")
+
+
+def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "status", CAPTCHA_DATASET="no_such_module:X")
+    assert (done.returncode, done.stdout) == (1, "")
+    expected = "Error: CAPTCHA_DATASET='no_such_module:X' cannot be used: No module named 'no_such_module'"
+    assert done.stderr.strip() == expected
 
 
 def test_update_says_that_nothing_changed(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from captcha_assets.sources import generator
+from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.images.files import RawInfo, write_zip
 from captcha_assets_tests.sources.examples import files_below, make_zip
-from captcha_assets_tests.test_cli import run, succeeded
 
 INDEX = "+key:image_index"
 

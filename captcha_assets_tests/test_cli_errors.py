@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from captcha_assets.cli import errors
-from captcha_assets_tests.test_cli import run, succeeded
+from captcha_assets_tests.commands import run, succeeded
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from captcha_assets.cli import main
-from captcha_assets_tests.test_cli import run, succeeded
+from captcha_assets_tests.commands import run, succeeded
 
 COMMAND = str(Path(sys.executable).with_name("captcha-assets"))
 

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.defs.model.training import TRAINING_CODE
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.settings import Settings
@@ -37,9 +39,11 @@ def made(tmp_path_factory) -> Path:
         tables=(Path(str(settings.image_table("first"))),),
         splits=Path(str(settings.splits)),
         splits_version=content_hash(settings.splits),
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=settings.scratch / "model",
         checkpoints=settings.scratch / "checkpoints",
-        code_version="1",
+        code_version=TRAINING_CODE,
         settings=TINY,
         provenance={"deliveries": ["first"], **provenance.recorded(settings, ["first"])},
     )

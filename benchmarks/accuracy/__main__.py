@@ -8,7 +8,6 @@ real characters test it. A table comes last. Real images are looked for in `../s
 
 import argparse
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
@@ -16,6 +15,7 @@ import yaml
 from benchmarks.accuracy.data import GENERATED, KAGGLE, REAL, TEST, all_of, deliver, new_home, of_batch, split
 from benchmarks.accuracy.measure import Trial, trial
 from benchmarks.accuracy.report import cells, headings, lined_up, report
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.local import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.settings import load_settings
@@ -48,7 +48,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
     production, named = production_settings(load_settings()), {}
     if options.config:
         named = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
-    return TrainingSettings.of({**asdict(production), **named, "sample_size": options.sample_size})
+    return production.replaced(**{**named, "sample_size": options.sample_size})
 
 
 def _data(options: argparse.Namespace) -> tuple[LocalTables, dict[str, SplitImages]]:
@@ -60,7 +60,7 @@ def _data(options: argparse.Namespace) -> tuple[LocalTables, dict[str, SplitImag
     if mixed:
         deliver(home, REAL, archive)
     data = split(home, [GENERATED, REAL] if mixed else [GENERATED])
-    sets = {TEST: read_split(data.tables, data.splits, "test")}
+    sets = {TEST: read_split(data.tables, data.splits, "test", classes=CAPTCHA.classes, shape=CAPTCHA.shape)}
     if mixed:
         sets[REAL] = of_batch(sets[TEST], REAL)
     elif archive.exists():
@@ -89,7 +89,7 @@ def main() -> None:
         print(f"no real characters in {options.real}: trained and tested on generated images alone")
     top, trials = headings({name: len(images) for name, images in sets.items()}), list[Trial]()
     for seed in options.seeds:
-        trials.append(trial(data, replace(settings, seed=seed), sets, options.scratch / f"seed-{seed}"))
+        trials.append(trial(data, settings.replaced(seed=seed), sets, options.scratch / f"seed-{seed}"))
         print(lined_up([top, cells(trials[-1])]), flush=True)
     title = _title(options, data, settings, trials[0].learnt_from)
     print("", report(title, trials, MIXED_TARGET if REAL in data.batches else GENERATED_TARGET), sep="\n")

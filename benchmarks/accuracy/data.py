@@ -40,7 +40,7 @@ def deliver(settings: Settings, name: str, source: Path | int, *, validated: boo
     else:
         archive_to(source, archive)
     table, rejected = settings.image_table(name), settings.rejected_images(name)
-    build_image_table(archive, name, table, rejected)
+    build_image_table(archive, name, table, rejected, CAPTCHA)
     if validated:
         failures = validate_image_table(table, rejected, CAPTCHA).failures
         if failures:
@@ -49,9 +49,9 @@ def deliver(settings: Settings, name: str, source: Path | int, *, validated: boo
 
 def split(settings: Settings, names: Iterable[str]) -> LocalTables:
     """Bring deliveries together and give every image its split."""
-    build_image_index({name: settings.image_table(name) for name in names}, settings.image_index)
+    build_image_index({name: settings.image_table(name) for name in names}, settings.image_index, CAPTCHA)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record, settings.image_table)
+    update_splits(settings.image_index, settings.splits, record, CAPTCHA, settings.image_table)
     batches = batches_of(settings.splits)
     return LocalTables(
         tuple(Path(settings.image_table(name)) for name in batches), Path(settings.splits), batches
@@ -71,4 +71,4 @@ def all_of(folder: Path, name: str, source: Path) -> SplitImages:
     settings = new_home(folder)
     deliver(settings, name, source, validated=False)
     data = split(settings, [name])
-    return read_split(data.tables, data.splits, None)
+    return read_split(data.tables, data.splits, None, classes=CAPTCHA.classes, shape=CAPTCHA.shape)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.evaluation.metrics import (
     Metrics,
     calibration_bins,
@@ -32,6 +33,8 @@ def train(data: LocalTables, settings: TrainingSettings, work: Path) -> tuple[Pa
         tables=data.tables,
         splits=data.splits,
         splits_version=content_hash(data.splits),
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=work / "model",
         checkpoints=work / "checkpoints",
         code_version="benchmark",

@@ -86,7 +86,7 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     table, rejected = settings.image_table("tiny"), settings.rejected_images("tiny")
 
     def library() -> None:
-        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected)
+        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
         found = validation.validate_image_table(table, rejected, CAPTCHA)
         validation_result.save(found, report.page(found), settings.validation_results("image_table", "tiny"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH, label_of
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.sources.generator import generate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,13 +23,13 @@ Images = tuple[np.ndarray, np.ndarray]  # uint8 (n, 52, 32), class numbers (n,)
 
 def _labelled(pairs: Iterable[tuple[str, np.ndarray]]) -> Images:
     labels, images = zip(*pairs, strict=True)
-    return np.stack(images), np.array([CLASSES.index(label) for label in labels])
+    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])
 
 
 def _decoded(name: str, data: bytes) -> tuple[str, np.ndarray]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert image is not None, f"{name} cannot be decoded"
-    return label_of(name), image
+    return CAPTCHA.label_of(name), image
 
 
 def real_characters(place: Path) -> Images:
@@ -39,7 +39,7 @@ def real_characters(place: Path) -> Images:
 
 
 def _tiles(images: np.ndarray, columns: int) -> np.ndarray:
-    tiles = np.full((columns, HEIGHT + 2, WIDTH + 2), 255, np.uint8)
+    tiles = np.full((columns, CAPTCHA.height + 2, CAPTCHA.width + 2), 255, np.uint8)
     tiles[: len(images[:columns]), 1:-1, 1:-1] = images[:columns]
     return np.hstack(list(tiles))
 
@@ -47,10 +47,10 @@ def _tiles(images: np.ndarray, columns: int) -> np.ndarray:
 def contact_sheet(real: Images | None, made: Images, columns: int = 16) -> np.ndarray:
     """A row a class: real at the left (blank where there is none), generated at the right."""
     rows = []
-    for number in range(len(CLASSES)):
-        left = real[0][real[1] == number] if real else np.empty((0, HEIGHT, WIDTH), np.uint8)
+    for number in range(len(CAPTCHA.classes)):
+        left = real[0][real[1] == number] if real else np.empty((0, CAPTCHA.height, CAPTCHA.width), np.uint8)
         right = made[0][made[1] == number]
-        gap = np.full((HEIGHT + 2, 12), 128, np.uint8)
+        gap = np.full((CAPTCHA.height + 2, 12), 128, np.uint8)
         rows.append(np.hstack([_tiles(left, columns), gap, _tiles(right, columns)]))
     return np.vstack(rows)
 

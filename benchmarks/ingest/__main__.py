@@ -148,7 +148,7 @@ CHECKED = {
     "Pillow loop": "nothing that ours does not; it finds exact duplicates only, and validates nothing.",
     "cleanvision": "blurry, low-information and grayscale images, odd sizes and aspect ratios, each image "
     "compared with the others of its set; near-duplicates by an equal perceptual hash, whatever the label. "
-    "Of single images ours bounds brightness, contrast and ink, and does not look for blur.",
+    "Of single images ours bounds brightness, contrast and foreground, and does not look for blur.",
     "imagededup": "near-duplicates by difference hashes up to 10 bits apart, whatever the label: across "
     "classes as well, where ours looks within one. It has other hashes and a neural network, not measured.",
 }

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from captcha_assets.dataset import label_of
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.duplicates import NEAR_DUPLICATE_CORRELATION, correlations, smoothed
+from captcha_assets.images.duplicates import correlations, smoothed
 from captcha_assets.images.features import ACROSS, DOWN, signatures
 from captcha_assets.sources.generator import generate
 
@@ -94,8 +94,8 @@ def sets() -> Iterator[tuple[str, Images, np.ndarray]]:
     if REAL.exists():
         with zipfile.ZipFile(REAL) as archive:
             names = archive.namelist()
-            images = np.stack([decode(archive.read(name)).pixels for name in names])
-        yield f"{len(names)} real characters", images, np.array([label_of(name) for name in names])
+            images = np.stack([decode(archive.read(name), CAPTCHA).pixels for name in names])
+        yield f"{len(names)} real characters", images, np.array([CAPTCHA.label_of(name) for name in names])
     labels, images = zip(*generate(2100, 7), strict=True)
     yield "2,100 generated characters", np.stack(images), np.array(labels)
 
@@ -110,7 +110,7 @@ def main() -> None:
         print(f"{'threshold':>10}" + "".join(f"{kind:>14}" for kind in KINDS) + f"{'mistaken':>14}")
         for threshold in THRESHOLDS:
             shares = "".join(f"{(found[kind] >= threshold).mean():>14.4f}" for kind in KINDS)
-            mark = " <" if threshold == NEAR_DUPLICATE_CORRELATION else ""
+            mark = " <" if threshold == CAPTCHA.near_duplicate_correlation else ""
             print(f"{threshold:>10}{shares}{(distinct >= threshold).sum():>14}{mark}")
         print(f"the most alike distinct pair: {distinct.max(initial=0):.4f}\n")
 

@@ -41,13 +41,13 @@ def main(folder: Path, *deliveries: str) -> None:
     index, splits = folder / "image_index.parquet", folder / "splits.parquet"
     for name, archive in (delivery.split("=", 1) for delivery in deliveries):
         table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
-        watch.time("image_table", build_image_table, Path(archive), name, table, rejected)
+        watch.time("image_table", build_image_table, Path(archive), name, table, rejected, CAPTCHA)
         watch.time("validation of image_table", validate_image_table, table, rejected, CAPTCHA)
     record = AssignmentRecord(folder / "data", folder / "scratch")
     tables = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.parquet"))}
-    summary = watch.time("image_index", build_image_index, tables, index)
+    summary = watch.time("image_index", build_image_index, tables, index, CAPTCHA)
     watch.time("validation of image_index", validate_image_index, index, CAPTCHA, tables)
-    watch.time("splits", update_splits, index, splits, record, tables.__getitem__)
+    watch.time("splits", update_splits, index, splits, record, CAPTCHA, tables.__getitem__)
     watch.time("validation of splits", validate_splits, splits, index, record, CAPTCHA, tables)
     print(json.dumps({"images": summary.images, "seconds": watch.seconds, "cpu": watch.cpu}))
 

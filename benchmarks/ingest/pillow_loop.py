@@ -15,24 +15,24 @@ import polars as pl
 import xxhash
 from PIL import Image
 
-from captcha_assets.dataset import HEIGHT, WIDTH, label_of
+from captcha_assets.dataset import CAPTCHA
 
 
 def describe(member: str, data: bytes) -> dict[str, object]:
     image = Image.open(io.BytesIO(data)).convert("L")
-    assert image.size == (WIDTH, HEIGHT)
+    assert image.size == (CAPTCHA.width, CAPTCHA.height)
     pixels = np.asarray(image)
     thumbnail = np.asarray(image.resize((9, 8), Image.Resampling.BOX))
     bits = thumbnail[:, :-1] < thumbnail[:, 1:]
     return {
         "image_id": xxhash.xxh3_128_hexdigest(pixels.tobytes()),
         "member": member,
-        "label": label_of(member),
+        "label": CAPTCHA.label_of(member),
         "pixels": pixels.tobytes(),
         "dhash": int.from_bytes(np.packbits(bits).tobytes(), "big"),
         "brightness": float(pixels.mean()),
         "contrast": float(pixels.std()),
-        "ink": float((pixels < 128).mean()),
+        "foreground_fraction": float((pixels < 128).mean()),
         "file_bytes": len(data),
         "file_hash": xxhash.xxh3_128_hexdigest(data),
     }

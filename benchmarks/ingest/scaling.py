@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.index import build_image_index
@@ -71,7 +72,7 @@ def rows_of(pixels: np.ndarray, labels: list[str], batch: str, start: int) -> pa
         "dhash": dhash(pixels),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,
-        "ink": statistics.ink,
+        "foreground_fraction": statistics.foreground_fraction,
         "source_mode": ["L"] * len(pixels),
         "file_bytes": np.full(len(pixels), 1700, np.int32),
         "file_hash": [f"{batch} {start + n}" for n in range(len(pixels))],
@@ -123,10 +124,10 @@ def measure(rows: int) -> None:
     index, splits = folder / "index.parquet", folder / "splits.parquet"
     tables = deliveries(rows)
     began, cpu = time.perf_counter(), time.process_time()
-    summary = build_image_index(tables, index)
+    summary = build_image_index(tables, index, CAPTCHA)
     indexed = time.perf_counter()
     record = AssignmentRecord(folder / "data", folder / "scratch")
-    update_splits(index, splits, record, tables.__getitem__)
+    update_splits(index, splits, record, CAPTCHA, tables.__getitem__)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     times = {"index": indexed - began, "splits": time.perf_counter() - indexed}
     times["cpu"] = time.process_time() - cpu

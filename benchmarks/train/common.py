@@ -1,9 +1,8 @@
-"""What the comparisons share: images, a clock, and training as the platform does it."""
+"""Images, a clock, and training as the platform does it, for all comparisons."""
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models.network import ARCHITECTURE, build
 from captcha_assets.sources.generator import generate
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
-from captcha_assets.training.data import Images, Normalisation, TrainImages, TrainPlan
+from captcha_assets.training.data import Images, Normalisation, TrainImages
 from captcha_assets.training.module import Classifier
 from captcha_assets.training.trainer import SplitData, make_trainer
 
@@ -28,7 +27,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def characters(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Generated characters: uint8 (N, 52, 32), and class numbers (N,)."""
     labels, images = zip(*generate(count, seed), strict=True)
-    return np.stack(images), np.array([CLASSES.index(label) for label in labels])
+    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])
 
 
 def tensors(pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -36,19 +35,19 @@ def tensors(pixels: np.ndarray, labels: np.ndarray) -> Images:
     return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels))
 
 
-def to_learn_from(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings) -> TrainImages:
-    """Images to learn from, augmented as training does."""
+def train_images(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings) -> TrainImages:
+    """Training images, augmented as training does."""
     return TrainImages(tensors(pixels, labels), Augmentation.of(settings), Normalisation.of(pixels))
 
 
 def network(settings: TrainingSettings) -> nn.Module:
     """A resnet18 with new weights."""
     torch.manual_seed(settings.seed)
-    return build(ARCHITECTURE, settings.channels, len(CLASSES))
+    return build(ARCHITECTURE, settings.channels, len(CAPTCHA.classes))
 
 
 def now() -> float:
-    """The clock, when the device has done all that it was told."""
+    """The clock, when the device has done all of its work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -66,7 +65,7 @@ def conditions(rounds: int) -> str:
     return f"median of {rounds} rounds on {DEVICE.type}, {torch.get_num_threads()} threads"
 
 
-def verdict(met: bool) -> str:
+def met_or_missed(met: bool) -> str:
     return "met" if met else "MISSED"
 
 
@@ -96,15 +95,6 @@ class Clock(pl.Callback):
         return sum(self.cpu[1:]) / len(self.cpu[1:])
 
 
-class Stretched(SplitData):
-    """Training data with another number of steps to each of Lightning's."""
-
-    stretch = 1
-
-    def train_dataloader(self) -> TrainPlan:
-        return replace(super().train_dataloader(), stretch=self.stretch)
-
-
 def train(
     made: nn.Module,
     data: SplitData,
@@ -116,6 +106,6 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(settings, Path(folder), report)
         trainer.callbacks.insert(0, clock)
-        module = Classifier(made, settings, data.train, data.steps)
+        module = Classifier(made, settings)
         trainer.fit(module, datamodule=data)
     return module, clock

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 
-from benchmarks.train.common import DEVICE, characters, network, now, tensors, to_learn_from, train
+from benchmarks.train.common import DEVICE, characters, network, now, tensors, train, train_images
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.trainer import SplitData
 
@@ -32,7 +31,7 @@ def speeds(pixels: np.ndarray, labels: np.ndarray, sizes: list[int]) -> Iterator
     for size in sizes:
         settings = TrainingSettings(epochs=4, batch_size=size)
         part = SplitData(
-            to_learn_from(pixels, labels, settings), tensors(pixels[:256], labels[:256]), settings
+            train_images(pixels, labels, settings), tensors(pixels[:256], labels[:256]), settings
         )
         _, clock = train(network(settings), part, settings)
         rate = len(labels) // size * size / clock.warm
@@ -46,9 +45,9 @@ def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, se
     """Seconds of fitting until 99 % of the validation images are read, the first time cold."""
     held = len(labels) * 2 // 10
     for seed in range(seeds):
-        chosen = replace(settings, seed=seed)
+        chosen = settings.replaced(seed=seed)
         data = SplitData(
-            to_learn_from(pixels[held:], labels[held:], chosen), tensors(pixels[:held], labels[:held]), chosen
+            train_images(pixels[held:], labels[held:], chosen), tensors(pixels[:held], labels[:held]), chosen
         )
         start = time.perf_counter()
         module, clock = train(network(chosen), data, chosen)

@@ -21,11 +21,11 @@ from benchmarks.train.common import (
     Clock,
     characters,
     conditions,
+    met_or_missed,
     network,
     tensors,
-    to_learn_from,
     train,
-    verdict,
+    train_images,
 )
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.trainer import SplitData
@@ -140,16 +140,16 @@ def _lines(measured: dict[str, list[tuple[float, float]]], count: int) -> list[s
     if DEVICE.type == "cuda":
         return [
             *lines,
-            f"  {verdict(fastest >= 20)}: ours does 20 times the images a second of the faster one",
+            f"  {met_or_missed(fastest >= 20)}: ours does 20 times the images a second of the faster one",
         ]
-    return [*lines, f"  {verdict(fastest >= 1)}: ours is not slower than the faster one, by the clock"]
+    return [*lines, f"  {met_or_missed(fastest >= 1)}: ours is not slower than the faster one, by the clock"]
 
 
 def table(count: int, workers: int, channels: tuple[int, ...], rounds: int) -> list[str]:
     """Measure ours and the usual ways, rounds alternating."""
     settings = TrainingSettings(epochs=2, batch_size=64, channels=channels)
     pixels, labels = characters(count)
-    images = to_learn_from(pixels, labels, settings)
+    images = train_images(pixels, labels, settings)
     part = SplitData(images, tensors(pixels[:64], labels[:64]), settings)
     with tempfile.TemporaryDirectory() as folder:
         files = Files(write_files(Path(folder), pixels), labels, settings)

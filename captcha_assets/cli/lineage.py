@@ -74,11 +74,9 @@ def _label(node: "Node") -> str:
 
 def _shown_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts of a training with only those settings that are not the production values."""
-    from dataclasses import asdict
-
     from captcha_assets.training.config import TrainingSettings
 
-    usual = json.loads(json.dumps(asdict(TrainingSettings())))
+    usual = TrainingSettings().model_dump(mode="json")
     given = json.loads(json.dumps(facts["settings"]))
     other = {key: value for key, value in given.items() if value != usual.get(key)}
     return facts | {"settings": other or "the production values"}

@@ -1,7 +1,7 @@
 """`captcha-assets predict` and `model`: using models, and choosing the one that serves."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from captcha_assets.cli.printing import print_fields, print_rows
+from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,15 +25,16 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
 @click.pass_obj
 def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool) -> None:
-    """Read the characters in image files (or in all PNG files of a folder).
+    """Read the characters in image files (or in all image files of a folder).
 
     What cannot be read gets a line on standard error; the exit status is 1 then.
     """
     from captcha_assets.models.reading import opened_predictor, read_files
 
-    files, unreadable = _png_files(paths), 0
+    spec = load_dataset(settings.dataset)
+    files, unreadable = _image_files(paths, spec), 0
     with opened_predictor(settings, model) as predictor:
-        for reading in read_files(predictor, files):
+        for reading in read_files(predictor, files, spec):
             unreadable += reading.error is not None
             _print_reading(reading, as_json)
     if unreadable:
@@ -49,19 +51,26 @@ def _print_reading(reading: "Reading", as_json: bool) -> None:
         click.echo(f"{reading.path}  {reading.label}  {reading.probability:.3f}")
 
 
-def _png_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files that are named, and the PNG files of the folders that are.
+def _image_files(paths: Iterable[Path], spec: DatasetSpec) -> list[Path]:
+    """Return the files that are named, and the image files of the folders that are.
 
     Raises:
         ClickException: a folder holds none.
     """
     found: list[Path] = []
     for path in paths:
-        files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
+        files = sorted(_images_in(path, spec)) if path.is_dir() else [path]
         if not files:
-            raise click.ClickException(f"{path} holds no PNG files: name a folder that does, or image files")
+            kinds = " or ".join(name.upper() for name in spec.formats)
+            raise click.ClickException(
+                f"{path} holds no {kinds} files: name a folder that does, or image files"
+            )
         found += files
     return found
+
+
+def _images_in(folder: Path, spec: DatasetSpec) -> Iterator[Path]:
+    return (file for suffix in spec.suffixes for file in folder.rglob(f"*{suffix}"))
 
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, value: str) -> str:

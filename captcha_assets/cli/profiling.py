@@ -59,22 +59,24 @@ def _chosen_settings(settings: Settings, config: Path | None) -> "TrainingSettin
 
 def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple[Any, Any]:
     """Return images (N, H, W) and their classes (N,), not many more than are needed."""
+    from captcha_assets.dataset import load_dataset
     from captcha_assets.images.local import local_tables
     from captcha_assets.images.reader import read_split
 
     if not settings.splits.exists():
         return _generated(min(steps * chosen.batch_size, 2_000))
     with local_tables(settings) as data:
-        images = read_split(data.tables, data.splits, "train", chosen.sample_size)
+        spec, size = load_dataset(settings.dataset), chosen.sample_size
+        images = read_split(data.tables, data.splits, "train", size, classes=spec.classes, shape=spec.shape)
     return images.pixels, images.labels
 
 
 def _generated(count: int) -> tuple[Any, Any]:
     import numpy as np
 
-    from captcha_assets.dataset import CLASSES
+    from captcha_assets.dataset import CAPTCHA
     from captcha_assets.sources.generator import generate
 
     click.echo("this home has no splits yet: generated images are taken")
-    labels, pictures = zip(*generate(max(count, len(CLASSES))), strict=True)
-    return np.stack(pictures), np.array([CLASSES.index(label) for label in labels])
+    labels, pictures = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
+    return np.stack(pictures), np.array([CAPTCHA.classes.index(label) for label in labels])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,14 @@ def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> 
         if not as_json:
             click.echo(f"  {line}")
 
-    result = again(settings, resolve(settings, model), TRAINING_CODE, say, worktree=worktree)
+    result = again(
+        settings,
+        load_dataset(settings.dataset),
+        resolve(settings, model),
+        TRAINING_CODE,
+        say,
+        worktree=worktree,
+    )
     for line in [json.dumps(result.to_dict())] if as_json else _lines(result):
         click.echo(line)
     sys.exit(0 if result.same else 1)

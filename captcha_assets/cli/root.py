@@ -8,6 +8,7 @@ import click
 
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings, load_settings
 
 #: Where a context notes that a subcommand was asked for its help.
@@ -63,6 +64,7 @@ def main(ctx: click.Context) -> None:
 
     if ctx.meta[_HELP]:
         return  # it is given whatever the settings are
-    ctx.obj = load_settings()
+    settings = load_settings()
+    ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
     if problem := inbox.prepare(ctx.obj):
         click.echo(f"warning: {problem}", err=True)

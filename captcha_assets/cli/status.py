@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 
@@ -15,7 +16,7 @@ from captcha_assets.settings import Settings
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
     """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
-    found = {"champion": _champion(settings), **_state(settings), "held_back": _held_back(settings)}
+    found = {"champion": _champion(settings), **_state(settings), "quarantined": _quarantined(settings)}
     found["inbox"] = _inbox(settings)
     if as_json:
         click.echo(json.dumps(found))
@@ -31,7 +32,7 @@ def _state(settings: Settings) -> dict[str, Any]:
     from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
-        return instance_status.look(settings, quiet_definitions(), instance)
+        return instance_status.look(settings, load_dataset(settings.dataset), quiet_definitions(), instance)
 
 
 def _champion(settings: Settings) -> dict[str, Any] | None:
@@ -58,7 +59,7 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
     }
 
 
-def _held_back(settings: Settings) -> list[dict[str, Any]]:
+def _quarantined(settings: Settings) -> list[dict[str, Any]]:
     """The deliveries that failed a blocking check, and which."""
     from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.deliveries import known_batches
@@ -108,7 +109,7 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
 def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
         yield f"waits    {_run(run)}"
-    for delivery in found["held_back"]:
+    for delivery in found["quarantined"]:
         checks = ", ".join(delivery["failed"])
         yield f"waits    batch {delivery['delivery']} is quarantined: {checks} failed"
     for file in found["inbox"]:

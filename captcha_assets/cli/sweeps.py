@@ -115,8 +115,8 @@ def _run_trials(
                 click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
                 failed += [trial] if error else []
     except KeyboardInterrupt as stop:
-        words = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
-        raise Interrupted(words) from stop
+        message = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
+        raise Interrupted(message) from stop
     return failed
 
 
@@ -135,7 +135,7 @@ def _made(
     pool, started = ThreadPoolExecutor(slots), list[subprocess.Popen[str]]()
     try:
         waiting = {
-            pool.submit(_made_elsewhere, settings, str(step.partition), started): step for step in steps
+            pool.submit(_made_in_process, settings, str(step.partition), started): step for step in steps
         }
         interrupts.check()
         for ended in as_completed(waiting):
@@ -147,7 +147,7 @@ def _made(
         pool.shutdown()
 
 
-def _made_elsewhere(settings: Settings, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
+def _made_in_process(settings: Settings, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
     """Make a trial in a process of its own, since Dagster makes one run at a time in each."""
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
     homes = {"CAPTCHA_HOME": str(settings.home)}
@@ -186,7 +186,7 @@ def _became(settings: Settings, trial: str, error: str | None) -> str:
     if error or record is None or record.value is None:
         return f"{trial}: failed: {error}"
     how = f"stopped after {len(record.history)} epochs at" if record.state == trials.PRUNED else "accuracy"
-    return f"{trial}: {how} {record.value:.4f} ({trials.in_words(record.parameters)})"
+    return f"{trial}: {how} {record.value:.4f} ({trials.described(record.parameters)})"
 
 
 @sweep.command()
@@ -212,7 +212,7 @@ def show(settings: Settings, as_json: bool) -> None:
         return
     shown = [row | {"accuracy": row["accuracy"] and f"{row['accuracy']:.4f}"} for row in rows]
     for row in shown:
-        row["parameters"] = trials.in_words(json.loads(row["parameters"]))
+        row["parameters"] = trials.described(json.loads(row["parameters"]))
     print_rows(["rank", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
     if waiting:
         click.echo(
@@ -244,11 +244,11 @@ def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path
 
     From then on every training without --config takes them, automated ones too.
     """
-    from captcha_assets.sweeps import winner
+    from captcha_assets.sweeps import best_trial
 
     if target:
-        click.echo(winner.write_run_config(settings, target, trial, only_varied=only_varied))
+        click.echo(best_trial.write_run_config(settings, target, trial, only_varied=only_varied))
         click.echo(f"next: captcha-assets update --config {target}")
     else:
-        click.echo(winner.apply(settings, trial, only_varied=only_varied))
+        click.echo(best_trial.apply(settings, trial, only_varied=only_varied))
         click.echo("next: captcha-assets update")

@@ -1,4 +1,4 @@
-"""Where trainings run: the resource `compute` of the assets that train. Both ways speak Dagster Pipes."""
+"""The resource `compute`: it runs trainings on this machine or a remote host, over Dagster Pipes."""
 
 import json
 import os
@@ -20,52 +20,54 @@ from captcha_assets.defs.dagster_internals import (
     extract_message_or_forward_to_stdout,
 )
 from captcha_assets.settings import Settings
-from captcha_assets.training import elsewhere, far
+from captcha_assets.training import remote_host, remote_training
 from captcha_assets.training.__main__ import STATUS_DISK_FULL, is_done
 from captcha_assets.training.config import TrainingJob
-from captcha_assets.training.elsewhere import Machine, MachineError, Staged
+from captcha_assets.training.remote_host import RemoteHost, RemoteHostError, Staged
 
-#: Seconds between the signs of life that the far side waits for.
+#: Seconds between the heartbeats that the remote host waits for.
 _HEARTBEAT = 10.0
 
 
 class TrainingFailedError(RuntimeError):
-    """A training that came to no end; the message says why."""
+    """A training that failed; the message says why."""
 
 
 class TrainingStoppedError(RuntimeError):
     """A training whose process was ended from outside; the same training, started again, continues."""
 
 
-class MachineFailedError(TrainingFailedError):
-    """The machine failed, not the training; the message says what to do."""
+class RemoteHostFailedError(TrainingFailedError):
+    """The remote host failed, not the training; the message says what to do."""
 
 
 class Compute(Protocol):
-    """A machine that trains."""
+    """Runs trainings."""
 
     def run(self, context: dg.AssetExecutionContext, job: TrainingJob) -> list[dict[str, Any]]:
         """Train to the end in a process of its own; its progress goes to the run's log.
 
-        The model lies in `job.output` then; where the training stopped at a hurdle, there is none. The
-        same job, started again, goes on where an interrupted one was.
+        The model lies in `job.output` then; there is none where the training was below a pruning threshold.
+        The same job, started again, goes on where an interrupted one was.
 
         Returns:
             What the process reports at its end.
 
         Raises:
-            TrainingFailedError: in the words of the training process.
-            MachineFailedError: it could not be run.
+            TrainingFailedError: with the message of the training process.
+            RemoteHostFailedError: it could not be run.
             TrainingStoppedError: the process was ended from outside.
         """
         ...
 
 
 def compute_of(settings: Settings) -> Compute:
-    """The machine that the settings name."""
+    """Return the compute resource that the settings name."""
     if settings.compute == "local":
-        return ThisMachine()
-    return OverSsh(Machine.of(settings.compute, settings.compute_python, settings.compute_ssh_config))
+        return LocalCompute()
+    return RemoteCompute(
+        RemoteHost.of(settings.compute, settings.compute_python, settings.compute_ssh_config)
+    )
 
 
 def _without_preview_warning() -> None:
@@ -75,8 +77,8 @@ def _without_preview_warning() -> None:
 
 
 @dataclass(frozen=True)
-class ThisMachine:
-    """Trains here."""
+class LocalCompute:
+    """Trains on this machine."""
 
     pipes: dg.PipesSubprocessClient = field(
         default_factory=lambda: dg.PipesSubprocessClient(
@@ -93,11 +95,11 @@ class ThisMachine:
         try:
             ended = self.pipes.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
-            # Dagster's exception says the exit status in words alone.
+            # Dagster's exception has the exit status in its message only.
             status = int(str(error).rpartition(" ")[2])
         else:
             return [dict(message) for message in ended.get_custom_messages()]
-        # Outside of the block: what Dagster raised would stand beneath, and say less.
+        # Outside of the block, so that Dagster's own exception, which says less, is not shown beneath.
         why = path.with_suffix(".error")
         raise _ended(status, "", why.read_text().strip() if why.exists() else None)
 
@@ -108,7 +110,7 @@ def _ended(status: int, where: str, said: str | None) -> Exception:
     Args:
         status: its exit status; negative for the signal that killed it.
         where: " on HOST", or empty for this machine.
-        said: its own words, where it came to say any.
+        said: its own message, if there is one.
     """
     number = -status if status < 0 else status - 128
     if not said and number in set(signal.Signals):
@@ -128,7 +130,7 @@ def _ended(status: int, where: str, said: str | None) -> Exception:
 
 
 class _Lines(dg.PipesMessageReader):
-    """Takes the messages out of the lines that a process writes to its standard output."""
+    """Reads the messages from the lines that a process writes to its standard output."""
 
     #: The last error that was reported.
     error: str | None = None
@@ -139,12 +141,12 @@ class _Lines(dg.PipesMessageReader):
         yield {"stdio": "stdout"}
 
     def read(self, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-        """Pass on what a training says, and return how it ended, where it came to say so."""
+        """Pass on the messages of a training, and return how it ended; None where the connection broke."""
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip("\n")
-            if line.startswith(far.END):
-                return dict(json.loads(line.removeprefix(far.END)))
+            if line.startswith(remote_training.END):
+                return dict(json.loads(line.removeprefix(remote_training.END)))
             extract_message_or_forward_to_stdout(self.handler, line)
             self.error = _error_in(line) or self.error
         return None
@@ -154,20 +156,20 @@ class _Lines(dg.PipesMessageReader):
 
 
 def _error_in(line: str) -> str | None:
-    """The words of an error, where a line is a message that reports one."""
+    """Return the text of an error, where a line is a message that reports one."""
     try:
         message = json.loads(line)
-        told = message["params"]
+        parameters = message["params"]
         if message["method"] == "closed":
-            return f"{told['exception']['name']}: {told['exception']['message']}".strip()
-        return str(told["message"]).removeprefix("error: ") if told["level"] == "ERROR" else None
+            return f"{parameters['exception']['name']}: {parameters['exception']['message']}".strip()
+        return str(parameters["message"]).removeprefix("error: ") if parameters["level"] == "ERROR" else None
     except (ValueError, TypeError, KeyError):
         return None
 
 
 @contextmanager
-def _alive(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Give signs of life as long as the block runs; then hang up, whatever became of it."""
+def _heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Send heartbeats while the block runs, then close the connection."""
     assert process.stdin is not None
     over, line = threading.Event(), process.stdin.fileno()
 
@@ -185,52 +187,52 @@ def _alive(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        elsewhere.hang_up(process, 25)
+        remote_host.hang_up(process, 25)
 
 
 @dataclass(frozen=True)
-class OverSsh:
-    """Trains on a machine that `ssh` reaches; its disk keeps the checkpoints until the model is here."""
+class RemoteCompute:
+    """Trains on a host that `ssh` reaches; its disk keeps the checkpoints until the model is fetched."""
 
-    machine: Machine
+    host: RemoteHost
 
     def run(self, context: dg.AssetExecutionContext, job: TrainingJob) -> list[dict[str, Any]]:
-        """Train over there; see `Compute`."""
-        # Whoever takes the model away removes this folder with it.
+        """Train on the remote host; see `Compute`."""
+        # The caller removes this folder with the model.
         job.output.parent.mkdir(parents=True, exist_ok=True)
         if is_done(job):
             context.log.info(f"{job.output} is the model of this very job already")
             return []
         try:
-            staged = elsewhere.stage(self.machine, job, context.log.info)
+            staged = remote_host.stage(self.host, job, context.log.info)
             said = self._train(context, staged)
             if not any(one.get("stopped") for one in said):
-                elsewhere.fetch(self.machine, staged, job.output)
-            elsewhere.forget(self.machine, staged)
-        except MachineError as error:
-            raise MachineFailedError(str(error)) from error
+                remote_host.fetch(self.host, staged, job.output)
+            remote_host.forget(self.host, staged)
+        except RemoteHostError as error:
+            raise RemoteHostFailedError(str(error)) from error
         return said
 
     def _train(self, context: dg.AssetExecutionContext, staged: Staged) -> list[dict[str, Any]]:
         _without_preview_warning()
         lines = _Lines()
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), lines) as session:
-            told = {**staged.told, "environment": session.get_bootstrap_env_vars()}
-            process = self.machine.start(told, None)
-            context.log.info(f"training on {self.machine.host}, in {staged.job['output']}")
-            with _alive(process):
+            request = {**staged.request, "environment": session.get_bootstrap_env_vars()}
+            process = self.host.start(request, None)
+            context.log.info(f"training on {self.host.host}, in {staged.job['output']}")
+            with _heartbeat(process):
                 ended = lines.read(process)
         self._check(ended, lines.error)
         return [dict(message) for message in session.get_custom_messages()]
 
     def _check(self, ended: dict[str, Any] | None, error: str | None) -> None:
-        host = self.machine.host
+        host = self.host.host
         if ended is None:
-            raise MachineError(
+            raise RemoteHostError(
                 f"the connection to {host} broke: the training there ends itself; start it again and it "
                 "goes on from its last checkpoint, if it finished an epoch"
             )
         if ended.get("machine"):
-            raise MachineError(f"{host}: {ended['machine']}")
+            raise RemoteHostError(f"{host}: {ended['machine']}")
         if ended["status"]:
             raise _ended(int(ended["status"]), f" on {host}", error)

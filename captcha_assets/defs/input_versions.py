@@ -46,4 +46,4 @@ def changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list
 
 
 def _name(asset: str) -> str:
-    return f"{asset} by delivery"
+    return f"{asset} by batch"

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import staleness
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import last_failures
@@ -25,7 +26,9 @@ from captcha_assets.sweeps.production import problem
 _TRAINED = dg.AssetKey("resnet18")
 
 
-def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance) -> dict[str, Any]:
+def look(
+    settings: Settings, spec: DatasetSpec, definitions: dg.Definitions, instance: dg.DagsterInstance
+) -> dict[str, Any]:
     """Look at an instance; the answer holds values that JSON knows.
 
     Returns:
@@ -49,7 +52,7 @@ def look(settings: Settings, definitions: dg.Definitions, instance: dg.DagsterIn
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings),
-        "unusable": list(_unusable(settings)),
+        "unusable": list(_unusable(settings, spec)),
         "refused": _refused(settings),
         "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
     }
@@ -60,9 +63,9 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
     return next((why for why in found if why), None)
 
 
-def _unusable(settings: Settings) -> Iterator[str]:
+def _unusable(settings: Settings, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
-    if found := decisions.problem(settings.label_decisions):
+    if found := decisions.problem(settings.label_decisions, spec):
         yield found
     try:
         registry.history(settings.models)

@@ -20,7 +20,6 @@ from captcha_assets.defs.dagster_internals import (
     NO_VALUE,
     observed_version,
 )
-from captcha_assets.defs.images import assets as image_assets  # a name of its own is no second asset
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_switches import is_on
@@ -186,10 +185,14 @@ def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
 _CHAMPION = dg.AssetKey("champion")
 
 
+#: The assets of `image_tables`.
+_OF_A_BATCH = frozenset({dg.AssetKey("image_table"), dg.AssetKey("rejected_images")})
+
+
 def _assets_of_its_function(asset: str) -> Set[dg.AssetKey]:
     """Return the assets of the function that makes an asset: Dagster runs all of them, or none."""
     key = dg.AssetKey(asset)
-    return image_assets.image_tables.keys if key in image_assets.image_tables.keys else {key}
+    return _OF_A_BATCH if key in _OF_A_BATCH else {key}
 
 
 def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:

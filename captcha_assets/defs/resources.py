@@ -2,14 +2,19 @@
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute import Compute, compute_of
 from captcha_assets.settings import Settings, load_settings
 
 
-@dg.resource(description="Where things are kept, read from the CAPTCHA_* variables.")
-def settings(_context: dg.InitResourceContext) -> Settings:
-    """Read the settings when a run starts, so that loading the definitions needs no environment."""
-    return load_settings()
+def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:
+    """Return a resource that reads the settings when a run starts; loading the definitions needs none."""
+
+    @dg.resource(description="Where things are kept, read from the CAPTCHA_* variables.")
+    def settings(_context: dg.InitResourceContext) -> Settings:
+        return load_settings().with_kaggle_dataset(spec.kaggle_dataset)
+
+    return settings
 
 
 @dg.resource(required_resource_keys={"settings"}, description="Where trainings run: CAPTCHA_COMPUTE.")
@@ -22,6 +27,6 @@ def compute(context: dg.InitResourceContext) -> Compute:
 def resources() -> dg.Definitions:
     """Resources of every run, and one process per run: steps are short, and training has its own."""
     return dg.Definitions(
-        resources={"settings": settings, "compute": compute},
+        resources={"compute": compute},
         executor=dg.in_process_executor,
     )

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import polars as pl
 
 from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.formatting import counted, percent, points
 from captcha_assets.evaluation.metrics import (
     calibration_bins,
     exact_mcnemar,
     expected_calibration_error,
     holm,
 )
-from captcha_assets.evaluation.words import counted, percent, points
 from captcha_assets.proportions import Interval, images_needed, paired_difference
 
 _KEYS = ["image_id", "label"]
@@ -37,7 +37,7 @@ class PromotionLimits:
     Attributes:
         margin: the candidate's accuracy must be shown to be above the champion's minus this.
         level: of the tests. The interval of the difference of accuracy is the two-sided one with the
-            confidence 1 - level. Two equally good models are told apart by the recall of a class no more
+            confidence 1 - level. Two equally good models differ by the recall of a class no more
             often than this, over all classes together.
         calibration_error: highest expected calibration error, unless the champion's is higher still.
 
@@ -252,26 +252,26 @@ def _non_inferiority(
 def _difference_in_words(counts: PairedCounts, limits: PromotionLimits, worse: Sequence[str]) -> str:
     low, high = counts.difference(limits.level)
     (gained, lost), margin = counts.discordant, points(limits.margin)
-    told = (
+    measured = (
         f"accuracy {percent(counts.candidate_accuracy, 2)}, champion {percent(counts.champion_accuracy, 2)}: "
         f"a difference of {points(low, sign=True)} to {points(high, sign=True)} points "
         f"({counted(gained, 'image')} gained, {lost:,} lost)"
     )
     if not worse:
-        return f"{told}; a loss of {margin} points is excluded"
+        return f"{measured}; a loss of {margin} points is excluded"
     if worse == ["reference"]:
         return (
-            f"{told}; a loss of {margin} points is not excluded against the last model that was promoted for "
-            "its accuracy"
+            f"{measured}; a loss of {margin} points is not excluded against the last model that was promoted "
+            "for its accuracy"
         )
     if high < -limits.margin:
-        return f"{told}; a loss of more than {margin} points is certain at this level"
+        return f"{measured}; a loss of more than {margin} points is certain at this level"
     needed = images_needed(limits.margin, 1 - limits.level) if limits.margin else 0
     few = (
         f": it takes {needed:,} images, a wider CAPTCHA_PROMOTION_MARGIN, or a person "
         "(captcha-assets model promote)"
     )
-    return f"{told}; a loss of {margin} points is not excluded{few if counts.n < needed else ''}"
+    return f"{measured}; a loss of {margin} points is not excluded{few if counts.n < needed else ''}"
 
 
 def _reason_to_change(counts: PairedCounts, limits: PromotionLimits, newer_data: str | None) -> Criterion:

@@ -1,4 +1,4 @@
-"""Measuring a model on a split, and the folder that tells of it.
+"""Measuring a model on a split, and the folder of the results.
 
     metrics.json          the figures, with the model's id and the split
     predictions.parquet   one row per image: what was said of it, how surely
@@ -77,7 +77,7 @@ def evaluate(
         splits: local `splits` file.
         target: folder to make; one of old is replaced.
         split: "test", "validation" or "train".
-        splits_version: data version of the splits, to be told in the report.
+        splits_version: data version of the splits, shown in the report.
         delivery_link: see `report.render`.
         judged: see `report.render`.
 
@@ -148,7 +148,7 @@ def evaluate_named(settings: Settings, name: str) -> Evaluation:
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
-    images = read_split(tables, splits, split, classes=config.classes)
+    images = read_split(tables, splits, split, classes=config.classes, shape=config.image_shape)
     if len(images) == 0:
         raise EvaluationError(
             f"the {split} split of {splits} has no images, so no model can be measured on it: add a delivery "
@@ -209,15 +209,15 @@ def _pictures(
 
 
 def _facts(config: ModelConfig, splits_version: str | None) -> dict[str, dict[str, Any]]:
-    """Return what the report tells of a model, by heading."""
-    told = asdict(config)
-    settings, packages, provenance = (told.pop(name) for name in ("settings", "packages", "provenance"))
-    data = {"splits it was trained on": told.pop("splits_version")}
+    """Return what the report says of a model, by heading."""
+    network = asdict(config)
+    settings, packages, provenance = (network.pop(name) for name in ("settings", "packages", "provenance"))
+    data = {"splits it was trained on": network.pop("splits_version")}
     if splits_version is not None:
         data["splits it was measured on"] = splits_version
     groups = {
         "Data versions": data,
-        "Network": told,
+        "Network": network,
         "Training settings": settings,
         "Provenance": provenance,
         "Packages": packages,

@@ -3,6 +3,7 @@
 from captcha_assets.images.local import local_tables
 from captcha_assets.images.reader import read_split
 from captcha_assets.models import onnx, registry
+from captcha_assets.models.folder import read_config
 from captcha_assets.models.onnx import Parity
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
@@ -22,5 +23,8 @@ def export_stored(settings: Settings, name: str) -> Parity:
         local_tables(settings) as data,
         fetched(registry.model_folder(settings.models, model_id)) as model,
     ):
-        images = read_split(data.tables, data.splits, "test").pixels
+        config = read_config(model)
+        images = read_split(
+            data.tables, data.splits, "test", classes=config.classes, shape=config.image_shape
+        ).pixels
         return onnx.export(model, settings.onnx_model(model_id), images)

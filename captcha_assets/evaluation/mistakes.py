@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """One image (uint8, height x width) taken for another class, with the probability of that class."""
+    """One image (uint8, gray or RGB) taken for another class, with the probability of that class."""
 
     image_id: str
     label: str

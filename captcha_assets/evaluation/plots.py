@@ -1,4 +1,4 @@
-"""Pictures of an evaluation. Each function returns a PNG, `canvas.WIDTH` pixels wide."""
+"""Plots of an evaluation. Each function returns a PNG, `canvas.WIDTH` pixels wide."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,9 +23,9 @@ from captcha_assets.evaluation.canvas import (
     picture,
     write,
 )
+from captcha_assets.evaluation.formatting import counted, percent
 from captcha_assets.evaluation.metrics import CalibrationBin, ClassMetrics, Metrics
 from captcha_assets.evaluation.mistakes import Mistake
-from captcha_assets.evaluation.words import counted, percent
 
 #: Mistakes that the gallery shows at most.
 GALLERY_LIMIT = 40
@@ -301,7 +301,7 @@ def _no_mistake(tested: int) -> Figure:
 
 
 def _mistake(figure: Figure, mistake: Mistake, left: float, top: float) -> None:
-    rows, columns = mistake.pixels.shape
+    rows, columns = mistake.pixels.shape[:2]
     height = 130
     width = min(92.0, height * columns / rows)
     axes = add_axes(figure, left + (100 - width) / 2, top, width, height)

@@ -14,7 +14,7 @@ import xxhash
 from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.criteria import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
-from captcha_assets.evaluation.words import percent
+from captcha_assets.evaluation.formatting import percent
 from captcha_assets.images.content import content_hash
 from captcha_assets.images.local import LocalTables
 from captcha_assets.models import promotion_decisions, registry

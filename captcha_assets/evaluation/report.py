@@ -14,9 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from captcha_assets.evaluation.formatting import percent
 from captcha_assets.evaluation.metrics import Metrics
 from captcha_assets.evaluation.mistakes import Mistake, most_confused
-from captcha_assets.evaluation.words import percent
 from captcha_assets.proportions import Interval, best_of, wilson
 
 #: Mistakes that the page shows at most.

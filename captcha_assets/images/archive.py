@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from captcha_assets.images.rejection import Reason, Rejection
 
-#: Bytes a member may unpack to. An image of this data set has about 1,500, one saved as RGBA with
-#: metadata at most some ten thousand; a megabyte leaves room for a thumbnail or a colour profile.
+#: Bytes a member may unpack to, where a data set does not say otherwise. A small image has some thousand; a
+#: megabyte leaves room for metadata, a thumbnail or a colour profile.
 MEMBER_LIMIT = 1 << 20
 
 #: How many times its packed size a member above `SMALL` bytes may unpack to, and an archive as a
@@ -94,14 +94,14 @@ class Member(NamedTuple):
     method: int
 
 
-class Refused(NamedTuple):
-    """A member refused for what the archive's directory says about it."""
+class Rejected(NamedTuple):
+    """A member rejected because of what the archive's directory says about it."""
 
     name: str
     rejection: Rejection
 
 
-Entry = Member | Refused
+Entry = Member | Rejected
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Listing:
 
     entries: list[Entry]
     ignored: int
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[Rejected, ...] = ()
 
 
 class ArchiveReader:
@@ -134,9 +134,9 @@ class ArchiveReader:
         """Return the unpacked bytes of one member.
 
         Raises:
-            Rejection: the member is refused, damaged, or not what the directory says it is.
+            Rejection: the member is rejected, damaged, or not what the directory says it is.
         """
-        if isinstance(entry, Refused):
+        if isinstance(entry, Rejected):
             raise entry.rejection
         packed = self._packed(entry)
         data = packed if entry.method == _STORED else _inflate(packed, entry.size)
@@ -203,26 +203,30 @@ def open_delivery(path: Path) -> Iterator[Delivery]:
         reader.close()
 
 
-def list_members(path: Path) -> Listing:
-    """Read an archive's directory and judge every member by it.
+def list_members(path: Path, largest_file: int = MEMBER_LIMIT) -> Listing:
+    """Read an archive's directory and check every member by it.
+
+    Args:
+        path: the zip file.
+        largest_file: bytes that a member may unpack to.
 
     Raises:
         ArchiveError: see `open_delivery`.
     """
     directory = _read_directory(path)
-    members, refused, ignored = _judge(path, directory)
+    members, rejected, ignored = _checked(path, directory, largest_file)
     left_out = _left_out(directory.comment)
-    entries = _resolve_names(members) + refused + list(left_out)
+    entries = _resolve_names(members) + rejected + list(left_out)
     _check_whole(path, entries, directory.archive_bytes)
-    # for equal names the refused one comes last, whatever the archive's order
-    entries.sort(key=lambda entry: (entry.name, isinstance(entry, Refused)))
+    # for equal names the rejected one comes last, whatever the archive's order
+    entries.sort(key=lambda entry: (entry.name, isinstance(entry, Rejected)))
     return Listing(entries, ignored, left_out)
 
 
 def checksums(path: Path) -> dict[str, tuple[int, int]]:
     """Return name to unpacked size and CRC-32 of every file that an archive's directory names.
 
-    Nothing is judged: a member that would be refused is named too.
+    Nothing is checked: a member that would be rejected is named too.
 
     Raises:
         ArchiveError: the directory cannot be read.
@@ -310,10 +314,10 @@ def _what_it_is(descriptor: int) -> str:
     return f"is not a zip archive{f' but {kind}' if kind else ''}: deliver a .zip"
 
 
-def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry], int]:
-    """Sort the directory's records into readable members, refused ones and a number of ignored ones."""
+def _checked(path: Path, directory: _Directory, largest_file: int) -> tuple[list[Member], list[Entry], int]:
+    """Sort the directory's records into readable members, rejected ones and a number of ignored ones."""
     members: list[Member] = []
-    refused: list[Entry] = []
+    rejected: list[Entry] = []
     ignored = 0
     for number, (record, raw, extra) in enumerate(_records(path, directory)):
         if number >= COUNT_LIMIT:
@@ -323,14 +327,14 @@ def _judge(path: Path, directory: _Directory) -> tuple[list[Member], list[Entry]
             ignored += 1
             continue
         member = _member(name, record, extra, directory.shift)
-        problem = _name_problem(raw) or _record_problem(member, record)
+        problem = _name_problem(raw) or _record_problem(member, record, largest_file)
         if problem is None and member.offset > directory.archive_bytes:
             problem = Rejection(Reason.CORRUPT, "lies beyond the end of the archive")
         if problem is None:
             members.append(member)
         else:
-            refused.append(Refused(name[:NAME_LIMIT], problem))
-    return members, refused, ignored
+            rejected.append(Rejected(name[:NAME_LIMIT], problem))
+    return members, rejected, ignored
 
 
 def _records(path: Path, directory: _Directory) -> Iterator[tuple[tuple[int, ...], bytes, bytes]]:
@@ -382,7 +386,7 @@ def _name_problem(raw: bytes) -> Rejection | None:
     return None
 
 
-def _record_problem(member: Member, record: tuple[int, ...]) -> Rejection | None:
+def _record_problem(member: Member, record: tuple[int, ...], largest_file: int) -> Rejection | None:
     made_on, flags, mode = record[1] >> 8, record[3], record[15] >> 16
     if made_on == _UNIX and stat.S_IFMT(mode) not in {0, stat.S_IFREG}:
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "a device, pipe or folder"
@@ -394,12 +398,12 @@ def _record_problem(member: Member, record: tuple[int, ...]) -> Rejection | None
     if member.method not in {_STORED, _DEFLATED}:
         method = _METHODS.get(member.method, f"method {member.method}")
         return Rejection(Reason.UNSUPPORTED_COMPRESSION, f"is packed with {method}: use deflate")
-    return _size_problem(member)
+    return _size_problem(member, largest_file)
 
 
-def _size_problem(member: Member) -> Rejection | None:
-    if max(member.size, member.packed) > MEMBER_LIMIT:
-        return Rejection(Reason.TOO_LARGE, f"has {member.size:,} bytes, more than {MEMBER_LIMIT:,}")
+def _size_problem(member: Member, largest_file: int) -> Rejection | None:
+    if max(member.size, member.packed) > largest_file:
+        return Rejection(Reason.TOO_LARGE, f"has {member.size:,} bytes, more than {largest_file:,}")
     if member.size > SMALL and member.size > EXPANSION_LIMIT * member.packed:
         times = member.size // max(member.packed, 1)
         return Rejection(Reason.TOO_LARGE, f"unpacks to {times} times its packed size")
@@ -407,13 +411,13 @@ def _size_problem(member: Member) -> Rejection | None:
 
 
 def _resolve_names(members: list[Member]) -> list[Entry]:
-    """Refuse all but one of the members whose names are equal, or equal but for upper and lower case.
+    """Reject all but one of the members whose names are equal, or equal but for upper and lower case.
 
     Of equal names the first in the archive is kept; of names that differ in case, the one in lower
     case, as labels are.
     """
     kept: dict[str, Member] = {}
-    refused: list[Entry] = []
+    rejected: list[Entry] = []
     for member in members:
         other = kept.setdefault(member.name.casefold(), member)
         if other is member:
@@ -422,17 +426,17 @@ def _resolve_names(members: list[Member]) -> list[Entry]:
         kept[member.name.casefold()] = keep
         same = keep.name == drop.name
         detail = "stands in the archive twice" if same else f"differs from {keep.name!r} in case only"
-        refused.append(Refused(drop.name, Rejection(Reason.DUPLICATE_NAME, detail)))
-    return [*kept.values(), *refused]
+        rejected.append(Rejected(drop.name, Rejection(Reason.DUPLICATE_NAME, detail)))
+    return [*kept.values(), *rejected]
 
 
-def _left_out(comment: bytes) -> tuple[Refused, ...]:
+def _left_out(comment: bytes) -> tuple[Rejected, ...]:
     """Return the files that could not be read when the folder was packed; the comment lists them."""
     try:
         rows = json.loads(comment)["unreadable"] if comment.startswith(b'{"unreadable"') else []
-        return tuple(Refused(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows)
+        return tuple(Rejected(_line(name), Rejection(Reason.UNREADABLE, _line(why))) for name, why in rows)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ()  # somebody else's comment
+        return ()  # a comment of another program
 
 
 def _line(text: object) -> str:
@@ -443,8 +447,8 @@ def _line(text: object) -> str:
 def _check_whole(path: Path, entries: Iterable[Entry], size: int) -> None:
     entries = list(entries)
     if not entries:
-        raise ArchiveError(f"{path} holds no files: deliver an archive of images named <label>_<n>.png")
-    if all(isinstance(entry, Refused) and entry.rejection.reason == Reason.ENCRYPTED for entry in entries):
+        raise ArchiveError(f"{path} holds no files: deliver an archive of labelled images")
+    if all(isinstance(entry, Rejected) and entry.rejection.reason == Reason.ENCRYPTED for entry in entries):
         raise ArchiveError(f"{path} is encrypted: deliver it without a password")
     total = sum(entry.size for entry in entries if isinstance(entry, Member))
     if total > EXPANSION_LIMIT * size + MEMBER_LIMIT:

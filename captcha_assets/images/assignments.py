@@ -72,9 +72,9 @@ class AssignmentRecord:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let one process of this home at a time assign splits; the lock goes with the process."""
-        place = self.scratch / "locks" / "splits.lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("w") as lock:
+        path = self.scratch / "locks" / "splits.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -112,10 +112,10 @@ class AssignmentRecord:
             *("split", "label", "batch"),
             round=pl.lit(number, pl.Int32),
         )
-        made = self.scratch / "splits" / f"{number:06d}.parquet"
-        version = write_frame(rows, ASSIGNMENTS_SCHEMA, made, _REPETITIVE)
+        written = self.scratch / "splits" / f"{number:06d}.parquet"
+        version = write_frame(rows, ASSIGNMENTS_SCHEMA, written, _REPETITIVE)
         target = self.folder / f"{number:06d}-{version}.parquet"
-        move(made, target)
+        move(written, target)
         return target.name
 
     def require(self, expected: Collection[str], known_by: str) -> None:

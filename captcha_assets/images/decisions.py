@@ -1,4 +1,4 @@
-"""What somebody decided about single images: a small CSV file, committed beside the code.
+"""What someone decided about single images: a small CSV file, committed beside the code.
 
     image_id,decision,label,reason
     0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second delivery mistook it for n
@@ -14,7 +14,7 @@ are accepted.
 
 A file that cannot be followed is an error with the number of the line. A decision that has no effect is a
 warning, since a batch that is not there, or not there any more, must not stop the others: one about an
-image that no batch holds, and `keep` of a label that nobody states, where nobody contradicts the other.
+image that no batch holds, and `keep` of a label that no source states, where the sources agree.
 """
 
 import csv
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import polars as pl
 import xxhash
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.storage import AnyPath, replacing
 
 KEEP, RELABEL, DROP = "keep", "relabel", "drop"
@@ -69,10 +69,10 @@ def _is_there(path: AnyPath) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def problem(path: AnyPath) -> str | None:
+def problem(path: AnyPath, spec: DatasetSpec) -> str | None:
     """Return why a file of decisions cannot be used, in one line; None where it can be, or is not there."""
     try:
-        read_decisions(path)
+        read_decisions(path, spec)
     except DecisionError as error:
         return str(error)
     return None
@@ -97,7 +97,7 @@ def write_conflicts(conflicts: pl.DataFrame, target: AnyPath) -> None:
         lines.writerows((name, "", "", claims(sources)) for name, sources in conflicts.iter_rows())
 
 
-def read_decisions(path: AnyPath | None) -> pl.DataFrame:
+def read_decisions(path: AnyPath | None, spec: DatasetSpec) -> pl.DataFrame:
     """Return `image_id`, `decision`, `decided` (the label, null for `drop`) and `line`, a row per decision.
 
     Without a path, or without a file there, nothing is decided.
@@ -110,7 +110,7 @@ def read_decisions(path: AnyPath | None) -> pl.DataFrame:
         if not path.is_file():
             raise DecisionError(f"{path} is no regular file, or a link that leads nowhere: replace it")
         for number, row in _rows(path):
-            decision = _decision(row, number, f"{path}, line {number}")
+            decision = _decision(row, f"{path}, line {number}", number, spec)
             if decision is None:
                 continue
             first = decided.setdefault(decision.image_id, decision)
@@ -155,7 +155,7 @@ def _text(path: AnyPath) -> str:
         ) from error
 
 
-def _decision(row: list[str], number: int, place: str) -> _Decision | None:
+def _decision(row: list[str], place: str, number: int, spec: DatasetSpec) -> _Decision | None:
     if len(row) != len(_COLUMNS):
         raise DecisionError(
             f"{place}: needs {len(_COLUMNS)} fields and has {len(row)}; quote a reason that holds a comma"
@@ -169,8 +169,8 @@ def _decision(row: list[str], number: int, place: str) -> _Decision | None:
         raise DecisionError(f"{place}: decision {decision!r} is not one of {', '.join(DECISIONS)}")
     if decision == DROP and label:
         raise DecisionError(f"{place}: {DROP} takes no label")
-    if decision != DROP and label not in CLASSES:
-        raise DecisionError(f"{place}: label {label!r} is not one of {''.join(CLASSES)}")
+    if decision != DROP and label not in spec.classes:
+        raise DecisionError(f"{place}: label {label!r} is not one of {spec.classes_in_words}")
     return _Decision(image_id, decision, label or None, number)
 
 

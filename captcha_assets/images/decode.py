@@ -1,9 +1,10 @@
-"""From the bytes of one file to pixels, believing nothing the file says about itself.
+"""From the bytes of one file to pixels, trusting nothing that the file says about itself.
 
-The structure of the PNG file is checked before anything is inflated, so that a picture of 30,000 by
-30,000 pixels costs no more than its header.
+The structure of the file is checked before anything is inflated, so that an image of 30,000 by 30,000 pixels
+costs no more than its header.
 """
 
+import re
 import struct
 import zlib
 from typing import NamedTuple
@@ -12,20 +13,32 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from captcha_assets.dataset import HEIGHT, WIDTH
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.rejection import Reason, Rejection
 
 __all__ = ["Decoded", "Reason", "Rejection", "decode"]
 
 Pixels = npt.NDArray[np.uint8]
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Pixels that an image of another size may have where such images are resized.
+PIXEL_LIMIT = 1 << 25
+#: Scans of a progressive JPEG file: each goes over all pixels, and ten are usual.
+SCAN_LIMIT = 64
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
 _CRC = struct.Struct(">I")
 _HEADER = struct.Struct(">IIBBBBB")
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_JPEG = b"\xff\xd8\xff"
+_FRAME = struct.Struct(">BHHB")
+_JPEG_MODES = {1: "L", 3: "RGB"}
+#: Ends the compressed data of a scan: any marker but a restart, and no stuffed 0xff.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _IMAGES = (
-    (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
+    (_PNG, "PNG"), (_JPEG, "JPEG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
     (b"\0\0\1\0", "ICO"), (b"qoif", "QOI"), (b"\x8aMNG", "MNG"), (b"%PDF", "PDF"), (b"\xff\x0a", "JPEG XL"),
     (b"P5", "PGM"), (b"P6", "PPM"), (b"<svg", "SVG"), (b"\0\0\0\x0cjP  ", "JPEG 2000"),
 )  # fmt: skip
@@ -33,55 +46,95 @@ _ARCHIVES = (
     (b"PK\3\4", "zip"), (b"\x1f\x8b", "gzip"), (b"Rar!", "RAR"), (b"7z\xbc\xaf", "7-Zip"),
     (b"\xfd7zXZ", "xz"), (b"BZh", "bzip2"), (b"\x28\xb5\x2f\xfd", "zstd"),
 )  # fmt: skip
+_NAMES = {"png": "PNG", "jpeg": "JPEG"}
 
 
 class Decoded(NamedTuple):
     """An image as the platform uses it.
 
     Attributes:
-        pixels: uint8 (52, 32), 0 black.
-        source_mode: as found in the file: "L" (8-bit grayscale, the norm), "1", "L2" or "L4"
-            (fewer bits), "LA", "P", "RGB" or "RGBA". Anything but "L" was converted.
+        pixels: uint8, of the data set's shape: (height, width), 0 black, or (height, width, 3) in RGB.
+        source_mode: as found in the file: "L" (8-bit grayscale), "1", "L2" or "L4" (fewer bits), "LA", "P",
+            "RGB" or "RGBA". Anything but the data set's own mode was converted.
     """
 
     pixels: Pixels
     source_mode: str
 
 
-def decode(data: bytes) -> Decoded:
-    """Decode a PNG file of 32 by 52 pixels to grayscale.
+class _Header(NamedTuple):
+    """What a file says about its image."""
 
-    Colour is converted with the weights of ITU-R 601, which leaves gray as it is; an alpha channel is
-    dropped where every pixel is opaque. Interlaced files are read, metadata is ignored.
+    width: int
+    height: int
+    mode: str
+
+
+def decode(data: bytes, spec: DatasetSpec) -> Decoded:
+    """Decode a PNG or JPEG file to an image of a data set.
+
+    Colour becomes gray with the weights of ITU-R 601, which leave gray as it is; an alpha channel is dropped
+    where every pixel is opaque. Interlaced files are read; metadata is ignored, an orientation too. An image
+    of another size is resized where the data set says so: by area where it shrinks, else linearly.
 
     Raises:
         Rejection: the file is not such an image; nothing is repaired or guessed.
     """
-    mode = _check_structure(data)
+    header = _check_structure(data, spec)
     image: Pixels | None = cv2.imdecode(  # type: ignore[assignment]
         np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
     )
-    if image is None or image.dtype != np.uint8 or image.shape[:2] != (HEIGHT, WIDTH):
+    if image is None or image.dtype != np.uint8 or image.shape[:2] != (header.height, header.width):
         raise Rejection(Reason.CORRUPT, "its pixel data is damaged or ends early")
-    return Decoded(image if image.ndim == 2 else _to_gray(image), mode)
+    if image.ndim == 3 or spec.channels == 3:
+        image = _with_channels(image, spec.channels)
+    if image.shape[:2] != (spec.height, spec.width):
+        image = _resized(image, spec)
+    return Decoded(image, header.mode)
 
 
-def _to_gray(image: Pixels) -> Pixels:
+def _with_channels(image: Pixels, channels: int) -> Pixels:
+    """Return what OpenCV decoded (gray, BGR or BGRA) in gray or in RGB."""
+    if image.ndim == 2:
+        return image if channels == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
     if image.shape[2] == 4:
         if image[..., 3].min() < 255:
             raise Rejection(Reason.TRANSPARENT, "is partly transparent: what lies behind is not known")
         image = image[..., :3]
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+    conversion = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(image, conversion), np.uint8)
 
 
-def _check_structure(data: bytes) -> str:
-    """Walk the file's chunks; return its mode."""
-    if not data.startswith(_SIGNATURE):
-        raise _not_png(data)
-    mode = ""
+def _check_size(header: _Header, spec: DatasetSpec) -> None:
+    """Accept the size of an image that differs from the data set's, if it may be resized."""
+    size = f"{header.width}x{header.height} pixels"
+    if spec.other_sizes == "reject":
+        raise Rejection(Reason.WRONG_SIZE, f"is {size}, not {spec.size}")
+    if not 0 < header.width * header.height <= PIXEL_LIMIT:
+        raise Rejection(Reason.WRONG_SIZE, f"is {size}: 1 to {PIXEL_LIMIT:,} pixels can be resized")
+
+
+def _resized(image: Pixels, spec: DatasetSpec) -> Pixels:
+    wanted = spec.width, spec.height
+    shrinks = image.shape[1] >= wanted[0] and image.shape[0] >= wanted[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, wanted, interpolation=how), np.uint8)
+
+
+def _check_structure(data: bytes, spec: DatasetSpec) -> _Header:
+    if "png" in spec.formats and data.startswith(_PNG):
+        return _check_png(data, spec)
+    if "jpeg" in spec.formats and data.startswith(_JPEG):
+        return _check_jpeg(data, spec)
+    raise _not_read(data, " or ".join(_NAMES[name] for name in spec.formats))
+
+
+def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
+    """Walk the file's chunks; return what its header says."""
+    header: _Header | None = None
     kind = b""
     pixels = False
-    place = len(_SIGNATURE)
+    place = len(_PNG)
     end = len(data)
     while kind != b"IEND":
         if place + 12 > end:
@@ -93,23 +146,23 @@ def _check_structure(data: bytes) -> str:
             raise Rejection(Reason.CORRUPT, "ends early: a chunk is cut off")
         if zlib.crc32(data[body - 4 : body + length]) != _CRC.unpack_from(data, body + length)[0]:
             raise Rejection(Reason.CORRUPT, f"the checksum of chunk {_printable(kind)} is wrong")
-        if not mode:
-            mode = _check_header(kind, data[body : body + length])
+        if header is None:
+            header = _png_header(kind, data[body : body + length], spec)
         elif kind == b"acTL":
-            raise Rejection(Reason.ANIMATED, "is an animation, not one picture")
+            raise Rejection(Reason.ANIMATED, "is an animation, not a single image")
         pixels = pixels or kind == b"IDAT"
-    if not pixels or place != end:
+    if header is None or not pixels or place != end:
         detail = f"has {end - place} bytes after its end" if pixels else "holds no pixel data"
         raise Rejection(Reason.CORRUPT, detail)
-    return mode
+    return header
 
 
-def _check_header(kind: bytes, body: bytes) -> str:
+def _png_header(kind: bytes, body: bytes, spec: DatasetSpec) -> _Header:
     if kind != b"IHDR" or len(body) != _HEADER.size:
         raise Rejection(Reason.CORRUPT, "does not begin with a PNG header")
     width, height, depth, colour, *_ = _HEADER.unpack(body)
-    if (width, height) != (WIDTH, HEIGHT):
-        raise Rejection(Reason.WRONG_SIZE, f"is {width}x{height} pixels, not {WIDTH}x{HEIGHT}")
+    if (width, height) != (spec.width, spec.height):
+        _check_size(_Header(width, height, ""), spec)
     if depth == 16:
         raise Rejection(Reason.SIXTEEN_BIT, "has 16 bits a channel, not 8")
     if colour not in _MODES or depth not in {1, 2, 4, 8}:
@@ -117,23 +170,80 @@ def _check_header(kind: bytes, body: bytes) -> str:
             Reason.CORRUPT, f"has colour type {colour} with {depth} bits, which PNG does not know"
         )
     if colour == 0 and depth < 8:
-        return {1: "1", 2: "L2", 4: "L4"}[depth]
-    return _MODES[colour]
+        return _Header(width, height, {1: "1", 2: "L2", 4: "L4"}[depth])
+    return _Header(width, height, _MODES[colour])
 
 
-def _not_png(data: bytes) -> Rejection:
+def _check_jpeg(data: bytes, spec: DatasetSpec) -> _Header:
+    """Walk the file's segments to its end; return what its frame says.
+
+    What follows the end is ignored: cameras put previews there.
+    """
+    header: _Header | None = None
+    place, scans = 2, 0
+    while True:
+        marker, body, place = _segment(data, place)
+        if marker in _FRAMES and header is None:
+            header = _jpeg_header(body, spec)
+        if marker == _START_OF_SCAN:
+            scans += 1
+            found = _MARKER.search(data, place)
+            if header is None or found is None or scans > SCAN_LIMIT:
+                detail = f"has more than {SCAN_LIMIT} scans" if found else "ends early: its end is missing"
+                raise Rejection(Reason.CORRUPT, detail if header else "does not say its size")
+            place = found.start()
+        if marker == _END_OF_IMAGE:
+            if header is None or not scans:
+                raise Rejection(Reason.CORRUPT, "holds no pixel data")
+            return header
+
+
+def _segment(data: bytes, place: int) -> tuple[int, bytes, int]:
+    """Return the marker of the segment at `place`, its body, and where the next one begins."""
+    while data[place : place + 2] == b"\xff\xff":  # fill bytes
+        place += 1
+    if len(data) < place + 2:
+        raise Rejection(Reason.CORRUPT, "ends early: its end is missing")
+    if data[place] != 0xFF:
+        raise Rejection(Reason.CORRUPT, "holds bytes between its segments")
+    marker = data[place + 1]
+    if marker == _END_OF_IMAGE:
+        return marker, b"", place + 2
+    length = int.from_bytes(data[place + 2 : place + 4], "big")
+    end = place + 2 + length
+    if length < 2 or end > len(data):
+        raise Rejection(Reason.CORRUPT, "ends early: a segment is cut off")
+    return marker, data[place + 4 : end], end
+
+
+def _jpeg_header(body: bytes, spec: DatasetSpec) -> _Header:
+    if len(body) < _FRAME.size:
+        raise Rejection(Reason.CORRUPT, "does not say its size")
+    depth, height, width, components = _FRAME.unpack_from(body)
+    if (width, height) != (spec.width, spec.height):
+        _check_size(_Header(width, height, ""), spec)
+    if depth != 8:
+        raise Rejection(Reason.SIXTEEN_BIT, f"has {depth} bits a channel, not 8")
+    if components not in _JPEG_MODES:
+        raise Rejection(
+            Reason.UNSUPPORTED_FORMAT, f"has {components} colour channels (CMYK?), not 1 or 3: save it as RGB"
+        )
+    return _Header(width, height, _JPEG_MODES[components])
+
+
+def _not_read(data: bytes, wanted: str) -> Rejection:
     if not data:
         return Rejection(Reason.EMPTY, "is empty")
     for magic, name in _ARCHIVES:
         if data.startswith(magic):
             return Rejection(Reason.NESTED_ARCHIVE, f"is a {name} archive: deliver it by itself")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return Rejection(Reason.UNSUPPORTED_FORMAT, "is a WebP file, not PNG")
+        return Rejection(Reason.UNSUPPORTED_FORMAT, f"is a WebP file, not {wanted}")
     if data[4:8] == b"ftyp":
-        return Rejection(Reason.UNSUPPORTED_FORMAT, "is an AVIF or HEIC file, not PNG")
+        return Rejection(Reason.UNSUPPORTED_FORMAT, f"is an AVIF or HEIC file, not {wanted}")
     for magic, name in _IMAGES:
         if data.startswith(magic):
-            return Rejection(Reason.UNSUPPORTED_FORMAT, f"is a {name} file, not PNG")
+            return Rejection(Reason.UNSUPPORTED_FORMAT, f"is a {name} file, not {wanted}")
     return Rejection(Reason.NOT_AN_IMAGE, f"is not an image: it begins with {data[:8]!r}")
 
 

@@ -1,4 +1,7 @@
-"""Data frames as tables with a data version, and what they are asked more than once."""
+"""Data frames as tables with a data version, and what is asked of them more than once."""
+
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,6 +26,25 @@ def require_table(path: AnyPath) -> AnyPath:
     """
     if not path.exists():
         raise MissingTableError(f"{path} is missing: materialize it again with captcha-assets update")
+    return path
+
+
+class StaleTableError(ValueError):
+    """A table that another version of the code wrote; the message says how it is materialized again."""
+
+
+def require_columns(path: Path, columns: Collection[str]) -> Path:
+    """Return `path`, a local Parquet file, where it has these columns.
+
+    Raises:
+        StaleTableError: it lacks some.
+    """
+    lacking = [name for name in columns if name not in pq.read_schema(path).names]
+    if lacking:
+        raise StaleTableError(
+            f"{path} was made by another version of the code, without {', '.join(lacking)}: materialize it "
+            "again with captcha-assets update"
+        )
     return path
 
 

@@ -1,11 +1,11 @@
-"""The image index: one row per distinct image over all deliveries.
+"""The image index: one row per distinct image over all batches.
 
 Exact duplicates are merged, images whose sources contradict each other in the label are set aside, and
-near-duplicates of one class are tied into groups. The same deliveries give the same index, in whatever
+near-duplicates of one class form groups. The same batches give the same index, in whatever
 order they came; what is known about near-duplicates from the index before only saves work.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -17,11 +17,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
-from captcha_assets.images.duplicates import RULE, Rows, near_duplicate_groups
-from captcha_assets.images.features import CHANCES, CROPS
-from captcha_assets.images.frames import require_table, write_frame
+from captcha_assets.images.duplicates import Rows, near_duplicate_groups, rule
+from captcha_assets.images.features import CROPS, TABLES, thumbnails
+from captcha_assets.images.frames import StaleTableError, require_columns, require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"
@@ -41,13 +41,13 @@ INDEX_SCHEMA = pa.schema(
         pa.field("sources", pa.list_(_SOURCE), nullable=False),
         pa.field("brightness", _REAL, nullable=False),
         pa.field("contrast", _REAL, nullable=False),
-        pa.field("ink", _REAL, nullable=False),
+        pa.field("foreground_fraction", _REAL, nullable=False),
     ]
 )
 COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
     "label": "Its class; empty where its sources contradict each other.",
-    "status": "usable, or label_conflict: set aside until somebody decides.",
+    "status": "usable, or label_conflict: set aside until someone decides.",
     "group": "Near-duplicate group, named by its smallest image_id; an image alone is its own.",
     "batch": "The delivery it is taken from: the first by name of those that hold it.",
     "member": "Path within that delivery's archive.",
@@ -55,7 +55,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "sources": "Every delivery, path and label it came with.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",
-    "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
+    "foreground_fraction": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
 #: The columns of other assets that each column is made from: (asset, column).
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
@@ -69,19 +69,15 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "sources": [("image_table", name) for name in ("batch", "member", "label")],
     "brightness": [("image_table", "brightness")],
     "contrast": [("image_table", "contrast")],
-    "ink": [("image_table", "ink")],
+    "foreground_fraction": [("image_table", "foreground_fraction")],
 }
 
 _RULE_KEY = b"near_duplicate_rule"
 _REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
-_COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "ink"]
+_COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "foreground_fraction"]
 #: Decoded row groups kept at hand while one class is searched, some 3.5 MB each.
 _ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
-
-
-class StaleTableError(ValueError):
-    """Image tables that this version cannot use; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -112,29 +108,37 @@ class IndexSummary:
 
 
 def build_image_index(
-    tables: Mapping[str, AnyPath], target: AnyPath, decisions: AnyPath | None = None
+    tables: Mapping[str, AnyPath],
+    target: AnyPath,
+    spec: DatasetSpec,
+    decisions: AnyPath | None = None,
 ) -> IndexSummary:
-    """Bring the image tables of all deliveries together; the index is complete or absent.
+    """Bring the image tables of all batches together; the index is complete or absent.
 
     Args:
         tables: delivery name to its image table.
         target: where the index goes. An index that lies there is consulted for near-duplicates among
             images it knows; without it the result is the same.
-        decisions: file of what somebody decided about single images, see `decisions`.
+        spec: what the images look like.
+        decisions: file of what someone decided about single images, see `decisions`.
 
     Raises:
         DecisionError: the decisions cannot be followed.
         MissingTableError: an image table is not there.
         StaleTableError: an image table was made by another version.
     """
+    named = rule(spec.near_duplicate_correlation)
     with ExitStack() as stack:
-        places = {name: require_table(tables[name]) for name in sorted(tables)}
-        local = {name: Path(stack.enter_context(fetched(place))) for name, place in places.items()}
-        images, idle = _distinct(local, decisions)
-        groups = _groups(images, list(local.values()), _known_groups(target))
+        paths = {name: require_table(tables[name]) for name in sorted(tables)}
+        local = {
+            name: require_columns(Path(stack.enter_context(fetched(path))), _COLUMNS)
+            for name, path in paths.items()
+        }
+        images, idle = _distinct(local, decisions, spec)
+        groups = _groups(images, list(local.values()), _known_groups(target, named), spec)
         rows = images.with_columns(group=images["image_id"].gather(groups)).select(INDEX_SCHEMA.names)
-        version = write_frame(rows, INDEX_SCHEMA, target, _REPETITIVE, {_RULE_KEY: RULE})
-    return replace(_summarize(rows, version), idle_decisions=idle)
+        version = write_frame(rows, INDEX_SCHEMA, target, _REPETITIVE, {_RULE_KEY: named})
+    return replace(_summarize(rows, version, spec), idle_decisions=idle)
 
 
 def list_conflicts(target: AnyPath) -> pl.DataFrame:
@@ -147,12 +151,14 @@ def list_conflicts(target: AnyPath) -> pl.DataFrame:
     )
 
 
-def _distinct(tables: Mapping[str, Path], decisions: AnyPath | None) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _distinct(
+    tables: Mapping[str, Path], decisions: AnyPath | None, spec: DatasetSpec
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Return a row per image, and the decisions that have no effect, in words.
 
     The rows are in order of `image_id` and say where the first source lies (`table`, `row`).
     """
-    decided, images = read_decisions(decisions), _by_image(tables)
+    decided, images = read_decisions(decisions, spec), _by_image(tables)
     idle: tuple[str, ...] = ()
     if decisions is not None and len(decided):
         collected = images.collect()
@@ -177,7 +183,9 @@ def _by_image(tables: Mapping[str, Path]) -> pl.LazyFrame:
             pl.when(pl.col("label").n_unique() == 1).then(pl.col("label").first()).alias("label"),
             pl.struct("batch", "member", "label").alias("sources"),
             pl.len().cast(pl.Int32).alias("copies"),
-            pl.col("batch", "member", "brightness", "contrast", "ink", "table", "row").first(),
+            pl.col(
+                "batch", "member", "brightness", "contrast", "foreground_fraction", "table", "row"
+            ).first(),
         )
     )
 
@@ -189,12 +197,12 @@ _SCHEMA_OF_COLUMNS = {
     "label": pl.String,
     "brightness": pl.Float32,
     "contrast": pl.Float32,
-    "ink": pl.Float32,
+    "foreground_fraction": pl.Float32,
 }
 
 
-def _known_groups(target: AnyPath) -> pl.DataFrame | None:
-    """Return `image_id`, `label`, `group` of the usable images of the index before, if its rule is ours."""
+def _known_groups(target: AnyPath, named: str) -> pl.DataFrame | None:
+    """Return `image_id`, `label`, `group` of usable images of the index before, if its rule is `named`."""
     if not target.exists():
         return None
     with fetched(target) as local:
@@ -202,7 +210,7 @@ def _known_groups(target: AnyPath) -> pl.DataFrame | None:
             metadata = pq.read_schema(local).metadata or {}
         except (pa.ArrowInvalid, OSError):
             return None  # damaged: it is about to be replaced
-        if metadata.get(_RULE_KEY) != RULE.encode():
+        if metadata.get(_RULE_KEY) != named.encode():
             return None
         return pl.read_parquet(local, columns=["image_id", "label", "group"]).drop_nulls("label")
 
@@ -217,33 +225,35 @@ def _with_known(images: pl.DataFrame, known: pl.DataFrame | None) -> pl.DataFram
     before = known.rename({"label": "label_before", "group": "known"})
     there = images.join(before, on="image_id", how="left", maintain_order="left")
     same = there.filter(pl.col("label") == pl.col("label_before"))
-    # nearly always nobody is lost
+    # nearly always no image is gone
     gone = known.clear() if len(same) == len(known) else known.join(same, on="image_id", how="anti")
     whole = (pl.col("label") == pl.col("label_before")) & ~pl.col("known").is_in(gone["group"].implode())
     return there.with_columns(known=pl.when(whole).then("known")).drop("label_before")
 
 
-def _firsts(places: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """Return for each image the place of the image that its known group is named after, else its own."""
-    groups = np.arange(len(places))
-    others = places.filter(pl.col("known") != pl.col("image_id")).select("place", image_id="known")
-    named = others.join(places.select("image_id", first="place"), on="image_id")
-    groups[named["place"].to_numpy()] = named["first"].to_numpy()
+def _firsts(numbered: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """Return for each image the number of the image that its known group is named after, else its own."""
+    groups = np.arange(len(numbered))
+    others = numbered.filter(pl.col("known") != pl.col("image_id")).select("number", image_id="known")
+    named = others.join(numbered.select("image_id", first="number"), on="image_id")
+    groups[named["number"].to_numpy()] = named["first"].to_numpy()
     return groups
 
 
-def _groups(images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None) -> npt.NDArray[np.int64]:
+def _groups(
+    images: pl.DataFrame, tables: list[Path], known: pl.DataFrame | None, spec: DatasetSpec
+) -> npt.NDArray[np.int64]:
     """Return for each image, in order of `image_id`, the first of its near-duplicate group."""
-    places = _with_known(images.select("image_id", "label", "table", "row"), known).with_row_index("place")
-    groups = _firsts(places)
-    fresh = places["known"].is_null().to_numpy()
+    numbered = _with_known(images.select("image_id", "label", "table", "row"), known).with_row_index("number")
+    groups = _firsts(numbered)
+    fresh = numbered["known"].is_null().to_numpy()
     reader = _BinaryReader(tables)
     # in the order of the files, so that what is read together lies together
-    usable = places.select("place", "label", "table", "row").drop_nulls("label").sort("table", "row")
+    usable = numbered.select("number", "label", "table", "row").drop_nulls("label").sort("table", "row")
     for members in usable.partition_by("label", maintain_order=True):
-        here = members["place"].to_numpy()
+        here = members["number"].to_numpy()
         if fresh[here].any():
-            groups[here] = _search(members, groups[here], fresh[here], reader)
+            groups[here] = _search(members, groups[here], fresh[here], reader, spec)
     reader.forget()
     return groups
 
@@ -253,19 +263,26 @@ def _search(
     groups: npt.NDArray[np.int64],
     fresh: npt.NDArray[np.bool_],
     reader: "_BinaryReader",
+    spec: DatasetSpec,
 ) -> npt.NDArray[np.int64]:
-    """Return the groups of the images of one class, each by its smallest place."""
+    """Return the groups of the images of one class, each by its smallest number."""
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     stored = reader.read("signature", table, row)
-    if stored.shape[1] != 4 * CHANCES * len(CROPS):
-        raise StaleTableError("image tables were made by another version: materialize image_table again")
-    signatures = stored.view(np.uint32).reshape(-1, CHANCES, len(CROPS))
+    if stored.shape[1] != 4 * TABLES * len(CROPS):
+        raise StaleTableError(
+            "image tables were made by another version of the code: materialize image_table again"
+        )
+    signatures = stored.view(np.uint32).reshape(-1, TABLES, len(CROPS))
 
-    def pixels_of(rows: Rows) -> npt.NDArray[np.uint8]:
-        return reader.read("pixels", table[rows], row[rows]).reshape(-1, HEIGHT, WIDTH)
+    def small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return thumbnails(pixels.reshape(-1, *spec.shape))
 
-    found = near_duplicate_groups(signatures, pixels_of, first[inverse], fresh)
+    def thumbnails_of(rows: Rows) -> npt.NDArray[np.uint8]:
+        return reader.read("pixels", table[rows], row[rows], small)
+
+    correlation = spec.near_duplicate_correlation
+    found = near_duplicate_groups(signatures, thumbnails_of, correlation, first[inverse], fresh)
     smallest = np.full(len(members), np.iinfo(np.int64).max)
     np.minimum.at(smallest, found, groups)
     return smallest[found]
@@ -281,9 +298,13 @@ class _BinaryReader:
         self._row_group = lru_cache(_ROW_GROUPS_AT_HAND)(self._read_row_group)
 
     def read(
-        self, column: str, table: npt.NDArray[np.int32], row: npt.NDArray[np.uint32]
+        self,
+        column: str,
+        table: npt.NDArray[np.int32],
+        row: npt.NDArray[np.uint32],
+        convert: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = lambda values: values,
     ) -> npt.NDArray[np.uint8]:
-        """Return the bytes of the values at these places, uint8 (n, length)."""
+        """Return the values at these places, uint8 (n, bytes), or what `convert` makes of them."""
         parts, order = [], []
         for number in np.unique(table):
             here = np.flatnonzero(table == number)
@@ -293,7 +314,7 @@ class _BinaryReader:
                 values = self._row_group(column, int(number), int(group))
                 chosen = here[groups == group]
                 order.append(chosen)
-                parts.append(values[row[chosen] - (ends[group] - len(values))])
+                parts.append(convert(values[row[chosen] - (ends[group] - len(values))]))
         result = np.concatenate(parts)
         result[np.concatenate(order)] = result.copy()
         return result
@@ -312,7 +333,7 @@ class _BinaryReader:
         return np.frombuffer(values.buffers()[2], np.uint8).reshape(len(values), -1)
 
 
-def _summarize(rows: pl.DataFrame, version: str) -> IndexSummary:
+def _summarize(rows: pl.DataFrame, version: str, spec: DatasetSpec) -> IndexSummary:
     usable = rows.filter(pl.col("status") == USABLE)
     sizes = usable["group"].value_counts().filter(pl.col("count") > 1)["count"]
     classes = dict(usable["label"].value_counts().iter_rows())
@@ -323,6 +344,6 @@ def _summarize(rows: pl.DataFrame, version: str) -> IndexSummary:
         conflicts=len(rows) - len(usable),
         groups=len(sizes),
         images_in_groups=int(sizes.sum()),
-        by_class={name: classes[name] for name in CLASSES if name in classes},
+        by_class={name: classes[name] for name in spec.classes if name in classes},
         version=version,
     )

@@ -1,4 +1,4 @@
-"""The tables of the placed images, as local files: what training, evaluation and export read."""
+"""The tables of the images that have a split, as local files: what training, evaluation and export read."""
 
 import fcntl
 import os

@@ -1,5 +1,6 @@
 """The images of a split as arrays, straight from the Parquet tables. Needs pyarrow and numpy only."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-
 SPLITS = ("train", "validation", "test")
-_PLACES = ["image_id", "label", "split", "batch", "sample_key"]
+_SPLIT_COLUMNS = ["image_id", "label", "split", "batch", "sample_key"]
 _PIXELS = ["image_id", "batch", "pixels"]
 
 
@@ -28,7 +27,7 @@ class SplitImages:
     image_ids: NDArray[np.str_]
     """Identities, 32 hex digits each."""
     pixels: NDArray[np.uint8]
-    """(N, 52, 32), writable."""
+    """(N, height, width) in gray or (N, height, width, 3) in RGB, writable."""
     labels: NDArray[np.int64]
     """Positions in `classes`."""
     batches: NDArray[np.object_]
@@ -57,9 +56,9 @@ def _checked(path: Path, columns: list[str]) -> pa.Table:
     return table
 
 
-def _places(splits: Path, split: str | None, sample_size: int | None) -> pa.Table:
-    """Return the placed images of the sample in `split`, in order of `image_id`."""
-    table = _checked(splits, _PLACES)
+def _in_split(splits: Path, split: str | None, sample_size: int | None) -> pa.Table:
+    """Return the images of the sample in `split`, in order of `image_id`."""
+    table = _checked(splits, _SPLIT_COLUMNS)
     table = table.filter(pc.is_valid(table["split"]))
     if sample_size is not None and sample_size < table.num_rows:
         keys = [("sample_key", "ascending"), ("image_id", "ascending")]
@@ -77,15 +76,16 @@ def _key(table: pa.Table) -> pa.Array:
     return key.combine_chunks() if isinstance(key, pa.ChunkedArray) else key
 
 
-def _matrix(pixels: pa.ChunkedArray, path: Path) -> NDArray[np.uint8]:
-    """Return a view of a binary column as (N, 52, 32)."""
+def _matrix(pixels: pa.ChunkedArray, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return a view of a binary column as (N, *shape)."""
+    size = math.prod(shape)
     flat = pa.concat_arrays(pixels.cast(pa.large_binary()).chunks)
-    if not pc.all(pc.equal(pc.binary_length(flat), HEIGHT * WIDTH), min_count=0).as_py():
-        raise ReaderError(f"{path} holds images that are not {WIDTH}x{HEIGHT}: materialize it again")
+    if not pc.all(pc.equal(pc.binary_length(flat), size), min_count=0).as_py():
+        raise ReaderError(f"{path} holds images that are not {size:,} bytes long: materialize it again")
     offsets = np.frombuffer(flat.buffers()[1], np.int64)
     start = int(offsets[flat.offset])
-    data = np.frombuffer(flat.buffers()[2], np.uint8, len(flat) * HEIGHT * WIDTH, start)
-    return data.reshape(-1, HEIGHT, WIDTH)
+    data = np.frombuffer(flat.buffers()[2], np.uint8, len(flat) * size, start)
+    return data.reshape(-1, *shape)
 
 
 def _fill(path: Path, wanted: pa.Array, pixels: NDArray[np.uint8], found: NDArray[np.bool_]) -> None:
@@ -96,7 +96,7 @@ def _fill(path: Path, wanted: pa.Array, pixels: NDArray[np.uint8], found: NDArra
     source = pc.index_in(wanted, value_set=_key(table))
     here = source.is_valid().to_numpy(zero_copy_only=False) & ~found
     rows = source.fill_null(0).to_numpy(zero_copy_only=False)
-    pixels[here] = _matrix(table["pixels"], path)[rows[here]]
+    pixels[here] = _matrix(table["pixels"], path, pixels.shape[1:])[rows[here]]
     found |= here
 
 
@@ -113,7 +113,9 @@ def read_split(
     splits: Path,
     split: str | None,
     sample_size: int | None = None,
-    classes: Sequence[str] = CLASSES,
+    *,
+    classes: Sequence[str],
+    shape: tuple[int, ...],
 ) -> SplitImages:
     """Read the images of a split. The same tables give the same arrays.
 
@@ -121,10 +123,11 @@ def read_split(
         tables: the `image_table` files of the deliveries; an image's pixels come from the table of the
             delivery that `splits` names.
         splits: the `splits` file.
-        split: "train", "validation", "test", or None for all placed images.
-        sample_size: take only the stratified sample of so many placed images (over all splits); the
+        split: "train", "validation", "test", or None for all images that have a split.
+        sample_size: take only the stratified sample of so many images (over all splits); the
             larger sample contains the smaller one.
         classes: the classes in the model's order.
+        shape: of an image: (height, width), or (height, width, 3) in RGB.
 
     Raises:
         ReaderError: a file is missing or damaged, an image's pixels are in none of the tables, a label
@@ -134,21 +137,21 @@ def read_split(
         raise ReaderError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     if sample_size is not None and sample_size < 1:
         raise ReaderError(f"sample_size is {sample_size}: it must be 1 or more, or None for all")
-    places = _places(splits, split, sample_size)
-    pixels = np.zeros((places.num_rows, HEIGHT, WIDTH), np.uint8)
-    found = np.zeros(places.num_rows, bool)
+    rows = _in_split(splits, split, sample_size)
+    pixels = np.zeros((rows.num_rows, *shape), np.uint8)
+    found = np.zeros(rows.num_rows, bool)
     for path in tables:
-        _fill(path, _key(places), pixels, found)
+        _fill(path, _key(rows), pixels, found)
     if not found.all():
-        example = places["image_id"][int(np.argmin(found))].as_py()
+        example = rows["image_id"][int(np.argmin(found))].as_py()
         raise ReaderError(
             f"{int((~found).sum())} images of {splits} are in none of the {len(tables)} image tables "
             f"(the first: {example}): the tables and the splits are not of one state, materialize the splits"
         )
     return SplitImages(
-        image_ids=np.array(places["image_id"].to_pylist(), np.str_),
+        image_ids=np.array(rows["image_id"].to_pylist(), np.str_),
         pixels=pixels,
-        labels=_labels(places["label"], classes, splits),
-        batches=np.array(places["batch"].to_pylist(), object),
+        labels=_labels(rows["label"], classes, splits),
+        batches=np.array(rows["batch"].to_pylist(), object),
         classes=tuple(classes),
     )

@@ -25,13 +25,13 @@ class Reason(StrEnum):
     SIXTEEN_BIT = "sixteen_bit"
     ANIMATED = "animated"
     TRANSPARENT = "transparent"
-    # what the picture and its name say
+    # what the image and its name say
     BLANK = "blank"
     BAD_LABEL = "bad_label"
     BAD_NAME = "bad_name"
 
 
-class Rejection(ValueError):  # noqa: N818 - a verdict that is stored and counted, raised on the way
+class Rejection(ValueError):  # noqa: N818 - a result that is stored and counted
     """One member that cannot be used.
 
     Attributes:

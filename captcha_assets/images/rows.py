@@ -1,7 +1,7 @@
-"""From members of a delivery to rows: what one worker does with a chunk of them.
+"""From members of a batch to rows: what one worker does with a chunk of them.
 
 Run as a module it is such a worker: it takes its share of the chunks from standard input and writes
-one Arrow record batch per chunk to standard output. It dies with whoever started it: its next write
+one Arrow record batch per chunk to standard output. It ends with the process that started it: its next write
 fails.
 """
 
@@ -17,16 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from captcha_assets.dataset import HEIGHT, WIDTH, LabelError, label_of
+from captcha_assets.dataset import DatasetSpec, LabelError
 from captcha_assets.images.archive import ArchiveReader, Entry
 from captcha_assets.images.decode import decode
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.features import Statistics, dhash, image_id, signatures, thumbnails
 from captcha_assets.images.rejection import Reason, Rejection
 
-#: Members of a chunk, and rows of a row group: some four megabytes of pixels.
+#: Most members of a chunk, and rows of a row group ...
 CHUNK = 2048
+#: ... and most bytes of their pixels.
+_CHUNK_BYTES = 4 << 20
 
-#: A row per member; `reason` and `detail` are null for usable images, the rest for refused members.
+#: A row per member; `reason` and `detail` are null for usable images, the rest for rejected members.
 ROW_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string()),
@@ -37,7 +39,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("dhash", pa.uint64()),
         pa.field("brightness", pa.float32()),
         pa.field("contrast", pa.float32()),
-        pa.field("ink", pa.float32()),
+        pa.field("foreground_fraction", pa.float32()),
         pa.field("source_mode", pa.string()),
         pa.field("file_bytes", pa.int32()),
         pa.field("file_hash", pa.string()),
@@ -49,8 +51,13 @@ ROW_SCHEMA = pa.schema(
 Chunk = list[Entry]
 
 
-class _Refusals:
-    """Reasons and details of the refused members of one chunk, by position."""
+def chunk_size(spec: DatasetSpec) -> int:
+    """Return how many members of a batch are read at once."""
+    return max(1, min(CHUNK, _CHUNK_BYTES // spec.pixel_bytes))
+
+
+class _Rejections:
+    """Reasons and details of the rejected members of one chunk, by position."""
 
     def __init__(self, size: int) -> None:
         self.reasons: list[str | None] = [None] * size
@@ -60,11 +67,11 @@ class _Refusals:
         self.reasons[position], self.details[position] = str(reason), detail
 
 
-def read_chunk(reader: ArchiveReader, chunk: Chunk) -> pa.RecordBatch:
+def read_chunk(reader: ArchiveReader, chunk: Chunk, spec: DatasetSpec) -> pa.RecordBatch:
     """Read, decode and describe the members of one chunk: one row each, in their order."""
     size = len(chunk)
-    pixels = np.zeros((size, HEIGHT, WIDTH), np.uint8)
-    refusals = _Refusals(size)
+    pixels = np.zeros((size, *spec.shape), np.uint8)
+    rejections = _Rejections(size)
     labels: list[str | None] = [None] * size
     modes: list[str | None] = [None] * size
     hashes: list[str | None] = [None] * size
@@ -72,36 +79,38 @@ def read_chunk(reader: ArchiveReader, chunk: Chunk) -> pa.RecordBatch:
     for position, entry in enumerate(chunk):
         try:
             data = reader.read(entry)
-            pixels[position], modes[position] = decode(data)
-            labels[position] = label_of(entry.name)
+            pixels[position], modes[position] = decode(data, spec)
+            labels[position] = spec.label_of(entry.name)
         except Rejection as rejection:
-            refusals.add(position, rejection.reason, rejection.detail)
+            rejections.add(position, rejection.reason, rejection.detail)
         except LabelError as error:
-            refusals.add(position, Reason.BAD_LABEL, str(error))
+            rejections.add(position, Reason.BAD_LABEL, str(error))
         else:
             hashes[position] = xxhash.xxh3_128_hexdigest(data)
             sizes[position] = len(data)
     found = {"member": [entry.name for entry in chunk], "label": labels, "source_mode": modes}
-    return _assemble(pixels, refusals, {**found, "file_bytes": sizes, "file_hash": hashes})
+    return _assemble(pixels, rejections, {**found, "file_bytes": sizes, "file_hash": hashes})
 
 
-def _assemble(pixels: npt.NDArray[np.uint8], refusals: _Refusals, found: dict[str, object]) -> pa.RecordBatch:
-    statistics = Statistics(pixels)
+def _assemble(
+    pixels: npt.NDArray[np.uint8], rejections: _Rejections, found: dict[str, object]
+) -> pa.RecordBatch:
+    statistics, small = Statistics(pixels), thumbnails(pixels)
     for position in np.flatnonzero(statistics.blank):
-        if refusals.reasons[position] is None:
-            value = pixels[position, 0, 0]
-            refusals.add(int(position), Reason.BLANK, f"every pixel has the value {value}")
+        if rejections.reasons[position] is None:
+            value = pixels[position, 0, 0].tolist()
+            rejections.add(int(position), Reason.BLANK, f"every pixel has the value {value}")
     columns = {
         **found,
         "image_id": [image_id(image) for image in pixels],
         "pixels": binary_array(pixels),
-        "signature": binary_array(signatures(pixels)),
-        "dhash": dhash(pixels),
+        "signature": binary_array(signatures(small)),
+        "dhash": dhash(small),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,
-        "ink": statistics.ink,
-        "reason": refusals.reasons,
-        "detail": refusals.details,
+        "foreground_fraction": statistics.foreground_fraction,
+        "reason": rejections.reasons,
+        "detail": rejections.details,
     }
     arrays = [arrow_array(columns[field.name], field.type) for field in ROW_SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=ROW_SCHEMA)
@@ -132,29 +141,29 @@ def binary_array(rows: npt.NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
 
 
-def read_chunks(archive: Path, chunks: list[Chunk]) -> Iterator[pa.RecordBatch]:
+def read_chunks(archive: Path, chunks: list[Chunk], spec: DatasetSpec) -> Iterator[pa.RecordBatch]:
     """Read chunk after chunk of one archive, and empty the list on the way."""
     reader = ArchiveReader(archive)
     chunks.reverse()
     try:
         while chunks:
-            yield read_chunk(reader, chunks.pop())
+            yield read_chunk(reader, chunks.pop(), spec)
     finally:
         reader.close()
 
 
 def main() -> int:
     """Serve as a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for who started it, who ends it then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent process handles them
     # the parent process alone writes here: this is how it hands over work
-    archive, chunks = pickle.load(sys.stdin.buffer)  # noqa: S301
+    archive, chunks, spec = pickle.load(sys.stdin.buffer)  # noqa: S301
     try:
         with pa.ipc.new_stream(pa.PythonFile(sys.stdout.buffer), ROW_SCHEMA) as stream:
-            for batch in read_chunks(archive, chunks):
+            for batch in read_chunks(archive, chunks, spec):
                 stream.write_batch(batch)
                 sys.stdout.buffer.flush()
     except BrokenPipeError:
-        return 1  # whoever wanted the rows is gone
+        return 1  # the process that wanted the rows is gone
     return 0
 
 

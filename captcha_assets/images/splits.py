@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.assignments import (
     GO_ON,
     RESTORE,
@@ -34,7 +34,7 @@ SPLITS = ("train", "validation", "test")
 
 #: Why an image has no split.
 CONFLICT = LABEL_CONFLICT
-TIES_SPLITS = "near_duplicate_of_two_splits"
+NEAR_DUPLICATE_OF_TWO_SPLITS = "near_duplicate_of_two_splits"
 CONTRADICTED = "assigned_to_two_splits"
 
 _TEXT = pa.string()
@@ -44,7 +44,7 @@ SPLITS_SCHEMA = pa.schema(
         pa.field("label", _TEXT),
         pa.field("group", _TEXT, nullable=False),
         pa.field("split", _TEXT),
-        pa.field("held_back", _TEXT),
+        pa.field("exclusion_reason", _TEXT),
         pa.field("batch", _TEXT, nullable=False),
         pa.field("sample_key", pa.float64()),
     ]
@@ -54,7 +54,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "label": "Its class; empty where its sources contradict each other.",
     "group": "Near-duplicate group, by its smallest image_id; a group never lies in two splits.",
     "split": "train, validation or test; empty for an excluded image.",
-    "held_back": f"Why it has no split: {CONFLICT}, {TIES_SPLITS} or {CONTRADICTED}.",
+    "exclusion_reason": f"Why it has no split: {CONFLICT}, {NEAR_DUPLICATE_OF_TWO_SPLITS} or {CONTRADICTED}.",
     "batch": "The batch its pixels are taken from: the one that brought it when its split was assigned.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
@@ -64,7 +64,7 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "label": [("image_index", "label")],
     "group": [("image_index", "group")],
     "split": [("image_index", name) for name in ("image_id", "label", "group", "status")],
-    "held_back": [("image_index", name) for name in ("status", "label", "group")],
+    "exclusion_reason": [("image_index", name) for name in ("status", "label", "group")],
     "batch": [("image_index", "batch"), ("image_index", "sources")],
     "sample_key": [("image_index", name) for name in ("image_id", "label")],
 }
@@ -72,8 +72,8 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
 
 _SPLIT = pl.Enum(SPLITS)
 
-#: Metadata of the splits' file: the files of the record that they were made from.
-_MADE_FROM = b"split_assignments"
+#: Metadata of the splits' file: the files of the record of assignments.
+_ASSIGNMENT_FILES = b"split_assignments"
 
 
 class SplitError(ValueError):
@@ -108,7 +108,7 @@ class SplitSummary:
 
     Attributes:
         train: images in it; so `validation` and `test`.
-        held_back: images without a split.
+        excluded: images without a split.
         by_class: class to split to number of images.
         new: images that were assigned a split now.
         removed: images with an assigned split that are not in the index now.
@@ -118,7 +118,7 @@ class SplitSummary:
     train: int
     validation: int
     test: int
-    held_back: int
+    excluded: int
     by_class: dict[str, dict[str, int]]
     new: int
     removed: int
@@ -145,24 +145,26 @@ def assign_splits(
     images = _with_assignments(index.lazy(), no_assignments() if record is None else record)
     # most images are alone in their group: only the others need to know of each other
     shared = repeated(images["group"])
-    together = _without_ties(images.filter(shared), regroup or (lambda some: some["group"]))
+    together = _without_connecting(images.filter(shared), regroup or (lambda some: some["group"]))
     images = pl.concat([_undecided(images.filter(~shared)), _undecided(together)])
     counts = _counts(images)
     new = images.filter("undecided")
-    places = new.join(_place_new(new, counts, ratios), on=["label", "group"]).select("image_id", "new_place")
+    assigned = new.join(_assign_new(new, counts, ratios), on=["label", "group"]).select(
+        "image_id", "new_split_number"
+    )
     images = (
-        images.join(places, on="image_id", how="left")
-        .with_columns(place=pl.coalesce("place", "new_place"))
+        images.join(assigned, on="image_id", how="left")
+        .with_columns(split_number=pl.coalesce("split_number", "new_split_number"))
         .sort("number")
     )
-    images = _with_group_names(images).with_columns(split=pl.col("place").cast(_SPLIT).cast(pl.String))
+    images = _with_group_names(images).with_columns(split=pl.col("split_number").cast(_SPLIT).cast(pl.String))
     return _with_sample_keys(images).select(SPLITS_SCHEMA.names)
 
 
 def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
     """Name each group in each split after its smallest image; the images are in order of `image_id`."""
-    shared = images.select("number", "image_id", "group", "place").filter(repeated(images["group"]))
-    name = pl.col("image_id").first().over("group", "place")
+    shared = images.select("number", "image_id", "group", "split_number").filter(repeated(images["group"]))
+    name = pl.col("image_id").first().over("group", "split_number")
     named = shared.select("number", name=name)
     return (
         images.join(named, on="number", how="left", maintain_order="left")
@@ -174,7 +176,7 @@ def _with_group_names(images: pl.DataFrame) -> pl.DataFrame:
 def _with_assignments(index: pl.LazyFrame, record: pl.DataFrame) -> pl.DataFrame:
     """Return the index with what the record says of each image, and its `number`.
 
-    `place` is its split's number; an image with contradicting labels or assignments has none.
+    `split_number` is its split's number; an image with contradicting labels or assignments has none.
     """
     images = index.select("image_id", "label", "group", "status", table="batch").collect()
     if not images["image_id"].is_sorted():
@@ -185,8 +187,11 @@ def _with_assignments(index: pl.LazyFrame, record: pl.DataFrame) -> pl.DataFrame
     return images.join(
         _brought_then(index, images), on="image_id", how="left", maintain_order="left"
     ).with_columns(
-        place=pl.when(usable & ~contradicted).then(pl.col("split").cast(_SPLIT).to_physical()),
-        held_back=pl.when(~usable).then(pl.lit(CONFLICT)).when(contradicted).then(pl.lit(CONTRADICTED)),
+        split_number=pl.when(usable & ~contradicted).then(pl.col("split").cast(_SPLIT).to_physical()),
+        exclusion_reason=pl.when(~usable)
+        .then(pl.lit(CONFLICT))
+        .when(contradicted)
+        .then(pl.lit(CONTRADICTED)),
         batch=pl.coalesce("batch_there", "table"),
     )
 
@@ -211,58 +216,66 @@ def _brought_then(index: pl.LazyFrame, images: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _without_ties(images: pl.DataFrame, regroup: Regroup) -> pl.DataFrame:
-    """Exclude the images that tie two splits together; a new image of a group takes the group's split."""
-    images = _exclude(images, _yielding(images, regroup))
-    first, last = pl.col("place").min().over("group"), pl.col("place").max().over("group")
-    new = pl.col("place").is_null() & pl.col("held_back").is_null()
+def _without_connecting(images: pl.DataFrame, regroup: Regroup) -> pl.DataFrame:
+    """Exclude the images that connect two splits; a new image of a group takes the group's split."""
+    images = _exclude(images, _excluded_later(images, regroup))
+    first, last = pl.col("split_number").min().over("group"), pl.col("split_number").max().over("group")
+    new = pl.col("split_number").is_null() & pl.col("exclusion_reason").is_null()
     images = _exclude(images, images.filter(new & (first != last))["image_id"])
-    return images.with_columns(place=pl.when(pl.col("held_back").is_null()).then(pl.coalesce("place", first)))
+    return images.with_columns(
+        split_number=pl.when(pl.col("exclusion_reason").is_null()).then(pl.coalesce("split_number", first))
+    )
 
 
-def _yielding(images: pl.DataFrame, regroup: Regroup) -> pl.Series:
+def _excluded_later(images: pl.DataFrame, regroup: Regroup) -> pl.Series:
     """Return the images with an assigned split that are near-duplicates of one with another split.
 
     This happens where they never were in the index together, under these labels: one was removed when the
-    other came, or was relabelled. The one assigned first keeps its split. A relabelled image yields first:
-    it is new to its class.
+    other came, or was relabelled. The one assigned first keeps its split. A relabelled image is excluded
+    first: it is new to its class.
     """
-    torn = pl.col("place").min().over("group") != pl.col("place").max().over("group")
-    assigned = images.filter(torn & pl.col("place").is_not_null())
+    in_two_splits = pl.col("split_number").min().over("group") != pl.col("split_number").max().over("group")
+    assigned = images.filter(in_two_splits & pl.col("split_number").is_not_null())
     if assigned.is_empty():
         return assigned["image_id"]
-    # those that only an image without a split ties together are none of each other's near-duplicates
+    # those that only an image without a split connects are not each other's near-duplicates
     order = [pl.col("label") != pl.col("label_then"), pl.col("round"), pl.col("image_id")]
     ranked = assigned.with_columns(part=regroup(assigned)).sort(order)
-    return ranked.filter(pl.col("place") != pl.col("place").first().over("part"))["image_id"]
+    return ranked.filter(pl.col("split_number") != pl.col("split_number").first().over("part"))["image_id"]
 
 
 def _exclude(images: pl.DataFrame, excluded: pl.Series) -> pl.DataFrame:
-    tying = pl.col("image_id").is_in(excluded.implode())
+    connecting = pl.col("image_id").is_in(excluded.implode())
     return images.with_columns(
-        held_back=pl.when(tying).then(pl.lit(TIES_SPLITS)).otherwise("held_back"),
-        place=pl.when(~tying).then("place"),
+        exclusion_reason=pl.when(connecting)
+        .then(pl.lit(NEAR_DUPLICATE_OF_TWO_SPLITS))
+        .otherwise("exclusion_reason"),
+        split_number=pl.when(~connecting).then("split_number"),
     )
 
 
 def _undecided(images: pl.DataFrame) -> pl.DataFrame:
-    return images.with_columns(undecided=pl.col("place").is_null() & pl.col("held_back").is_null())
+    return images.with_columns(
+        undecided=pl.col("split_number").is_null() & pl.col("exclusion_reason").is_null()
+    )
 
 
 def _counts(images: pl.DataFrame) -> dict[str, npt.NDArray[np.int64]]:
     """Return how many images of each class each split holds already."""
     counts = {label: np.zeros(len(SPLITS), np.int64) for label in images["label"].drop_nulls().unique()}
-    for label, place, number in images.drop_nulls("place").group_by("label", "place").len().iter_rows():
-        counts[label][place] = number
+    for label, split, count in (
+        images.drop_nulls("split_number").group_by("label", "split_number").len().iter_rows()
+    ):
+        counts[label][split] = count
     return counts
 
 
-def _place_new(
+def _assign_new(
     images: pl.DataFrame, counts: dict[str, npt.NDArray[np.int64]], ratios: SplitRatios
 ) -> pl.DataFrame:
-    """Return `label`, `group`, `new_place` of the groups of these images.
+    """Return `label`, `group`, `new_split_number` of the groups of these images.
 
-    Large groups are placed first: the small ones even out what they leave uneven.
+    Large groups are assigned first: the small ones even out what they leave uneven.
     """
     groups = (
         images.group_by("label", "group")
@@ -271,15 +284,15 @@ def _place_new(
     )
     final = dict(images.group_by("label").len().iter_rows())
     targets = {label: _targets(counts[label], new, ratios) for label, new in final.items()}
-    placed = []
+    assigned = []
     for (label, size), same in groups.group_by("label", "size", maintain_order=True):
         count = counts[str(label)]
         share = _divide(len(same), (targets[str(label)] - count) / int(str(size)))
         count += share * int(str(size))
-        places = pl.Series(np.repeat(np.arange(len(SPLITS)), share), dtype=pl.UInt8)
-        placed.append(same.select("label", "group", new_place=places))
-    nothing = groups.select("label", "group", new_place=pl.lit(None, pl.UInt8)).clear()
-    return pl.concat([nothing, *placed])
+        numbers = pl.Series(np.repeat(np.arange(len(SPLITS)), share), dtype=pl.UInt8)
+        assigned.append(same.select("label", "group", new_split_number=numbers))
+    nothing = groups.select("label", "group", new_split_number=pl.lit(None, pl.UInt8)).clear()
+    return pl.concat([nothing, *assigned])
 
 
 def _targets(counts: npt.NDArray[np.int64], new: int, ratios: SplitRatios) -> npt.NDArray[np.float64]:
@@ -310,21 +323,21 @@ def _divide(number: int, wanted: npt.NDArray[np.float64]) -> npt.NDArray[np.int6
 
 def _with_sample_keys(images: pl.DataFrame) -> pl.DataFrame:
     """Spread the images of each split and class evenly over [0, 1), in order of `image_id`."""
-    stratum = ["place", "label"]
+    stratum = ["split_number", "label"]
     key = (pl.int_range(pl.len()).over(stratum) + 0.5) / pl.len().over(stratum)
-    return images.with_columns(sample_key=pl.when(pl.col("place").is_not_null()).then(key))
+    return images.with_columns(sample_key=pl.when(pl.col("split_number").is_not_null()).then(key))
 
 
 def take_sample(splits: pl.DataFrame, size: int | None) -> pl.DataFrame:
-    """Return the placed images, or a stratified sample of `size` of them; a larger one contains it.
+    """Return the images that have a split, or a stratified sample of `size` of them; larger ones contain it.
 
     The rows stay in their order.
     """
-    placed = splits.filter(pl.col("split").is_not_null())
-    if size is None or size >= len(placed):
-        return placed
-    chosen = placed.select("image_id", "sample_key").sort("sample_key", "image_id").head(size)
-    return placed.join(chosen, on="image_id", how="semi", maintain_order="left")
+    assigned = splits.filter(pl.col("split").is_not_null())
+    if size is None or size >= len(assigned):
+        return assigned
+    chosen = assigned.select("image_id", "sample_key").sort("sample_key", "image_id").head(size)
+    return assigned.join(chosen, on="image_id", how="semi", maintain_order="left")
 
 
 def lacking_images(splits: AnyPath) -> str | None:
@@ -348,9 +361,10 @@ def update_splits(
     index: AnyPath,
     target: AnyPath,
     record: AssignmentRecord,
+    spec: DatasetSpec,
     table_of: Callable[[str], AnyPath] | None = None,
-    ratios: SplitRatios = DEFAULT_RATIOS,
     *,
+    ratios: SplitRatios = DEFAULT_RATIOS,
     accept_loss: bool = False,
 ) -> SplitSummary:
     """Assign a split to the images of an index that have none, record it, and write the splits.
@@ -362,6 +376,7 @@ def update_splits(
         index: the image index.
         target: where the splits lie and go.
         record: the assignments.
+        spec: what the images look like.
         table_of: gives the image table of a batch; without it all of a group counts as near-duplicates.
         ratios: share of each split.
         accept_loss: where assignments are lost, go on with what the record and `target` still hold.
@@ -371,13 +386,14 @@ def update_splits(
     """
     with record.locked():
         known = _known_assignments(target, record, accept_loss=accept_loss)
-        splits = assign_splits(pl.scan_parquet(str(index)), known, ratios, table_of and regroup_in(table_of))
+        regroup = regroup_in(table_of, spec) if table_of else None
+        splits = assign_splits(pl.scan_parquet(str(index)), known, ratios, regroup)
         new = splits.drop_nulls("split").join(known, on="image_id", how="anti")
         record.append(new.select("image_id", "split", "label", "batch"))
-        made_from = {_MADE_FROM: json.dumps(record.files())}
-        repetitive = ["label", "split", "held_back", "batch"]
-        version = write_frame(splits, SPLITS_SCHEMA, target, repetitive, made_from)
-    return _summarize(splits, known, len(new), version)
+        metadata = {_ASSIGNMENT_FILES: json.dumps(record.files())}
+        repetitive = ["label", "split", "exclusion_reason", "batch"]
+        version = write_frame(splits, SPLITS_SCHEMA, target, repetitive, metadata)
+    return _summarize(splits, known, len(new), version, spec)
 
 
 def files_named_by(splits: AnyPath) -> list[str] | None:
@@ -393,7 +409,7 @@ def files_named_by(splits: AnyPath) -> list[str] | None:
             metadata = pq.read_schema(file).metadata or {}
     except pa.ArrowException:
         return None
-    return json.loads(metadata[_MADE_FROM]) if _MADE_FROM in metadata else None
+    return json.loads(metadata[_ASSIGNMENT_FILES]) if _ASSIGNMENT_FILES in metadata else None
 
 
 def _known_assignments(target: AnyPath, record: AssignmentRecord, *, accept_loss: bool) -> pl.DataFrame:
@@ -425,15 +441,17 @@ def _assigned_before(splits: AnyPath) -> pl.DataFrame | None:
         return None
 
 
-def _summarize(splits: pl.DataFrame, known: pl.DataFrame, new: int, version: str) -> SplitSummary:
-    placed = splits.drop_nulls("split")
+def _summarize(
+    splits: pl.DataFrame, known: pl.DataFrame, new: int, version: str, spec: DatasetSpec
+) -> SplitSummary:
+    assigned = splits.drop_nulls("split")
     labels = set(splits["label"].unique())
-    by_class = {name: dict.fromkeys(SPLITS, 0) for name in CLASSES if name in labels}
-    for label, split, number in placed.group_by("label", "split").len().iter_rows():
+    by_class = {name: dict.fromkeys(SPLITS, 0) for name in spec.classes if name in labels}
+    for label, split, number in assigned.group_by("label", "split").len().iter_rows():
         by_class[label][split] = number
     return SplitSummary(
         **{name: sum(counts[name] for counts in by_class.values()) for name in SPLITS},
-        held_back=len(splits) - len(placed),
+        excluded=len(splits) - len(assigned),
         by_class=by_class,
         new=new,
         removed=len(known.join(splits, on="image_id", how="anti")),

@@ -1,4 +1,4 @@
-"""The image table of a delivery: one row per usable image, and one per refused member beside it.
+"""The image table of a batch: one row per usable image, and one per rejected member beside it.
 
 The archive streams through in chunks, so memory does not grow with it. A large archive is shared
 between worker processes that read, decode and describe; this process only writes.
@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.archive import list_members
 from captcha_assets.images.content import ContentHash, content_hash
-from captcha_assets.images.rows import CHUNK, Chunk, arrow_array, read_chunks
+from captcha_assets.images.rows import Chunk, arrow_array, chunk_size, read_chunks
 from captcha_assets.storage import AnyPath, replacing
 
 __all__ = [
@@ -55,7 +55,7 @@ IMAGE_TABLE_SCHEMA = pa.schema(
         pa.field("dhash", pa.uint64(), nullable=False),
         pa.field("brightness", _REAL, nullable=False),
         pa.field("contrast", _REAL, nullable=False),
-        pa.field("ink", _REAL, nullable=False),
+        pa.field("foreground_fraction", _REAL, nullable=False),
         pa.field("source_mode", _TEXT, nullable=False),
         pa.field("file_bytes", pa.int32(), nullable=False),
         pa.field("file_hash", _TEXT, nullable=False),
@@ -73,14 +73,14 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
     "batch": "The delivery that brought it.",
     "member": "Path within the delivered archive.",
-    "label": "The class its file name states.",
-    "pixels": "52 rows of 32 gray values, 1,664 bytes; 0 is black.",
-    "signature": "12 by 5 uint32 cells: images of one class that share one are compared as near-duplicates.",
+    "label": "The class that its path states.",
+    "pixels": "Row by row, a byte for each gray value (0 is black), or three for red, green, blue.",
+    "signature": "12 by 5 uint32 buckets: images of a class that share one are a candidate pair.",
     "dhash": "Difference hash of a 9x8 thumbnail.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",
-    "ink": "Share of pixels darker than the middle of the scale, 0 to 1.",
-    "source_mode": "Colour mode found in the file; anything but L was converted.",
+    "foreground_fraction": "Share of pixels darker than the middle of the scale, 0 to 1.",
+    "source_mode": "Colour mode found in the file; anything but the data set's own was converted.",
     "file_bytes": "Size of the delivered file.",
     "file_hash": "Hash of the delivered file's bytes, 32 hex digits.",
     "reason": "Why it cannot be used, machine-readable.",
@@ -102,7 +102,7 @@ class IngestSummary:
         duplicates_within: images whose pixels stand in the delivery already.
         rejected_by_reason: number of members per reason, most frequent first.
         images_by_class: number of images of each class that occurs, in the order of the classes.
-        converted: images that were not 8-bit grayscale in their file.
+        converted: images whose file has another colour mode than the data set.
         ignored: folders and operating system clutter that were passed over.
         table_version: data version of the image table.
         rejected_version: data version of the table of rejected members.
@@ -120,15 +120,22 @@ class IngestSummary:
 
 
 def build_image_table(
-    archive: Path, batch: str, table: AnyPath, rejected: AnyPath, processes: int | None = None
+    archive: Path,
+    batch: str,
+    table: AnyPath,
+    rejected: AnyPath,
+    spec: DatasetSpec,
+    *,
+    processes: int | None = None,
 ) -> IngestSummary:
-    """Turn a delivered zip archive into the two tables, each complete or absent.
+    """Turn a zip archive into the two tables, each complete or absent.
 
     Args:
         archive: the zip file.
         batch: the delivery's name, written into every row.
         table: where the image table goes.
         rejected: where the table of rejected members goes.
+        spec: what its images look like and how they are labelled.
         processes: worker processes; 0 reads in this one. Default: one per processor for a large
             archive, none for a small one. The result is the same.
 
@@ -136,36 +143,36 @@ def build_image_table(
         ArchiveError: nothing in the archive can be read.
         IngestError: a worker process died.
     """
-    listing = list_members(archive)
-    entries = listing.entries
-    chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-    tally = _Tally(listing.ignored)
+    listing = list_members(archive, spec.largest_file)
+    entries, size = listing.entries, chunk_size(spec)
+    chunks = [entries[start : start + size] for start in range(0, len(entries), size)]
+    tally = _Tally(listing.ignored, spec)
     processes = _processes(len(entries)) if processes is None else min(processes, len(chunks))
     del listing, entries
     with replacing(table) as table_part, replacing(rejected) as rejected_part:
         with (
             TableWriter(table_part, IMAGE_TABLE_SCHEMA) as images,
-            TableWriter(rejected_part, REJECTED_SCHEMA) as refused,
+            TableWriter(rejected_part, REJECTED_SCHEMA) as rejects,
         ):
-            for rows in _rows(archive, chunks, processes):
+            for rows in _rows(archive, chunks, spec, processes):
                 good, bad = _divide(rows, batch)
                 images.write(good)
-                refused.write(bad)
+                rejects.write(bad)
                 tally.add(good, bad)
-        return tally.summary(images.version, refused.version)
+        return tally.summary(images.version, rejects.version)
 
 
 def _processes(members: int) -> int:
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS) if members >= WORTH_WORKERS else 0
 
 
-def _rows(archive: Path, chunks: list[Chunk], processes: int) -> Iterator[pa.RecordBatch]:
+def _rows(archive: Path, chunks: list[Chunk], spec: DatasetSpec, processes: int) -> Iterator[pa.RecordBatch]:
     if processes == 0:
-        yield from read_chunks(archive, chunks)
+        yield from read_chunks(archive, chunks, spec)
         return
     with ExitStack() as stack:
         shares = (chunks[start::processes] for start in range(processes))
-        workers = [stack.enter_context(_Worker(archive, share)) for share in shares]
+        workers = [stack.enter_context(_Worker(archive, share, spec)) for share in shares]
         total = len(chunks)
         chunks.clear()  # the workers have them now
         pool = stack.enter_context(ThreadPoolExecutor(processes))
@@ -181,7 +188,7 @@ def _rows(archive: Path, chunks: list[Chunk], processes: int) -> Iterator[pa.Rec
 class _Worker:
     """A process that reads its share of the chunks; it does not outlive the block that it is used in."""
 
-    def __init__(self, archive: Path, share: list[Chunk]) -> None:
+    def __init__(self, archive: Path, share: list[Chunk], spec: DatasetSpec) -> None:
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "captcha_assets.images.rows"]
@@ -190,7 +197,7 @@ class _Worker:
         environment = {**os.environ, **single, "PYTHONPATH": path}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
-        self._work = pickle.dumps((archive, share), pickle.HIGHEST_PROTOCOL)
+        self._work = pickle.dumps((archive, share, spec), pickle.HIGHEST_PROTOCOL)
         self._stream: pa.ipc.RecordBatchStreamReader | None = None
 
     def next(self) -> pa.RecordBatch:
@@ -280,8 +287,8 @@ class TableWriter:
 class _Tally:
     """Counts what the summary says, chunk by chunk."""
 
-    def __init__(self, ignored: int) -> None:
-        self._ignored = ignored
+    def __init__(self, ignored: int, spec: DatasetSpec) -> None:
+        self._ignored, self._dataset = ignored, spec
         self._ids: list[npt.NDArray[np.bytes_]] = []
         self._reasons: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
@@ -291,7 +298,8 @@ class _Tally:
         self._ids.append(np.array(good["image_id"].to_pylist(), "S32"))
         self._labels.update(_counts(good["label"]))
         self._reasons.update(_counts(bad["reason"]))
-        self._converted += sum(number for mode, number in _counts(good["source_mode"]).items() if mode != "L")
+        modes, own = _counts(good["source_mode"]), self._dataset.mode
+        self._converted += sum(number for mode, number in modes.items() if mode != own)
 
     def summary(self, table_version: str, rejected_version: str) -> IngestSummary:
         ids = np.concatenate(self._ids)
@@ -301,7 +309,9 @@ class _Tally:
             rejected=self._reasons.total(),
             duplicates_within=len(ids) - len(np.unique(ids)),
             rejected_by_reason=dict(reasons),
-            images_by_class={name: self._labels[name] for name in CLASSES if name in self._labels},
+            images_by_class={
+                name: self._labels[name] for name in self._dataset.classes if name in self._labels
+            },
             converted=self._converted,
             ignored=self._ignored,
             table_version=table_version,

@@ -49,7 +49,7 @@ class ModelConfig:
     classes: tuple[str, ...]
     """Output *i* of the model is the class `classes[i]`."""
     input_size: tuple[int, int]
-    """Height and width in pixels; one channel, 0 to 255."""
+    """Height and width in pixels; 0 to 255."""
     mean: float
     """Mean of the pixels, after division by 255."""
     std: float
@@ -65,7 +65,14 @@ class ModelConfig:
     packages: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that trained it."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Run, deliveries and the like: told, and no part of the model's identity."""
+    """Run, batches and the like: given, and no part of the model's identity."""
+    input_channels: int = 1
+    """1 for gray images, 3 for RGB; models of before this field are of gray ones."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image: (height, width) of a gray one, (height, width, 3) of an RGB one."""
+        return self.input_size if self.input_channels == 1 else (*self.input_size, self.input_channels)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class LoadedModel:
 
 def _config_of(value: Any, path: Path) -> ModelConfig:
     names = {entry.name for entry in fields(ModelConfig)}
+    if isinstance(value, dict):
+        value = {"input_channels": 1, **value}
     if not isinstance(value, dict) or set(value) != names:
         differing = ", ".join(sorted(names ^ set(value))) if isinstance(value, dict) else "not an object"
         raise ModelFolderError(f"{path} is not a model's configuration (missing or unknown: {differing})")
@@ -189,7 +198,7 @@ def load(folder: Path) -> LoadedModel:
 
     verify(folder)
     config = read_config(folder)
-    network = build(config.architecture, config.channels, len(config.classes))
+    network = build(config.architecture, config.channels, len(config.classes), config.input_channels)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:

@@ -65,7 +65,7 @@ def trace(settings: Settings, what: str) -> Lineage:
 
     Args:
         settings: where things are kept.
-        what: its name; of a model's or an image's id, as many characters as tell it from the others.
+        what: its name; of a model's or an image's id, as many characters as make it unique.
 
     Raises:
         LineageError: nothing or more than one thing is called so, or it was removed.
@@ -78,9 +78,9 @@ def trace(settings: Settings, what: str) -> Lineage:
 
 
 def _unknown(settings: Settings, what: str) -> str:
-    told = [one.model_id for one in trained_models(settings) if what in _batches(one)]
-    if told:
-        return f"the delivery {what} was removed; models trained on it: {', '.join(told)}"
+    trained_on = [one.model_id for one in trained_models(settings) if what in _batches(one)]
+    if trained_on:
+        return f"the delivery {what} was removed; models trained on it: {', '.join(trained_on)}"
     models = ", ".join(registry.list_models(settings.models)) or "none"
     batches = ", ".join(deliveries.known_batches(settings)) or "none"
     return (
@@ -133,18 +133,18 @@ def _role(settings: Settings, model_id: str) -> str:
 
 
 def _training(model: Trained) -> Node:
-    config, told = model.config, model.config.provenance
-    commit = told.get("commit")
+    config, recorded = model.config, model.config.provenance
+    commit = recorded.get("commit")
     facts = {
         "code_version": config.code_version,
-        "git_commit": f"{commit} (modified)" if commit and told.get("commit_modified") else commit,
+        "git_commit": f"{commit} (modified)" if commit and recorded.get("commit_modified") else commit,
         "seed": config.seed,
         "settings": config.settings,
-        "device": told.get("device"),
-        "threads": told.get("threads"),
+        "device": recorded.get("device"),
+        "threads": recorded.get("threads"),
         "packages": config.packages,
     }
-    return Node("training run", told.get("run_id") or "unknown", facts)
+    return Node("training run", recorded.get("run_id") or "unknown", facts)
 
 
 def _splits_of(settings: Settings, model: Trained) -> Node:
@@ -245,7 +245,7 @@ def _places(settings: Settings, batch: str) -> Iterator[Node]:
     found = dict(places.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
     first = int((places["batch"] == batch).sum())
-    facts |= {"held_back": int(found.get(None, 0)), "first_brought_by_it": first}
+    facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
     yield Node("splits", content_hash(settings.splits), facts)
 
 
@@ -284,18 +284,21 @@ def _place(settings: Settings, image_id: str) -> dict[str, Any]:
     if not settings.splits.exists():
         return {"split": None}
     scan = pl.scan_parquet(str(settings.splits)).filter(pl.col("image_id") == image_id)
-    rows = scan.select("split", "held_back").collect().to_dicts()
+    # splits of an earlier version of the code say no reason
+    rows = scan.select(pl.col("^(split|exclusion_reason)$")).collect().to_dicts()
     return rows[0] if rows else {"split": None}
 
 
 def _sources(settings: Settings, sources: list[dict[str, Any]]) -> Iterator[Node]:
     for source in sources:
         known = deliveries.registration(settings, source["batch"])
-        told: dict[str, Any] = {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
+        origin: dict[str, Any] = (
+            {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
+        )
         if known and known.dataset:
-            told |= {"kaggle_dataset": known.dataset, "kaggle_version": known.kaggle_version}
+            origin |= {"kaggle_dataset": known.dataset, "kaggle_version": known.kaggle_version}
         facts = {"member": source["member"], "label_there": source["label"]}
-        yield Node("delivery", source["batch"], facts | told)
+        yield Node("delivery", source["batch"], facts | origin)
 
 
 def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:

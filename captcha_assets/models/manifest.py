@@ -38,8 +38,8 @@ def writing_folder(target: AnyPath, **facts: Any) -> Iterator[Path]:
     with replacing_folder(target) as part:
         yield part
         files = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        told = {key: fact(files) if callable(fact) else fact for key, fact in facts.items()}
-        (part / MANIFEST).write_text(json_text({"files": files, **told}))
+        evaluated = {key: fact(files) if callable(fact) else fact for key, fact in facts.items()}
+        (part / MANIFEST).write_text(json_text({"files": files, **evaluated}))
 
 
 def read_json(path: Path) -> Any:

@@ -44,15 +44,23 @@ def _fetched(architecture: str) -> str:
         ) from error
 
 
-def build(architecture: str, channels: Sequence[int], classes: int, pretrained: bool = False) -> nn.Module:
-    """Build a network of one input channel: float32 (N, 1, H, W) normalised, to logits (N, classes).
+def build(
+    architecture: str,
+    channels: Sequence[int],
+    classes: int,
+    input_channels: int = 1,
+    *,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build a network: float32 (N, input channels, H, W) normalised, to logits (N, classes).
 
     Args:
         architecture: name of a timm architecture of the ResNet family.
         channels: channels of the four stages.
         classes: number of outputs.
-        pretrained: start from ImageNet weights, fetched from the hub; the three input channels' weights
-            become one.
+        input_channels: 1 for gray images, 3 for RGB.
+        pretrained: start from ImageNet weights, fetched from the hub; for gray images the weights of the
+            three input channels become one.
 
     Raises:
         PretrainedWeightsError: the weights cannot be fetched, or do not fit.
@@ -64,7 +72,7 @@ def build(architecture: str, channels: Sequence[int], classes: int, pretrained: 
         network: nn.Module = timm.create_model(
             architecture,
             pretrained=pretrained,
-            in_chans=1,
+            in_chans=input_channels,
             num_classes=classes,
             channels=tuple(channels),
             **weights,
@@ -80,7 +88,7 @@ def build(architecture: str, channels: Sequence[int], classes: int, pretrained: 
 
 
 def imagenet_normalisation(network: nn.Module) -> tuple[float, float]:
-    """Return mean and standard deviation of one gray channel, from the model's own data configuration."""
+    """Return mean and standard deviation over all channels, from the model's own data configuration."""
     config = resolve_model_data_config(network)
     mean, std = config["mean"], config["std"]
     return round(sum(mean) / len(mean), 6), round(sum(std) / len(std), 6)
@@ -95,6 +103,6 @@ class Served(nn.Module):
         self.mean, self.std, self.temperature = mean, std, temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 probabilities (N, classes) of uint8 images (N, 1, H, W)."""
+        """Return float32 probabilities (N, classes) of uint8 images (N, channels, H, W)."""
         normalised = (images.float() / 255 - self.mean) / self.std
         return torch.softmax(self.network(normalised).float() / self.temperature, dim=1)

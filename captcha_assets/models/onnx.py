@@ -46,7 +46,7 @@ class Parity:
 
 
 def _exported(folder: Path) -> "onnx.ModelProto":
-    """Return the model as ONNX: `images` uint8 (N, 1, H, W) to `probabilities` float32 (N, classes)."""
+    """Return the model as ONNX: `images`, uint8 (N, channels, H, W), to `probabilities` (N, classes)."""
     import torch  # noqa: PLC0415
 
     from captcha_assets.models.network import Served  # noqa: PLC0415
@@ -57,7 +57,7 @@ def _exported(folder: Path) -> "onnx.ModelProto":
     served = Served(network, config.mean, config.std, config.temperature).eval()
     program = torch.onnx.export(
         served,
-        (torch.zeros(2, 1, *config.input_size, dtype=torch.uint8),),
+        (torch.zeros(2, config.input_channels, *config.input_size, dtype=torch.uint8),),
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
@@ -87,7 +87,7 @@ def _without_traces(model: "onnx.ModelProto") -> bytes:
 
 
 def _compare(model: Path, exported: Path, images: NDArray[np.uint8]) -> Parity:
-    """Compare the file `exported` with the model folder it was made from, on uint8 images (N, H, W)."""
+    """Compare the file `exported` with the model folder it was made from, on uint8 images."""
     ours = TorchPredictor(model).predict(images)
     theirs = run_session(open_session(exported), images, batch_size=256)
     return Parity(
@@ -103,14 +103,14 @@ def _compare(model: Path, exported: Path, images: NDArray[np.uint8]) -> Parity:
 def export(model: Path, target: AnyPath, images: NDArray[np.uint8]) -> Parity:
     """Write a model as ONNX and compare it with torch on real images.
 
-    The folder holds `model.onnx` (input `images`, uint8 (N, 1, H, W); output `probabilities`, float32
+    The folder holds `model.onnx` (input `images`, uint8 (N, channels, H, W); output `probabilities`, float32
     (N, classes); normalisation and temperature inside), the model's `config.json`, `parity.json` and
     `manifest.json`. It appears complete or not at all; the same model gives the same `model.onnx`.
 
     Args:
         model: local model folder.
         target: folder to make.
-        images: uint8 (N, H, W), real ones.
+        images: uint8 (N, H, W), or (N, H, W, 3) in RGB; real ones.
 
     Raises:
         ExportError: torch cannot export the model, or there are no images.

@@ -25,17 +25,20 @@ class Predictor(Protocol):
     config: ModelConfig
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of uint8 images (N, H, W)."""
+        """Return the probabilities (N, classes) of uint8 images (N, H, W), or (N, H, W, 3) in RGB."""
         ...
 
 
 def _checked(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != config.input_size:
-        raise ImageSizeError(
-            f"images are {images.dtype} {images.shape}: the model takes uint8 (N, {config.input_size[0]}, "
-            f"{config.input_size[1]})"
-        )
+    if images.dtype != np.uint8 or images.shape[1:] != config.image_shape:
+        taken = ", ".join(map(str, config.image_shape))
+        raise ImageSizeError(f"images are {images.dtype} {images.shape}: the model takes uint8 (N, {taken})")
     return np.ascontiguousarray(images)
+
+
+def channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images (N, H, W) or (N, H, W, 3) as networks take them: (N, channels, H, W)."""
+    return images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 class TorchPredictor:
@@ -60,7 +63,7 @@ class TorchPredictor:
         self._served = served.eval().to(device)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of uint8 images (N, H, W).
+        """Return the probabilities (N, classes) of uint8 images (N, H, W), or (N, H, W, 3) in RGB.
 
         Raises:
             ImageSizeError: the images are of another size or type than the model's.
@@ -71,7 +74,7 @@ class TorchPredictor:
         answers = [np.zeros((0, len(self.config.classes)), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), self._batch_size):
-                batch = torch.from_numpy(images[start : start + self._batch_size, None].copy())
+                batch = torch.from_numpy(channels_first(images[start : start + self._batch_size]).copy())
                 answers.append(self._served(batch.to(self._device)).cpu().numpy())
         return np.concatenate(answers)
 
@@ -98,8 +101,8 @@ def run_session(
 ) -> NDArray[np.float32]:
     """Return the probabilities (N, classes) of uint8 images (N, H, W), so many at once."""
     starts = range(0, max(len(images), 1), batch_size)
-    answers = [session.run(None, {"images": images[start : start + batch_size, None]})[0] for start in starts]
-    return np.concatenate(answers)
+    parts = (channels_first(images[start : start + batch_size]) for start in starts)
+    return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
 
 
 class OnnxPredictor:
@@ -122,7 +125,7 @@ class OnnxPredictor:
         self._session = open_session(folder / "model.onnx", threads)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities (N, classes) of uint8 images (N, H, W).
+        """Return the probabilities (N, classes) of uint8 images (N, H, W), or (N, H, W, 3) in RGB.
 
         Raises:
             ImageSizeError: the images are of another size or type than the model's.

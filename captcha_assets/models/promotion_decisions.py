@@ -2,7 +2,7 @@
 
     decisions/<candidate>--<champion>--<test split>.json
 
-A candidate is judged once against a champion on a test split. Whoever asks again is given the recorded
+A candidate is compared once against a champion on a test split. Later questions get the recorded
 decision: asking often does not get another answer.
 """
 

@@ -1,4 +1,4 @@
-"""What a training is told about its own origin, so that the model can be traced and made again.
+"""What a training is given about its own origin, so that the model can be traced and made again.
 
 All of it goes into the model's folder (`provenance` in `config.json`) and is no part of its identity.
 """
@@ -59,7 +59,7 @@ def recorded(settings: Settings, batches: Iterable[str]) -> dict[str, Any]:
 
 
 def origins(provenance: dict[str, Any]) -> list[Origin]:
-    """Return the deliveries that `recorded` told a model of; none for a model older than that."""
+    """Return the deliveries that `recorded` gave a model; none for a model older than that."""
     return [Origin(**row) for row in provenance.get("sources", ())]
 
 

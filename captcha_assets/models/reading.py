@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models import registry
@@ -71,13 +72,22 @@ def resolve(settings: Settings, model: str) -> str:
     return model
 
 
-def read_files(predictor: Predictor, paths: Iterable[Path]) -> Iterator[Reading]:
-    """Read one character in each file; a file that cannot be used gives its reason."""
+def read_files(predictor: Predictor, paths: Iterable[Path], spec: DatasetSpec) -> Iterator[Reading]:
+    """Classify the image in each file; a file that cannot be used gives its reason.
+
+    Args:
+        predictor: the model.
+        paths: image files.
+        spec: which formats are read, and whether images of another size are resized; size and channels are
+            the model's.
+    """
+    height, width = predictor.config.input_size
+    spec = replace(spec, height=height, width=width, channels=predictor.config.input_channels)
     for path in paths:
         try:
-            image = decode(_content(path)).pixels
-        except Rejection as refused:
-            yield Reading(path, error=str(refused))
+            image = decode(_content(path), spec).pixels
+        except Rejection as rejection:
+            yield Reading(path, error=str(rejection))
             continue
         except OSError as error:
             yield Reading(path, error=_unreadable(path, error))

@@ -280,7 +280,7 @@ def rollback(
     force: bool = False,
     verify: Callable[[str], None] | None = None,
 ) -> Champion:
-    """Make a champion of before serve again, at once and whole; the history tells of it.
+    """Make a champion of before serve again, at once and whole; the history records it.
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
 
@@ -356,7 +356,7 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
 
 
 def refusal(registry: AnyPath, model_id: str) -> str | None:
-    """Why and when a person refused a model; None where nobody did.
+    """Why and when a person refused a model; None where no one did.
 
     Raises:
         RegistryError: the record is damaged.

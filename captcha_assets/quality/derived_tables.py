@@ -190,7 +190,9 @@ def _class_balance(rows: pl.DataFrame, shares: Mapping[str, float]) -> pl.DataFr
 
     The shares are those among the classes that are there: an absent one is another expectation's matter.
     """
-    known = pl.DataFrame({"label": list(shares), "share": list(shares.values())})
+    known = pl.DataFrame(
+        {"label": list(shares), "share": list(shares.values())}, {"label": pl.String, "share": pl.Float64}
+    )
     counted = known.join(rows.group_by("label").len("images"), on="label", maintain_order="left")
     share, images = pl.col("share") / pl.col("share").sum(), pl.col("images").cast(pl.Int64)
     expected = share * images.sum()

@@ -10,6 +10,7 @@ Shapes are compared class by class, so that another mix of classes does not pass
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -22,13 +23,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.quality.suites import FOREGROUND_FRACTION
+from captcha_assets.images.features import thumbnails
+from captcha_assets.images.frames import require_columns
 from captcha_assets.storage import AnyPath, fetched, replacing
 
 Array = NDArray[Any]
 
 #: The statistics whose distributions are compared; the last is computed here.
-STATISTICS = ("brightness", "contrast", FOREGROUND_FRACTION, "sharpness")
+STATISTICS = ("brightness", "contrast", "foreground_fraction", "sharpness")
 #: All that is compared.
 FEATURES = (*STATISTICS, "class_frequencies", "shapes")
 
@@ -72,7 +74,7 @@ class Summary:
         classes: in their canonical order.
         quantiles: float64 (4, 1001), evenly spaced quantiles of each of `STATISTICS`.
         counts: int64 (classes,), images of each class.
-        means: float32 (classes, height, width), the mean image of each class; zeros where there is none.
+        means: float32 (classes, h, w), the mean thumbnail of each class; zeros where there is none.
         covariance: float64 (n, n), of the coarse pixels within the classes, a sixteenth of the pixels.
     """
 
@@ -155,15 +157,16 @@ class _Sums:
     """Sums over images, from which a summary is made. All of them are whole numbers, so the order is free."""
 
     def __init__(self, spec: DatasetSpec) -> None:
-        coarse = (spec.height // _COARSE) * (spec.width // _COARSE)
+        none = thumbnails(np.zeros((0, *spec.shape), np.uint8))
+        coarse = _coarsened(none).shape[1]
         self.classes = spec.classes
         self.statistics: list[Array] = []
         self.counts = np.zeros(len(spec.classes), np.int64)
-        self.pixels = np.zeros((len(spec.classes), spec.height, spec.width))
+        self.pixels = np.zeros((len(spec.classes), *none.shape[1:]))
         self.products: Array = np.zeros((coarse, coarse))
 
     def add(self, pixels: Array, labels: Array, statistics: Array) -> None:
-        """Add images: uint8 (n, height, width), positions of their classes (n,), stored statistics (n, 3)."""
+        """Add thumbnails (n, h, w), positions of their classes (n,), the stored statistics (n, 3)."""
         members = (labels[:, None] == np.arange(len(self.classes))).astype(np.float32)
         coarse = _coarsened(pixels.astype(np.float64))
         self.counts += members.sum(axis=0).astype(np.int64)
@@ -186,15 +189,16 @@ class _Sums:
 
 
 def _coarsened(images: Array) -> Array:
-    """Return the sums of blocks of 4 x 4 pixels: (n, height, width) to (n, height // 4 * width // 4)."""
-    count, height, width = len(images), images.shape[1] // _COARSE, images.shape[2] // _COARSE
-    blocks = images[:, : height * _COARSE, : width * _COARSE]
-    blocks = blocks.reshape(count, height, _COARSE, width, _COARSE)
-    return blocks.sum(axis=(2, 4)).reshape(count, height * width)
+    """Return the sums of whole blocks of pixels: (n, h, w) to (n, blocks)."""
+    count, *size = images.shape
+    rows, columns = (side // _COARSE for side in size)
+    whole = images[:, : rows * _COARSE, : columns * _COARSE]
+    blocks = whole.reshape(count, rows, _COARSE, columns, _COARSE)
+    return blocks.sum(axis=(2, 4)).reshape(count, rows * columns)
 
 
 def _edges(pixels: Array) -> Array:
-    """Return the mean difference of neighbouring pixels, down and across: (n, height, width) to (n,)."""
+    """Return the mean difference of neighbouring pixels, down and across: (n, h, w) to (n,)."""
     signed = pixels.astype(np.int16)
     down, across = (np.abs(np.diff(signed, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
     return down + across
@@ -226,6 +230,7 @@ def _training_images(splits: AnyPath) -> pa.Array:
 def _rows(path: str, spec: DatasetSpec, wanted: pa.Array | None) -> Iterator[pa.Table]:
     """Yield the usable rows of a table, some thousand at a time."""
     names = ["image_id", "label", "pixels", *STATISTICS[:3]]
+    require_columns(Path(path), names)
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=names)
@@ -236,12 +241,10 @@ def _rows(path: str, spec: DatasetSpec, wanted: pa.Array | None) -> Iterator[pa.
 
 
 def _arrays(rows: pa.Table, spec: DatasetSpec) -> tuple[Array, Array, Array]:
-    """Return gray pixels (n, height, width), positions of the labels (n,), the stored statistics (n, 3)."""
-    shape = (-1, spec.height, spec.width, spec.channels)
-    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(shape)
-    gray = pixels[..., 0] if spec.channels == 1 else pixels.mean(axis=3).astype(np.uint8)
+    """Return thumbnails (n, h, w), positions of the labels (n,), the stored statistics (n, 3)."""
+    pixels = np.frombuffer(b"".join(rows["pixels"].to_pylist()), np.uint8).reshape(-1, *spec.shape)
     labels = pc.index_in(rows["label"], pa.array(spec.classes)).to_numpy()
-    return gray, labels, np.column_stack([rows[name].to_numpy() for name in STATISTICS[:3]])
+    return thumbnails(pixels), labels, np.column_stack([rows[name].to_numpy() for name in STATISTICS[:3]])
 
 
 def save(summary: Summary, path: AnyPath) -> None:

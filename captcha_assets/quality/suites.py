@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.images.splits import CONFLICT, CONTRADICTED, SPLITS, TIES_SPLITS
+from captcha_assets.images.splits import CONFLICT, CONTRADICTED, NEAR_DUPLICATE_OF_TWO_SPLITS, SPLITS
 
 #: The columns of the stored tables whose names these suites share with `derived_tables`.
-FOREGROUND_FRACTION, EXCLUSION_REASON = "ink", "held_back"
+FOREGROUND_FRACTION, EXCLUSION_REASON = "foreground_fraction", "exclusion_reason"
 
 
 class Expectation(NamedTuple):
@@ -254,7 +254,7 @@ def splits(_spec: DatasetSpec) -> Suite:
             _gxe(
                 "ExpectColumnValuesToBeInSet",
                 column="split_or_reason",
-                value_set=[*SPLITS, CONFLICT, TIES_SPLITS, CONTRADICTED],
+                value_set=[*SPLITS, CONFLICT, NEAR_DUPLICATE_OF_TWO_SPLITS, CONTRADICTED],
             ),
         ),
         **_as_in_index(),

@@ -78,7 +78,7 @@ class Survey:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal hash of all names, sizes and times: equal as long as nobody touched anything."""
+        """Hexadecimal hash of all names, sizes and times: equal as long as nothing was touched."""
         lines = (f"{file.member}\0{file.size}\0{file.mtime_ns}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
@@ -133,7 +133,7 @@ def survey(place: Path) -> Survey:
         if stat.S_ISREG(status.st_mode) and _is_utf8(member):
             files.append(File(member, status.st_size, status.st_mtime_ns))
         elif not stat.S_ISDIR(status.st_mode):
-            unreadable.append(Unreadable(_printable(member), _refusal(status, member)))
+            unreadable.append(Unreadable(_printable(member), _problem(status, member)))
     return Survey(place, tuple(sorted(files, key=lambda file: file.member)), tuple(unreadable), newest)
 
 
@@ -158,7 +158,7 @@ def _printable(member: str) -> str:
     return member.encode(errors="backslashreplace").decode()
 
 
-def _refusal(status: os.stat_result, member: str) -> str:
+def _problem(status: os.stat_result, member: str) -> str:
     if stat.S_ISLNK(status.st_mode):
         return "symbolic link, not followed"
     return "not a regular file" if _is_utf8(member) else "name is not UTF-8"
@@ -245,9 +245,9 @@ def _pack(seen: Survey, hashing: _Hashing) -> None:
     unreadable = list(seen.unreadable)
     with zipfile.ZipFile(hashing, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for file in seen.files:
-            refusal = _add(archive, seen.root / file.member, file)
-            if refusal is not None:
-                unreadable.append(refusal)
+            problem = _add(archive, seen.root / file.member, file)
+            if problem is not None:
+                unreadable.append(problem)
         if len(unreadable) == len(seen.unreadable) + len(seen.files):
             raise DeliveryError(f"{seen.root} holds no file that can be read{_examples(unreadable)}")
         archive.comment = _comment(seen.root, unreadable)

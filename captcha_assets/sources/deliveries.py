@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captcha_assets import dataset
 from captcha_assets.images.archive import COUNT_LIMIT
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
@@ -37,7 +36,7 @@ VERSION_LIMIT = 2**31 - 1
 #: Python reads no number of more than some thousand digits; no source needs one of so many.
 _DIGITS = 20
 
-#: What fetch calls the source of an archive that nobody registered here, such as one that DVC brought.
+#: What fetch calls the source of an archive that was not registered here, such as one that DVC brought.
 FOUND = "found in data/raw"
 
 
@@ -216,7 +215,7 @@ def archive_path(settings: Settings, batch: str) -> Path:
 
 
 def require_archives(settings: Settings, batches: Iterable[str]) -> None:
-    """Check that the archives of these batches are there, so that nobody records `data/` without one.
+    """Check that the archives of these batches are there, so that no one records `data/` without one.
 
     Raises:
         DeliveryError: an archive is missing; the message says how to restore it.
@@ -254,7 +253,8 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     """
     check_new(batch, source)
     with _plain_errors(f"{batch} cannot be registered"):
-        asked = Registration(batch, source, dataset=_dataset(settings, source))
+        on_kaggle = _dataset(settings) if isinstance(source, KaggleSource) else None
+        asked = Registration(batch, source, dataset=on_kaggle)
         if isinstance(source, LocalSource):
             _check_local(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
@@ -303,7 +303,7 @@ def _compared(known: Registration, asked: Registration) -> tuple[Registration, s
 
 
 def claim(settings: Settings, entry: Registration) -> Registration | None:
-    """Register a name that nobody has, and return what is registered under it now.
+    """Register a name that is free, and return what is registered under it now.
 
     Of several processes, on several machines, exactly one is handed its own entry back.
     """
@@ -312,14 +312,15 @@ def claim(settings: Settings, entry: Registration) -> Registration | None:
     return registration(settings, entry.batch)
 
 
-def _dataset(settings: Settings, source: Source) -> str | None:
-    if not isinstance(source, KaggleSource):
-        return None
-    return settings.kaggle_dataset or dataset.KAGGLE_DATASET
+def _dataset(settings: Settings) -> str:
+    """Return `owner/slug` of the Kaggle data set."""
+    if settings.kaggle_dataset is None:
+        raise DeliveryError("this data set names none on Kaggle: set CAPTCHA_KAGGLE_DATASET to owner/slug")
+    return settings.kaggle_dataset
 
 
 def _check_local(path: Path) -> None:
-    """Refuse early what can be seen to be no delivery."""
+    """Reject early what can be seen to be no delivery."""
     with _plain_errors(f"{path} cannot be read"):
         if not path.exists():
             raise DeliveryError(f"{path} does not exist: give a zip archive or a folder of images")
@@ -333,7 +334,7 @@ def _check_local(path: Path) -> None:
 
 
 def _check_unregistered(settings: Settings, asked: Registration) -> None:
-    """Refuse a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
+    """Reject a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
     archive = archive_path(settings, asked.batch)
     if asked.sha256 and archive.exists() and archives.digest_of(archive).sha256 != asked.sha256:
         raise _other_archive(archive, asked)
@@ -361,7 +362,7 @@ def _written(entry: Registration) -> str:
 
 
 def registration(settings: Settings, batch: str) -> Registration | None:
-    """Return where a delivery comes from, or `None` when nobody registered it here.
+    """Return where a delivery comes from, or `None` when it was not registered here.
 
     Raises:
         DeliveryError: the record cannot be read.
@@ -439,7 +440,7 @@ def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None
     Killed at any moment, a second call ends in the same state. A fetch under way is waited for.
 
     Raises:
-        DeliveryError: there is no such batch, or the disk refuses.
+        DeliveryError: there is no such batch, or the disk cannot be written to.
     """
     check_batch_name(batch)
     with _plain_errors(f"{batch} cannot be removed"), _locked(settings, batch, progress):
@@ -527,7 +528,7 @@ def _locked(settings: Settings, batch: str, progress: Progress = _silent) -> Ite
 
 @contextmanager
 def _plain_errors(what: str) -> Iterator[None]:
-    """Say in one line what the system refused."""
+    """Say in one line what the system did not allow."""
     try:
         yield
     except OSError as error:
@@ -568,7 +569,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
 
 
 def _is_anothers(known: Registration, now: Registration, here: str | None) -> bool:
-    """Whether the archive here was brought by DVC, and nobody said that it may be replaced."""
+    """Whether the archive here was brought by DVC, and no one said that it may be replaced."""
     never_fetched = known.sha256 is None and not known.is_to_be_asked
     return never_fetched and here not in (None, now.sha256)
 
@@ -615,7 +616,11 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
     # what is restored is the version of then; what was never fetched, or is asked anew, may be newer
     version = (known.kaggle_version if known.sha256 else None) or known.source.version
     got = kaggle.download(
-        known.dataset or dataset.KAGGLE_DATASET, version, part, settings.scratch / "kaggle", progress
+        known.dataset or _dataset(settings),
+        version,
+        part,
+        settings.scratch / "kaggle",
+        progress,
     )
     return replace(known, sha256=archives.digest_of(part).sha256, kaggle_version=got.version)
 

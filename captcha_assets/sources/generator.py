@@ -1,4 +1,4 @@
-"""The built-in generator: Kaptcha-like single characters in the layout of the Kaggle data set.
+"""The built-in generator of CAPTCHA characters, and of nothing else: single characters as Kaptcha draws them.
 
 The same count and seed give the same archive, byte for byte, on any machine: pictures are made by
 integer arithmetic (`generator_picture`), chance is numpy's PCG64 seeded by picture, and the PNG files
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.sources.generator_picture import LENGTH, cut, draw
 from captcha_assets.storage import replacing
 
 #: Kaptcha's alphabet, in which n stands twice.
-_ALPHABET = (*CLASSES, "n")
+_ALPHABET = (*CAPTCHA.classes, "n")
 
 
 class GeneratorError(ValueError):
@@ -46,8 +46,8 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     Raises:
         GeneratorError: the label is not one of the data set's classes.
     """
-    if label not in CLASSES:
-        raise GeneratorError(f"no character for label {label!r}: it is not one of {''.join(CLASSES)}")
+    if label not in CAPTCHA.classes:
+        raise GeneratorError(f"no character for label {label!r}: it is not one of {CAPTCHA.classes_in_words}")
     word = [_ALPHABET[i] for i in rng.integers(len(_ALPHABET), size=LENGTH)]
     place = int(rng.integers(LENGTH))
     word[place] = label
@@ -85,7 +85,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-_HEADER = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0))
+_HEADER = b"\x89PNG\r\n\x1a\n" + _chunk(
+    b"IHDR", struct.pack(">IIBBBBB", CAPTCHA.width, CAPTCHA.height, 8, 0, 0, 0, 0)
+)
 _END = _chunk(b"IEND", b"")
 
 

@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from captcha_assets.dataset import HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 
 Array = NDArray[Any]
+
+_HEIGHT, _WIDTH = CAPTCHA.height, CAPTCHA.width
 
 #: Characters of a picture.
 LENGTH = 5
@@ -288,9 +290,9 @@ def cut(picture: Array, word: str, spans: Spans, rng: np.random.Generator) -> Ar
     """
     left, top, wide, high = _frames(word, spans, rng)
     turn = rng.integers(-450, 451, size=(2, len(spans)))
-    row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
-    x = _each(left) + _each(wide) * (2 * column + 1) // (2 * WIDTH) + _each(turn[0]) * (row - HEIGHT // 2)
-    y = _each(top) + _each(high) * (2 * row + 1) // (2 * HEIGHT) + _each(turn[1]) * (column - WIDTH // 2)
+    row, column = np.mgrid[:_HEIGHT, :_WIDTH][:, None]
+    x = _each(left) + _each(wide) * (2 * column + 1) // (2 * _WIDTH) + _each(turn[0]) * (row - _HEIGHT // 2)
+    y = _each(top) + _each(high) * (2 * row + 1) // (2 * _HEIGHT) + _each(turn[1]) * (column - _WIDTH // 2)
     layer = np.pad(_sharpened(picture, int(rng.integers(64))), _MARGIN, mode="edge")
     x = np.clip((x >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[1] - 1) - 1)
     y = np.clip((y >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[0] - 1) - 1)
@@ -346,7 +348,7 @@ def _aged(crops: Array, rng: np.random.Generator) -> Array:
 
 def _bars(count: int, rng: np.random.Generator) -> Array:
     """Return where a crop keeps its gray, at its right and its top: bool (n, 52, 32), mostly False."""
-    row, column = np.mgrid[:HEIGHT, :WIDTH][:, None]
+    row, column = np.mgrid[:_HEIGHT, :_WIDTH][:, None]
     with_bars = rng.integers(6, size=count) == 0
     right, above = rng.integers(5, size=count), rng.integers(3, size=count)
-    return _each(with_bars) & ((column >= WIDTH - _each(right)) | (row < _each(above)))
+    return _each(with_bars) & ((column >= _WIDTH - _each(right)) | (row < _each(above)))

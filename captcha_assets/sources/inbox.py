@@ -43,7 +43,7 @@ class Left:
     Attributes:
         path: where it lies.
         reason: why, and what to do; one line that can be printed, the same as long as nothing changes.
-        waiting: whether it is still being copied, so that nobody has to do anything.
+        waiting: whether it is still being copied, so that there is nothing to do.
     """
 
     path: Path
@@ -163,7 +163,7 @@ def _still_there(known: Registration) -> bool:
 
 
 def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
-    """Return what lies at `path`, provided it is a zip or folder that nobody is writing."""
+    """Return what lies at `path`, provided it is a zip or folder that no process is writing."""
     if str(path).encode(errors="replace").decode() != str(path):
         raise DeliveryError("has a name that is not UTF-8: rename it")
     if path.is_symlink():
@@ -215,7 +215,7 @@ class _Ledger:
         self._names = set(deliveries.known_batches(settings)) | RESERVED
         self._here: set[str] = set()
         for batch in self._names:
-            with suppress(DeliveryError):  # a damaged registration is told of where it is used
+            with suppress(DeliveryError):  # a damaged registration is reported where it is used
                 if entry := deliveries.registration(settings, batch):
                     self._entries[batch] = entry
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from captcha_assets.dataset import KAGGLE_DATASET
 from captcha_assets.images.archive import ArchiveError, open_delivery
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.sources import archives
@@ -77,8 +76,8 @@ class KaggleVersion:
     updated: str | None = None
 
 
-def published_version(dataset: str | None = None) -> KaggleVersion:
-    """Ask Kaggle which version of a data set (`owner/slug`, this project's by default) is the newest.
+def published_version(dataset: str) -> KaggleVersion:
+    """Ask Kaggle which version of a data set (`owner/slug`) is the newest.
 
     Raises:
         KaggleCredentialsError: no credentials, or refused.
@@ -86,7 +85,7 @@ def published_version(dataset: str | None = None) -> KaggleVersion:
     """
     from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest  # noqa: PLC0415
 
-    handle = _handle(dataset or KAGGLE_DATASET, None)
+    handle = _handle(dataset, None)
     request = ApiGetDatasetRequest()
     request.owner_slug, request.dataset_slug = handle.owner, handle.dataset
     with _plain_errors(handle), _client() as client:
@@ -98,14 +97,14 @@ def published_version(dataset: str | None = None) -> KaggleVersion:
 
 
 def download(
-    dataset: str | None, version: int | None, target: Path, scratch: Path, progress: Callable[[str], None]
+    dataset: str, version: int | None, target: Path, scratch: Path, progress: Callable[[str], None]
 ) -> KaggleVersion:
     """Download the archive of one version (the newest by default) and check it.
 
     What a broken or killed download has received stays in `scratch` and the next call goes on from there.
 
     Args:
-        dataset: `owner/slug`, this project's by default.
+        dataset: `owner/slug`.
         version: number of the version.
         target: where the complete, checked archive is put.
         scratch: folder of what is not complete; on the file system of `target`.
@@ -117,7 +116,7 @@ def download(
         OSError: the disk is full, say.
     """
     version = version or published_version(dataset).version
-    handle = _handle(dataset or KAGGLE_DATASET, version)
+    handle = _handle(dataset, version)
     part = scratch / f"{handle.owner}--{handle.dataset}--{version}.zip"
     with _alone(part), _plain_errors(handle), _client() as client:
         _persist(client, handle, part, progress)

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
 from captcha_assets.training import yaml_file
-from captcha_assets.training.config import SettingsError, TrainingSettings
+from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.yaml_file import YamlFileError
+from captcha_assets.validation_errors import one_line, unknown
 
 
 class SweepError(ValueError):
@@ -87,9 +87,8 @@ class Sweep(_Part):
         return self
 
     def _check(self, name: str, values: Range | list[Any]) -> None:
-        known = {entry.name for entry in fields(TrainingSettings)}
-        if name not in known:
-            raise ValueError(f"unknown settings: {name}; known are {', '.join(sorted(known))}")
+        if name not in TrainingSettings.model_fields:
+            raise ValueError(unknown([name], TrainingSettings.model_fields))
         if name in self.fixed:
             raise ValueError(f"{name} is both fixed and varied")
         if isinstance(values, Range) and kind_of(name) not in (int, float):
@@ -110,8 +109,8 @@ class Sweep(_Part):
     @property
     def identity(self) -> str:
         """The sweep's own name: the file's, and a hash of what it says."""
-        told = json.dumps(self.model_dump(exclude={"name", "trials"}), sort_keys=True)
-        return f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+        content = json.dumps(self.model_dump(exclude={"name", "trials"}), sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
     @property
     def trial_names(self) -> list[str]:
@@ -134,7 +133,7 @@ class Sweep(_Part):
 
 def kind_of(setting: str) -> Any:
     """Return the type of a training setting as it is annotated."""
-    return next(entry.type for entry in fields(TrainingSettings) if entry.name == setting)
+    return TrainingSettings.model_fields[setting].annotation
 
 
 def _number(setting: str, value: float) -> float:
@@ -176,13 +175,8 @@ def load(path: Path) -> Sweep:
 def _parsed(value: Mapping[str, Any], where: str) -> Sweep:
     try:
         return Sweep.model_validate(value)
-    except SettingsError as error:
-        raise SweepError(f"{where}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(one) for one in first["loc"] if not str(one).startswith("function-"))
-        words = first["msg"].removeprefix("Value error, ")
-        raise SweepError(f"{where}: {f'{place}: ' if place else ''}{words}") from error
+        raise SweepError(f"{where}: {one_line(error, Sweep.model_fields)}") from error
 
 
 def register(settings: Settings, sweep: Sweep) -> None:

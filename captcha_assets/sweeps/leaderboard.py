@@ -19,7 +19,7 @@ WAITING = "waiting"
 
 SCHEMA = pa.schema(
     [
-        ("place", pa.int32()),
+        ("rank", pa.int32()),
         ("trial", pa.string()),
         ("sweep", pa.string()),
         ("state", pa.string()),
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 )
 
 DESCRIPTIONS = {
-    "place": "1 is the best; none for what is not complete, or was trained on other images",
+    "rank": "1 is the best; none for what is not complete, or was trained on other images",
     "accuracy": "on the validation split, after the last epoch that was trained",
     "parameters": "what the sweep varied, JSON",
     "settings": "all settings of the training, JSON",
@@ -53,8 +53,8 @@ def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
     order = {COMPLETE: 0, PRUNED: 1, FAILED: 2}
 
     def rank(record: Record) -> Any:
-        elsewhere = record.splits_version != splits_version
-        return elsewhere, order[record.state], -(record.value or 0), record.trial
+        outdated = record.splits_version != splits_version
+        return outdated, order[record.state], -(record.value or 0), record.trial
 
     return sorted(records, key=rank)
 
@@ -62,11 +62,11 @@ def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
 def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]:
     """Return the leaderboard, a row a trial."""
     made = []
-    for place, record in enumerate(ranked(records, splits_version), 1):
+    for rank, record in enumerate(ranked(records, splits_version), 1):
         current = record.splits_version == splits_version
         made.append(
             {
-                "place": place if current and record.state == COMPLETE else None,
+                "rank": rank if current and record.state == COMPLETE else None,
                 "trial": record.trial,
                 "sweep": record.sweep,
                 "state": record.state,

@@ -20,13 +20,13 @@ from captcha_assets.evaluation.canvas import (
     picture,
     write,
 )
-from captcha_assets.evaluation.words import counted, percent
+from captcha_assets.evaluation.formatting import counted, percent
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 
 #: Parameters that are shown at most.
 MOST_PARAMETERS = 12
 
-#: A parameter of so many values, or fewer, has a place of its own for each.
+#: A parameter of so many values, or fewer, has one position for each value.
 _FEW = 6
 
 _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
@@ -72,8 +72,8 @@ def parameters(records: Sequence[Record]) -> Figure:
     complete = [record for record in shown if record.state == COMPLETE]
     best = max(complete, key=lambda record: record.value or 0, default=None)
     figure = new_figure(100 + 255 * max(rows, 1), "Accuracy by parameter", _subtitle(best))
-    for place, name in enumerate(names):
-        left, top = 75 + place % 2 * 420, 110 + place // 2 * 255
+    for position, name in enumerate(names):
+        left, top = 75 + position % 2 * 420, 110 + position // 2 * 255
         write(figure, left, top, name.replace("_", " "), fontweight="bold")
         axes = add_axes(figure, left, top + 15, 330, 165)
         _parameter(axes, name, shown, best)
@@ -94,10 +94,10 @@ def _states(axes: Axes, numbers: Sequence[int], records: Sequence[Record], low: 
         FAILED: {"marker": "x", "color": RED},
     }
     for state, style in marks.items():
-        places = [place for place, record in enumerate(records) if record.state == state]
-        if places:
-            across = [numbers[place] for place in places]
-            up = [max(records[place].value or 0, low) for place in places]
+        positions = [position for position, record in enumerate(records) if record.state == state]
+        if positions:
+            across = [numbers[position] for position in positions]
+            up = [max(records[position].value or 0, low) for position in positions]
             label = {PRUNED: "stopped early", FAILED: "failed"}.get(state, state)
             axes.scatter(across, up, s=30, label=label, zorder=3, clip_on=False, **style)
 
@@ -116,16 +116,16 @@ def _accuracy_axis(axes: Axes, records: Sequence[Record]) -> float:
 
 
 def _parameter(axes: Axes, name: str, records: Sequence[Record], best: Record | None) -> None:
-    places, low = _places(axes, name, records), _accuracy_axis(axes, records)
-    for record, place in zip(records, places, strict=True):
+    positions, low = _positions(axes, name, records), _accuracy_axis(axes, records)
+    for record, position in zip(records, positions, strict=True):
         complete, value = record.state == COMPLETE, max(record.value or 0, low)
         style: dict[str, Any] = {"color": BLUE, "alpha": 0.9} if complete else {"color": MUTED, "alpha": 0.35}
-        axes.plot(place, value, "o" if complete else "v", markersize=5, clip_on=False, **style)
+        axes.plot(position, value, "o" if complete else "v", markersize=5, clip_on=False, **style)
         if record is best:
-            axes.plot(place, value, "o", color=RED, fillstyle="none", markersize=12, clip_on=False)
+            axes.plot(position, value, "o", color=RED, fillstyle="none", markersize=12, clip_on=False)
 
 
-def _places(axes: Axes, name: str, records: Sequence[Record]) -> list[float]:
+def _positions(axes: Axes, name: str, records: Sequence[Record]) -> list[float]:
     """Return where each record's value of a parameter lies, and label the axis."""
     values = [record.parameters.get(name) for record in records]
     numbers = [float(one) for one in values if isinstance(one, (int, float)) and not isinstance(one, bool)]
@@ -134,13 +134,13 @@ def _places(axes: Axes, name: str, records: Sequence[Record]) -> list[float]:
             axes.set_xscale("log")
             _plain_ticks(axes, min(numbers), max(numbers))
         return numbers
-    words = [json.dumps(value).strip('"') for value in values]
-    known = sorted(set(words), key=lambda word: (len(word), word))
+    texts = [json.dumps(value).strip('"') for value in values]
+    known = sorted(set(texts), key=lambda text: (len(text), text))
     if len(numbers) == len(values):
         known.sort(key=float)
-    axes.set_xticks(range(len(known)), [word.replace(", ", " ").strip("[]") for word in known], fontsize=8)
+    axes.set_xticks(range(len(known)), [text.replace(", ", " ").strip("[]") for text in known], fontsize=8)
     axes.set_xlim(-0.5, len(known) - 0.5)
-    return [float(known.index(word)) for word in words]
+    return [float(known.index(text)) for text in texts]
 
 
 def _is_logarithmic(numbers: Sequence[float]) -> bool:

@@ -1,4 +1,4 @@
-"""The production settings: what a training is told when nobody tells it anything.
+"""The production settings: those of a training without run config.
 
 They are the defaults of `TrainingSettings`, and over them the file `configs/training.yaml` of the home,
 where there is one. It is a file to commit.
@@ -7,7 +7,6 @@ where there is one. It is a file to commit.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from captcha_assets.training.yaml_file import YamlFileError
 
 
 def production_settings(settings: Settings) -> TrainingSettings:
-    """Return what an automated training is told.
+    """Return the settings of an automated training.
 
     Raises:
         SettingsError: the file names a setting that there is not, or a value that cannot be used.
@@ -40,8 +39,8 @@ def production_version(settings: Settings) -> str:
 
 def version_of(chosen: TrainingSettings) -> str:
     """Return the version of settings: equal ones have equal versions."""
-    told = json.dumps(asdict(chosen), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    content = json.dumps(chosen.model_dump(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def problem(settings: Settings) -> str | None:
@@ -73,9 +72,9 @@ def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) 
     Raises:
         SettingsError: a value cannot be used.
     """
-    defaults, wanted = asdict(TrainingSettings()), asdict(TrainingSettings.of(chosen))
+    defaults, wanted = (one.model_dump() for one in (TrainingSettings(), TrainingSettings.of(chosen)))
     differing = {name: value for name, value in wanted.items() if value != defaults[name]}
-    head = f"# The settings of every training that is told nothing else.\n# {reason}\n"
+    head = f"# The settings of every training without run config.\n# {reason}\n"
     with replacing(settings.training_settings) as part:
         part.write_text(head + "".join(_line(*entry) for entry in plain(differing).items()))
     return settings.training_settings

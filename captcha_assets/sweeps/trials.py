@@ -27,7 +27,7 @@ class Record:
         parameters: the values that the sweep varies.
         settings: all settings of the training.
         value: validation accuracy of the last epoch; None for a failed trial.
-        history: the figures of every epoch.
+        history: the metrics of every epoch.
         splits_version: data version of the splits.
         code_version: of the training's code.
         error: why it failed.
@@ -92,12 +92,12 @@ def _readable(settings: Settings, trial: str) -> Record | None:
     return None
 
 
-def in_words(parameters: Mapping[str, Any]) -> str:
-    """Return what a trial varies, as people read it."""
+def described(parameters: Mapping[str, Any]) -> str:
+    """Return the values that a sweep varies, as one line."""
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
 
 
-def hurdles(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, float]:
+def pruning_thresholds(sweep: Sweep, peers: Sequence[Record], epochs: int) -> dict[int, float]:
     """Return the accuracy that a trial must have reached by the end of each epoch, or be stopped.
 
     It is the rule of Optuna's `PercentilePruner`, laid down before the trial begins: so the training

@@ -27,7 +27,7 @@ STATUS_DISK_FULL = 3
 
 @dataclass(frozen=True)
 class Channel:
-    """Where lines and the result go."""
+    """Where progress lines, errors and the result are sent."""
 
     report: Callable[[str], None]
     fail: Callable[[str], None]
@@ -44,7 +44,7 @@ def _complain(line: str) -> None:
 
 @contextmanager
 def _channel() -> Iterator[Channel]:
-    """Yield the way to Dagster where it started this process, otherwise to the terminal."""
+    """Yield the channel to Dagster where it started this process, otherwise to the terminal."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         yield Channel(lambda _: None, _complain, lambda _: None)
     elif "DAGSTER_PIPES_CONTEXT" not in os.environ:
@@ -57,7 +57,7 @@ def _channel() -> Iterator[Channel]:
 
 
 def _end_with(parent: int, every: float = 0.5) -> None:
-    """End this process as soon as its parent is gone: nobody could stop it or take its result then."""
+    """End this process when its parent ends: without it, the process could not be stopped."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -68,24 +68,24 @@ def _end_with(parent: int, every: float = 0.5) -> None:
 
 
 class _Stop:
-    """Stops the process at once on a signal: the last epoch's checkpoint is on the disk already."""
+    """Stops the process at once on a signal: the last epoch's checkpoint is already on the disk."""
 
     #: The job, once it was read.
     job: TrainingJob | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         kept = self.job and self.job.last_checkpoint.is_file()
-        words = (
+        message = (
             "the last checkpoint is kept, the same job goes on from it"
             if kept
             else "no epoch was finished, so the same job begins anew"
         )
-        os.write(2, f"stopped; {words}\n".encode())
+        os.write(2, f"stopped; {message}\n".encode())
         os._exit(128 + number)
 
 
 def is_done(job: TrainingJob) -> bool:
-    """Say whether the model was written before, by a process whose end nobody saw."""
+    """Say whether an earlier process has written the model of this job."""
     try:
         folder.verify(job.output)
         return folder.read_config(job.output).provenance.get("job") == job.fingerprint
@@ -98,7 +98,7 @@ def _train(path: Path, channel: Channel, stop: _Stop) -> None:
     if is_done(job):
         channel.report(f"{job.output} is the model of this very job already")
     else:
-        # Threads that wait by spinning take the cores from everyone else on the machine.
+        # Threads that wait by spinning take the cores from other processes.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from captcha_assets.training.fit import Stopped, Trained, train  # noqa: PLC0415
 
@@ -116,13 +116,13 @@ def _train(path: Path, channel: Channel, stop: _Stop) -> None:
 
 
 def _write_reason(job: Path, reason: str) -> None:
-    """Write why a training failed beside its job: whoever started this process learns of its end a number."""
+    """Write why a training failed to `job.error`: the parent process gets only an exit status."""
     with suppress(OSError):
         job.with_suffix(".error").write_text(f"{reason}\n")
 
 
 def _write_reason_of_defects(job: Path) -> None:
-    """Have the reason written of an error that nobody expected, beside the traceback on standard error."""
+    """Write the reason of an unexpected error too, beside the traceback on standard error."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         _write_reason(job, f"{kind.__name__}: {error} (its traceback stands in the run's standard error)")
@@ -132,7 +132,7 @@ def _write_reason_of_defects(job: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Train what the job file says and return the exit status."""
+    """Train by the job file and return the exit status."""
     _end_with(os.getppid())
     stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):

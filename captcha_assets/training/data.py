@@ -1,18 +1,18 @@
-"""Images on the device, once and for the whole training; a batch is a slice of them.
+"""Images on the device for the whole training, and the loaders that take mini-batches from them.
 
 Everything that is random in an epoch follows from the seed and the epoch's number: the same seed gives
-the same batches, and a training that goes on after an interruption sees what it would have seen.
+the same mini-batches, and a resumed training sees what an uninterrupted one would have seen.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captcha_assets.training.augment import Augmentation, draw_changes
+from captcha_assets.training.augment import Augmentation, draw_parameters
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Images:
     """Labelled images on one device."""
 
     pixels: Tensor
-    """uint8 (N, 1, H, W)."""
+    """uint8 (N, channels, H, W)."""
     labels: Tensor
     """int64 (N,)."""
 
@@ -34,13 +34,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What pixels are brought to; both values after division by 255."""
+    """Mean and standard deviation of the pixels; both after division by 255."""
 
     mean: float
     std: float
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return float images (0 to 1) as the network wants them."""
+        """Return float images (0 to 1) normalised as the network expects them."""
         return (images - self.mean) / self.std
 
     @classmethod
@@ -55,15 +55,15 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every batch that this process trains on, of several that train together."""
+    """The part of every mini-batch that one process of a distributed training takes."""
 
     rank: int = 0
-    of: int = 1
+    world_size: int = 1
 
 
 @dataclass(frozen=True)
 class TrainImages:
-    """Images to learn from, and what is done to them each time they are seen."""
+    """Training images with their augmentation and normalisation."""
 
     images: Images
     augmentation: Augmentation
@@ -76,62 +76,75 @@ class TrainImages:
         """Return the images on `device`."""
         return replace(self, images=self.images.to(device))
 
-    def batch(self, places: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 (B, 1, H, W) augmented and normalised images and their int64 (B,) labels.
+    def mini_batch(self, indices: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Return float32 (B, channels, H, W) augmented and normalised images and their int64 (B,) labels.
 
         Args:
-            places: int64 (B,), which images.
-            changes: (B, 7), what `augmentation` does to them.
+            indices: int64 (B,), which images.
+            parameters: float32 (B, 7), the augmentation parameters of each.
         """
-        changed = self.augmentation(self.images.pixels[places].float() / 255, changes)
-        return self.normalisation(changed), self.images.labels[places]
+        augmented = self.augmentation(self.images.pixels[indices].float() / 255, parameters)
+        return self.normalisation(augmented), self.images.labels[indices]
 
 
-@dataclass(frozen=True)
-class TrainPlan:
-    """What the steps of an epoch look at: every image once, in another order and form each epoch.
+@dataclass
+class TrainSampler:
+    """Draws the image indices and augmentation parameters of every step of an epoch.
 
-    An epoch leaves out the images that fill no batch: other ones each time. Steps come in stretches of
-    up to `stretch`, so that what Lightning does around each of its own steps is paid once a stretch.
+    Every image comes once an epoch, in another order and with other parameters each time. An epoch leaves
+    out the images that fill no mini-batch: other ones each time.
     """
 
     count: int
-    """Images there are."""
+    """Number of training images."""
     batch_size: int
-    """Images a step, over all processes together."""
+    """Images of an optimizer step, over all processes."""
     seed: int
-    epoch: Callable[[], int]
-    """Asked for the epoch's number when an epoch begins."""
     device: torch.device
     share: Share = Share()
-    stretch: int = 32
+    epoch: int = 0
 
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return self.count // self.batch_size
+    def set_epoch(self, epoch: int) -> None:
+        """Draw for this epoch from now on; Lightning calls it, as it does for a distributed sampler."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(self.steps / self.stretch)
+        return self.count // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield int64 (K, B) places of images and float32 (K, B, 7) changes, for K steps each."""
+        """Yield int64 (B,) indices and float32 (B, 7) augmentation parameters, for one step each."""
         generator = self._generator()
-        used = self.steps * self.batch_size
+        used = len(self) * self.batch_size
         order = torch.randperm(self.count, generator=generator, device=self.device)[:used]
-        changes = draw_changes(used, generator)
-        places = order.view(self.steps, self.batch_size)[:, self.share.rank :: self.share.of]
-        changes = changes.view(self.steps, self.batch_size, -1)[:, self.share.rank :: self.share.of]
-        yield from zip(places.split(self.stretch), changes.split(self.stretch), strict=True)
+        parameters = draw_parameters(used, generator)
+        for start in range(0, used, self.batch_size):
+            part = slice(start + self.share.rank, start + self.batch_size, self.share.world_size)
+            yield order[part], parameters[part]
 
     def _generator(self) -> torch.Generator:
-        seed = np.random.SeedSequence((self.seed, self.epoch())).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
         return torch.Generator(self.device).manual_seed(int(seed >> np.uint64(1)))
 
 
 @dataclass(frozen=True)
-class EvalBatches:
-    """Images as they are, in their order, each once; of several processes each takes its share."""
+class TrainLoader:
+    """The mini-batches of an epoch, made on the device that holds the images."""
+
+    images: TrainImages
+    sampler: TrainSampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float32 (B, 1, H, W) augmented and normalised images and int64 (B,) labels."""
+        for indices, parameters in self.sampler:
+            yield self.images.mini_batch(indices, parameters)
+
+
+@dataclass(frozen=True)
+class EvaluationLoader:
+    """Images without augmentation, in their order, each once; several processes share each mini-batch."""
 
     images: Images
     normalisation: Normalisation
@@ -142,7 +155,7 @@ class EvalBatches:
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 (B, 1, H, W) normalised images and int64 (B,) labels."""
+        """Yield float32 (B, channels, H, W) normalised images and int64 (B,) labels."""
         for start in range(0, len(self.images), self.batch_size):
-            mine = slice(start + self.share.rank, start + self.batch_size, self.share.of)
-            yield self.normalisation(self.images.pixels[mine].float() / 255), self.images.labels[mine]
+            part = slice(start + self.share.rank, start + self.batch_size, self.share.world_size)
+            yield self.normalisation(self.images.pixels[part].float() / 255), self.images.labels[part]

@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,27 @@ from captcha_assets.images.reader import ReaderError, SplitImages, read_split
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.network import ARCHITECTURE, PretrainedWeightsError, build, imagenet_normalisation
+from captcha_assets.models.predictor import channels_first
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.calibration import fit_temperature
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
-from captcha_assets.training.data import EvalBatches, Images, Normalisation, TrainImages
+from captcha_assets.training.data import EvaluationLoader, Images, Normalisation, TrainImages
+from captcha_assets.training.loggers import loggers
 from captcha_assets.training.module import Classifier, NotFiniteError
-from captcha_assets.training.tracking import trackers
-from captcha_assets.training.trainer import Report, SplitData, eval_batch_size, make_trainer
+from captcha_assets.training.trainer import (
+    Report,
+    SplitData,
+    evaluation_batch_size,
+    make_trainer,
+    trains_on_gpu,
+)
 
 _PACKAGES = ("numpy", "pytorch-lightning", "safetensors", "timm", "torch")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a training needs."""
+    """A training that is ready to start."""
 
     job: TrainingJob
     module: Classifier
@@ -52,13 +59,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What a training ends with that did not clear a hurdle of its job: no model."""
+    """What a training ends with that was below a pruning threshold of its job: no model."""
 
     history: list[dict[str, Any]]
 
 
 def _images(job: TrainingJob, split: str) -> SplitImages:
-    images = read_split(job.tables, job.splits, split, job.settings.sample_size)
+    images = read_split(
+        job.tables, job.splits, split, job.settings.sample_size, classes=job.classes, shape=job.image_shape
+    )
     if len(images) < job.settings.devices:
         raise TrainingError(
             f"the {split} split has {len(images)} images (of {job.splits}, sample_size "
@@ -68,11 +77,15 @@ def _images(job: TrainingJob, split: str) -> SplitImages:
 
 
 def _tensors(images: SplitImages) -> Images:
-    return Images(torch.from_numpy(images.pixels)[:, None], torch.from_numpy(images.labels))
+    return Images(torch.from_numpy(channels_first(images.pixels)), torch.from_numpy(images.labels))
+
+
+def _input_channels(job: TrainingJob) -> int:
+    return 1 if len(job.image_shape) == 2 else job.image_shape[2]
 
 
 def _use_cores(settings: TrainingSettings) -> None:
-    """Keep to the cores that this process may use, shared with those that train beside it."""
+    """Set the number of threads: the cores that this process may use, shared by its CPU devices."""
     _check_devices(settings)
     cores = len(os.sched_getaffinity(0)) // (settings.devices if settings.accelerator == "cpu" else 1)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), cores)))
@@ -109,7 +122,7 @@ def _stamp(job: TrainingJob) -> Path:
 def _resumes(job: TrainingJob, report: Report) -> bool:
     """Say whether there is a checkpoint that this very job can continue from; change nothing.
 
-    Of several processes each asks for itself, and nothing is changed before all have asked.
+    Each of several processes calls it, and nothing is changed before all have.
     """
     stamp, last = _stamp(job), job.last_checkpoint
     ours = stamp.is_file() and stamp.read_text() == job.fingerprint
@@ -121,10 +134,10 @@ def _resumes(job: TrainingJob, report: Report) -> bool:
     return False
 
 
-class _EmptyCheckpoints(Callback):
-    """Empties the folder of checkpoints: one process does it, while the others wait at a barrier.
+class _DiscardCheckpoint(Callback):
+    """Removes the checkpoint that is not resumed: one process does it, while the others wait at a barrier.
 
-    Lightning calls `setup` between two barriers: before the first, every process has asked `_resumes`;
+    Lightning calls `setup` between two barriers: before the first, every process has called `_resumes`;
     after the second, the first checkpoint may be written.
     """
 
@@ -133,8 +146,8 @@ class _EmptyCheckpoints(Callback):
 
     def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if trainer.is_global_zero:
-            shutil.rmtree(self._job.checkpoints, ignore_errors=True)
-            self._job.checkpoints.mkdir(parents=True)
+            self._job.last_checkpoint.unlink(missing_ok=True)
+            self._job.checkpoints.mkdir(parents=True, exist_ok=True)
             _stamp(self._job).write_text(self._job.fingerprint)
 
 
@@ -143,32 +156,42 @@ def setup(job: TrainingJob, report: Report = print) -> Setup:
 
     Args:
         job: what to train on what.
-        report: called with a line whenever there is something to tell.
+        report: called with a line of progress.
 
     Raises:
         TrainingError: a split is empty, or a device is missing.
         ReaderError: the tables are missing or damaged.
         PretrainedWeightsError: ImageNet weights were asked for and cannot be fetched.
     """
-    chosen = job.settings
-    _use_cores(chosen)
+    settings = job.settings
+    _use_cores(settings)
     train, validation = _images(job, "train"), _images(job, "validation")
     report(f"{len(train)} training and {len(validation)} validation images, {len(train.classes)} classes")
+    if settings.devices > 1 and not trains_on_gpu(settings):
+        report("batch normalization: each CPU process uses its own part of the mini-batch")
     resumes = _resumes(job, report)
-    torch.manual_seed(chosen.seed)
-    network = build(ARCHITECTURE, chosen.channels, len(train.classes), chosen.pretrained and not resumes)
-    measured = imagenet_normalisation(network) if chosen.pretrained else None
+    torch.manual_seed(settings.seed)
+    inputs, begins = _input_channels(job), settings.pretrained and not resumes
+    network = build(ARCHITECTURE, settings.channels, len(train.classes), inputs, pretrained=begins)
+    measured = imagenet_normalisation(network) if settings.pretrained else None
     normalisation = Normalisation(*measured) if measured else Normalisation.of(train.pixels)
-    images = TrainImages(_tensors(train), Augmentation.of(chosen), normalisation)
-    data = SplitData(images, _tensors(validation), chosen)
-    module = Classifier(network, chosen, images, data.steps)
-    begin = [] if resumes else [_EmptyCheckpoints(job)]
-    trainer = make_trainer(chosen, job.checkpoints, report, job.hurdles, [*begin, *trackers(job, report)])
+    images = TrainImages(_tensors(train), Augmentation.of(settings), normalisation)
+    data = SplitData(images, _tensors(validation), settings)
+    module = Classifier(network, settings)
+    callbacks = [] if resumes else [_DiscardCheckpoint(job)]
+    trainer = make_trainer(
+        settings,
+        job.checkpoints,
+        report,
+        pruning_thresholds=job.pruning_thresholds,
+        callbacks=callbacks,
+        loggers=loggers(job, report),
+    )
     return Setup(job, module, data, trainer, train.classes, resumes)
 
 
 def _advice(error: Exception, job: TrainingJob) -> str | None:
-    """Return what to tell a user about an error of the training, or None where it is a fault of ours."""
+    """Return a message with advice on an error of the training, or None where the error is a defect."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     kept = job.kept
     if isinstance(error, NotFiniteError):
@@ -191,16 +214,17 @@ def fit(ready: Setup) -> None:
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, batches: EvalBatches) -> Tensor:
-    return torch.cat([network(images).float() for images, _ in batches]).cpu()
+def _logits(network: nn.Module, loader: EvaluationLoader) -> Tensor:
+    return torch.cat([network(images).float() for images, _ in loader]).cpu()
 
 
 def _measure(ready: Setup) -> tuple[float, dict[str, Any]]:
-    """Fit the temperature on the validation split and return it with the figures of the whole training."""
+    """Fit the temperature on the validation split and return it with the metrics of the whole training."""
     device = ready.trainer.strategy.root_device
     images = ready.data.validation.to(device)
-    batches = EvalBatches(images, ready.data.train.normalisation, eval_batch_size(ready.job.settings))
-    logits, labels = _logits(ready.module.network.to(device).eval(), batches), ready.data.validation.labels
+    size = evaluation_batch_size(ready.job.settings)
+    loader = EvaluationLoader(images, ready.data.train.normalisation, size)
+    logits, labels = _logits(ready.module.network.to(device).eval(), loader), ready.data.validation.labels
     temperature = fit_temperature(logits, labels)
     return temperature, {
         "validation_accuracy": float((logits.argmax(1) == labels).double().mean()),
@@ -220,13 +244,14 @@ def _config(ready: Setup, temperature: float) -> ModelConfig:
         channels=job.settings.channels,
         classes=ready.classes,
         input_size=(height, width),
+        input_channels=_input_channels(job),
         mean=normalisation.mean,
         std=normalisation.std,
         temperature=temperature,
         seed=job.settings.seed,
         splits_version=job.splits_version,
         code_version=job.code_version,
-        settings=asdict(job.settings),
+        settings=job.settings.model_dump(),
         packages={name: version(name) for name in _PACKAGES},
         # Sums of floats depend on how many threads share them: needed to train the very same model again.
         provenance={
@@ -258,11 +283,11 @@ def train(job: TrainingJob, report: Report = print) -> Trained | Stopped | None:
     """Train a model and write its folder: what the training process does.
 
     The model is the one of the last epoch: the schedule ends with a learning rate of zero, and choosing
-    the best epoch by the validation split would make that split's figures, and the temperature, too rosy.
+    the best epoch by the validation split would make its metrics, and the temperature, too optimistic.
 
     Returns:
-        The model's id and figures; the epochs alone where a hurdle was not cleared; None in the processes
-        that only help another one.
+        The model's id and metrics; the history alone where the training was below a pruning threshold;
+        None in the processes of a distributed training that write no model.
 
     Raises:
         TrainingError: the tables are damaged, a split is empty, ImageNet weights cannot be had, a device

@@ -1,5 +1,6 @@
-"""The network under training: loss, optimizer, and metrics that leave the device once an epoch."""
+"""The Lightning module: loss, optimizer, and metrics that leave the device once an epoch."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
@@ -7,121 +8,127 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from captcha_assets.training.config import TrainingSettings
-from captcha_assets.training.data import TrainImages
 
-Batch = tuple[Tensor, Tensor]
+MiniBatch = tuple[Tensor, Tensor]
 
 
 class NotFiniteError(RuntimeError):
     """A training whose loss is NaN or infinite."""
 
 
+class LossAndAccuracy(Metric):
+    """Mean loss and accuracy of an epoch, summed on the device, over all processes."""
+
+    sums: Tensor
+    """float64 (3,): sum of the losses, number of right predictions, number of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a mini-batch: its mean loss, its logits (B, classes), and its labels (B,)."""
+        right = (logits.argmax(1) == labels).sum()
+        self.sums[0] += loss * len(labels)
+        self.sums[1] += right
+        self.sums[2] += len(labels)
+
+    def compute(self) -> tuple[float, float]:
+        """Return the mean loss and the accuracy; the one transfer from the device."""
+        loss, right, count = self.sums.tolist()
+        return loss / count, right / count
+
+
 class Classifier(pl.LightningModule):
     """Trains every layer of `network` with Nesterov SGD on a one-cycle schedule.
 
     Args:
-        network: normalised images (N, 1, H, W) to logits (N, classes).
+        network: normalised images (N, channels, H, W) to logits (N, classes).
         settings: how to train.
-        images: what to learn from; moved to the device when the training begins.
-        steps: optimizer steps of the whole training.
     """
 
-    def __init__(
-        self, network: nn.Module, settings: TrainingSettings, images: TrainImages, steps: int
-    ) -> None:
+    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
         super().__init__()
-        self.automatic_optimization = False
+        self.save_hyperparameters(settings.model_dump())
         self.network = network
         self.settings = settings
-        self.images = images
-        self.steps = steps
+        self.train_metrics = LossAndAccuracy()
+        self.validation_metrics = LossAndAccuracy()
         self.history: list[dict[str, Any]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of normalised images (N, 1, H, W)."""
+        """Return logits (N, classes) of normalised images (N, channels, H, W)."""
         logits: Tensor = self.network(images)
         return logits
 
-    def on_fit_start(self) -> None:
-        """Take the images to the device, once."""
-        self.images = self.images.to(self.device)
-        # Rows: training, validation. Columns: loss, right answers, images. No buffer: of several processes
-        # each has its own sums, and buffers are made the same in all.
-        self._sums = torch.zeros(2, 3, dtype=torch.float64, device=self.device)
-
-    def training_step(self, stretch: tuple[Tensor, Tensor]) -> None:
-        """Take one optimizer step after the other; nothing leaves the device."""
-        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
-        for places, changes in zip(*stretch, strict=True):
-            self._learn(places, changes, optimizer)
-            schedule.step()
-
-    def _learn(self, places: Tensor, changes: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        images, labels = self.images.batch(places, changes)
-        logits = self.network(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        self._count(0, loss.detach() * len(labels), logits.detach(), labels)
-
-    def validation_step(self, batch: Batch) -> None:
-        """Count one batch."""
+    def training_step(self, batch: MiniBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the loss of a mini-batch."""
         images, labels = batch
-        logits = self.network(images)
-        self._count(1, F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        self.train_metrics.update(loss.detach(), logits.detach(), labels)
+        return loss
 
-    def _count(self, row: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        right = (logits.argmax(1) == labels).sum()
-        self._sums[row, 0] += loss
-        self._sums[row, 1] += right
-        self._sums[row, 2] += len(labels)
+    def validation_step(self, batch: MiniBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Add a mini-batch to the validation metrics."""
+        images, labels = batch
+        if not len(labels):  # several processes share the last mini-batch, and it may have fewer images
+            return
+        logits = self(images)
+        self.validation_metrics.update(F.cross_entropy(logits, labels), logits, labels)
 
-    def on_train_epoch_start(self) -> None:
-        """Count from zero."""
-        self._sums.zero_()
+    def on_train_start(self) -> None:
+        """Log the epochs of a resumed training again: to the loggers, each start is a run of its own."""
+        for entry in self.history:
+            metrics = {name: value for name, value in entry.items() if name != "epoch"}
+            for logger in self.loggers:
+                logger.log_metrics(metrics, step=entry["epoch"])
 
     def on_validation_epoch_end(self) -> None:
-        """Fetch the epoch's sums from the device, once, and note what they say: validation ends an epoch.
+        """Log the metrics of the epoch, once; validation ends an epoch.
 
         Raises:
             NotFiniteError: the loss is NaN or infinite.
         """
-        sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").cpu()
-        if not torch.isfinite(sums).all():
+        epoch = self.current_epoch + 1
+        train_loss, train_accuracy = self.train_metrics.compute()
+        validation_loss, validation_accuracy = self.validation_metrics.compute()
+        if not math.isfinite(train_loss + validation_loss):
             raise NotFiniteError(
-                f"the loss is NaN or infinite in epoch {self.current_epoch + 1}: lower learning_rate "
+                f"the loss is NaN or infinite in epoch {epoch}: lower learning_rate "
                 f"(now {self.settings.learning_rate})"
             )
-        (loss, right, count), (validation_loss, validation_right, validation_count) = sums.tolist()
         metrics = {
-            "train_loss": loss / count,
-            "train_accuracy": right / count,
-            "validation_loss": validation_loss / validation_count,
-            "validation_accuracy": validation_right / validation_count,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
         }
-        self.log_dict(metrics, sync_dist=True)
-        self.history.append({"epoch": self.current_epoch + 1, **metrics})
+        self.train_metrics.reset()
+        self.validation_metrics.reset()
+        # The loggers take the metric "step" as their x-axis.
+        self.log_dict({**metrics, "step": float(epoch)}, sync_dist=True)
+        self.history.append({"epoch": epoch, **metrics})
 
     def configure_optimizers(self) -> Any:
-        """Nesterov SGD on a one-cycle schedule; norms and biases do not decay."""
-        chosen = self.settings
-        groups = param_groups_weight_decay(self.network, chosen.weight_decay)
+        """Return Nesterov SGD on a one-cycle schedule; norms and biases do not decay."""
+        settings = self.settings
+        groups = param_groups_weight_decay(self.network, settings.weight_decay)
         optimizer = torch.optim.SGD(
-            groups, chosen.learning_rate, chosen.momentum, nesterov=chosen.momentum > 0
+            groups, settings.learning_rate, settings.momentum, nesterov=settings.momentum > 0
         )
-        return [optimizer], [one_cycle(optimizer, chosen, self.steps)]
+        schedule = one_cycle(optimizer, settings, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the history beside the weights."""
+        """Store the history beside the weights."""
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history up again."""
+        """Restore the history."""
         self.history = list(checkpoint["history"])
 
 

@@ -1,7 +1,7 @@
 """A trace of some training steps, as they are in a real training: what the time goes to."""
 
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ _ROWS = 15
 class _NamedAugmentation(Augmentation):
     """The augmentation, with a name in the trace."""
 
-    def __call__(self, images: Tensor, changes: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
         with record_function("augmentation"):
-            return super().__call__(images, changes)
+            return super().__call__(images, parameters)
 
 
 class _NamedNetwork(nn.Module):
@@ -78,29 +78,32 @@ def profile(
     Returns:
         The operations that took longest, as a table.
     """
-    told = replace(settings, epochs=2, devices=1, pretrained=False)
-    chosen = np.arange(steps * told.batch_size) % len(pixels)
-    data = _data(pixels, labels, chosen, told)
-    torch.manual_seed(told.seed)
-    network = _NamedNetwork(build(ARCHITECTURE, told.channels, int(labels.max()) + 1, pretrained=False))
+    short = settings.replaced(epochs=2, devices=1, pretrained=False)
+    chosen = np.arange(steps * short.batch_size) % len(pixels)
+    data = _data(pixels, labels, chosen, short)
+    torch.manual_seed(short.seed)
+    network = _NamedNetwork(build(ARCHITECTURE, short.channels, int(labels.max()) + 1, pretrained=False))
     traced = _Traced()
     with tempfile.TemporaryDirectory(prefix="captcha-assets-") as work:
-        trainer = make_trainer(told, Path(work), lambda _: None, more=[traced])
-        trainer.fit(Classifier(network, told, data.train, data.steps), datamodule=data)
+        trainer = make_trainer(short, Path(work), lambda _: None, callbacks=[traced])
+        trainer.fit(Classifier(network, short), datamodule=data)
     with replacing(trace) as part:
         traced.profiler.export_chrome_trace(str(part))
     return _table(traced.profiler, on_gpu=trainer.strategy.root_device.type == "cuda")
 
 
 def _data(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int64], chosen: NDArray[np.int64], told: TrainingSettings
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    settings: TrainingSettings,
 ) -> SplitData:
-    def images(places: NDArray[np.int64]) -> Images:
-        return Images(torch.from_numpy(pixels[places])[:, None], torch.from_numpy(labels[places]))
+    def images(indices: NDArray[np.int64]) -> Images:
+        return Images(torch.from_numpy(pixels[indices])[:, None], torch.from_numpy(labels[indices]))
 
-    augmentation = _NamedAugmentation(**asdict(Augmentation.of(told)))
+    augmentation = _NamedAugmentation(**asdict(Augmentation.of(settings)))
     train = TrainImages(images(chosen), augmentation, Normalisation.of(pixels))
-    return SplitData(train, images(chosen[:256]), told)
+    return SplitData(train, images(chosen[:256]), settings)
 
 
 def _table(profiler: torch.profiler.profile, *, on_gpu: bool) -> str:

@@ -1,7 +1,7 @@
-"""YAML files that people write: what they say, and on which line, so that an error can name it."""
+"""YAML files with the line of each key, so that an error can name it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class YamlFileError(ValueError):
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a YAML file says.
+    """The content of a YAML file.
 
     Attributes:
         path: the file.
@@ -45,7 +45,7 @@ class YamlFile:
         if not isinstance(named, dict):
             raise SettingsError(f"{self.where(*keys)}: lines like `epochs: 12` are needed, not {named!r}")
         try:
-            return TrainingSettings.of({**asdict(base), **named})
+            return base.replaced(**{str(name): value for name, value in named.items()})
         except SettingsError as error:
             raise SettingsError(f"{self.where(*keys, error.setting)}: {error}", error.setting) from None
 

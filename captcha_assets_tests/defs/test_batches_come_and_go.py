@@ -10,9 +10,9 @@ import pytest
 
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
-from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.commands import run, succeeded
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.sources.test_snapshot import dvc
-from captcha_assets_tests.test_cli import run, succeeded
 
 THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
@@ -31,14 +31,26 @@ def listed(home: Path) -> dict[str, dict]:
     return {row["batch"]: row for row in rows}
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    """A home with the batches `a` (60 images) and `b` (80), through to the splits."""
-    home = tmp_path / "home"
-    succeeded(home, "batch", "add", "a", str(archive(tmp_path / "a.zip", 60, seed=1)))
-    succeeded(home, "batch", "add", "b", str(archive(tmp_path / "b.zip", 80, seed=2)))
+def two_batches(folder: Path) -> None:
+    """Fill a folder with `a.zip` (60 images), `b.zip` (80), and a home with both, through to the splits."""
+    folder.mkdir()
+    home = folder / "home"
+    succeeded(home, "batch", "add", "a", str(archive(folder / "a.zip", 60, seed=1)))
+    succeeded(home, "batch", "add", "b", str(archive(folder / "b.zip", 80, seed=2)))
     succeeded(home, "update", "--select", THROUGH_SPLITS)
-    return home
+
+
+@pytest.fixture
+def two(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the batches `a` (60 images) and `b` (80), through to the splits, to change at will."""
+    made = made_once(tmp_path_factory, "two-batches", two_batches)
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    for batch in ("a", "b"):  # each comes from its copy
+        registration = tmp_path / "home" / "artifacts" / "deliveries" / f"{batch}.json"
+        known = json.loads(registration.read_text())
+        known["source"] = str(tmp_path / f"{batch}.zip")
+        registration.write_text(json.dumps(known))
+    return tmp_path / "home"
 
 
 def test_a_name_that_is_used_again_after_a_removal_holds_the_new_images_only(

@@ -1,4 +1,4 @@
-"""A training elsewhere, over a real `ssh` to this machine: the same model, the same words, no leftovers."""
+"""A training on a remote host, by a real `ssh` to this machine: the same model and messages, no leftovers."""
 
 import getpass
 import os
@@ -9,18 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.compute import (
     Compute,
-    MachineFailedError,
-    OverSsh,
-    ThisMachine,
+    LocalCompute,
+    RemoteCompute,
+    RemoteHostFailedError,
     TrainingFailedError,
     compute_of,
 )
@@ -95,13 +95,13 @@ def variables(there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make(port: str = (there / "port").read_text(), **other: str) -> Compute:
-        address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'far'}"
-        told = {
+        address = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'remote'}"
+        values = {
             "COMPUTE": address,
             "COMPUTE_PYTHON": sys.executable,
             "COMPUTE_SSH_CONFIG": f"{there / 'ssh_config'}",
         }
-        for name, value in (told | other).items():
+        for name, value in (values | other).items():
             monkeypatch.setenv(f"CAPTCHA_{name}", value)
         return compute_of(load_settings())
 
@@ -117,7 +117,17 @@ def delivery(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path
 def job(delivery: tuple[list[Path], Path], tmp_path: Path) -> TrainingJob:
     tables, splits = delivery
     work = tmp_path / "work"
-    return TrainingJob(tuple(tables), splits, "v1", work / "model", work / "checkpoints", "c1", TINY)
+    return TrainingJob(
+        tables=tuple(tables),
+        splits=splits,
+        splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
+        output=work / "model",
+        checkpoints=work / "checkpoints",
+        code_version="c1",
+        settings=TINY,
+    )
 
 
 def run(compute: Compute, job: TrainingJob) -> tuple[list[dict[str, Any]], list[str]]:
@@ -163,38 +173,42 @@ run(compute_of(load_settings()), TrainingJob.load(Path(sys.argv[1])))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_a_run_stops_the_training_elsewhere_and_keeps_its_checkpoint(
+def test_stopping_a_run_stops_the_remote_training_and_keeps_its_checkpoint(
     variables: Callable[..., Compute], job: TrainingJob, tmp_path: Path, stop: signal.Signals
 ) -> None:
     variables()
-    replace(job, settings=replace(TINY, epochs=10_000)).save(tmp_path / "job.json")
+    job.model_copy(update={"settings": TINY.replaced(epochs=10_000)}).save(tmp_path / "job.json")
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "job.json")]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        wait_until(lambda: running(tmp_path / "far") or process.poll() is not None, 60, "nothing runs there")
-        wait_until(lambda: bool(checkpoints(tmp_path / "far")), 60, "no checkpoint over there")
+        wait_until(
+            lambda: running(tmp_path / "remote") or process.poll() is not None, 60, "nothing runs there"
+        )
+        wait_until(lambda: bool(checkpoints(tmp_path / "remote")), 60, "no checkpoint over there")
         process.send_signal(stop)
         process.wait(40)
-        wait_until(lambda: not running(tmp_path / "far"), 20, "the training still runs")
+        wait_until(lambda: not running(tmp_path / "remote"), 20, "the training still runs")
     finally:
         process.kill()
         process.wait()
-    assert checkpoints(tmp_path / "far")
+    assert checkpoints(tmp_path / "remote")
 
 
-def test_elsewhere_a_training_goes_on_where_it_was_and_ends_in_the_model_of_this_machine(
+def test_a_remote_training_goes_on_where_it_was_and_ends_in_the_model_of_this_machine(
     variables: Callable[..., Compute], there: Path, job: TrainingJob, tmp_path: Path
 ) -> None:
-    here = replace(job, output=tmp_path / "here" / "model", checkpoints=tmp_path / "here" / "checkpoints")
+    here = job.model_copy(
+        update={"output": tmp_path / "here" / "model", "checkpoints": tmp_path / "here" / "checkpoints"}
+    )
     compute = variables()
-    _, log = run(ThisMachine(), here)
+    _, log = run(LocalCompute(), here)
     assert sum("validation accuracy" in line and line.startswith("epoch ") for line in log) == TINY.epochs
-    assert isinstance(compute, OverSsh)
-    far = tmp_path / "far"
+    assert isinstance(compute, RemoteCompute)
+    remote = tmp_path / "remote"
 
     def cut_the_line() -> None:
-        wait_until(lambda: bool(checkpoints(far)), 120, "no checkpoint over there")
+        wait_until(lambda: bool(checkpoints(remote)), 120, "no checkpoint over there")
         port = f"-p\0{(there / 'port').read_text()}\0".encode()
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             words = entry.read_bytes()
@@ -203,59 +217,61 @@ def test_elsewhere_a_training_goes_on_where_it_was_and_ends_in_the_model_of_this
 
     cutter = threading.Thread(target=cut_the_line)
     cutter.start()
-    with pytest.raises(MachineFailedError, match=r"the connection to 127\.0\.0\.1 broke: .* start it again"):
+    with pytest.raises(
+        RemoteHostFailedError, match=r"the connection to 127\.0\.0\.1 broke: .* start it again"
+    ):
         run(compute, job)
     cutter.join()
     assert not job.output.exists()
 
     said, log = run(compute, job)
-    told = [line for line in log if "validation accuracy" in line and line.startswith("epoch ")]
-    assert 0 < len(told) < TINY.epochs, "it began anew"
+    reported = [line for line in log if "validation accuracy" in line and line.startswith("epoch ")]
+    assert 0 < len(reported) < TINY.epochs, "it began anew"
     assert not any("sending" in line for line in log), "what was there was sent again"
     assert folder.verify(job.output) == folder.verify(here.output) == said[-1]["model_id"]
-    assert list((far / "jobs").iterdir()) == []
+    assert list((remote / "jobs").iterdir()) == []
     assert run(compute, job)[0] == [], "what is here already was trained again"
 
 
-def test_a_training_that_fails_elsewhere_says_so_in_its_own_words(
+def test_a_remote_training_that_fails_gives_its_own_message(
     variables: Callable[..., Compute], job: TrainingJob
 ) -> None:
     with pytest.raises(TrainingFailedError, match="raise sample_size") as caught:
-        run(variables(), replace(job, settings=replace(TINY, sample_size=1)))
-    assert not isinstance(caught.value, MachineFailedError)
+        run(variables(), job.model_copy(update={"settings": TINY.replaced(sample_size=1)}))
+    assert not isinstance(caught.value, RemoteHostFailedError)
 
 
 @pytest.mark.parametrize(
     "case",
     [
         ({"port": "1"}, "cannot be reached (ssh: connect to host 127.0.0.1 port 1: Connection refused): "),
-        ({"COMPUTE_SSH_CONFIG": "{tmp}/keyless"}, "refuses the key ("),
-        ({"COMPUTE_SSH_CONFIG": "{tmp}/strange"}, "is not known yet: say yes to its key once"),
+        ({"COMPUTE_SSH_CONFIG": "{tmp}/keyless"}, "rejects the key ("),
+        ({"COMPUTE_SSH_CONFIG": "{tmp}/strange"}, "is not in known_hosts: accept its key once"),
         ({"COMPUTE_PYTHON": "python3.99"}, "has no python3.99: set CAPTCHA_COMPUTE_PYTHON"),
         ({"COMPUTE_PYTHON": "/usr/bin/true"}, "/usr/bin/true on 127.0.0.1 does not answer as Python does"),
         ({"COMPUTE_PYTHON": "{tmp}/bare"}, "lacks torch, timm, pytorch_lightning, torchmetrics, safetensors"),
     ],
 )
-def test_a_machine_that_cannot_be_used_is_one_clear_line(
+def test_a_remote_host_that_cannot_be_used_is_one_clear_line(
     variables: Callable[..., Compute], there: Path, job: TrainingJob, tmp_path: Path, case: tuple[dict, str]
 ) -> None:
-    told, why = case
+    values, why = case
     known = (there / "ssh_config").read_text()
     (tmp_path / "keyless").write_text(known.replace(f"{there / 'key'}", f"{_key(tmp_path / 'other')}"))
     (tmp_path / "strange").write_text(known.replace(f"{there / 'known_hosts'}", f"{tmp_path / 'nobody'}"))
     (tmp_path / "bare").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     (tmp_path / "bare").chmod(0o755)
-    with pytest.raises(MachineFailedError) as caught:
-        run(variables(**{name: value.format(tmp=tmp_path) for name, value in told.items()}), job)
+    with pytest.raises(RemoteHostFailedError) as caught:
+        run(variables(**{name: value.format(tmp=tmp_path) for name, value in values.items()}), job)
     assert why in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_elsewhere_is_one_clear_line_and_leaves_nothing_half_done(
+def test_a_full_disk_of_the_remote_host_is_one_clear_line_and_leaves_nothing_half_done(
     variables: Callable[..., Compute], there: Path, job: TrainingJob, small_disk: Path
 ) -> None:
     address = f"ssh://127.0.0.1:{(there / 'port').read_text()}{small_disk}"
-    with pytest.raises(MachineFailedError, match=f"the disk there is full, in {small_disk}: free some"):
+    with pytest.raises(RemoteHostFailedError, match=f"the disk there is full, in {small_disk}: free some"):
         run(variables(COMPUTE=address), job)
     assert list((small_disk / "parts").iterdir()) == []

@@ -13,8 +13,8 @@ from captcha_assets.defs.dagster_internals import NO_VALUE
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.images import index
 from captcha_assets.settings import Settings
+from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
-from captcha_assets_tests.test_cli import run, succeeded
 
 
 def planned(home: Home) -> dict[str, str]:

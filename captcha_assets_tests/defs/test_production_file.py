@@ -81,5 +81,5 @@ def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(home: 
     assert tick() == "observed"
     assert tick() == "the sources are as they were observed last"
     file.write_text("epochs: 0\n")
-    assert "line 1: epochs=0 is out of bounds" in tick()
+    assert "line 1: epochs=0 cannot be used" in tick()
     assert len(alerts()) == 2

@@ -22,6 +22,9 @@ from captcha_assets_tests.models.conftest import make_model
 
 Images = list[tuple[str, np.ndarray]]
 
+#: What the tests of this module share is made once.
+pytestmark = pytest.mark.xdist_group("drift")
+
 #: What happened to each delivery before it arrived. None of it is drift to `usual`.
 DISTURBED: dict[str, Callable[[Images], Iterable[tuple[str, np.ndarray]]]] = {
     "usual": lambda images: images,
@@ -45,7 +48,7 @@ def crown(settings: Settings, work: Path) -> str:
     make_model(work / "model")
     model_id = registry.add_candidate(settings.models, work / "model")
     generator.write_archive(work / "seen.zip", 1000, seed=1)
-    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet")
+    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet", CAPTCHA)
     drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.training_summary(model_id))
     registry.promote(settings.models, model_id, "the first")
     return model_id

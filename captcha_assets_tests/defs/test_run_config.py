@@ -56,11 +56,11 @@ def test_run_config_that_says_what_production_says_trains_nothing(finished: Home
     ("content", "select", "words"),
     [
         ("ops:\n  resnet18:\n    config:\n      epoch: 3\n", "*", "line 4: unknown settings: epoch"),
-        ("ops:\n  resnet18:\n    config:\n      epochs: 0\n", "*", "line 4: epochs=0 is out of bounds: 1 to"),
+        ("ops:\n  resnet18:\n    config:\n      epochs: 0\n", "*", "line 4: epochs=0 cannot be used"),
         (
             "ops:\n  resnet18:\n    config:\n      epochs: many\n",
             "*",
-            "line 4: epochs='many' is of the wrong",
+            "line 4: epochs='many' cannot be used",
         ),
         ("ops:\n  resnet18:\n    config:\n      learning_rate: .nan\n", "*", "line 4: learning_rate=nan"),
         ("ops:\n  resnet18:\n    config: 3\n", "*", "line 3: lines like `epochs: 12` are needed"),

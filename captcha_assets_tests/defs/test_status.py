@@ -102,7 +102,7 @@ def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad
     finished.make("raw_batch", partition="bad")
     finished.make("image_table", "rejected_images", partition="bad")
     agree()
-    (held,) = status()["held_back"]
+    (held,) = status()["quarantined"]
     assert (held["delivery"], held["failed"]) == ("bad", ["share_of_rejects"])
     finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
     assert "onnx_model: never made" in agree()

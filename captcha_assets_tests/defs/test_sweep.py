@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -27,6 +27,9 @@ from captcha_assets.settings import REPOSITORY
 from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
+
+#: What the tests of this module share is made once.
+pytestmark = pytest.mark.xdist_group("sweep")
 
 TINY = {"epochs": 2, "channels": [4, 8, 8, 8], "batch_size": 32, "sample_size": None, "weight_decay": 10.0}
 #: The second of the two cannot be learnt with: its loss is NaN or infinite after a few steps.
@@ -146,7 +149,7 @@ def perfect(like: Record | None, sweep: definition.Sweep, name: str) -> Record:
     assert like is not None
     history = [{**entry, "validation_accuracy": 1.0} for entry in like.history]
     tried = {"learning_rate": 0.01}
-    settings = asdict(sweep.settings_with(tried))
+    settings = sweep.settings_with(tried).model_dump()
     return replace(
         like,
         trial=name,

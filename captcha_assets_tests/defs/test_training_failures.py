@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs.compute import ThisMachine, TrainingFailedError, TrainingStoppedError, _ended
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.defs.compute import LocalCompute, TrainingFailedError, TrainingStoppedError, _ended
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_compute import run
@@ -46,7 +47,7 @@ def test_a_training_process_that_is_killed_names_the_signal(
     assert "External execution process" not in log
 
 
-def test_an_error_that_nobody_expected_is_told_with_its_class(
+def test_an_error_that_nobody_expected_is_reported_with_its_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken" / "timm").mkdir(parents=True)
@@ -55,9 +56,19 @@ def test_an_error_that_nobody_expected_is_told_with_its_class(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     tables, splits = write_delivery(tmp_path, 40)
     work, settings = tmp_path / "work", TrainingSettings(epochs=1)
-    job = TrainingJob(tuple(tables), splits, "v1", work / "model", work / "checkpoints", "c1", settings)
+    job = TrainingJob(
+        tables=tuple(tables),
+        splits=splits,
+        splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
+        output=work / "model",
+        checkpoints=work / "checkpoints",
+        code_version="c1",
+        settings=settings,
+    )
     with pytest.raises(TrainingFailedError, match=r"^RuntimeError: a broken installation \(its traceback"):
-        run(ThisMachine(), job)
+        run(LocalCompute(), job)
 
 
 @pytest.mark.parametrize(

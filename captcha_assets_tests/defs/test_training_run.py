@@ -1,6 +1,7 @@
 """A training that is stopped from outside: nothing lives on, and the next one goes on where it was."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,18 +12,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from captcha_assets_tests.defs.conftest import NARROW
+from captcha_assets_tests.commands import succeeded
+from captcha_assets_tests.defs.conftest import NARROW, made_once
 
 PROGRAM = str(Path(sys.executable).with_name("captcha-assets"))
 
 
 @pytest.fixture
-def placed(tmp_path: Path) -> Path:
-    """A home whose images have their places, and nothing more."""
-    home = tmp_path / "home"
-    command = [PROGRAM, "batch", "add", "one", "synthetic:200:5", "--materialize"]
-    subprocess.run(command, env=environment(home), check=True, capture_output=True)
-    return home
+def placed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose images have their splits, and nothing more, to change at will."""
+    made = made_once(
+        tmp_path_factory,
+        "with-splits",
+        lambda folder: succeeded(folder, "batch", "add", "one", "synthetic:200:5", "--materialize"),
+    )
+    shutil.copytree(made, tmp_path / "home", symlinks=True)
+    return tmp_path / "home"
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -11,9 +11,12 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from captcha_assets.defs import partitions
 from captcha_assets.defs.automation_history import ASSETS, automation_history
 from captcha_assets.sources import generator
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_ui import answered, ask, webserver
-from captcha_assets_tests.test_cli import succeeded
+
+#: What the tests of this module share is made once.
+pytestmark = pytest.mark.xdist_group("ui_batches")
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_a_delivery_of_known_images_alone_trains_nothing(finished: Home, tmp_pat
     assert "resnet18" not in made
 
 
-def test_a_bad_delivery_is_held_back_and_what_was_good_stays(
+def test_a_bad_delivery_is_quarantined_and_what_was_good_stays(
     finished: Home, mostly_bad_archive: object
 ) -> None:
     index, splits = finished.version("image_index"), finished.version("splits")

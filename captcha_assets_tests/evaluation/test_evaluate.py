@@ -3,20 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.evaluation.evaluate import EvaluationError, evaluate
 from captcha_assets.evaluation.metrics import compute_metrics
-from captcha_assets.images.reader import read_split
+from captcha_assets.images import reader
 from captcha_assets.models.folder import ModelConfig, ModelFolderError, save
 from captcha_assets.models.manifest import verify_files
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets_tests.training.examples import write_delivery
+
+read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
 HISTORY = [
     {"epoch": 0, "train_loss": 2.1, "validation_loss": 1.4, "validation_accuracy": 0.6},
@@ -30,11 +33,11 @@ def write_model(folder, seed, history=HISTORY):
     from captcha_assets.models.network import build
 
     torch.manual_seed(seed)
-    network = build("resnet18", (8, 8, 8, 8), len(CLASSES))
+    network = build("resnet18", (8, 8, 8, 8), len(CAPTCHA.classes))
     config = ModelConfig(
         architecture="resnet18",
         channels=(8, 8, 8, 8),
-        classes=CLASSES,
+        classes=CAPTCHA.classes,
         input_size=(52, 32),
         mean=0.5,
         std=0.25,
@@ -73,7 +76,7 @@ def test_a_model_is_measured_on_the_images_of_the_test_split_and_on_no_other(eva
     evaluation, _ = evaluated
     images = read_split(*delivery, "test")
     probabilities = TorchPredictor(model).predict(images.pixels)
-    expected = compute_metrics(probabilities, images.labels, CLASSES)
+    expected = compute_metrics(probabilities, images.labels, CAPTCHA.classes)
     assert evaluation.metrics.to_dict() == expected.to_dict()
     assert evaluation.predictions["image_id"].to_list() == images.image_ids.tolist()
 
@@ -101,8 +104,8 @@ def test_every_prediction_leads_back_to_its_image_and_delivery(evaluated, delive
     assert predictions.select("image_id", "label", "split", "batch").equals(
         placed.select("image_id", "label", "split", "batch")
     )
-    assert predictions["predicted"].is_in(list(CLASSES)).all()
-    assert predictions["probability"].is_between(1 / len(CLASSES), 1).all()
+    assert predictions["predicted"].is_in(list(CAPTCHA.classes)).all()
+    assert predictions["probability"].is_between(1 / len(CAPTCHA.classes), 1).all()
 
 
 def test_the_report_tells_of_the_model_and_its_data(evaluated):
@@ -177,14 +180,13 @@ def test_real_characters_can_be_measured(model, shared_data, tmp_path):
     """Three images of the data set that the platform is made for, through the same door."""
     import cv2
 
-    from captcha_assets.dataset import label_of
     from captcha_assets_tests.training.examples import write_splits, write_table
 
     files = sorted(Path(shared_data, "kaggle_samples").glob("*.png"))
     images = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])
-    labels = [label_of(file.name) for file in files]
+    labels = [CAPTCHA.label_of(file.name) for file in files]
     ids = write_table(tmp_path / "real.parquet", "real", images, labels)
     write_splits(tmp_path / "splits.parquet", ids, labels, ["real"] * len(ids))
     found = evaluate(model, [tmp_path / "real.parquet"], tmp_path / "splits.parquet", tmp_path / "e", "train")
     assert found.metrics.n == 3
-    assert set(found.metrics.missing) == set(CLASSES) - set(labels)
+    assert set(found.metrics.missing) == set(CAPTCHA.classes) - set(labels)

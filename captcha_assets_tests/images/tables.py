@@ -25,7 +25,7 @@ def write_table(path: Path, batch: str, images: Sequence[tuple[str, np.ndarray]]
         "dhash": dhash(pixels),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,
-        "ink": statistics.ink,
+        "foreground_fraction": statistics.foreground_fraction,
         "source_mode": ["L"] * len(pixels),
         "file_bytes": [0] * len(pixels),
         "file_hash": [""] * len(pixels),

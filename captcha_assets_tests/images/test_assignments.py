@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentError, AssignmentRecord
-from captcha_assets.images.splits import TIES_SPLITS, update_splits
+from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets_tests.images.test_splits import identity, index_of, places, write_index
 
 BATCHES = {name: range(start, start + 30) for name, start in {"a": 0, "b": 20, "c": 60, "d": 75}.items()}
@@ -32,7 +33,7 @@ class Home:
         pairs = [{number, number + 1} for number in range(0, 110, 10)]
         index_of(images, pairs).write_parquet(self.folder / "index.parquet")
         return update_splits(
-            self.folder / "index.parquet", self.target, self.record, accept_loss=accept_loss
+            self.folder / "index.parquet", self.target, self.record, CAPTCHA, accept_loss=accept_loss
         ).version
 
     def places(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ class EveryHistory(RuleBasedStateMachine):
         rows = pl.read_parquet(self.home.target).filter(
             pl.col("split").is_null(), pl.col("label").is_not_null()
         )
-        assert rows["held_back"].eq(TIES_SPLITS).all()
+        assert rows["exclusion_reason"].eq(NEAR_DUPLICATE_OF_TWO_SPLITS).all()
 
     def teardown(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -220,7 +221,7 @@ def test_the_records_of_two_machines_are_merged_and_an_image_in_two_splits_is_ex
     both = home.places()
     twice = {name for name in here.keys() & there.keys() if here[name] != there[name]}
     assert twice
-    excluded = pl.read_parquet(home.target).filter(held_back="assigned_to_two_splits")["image_id"]
+    excluded = pl.read_parquet(home.target).filter(exclusion_reason="assigned_to_two_splits")["image_id"]
     assert set(excluded) == twice
     known = {name: split for name, split in (here | there).items() if name not in twice}
     assert {name: split for name, split in known.items() if both.get(name, split) != split} == {}
@@ -229,6 +230,7 @@ def test_the_records_of_two_machines_are_merged_and_an_image_in_two_splits_is_ex
 TWO_AT_ONCE = """
 import sys
 from pathlib import Path
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 
@@ -236,7 +238,7 @@ folder = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 record = AssignmentRecord(folder / "data", folder / "s")
-update_splits(folder / sys.argv[2], folder / "splits.parquet", record)
+update_splits(folder / sys.argv[2], folder / "splits.parquet", record, CAPTCHA)
 """
 
 

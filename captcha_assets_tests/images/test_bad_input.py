@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_delivery
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Reason, Rejection
@@ -26,7 +27,7 @@ GOOD_MEMBERS = good_members()
 
 def ingest(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     table, rejected = archive.with_name("table.parquet"), archive.with_name("rejected.parquet")
-    summary = build_image_table(archive, "bad", table, rejected)
+    summary = build_image_table(archive, "bad", table, rejected, CAPTCHA)
     images, refused = pl.read_parquet(table), pl.read_parquet(rejected)
     assert (summary.images, summary.rejected) == (len(images), len(refused))
     return images, refused
@@ -57,7 +58,7 @@ def test_all_of_it_at_once(tmp_path):
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_an_unusual_png_is_converted_and_its_mode_recorded(case):
     mode, data = ACCEPTED[case]
-    decoded = decode(data)
+    decoded = decode(data, CAPTCHA)
     assert decoded.source_mode == mode
     assert np.array_equal(decoded.pixels, PIXELS)
 
@@ -82,7 +83,7 @@ def test_colours_become_gray_by_their_weights():
     red[:26, :, 2] = 255
     import cv2
 
-    pixels, mode = decode(cv2.imencode(".png", red)[1].tobytes())
+    pixels, mode = decode(cv2.imencode(".png", red)[1].tobytes(), CAPTCHA)
     assert mode == "RGB"
     assert set(np.unique(pixels)) == {0, 76}
 
@@ -185,7 +186,7 @@ def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
     assert str(archive) in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(ArchiveError):
-        build_image_table(archive, "bad", tmp_path / "t" / "t.parquet", tmp_path / "t" / "r.parquet")
+        build_image_table(archive, "bad", tmp_path / "t" / "t.parquet", tmp_path / "t" / "r.parquet", CAPTCHA)
     assert not (tmp_path / "t").exists()
 
 
@@ -272,9 +273,10 @@ def test_a_delivery_without_a_usable_image_makes_two_tables(tmp_path):
 INGEST = """
 import sys
 from pathlib import Path
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
 archive, folder = Path(sys.argv[1]), Path(sys.argv[2])
-build_image_table(archive, "batch", folder / "table.parquet", folder / "rejected.parquet")
+build_image_table(archive, "batch", folder / "table.parquet", folder / "rejected.parquet", CAPTCHA)
 """
 
 

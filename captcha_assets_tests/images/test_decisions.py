@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.decisions import DecisionError, read_decisions, version_of
 from captcha_assets.images.features import image_id
@@ -34,7 +35,7 @@ def decide(tmp_path):
     def decide(*lines):
         path = tmp_path / "decisions.csv"
         path.write_text("\n".join([HEAD, *lines]) + "\n")
-        decide.idle = build_image_index(tables, tmp_path / "index.parquet", path).idle_decisions
+        decide.idle = build_image_index(tables, tmp_path / "index.parquet", CAPTCHA, path).idle_decisions
         rows = pl.read_parquet(tmp_path / "index.parquet").select("image_id", "label", "status").rows()
         return {name: rest for name, *rest in rows}
 
@@ -50,7 +51,7 @@ UNDECIDED = {
 
 def test_nothing_is_decided_by_an_empty_file_or_none(decide, tmp_path):
     assert decide() == UNDECIDED
-    build_image_index({}, tmp_path / "other.parquet", tmp_path / "no.csv")
+    build_image_index({}, tmp_path / "other.parquet", CAPTCHA, tmp_path / "no.csv")
 
 
 def test_keep_resolves_a_conflict_with_a_label_the_image_came_with(decide):
@@ -109,7 +110,9 @@ def test_a_decision_with_an_effect_is_no_warning(decide):
 )
 def test_a_file_as_spreadsheets_and_editors_write_it_is_understood(content, tmp_path):
     (tmp_path / "decisions.csv").write_bytes(content)
-    rows = read_decisions(tmp_path / "decisions.csv").select("image_id", "decision", "decided").rows()
+    rows = (
+        read_decisions(tmp_path / "decisions.csv", CAPTCHA).select("image_id", "decision", "decided").rows()
+    )
     assert rows == [(image_id(A), "keep", "b")]
 
 
@@ -121,7 +124,7 @@ def test_a_file_that_is_not_utf8_is_an_error_that_names_the_line(encoding, tmp_p
     with pytest.raises(
         DecisionError, match=rf"decisions.csv, line {number}: byte 0x.. is not UTF-8: save"
     ) as error:
-        read_decisions(path)
+        read_decisions(path, CAPTCHA)
     assert "\n" not in str(error.value)
 
 
@@ -134,7 +137,7 @@ def test_any_bytes_are_decisions_or_an_error_that_names_file_and_line(tmp_path_f
     path.write_bytes(content)
     words = str(path)
     try:
-        read_decisions(path)
+        read_decisions(path, CAPTCHA)
     except DecisionError as error:
         words = str(error)
     assert words.startswith(str(path))
@@ -147,7 +150,7 @@ def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_p
     places = []
     for lines in ([], [f"{image_id(A)},keep,a,"], [f"{image_id(A)},relabel,w,"]):
         decide(*lines)
-        update_splits(index, splits, record)
+        update_splits(index, splits, record, CAPTCHA)
         places.append(dict(pl.read_parquet(splits).select("image_id", "split").iter_rows()))
     assert [place[image_id(A)] for place in places] == [None, "train", "train"]
     assert len({(place[image_id(B)], place[image_id(C)]) for place in places}) == 1
@@ -173,7 +176,7 @@ def test_a_line_that_cannot_be_followed_is_named(text, words, tmp_path):
     path = tmp_path / "decisions.csv"
     path.write_text(text)
     with pytest.raises(DecisionError, match=words):
-        build_image_index({}, tmp_path / "index.parquet", path)
+        build_image_index({}, tmp_path / "index.parquet", CAPTCHA, path)
     assert not (tmp_path / "index.parquet").exists()
 
 
@@ -186,4 +189,4 @@ def test_what_is_no_regular_file_is_an_error_and_a_change(
     make(path)
     assert version_of(path) is not None
     with pytest.raises(DecisionError, match=r"label_decisions.csv is no regular file"):
-        read_decisions(path)
+        read_decisions(path, CAPTCHA)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
 from captcha_assets.images.duplicates import (
-    NEAR_DUPLICATE_CORRELATION,
     components,
     correlations,
     near_duplicate_groups,
@@ -23,7 +23,7 @@ from captcha_assets_tests.images.copies import COPIES, shifted
 
 def groups_of(images, **known):
     """The near-duplicate groups of some images of one class, as the index finds them."""
-    return near_duplicate_groups(signatures(images), lambda rows: images[rows], **known).tolist()
+    return near_duplicate_groups(signatures(images), lambda rows: images[rows], 0.996, **known).tolist()
 
 
 def by_definition(images):
@@ -35,7 +35,7 @@ def by_definition(images):
         crops = np.full(len(one), i), np.full(len(one), j)
         best = np.maximum(best, correlations(smooth[one], crops[0], smooth[other], crops[1]))
         best = np.maximum(best, correlations(smooth[other], crops[0], smooth[one], crops[1]))
-    same = best >= NEAR_DUPLICATE_CORRELATION
+    same = best >= CAPTCHA.near_duplicate_correlation
     return components(len(images), np.stack([one[same], other[same]], axis=1)).tolist()
 
 
@@ -48,7 +48,7 @@ def generated(label, count, seed=0):
 def real(shared_data):
     with zipfile.ZipFile(shared_data / "kaptcha_characters.zip") as archive:
         names = sorted(archive.namelist())
-        images = np.stack([decode(archive.read(name)).pixels for name in names])
+        images = np.stack([decode(archive.read(name), CAPTCHA).pixels for name in names])
     labels = np.array([name.split("/")[1][0] for name in names])
     return [images[labels == label] for label in np.unique(labels)]
 
@@ -110,7 +110,7 @@ def test_many_copies_of_one_picture_are_one_group():
         asked.append(len(rows))
         return crowd[rows]
 
-    assert set(near_duplicate_groups(signatures(crowd), pixels_of).tolist()) == {0}
+    assert set(near_duplicate_groups(signatures(crowd), pixels_of, 0.996).tolist()) == {0}
     assert sum(asked) < 30 * len(crowd)  # not 3,000 times
 
 

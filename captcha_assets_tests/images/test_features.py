@@ -26,7 +26,7 @@ def test_statistics_are_what_they_say():
     flat = IMAGES.reshape(len(IMAGES), -1).astype(float)
     assert np.allclose(statistics.brightness, flat.mean(axis=1))
     assert np.allclose(statistics.contrast, flat.std(axis=1))
-    assert np.allclose(statistics.ink, (flat < 128).mean(axis=1))
+    assert np.allclose(statistics.foreground_fraction, (flat < 128).mean(axis=1))
     assert not statistics.blank.any()
     assert Statistics(np.full((1, 52, 32), 7, np.uint8)).blank.all()
 

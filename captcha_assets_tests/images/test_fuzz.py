@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.archive import ArchiveError, ArchiveReader, list_members
 from captcha_assets.images.rejection import Reason
 from captcha_assets.images.rows import read_chunk
@@ -141,7 +142,7 @@ def is_read(archive: Path) -> bool:
     except ArchiveError:
         return False
     reader = ArchiveReader(archive)
-    rows = read_chunk(reader, entries)
+    rows = read_chunk(reader, entries, CAPTCHA)
     reader.close()
     assert rows["member"].to_pylist() == [entry.name for entry in entries]
     reasons = rows["reason"].to_pylist()
@@ -163,7 +164,9 @@ def fuzz(folder: Path, count: int) -> int:
         readable += is_read(archive)
         if number % 100 == 0:
             with contextlib.suppress(ArchiveError):
-                build_image_table(archive, "fuzz", folder / "table.parquet", folder / "rejected.parquet")
+                build_image_table(
+                    archive, "fuzz", folder / "table.parquet", folder / "rejected.parquet", CAPTCHA
+                )
     return readable
 
 

@@ -1,5 +1,6 @@
 """The image index: one row per distinct image, whatever way the deliveries came."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captcha_assets.images import duplicates
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images import index as image_index
 from captcha_assets.images.features import image_id
+from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import (
     COLUMN_DESCRIPTIONS,
     INDEX_SCHEMA,
-    StaleTableError,
     build_image_index,
     list_conflicts,
 )
@@ -51,7 +52,7 @@ def index(tmp_path):
             name: write_table(tmp_path / f"{name}.parquet", name, images)
             for name, images in deliveries.items()
         }
-        return build_image_index(tables, target), pl.read_parquet(target)
+        return build_image_index(tables, target, CAPTCHA), pl.read_parquet(target)
 
     return build
 
@@ -132,8 +133,8 @@ def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, ste
             name: write_table(folder / f"{name}.parquet", name, labelled(places, name == "two"))
             for name, places in step.items()
         }
-        build_image_index(tables, grown)
-        build_image_index(dict(reversed(tables.items())), fresh)
+        build_image_index(tables, grown, CAPTCHA)
+        build_image_index(dict(reversed(tables.items())), fresh, CAPTCHA)
         assert grown.read_bytes() == fresh.read_bytes()
         fresh.unlink()
 
@@ -157,13 +158,12 @@ def test_of_old_deliveries_only_what_meets_new_images_is_read(index, monkeypatch
     assert all(group <= 10 for _, group in read)  # nothing at all of the other class
 
 
-def test_groups_found_by_another_rule_are_found_anew(index, tmp_path, monkeypatch):
-    copies = {"one": [("a", A), ("a", COPIES["left"](A[None])[0])]}
-    monkeypatch.setattr(duplicates, "NEAR_DUPLICATE_CORRELATION", 1.1)
-    monkeypatch.setattr(image_index, "RULE", "another")
-    assert index(copies)[0].groups == 0
-    monkeypatch.undo()
-    assert index(copies)[0].groups == 1
+def test_groups_found_by_another_rule_are_found_anew(tmp_path):
+    pair = [("a", A), ("a", COPIES["noise"](A[None])[0])]
+    tables = {"one": write_table(tmp_path / "one.parquet", "one", pair)}
+    strict = replace(CAPTCHA, near_duplicate_correlation=1.0)
+    assert build_image_index(tables, tmp_path / "index.parquet", strict).groups == 0
+    assert build_image_index(tables, tmp_path / "index.parquet", CAPTCHA).groups == 1
 
 
 def test_a_table_of_another_version_is_named(index, tmp_path):
@@ -171,7 +171,7 @@ def test_a_table_of_another_version_is_named(index, tmp_path):
     table = pl.read_parquet(tmp_path / "one.parquet").with_columns(signature=pl.lit(b"12345678"))
     table.write_parquet(tmp_path / "one.parquet")
     with pytest.raises(StaleTableError, match="materialize image_table again"):
-        build_image_index({"one": tmp_path / "one.parquet"}, tmp_path / "new.parquet")
+        build_image_index({"one": tmp_path / "one.parquet"}, tmp_path / "new.parquet", CAPTCHA)
 
 
 def test_a_damaged_index_is_made_anew(index, tmp_path):
@@ -184,5 +184,7 @@ def test_an_index_on_an_object_store_is_the_same(index, bucket, tmp_path):
     summary, _ = index({"one": list(pool())})
     (bucket / "one.parquet").write_bytes((tmp_path / "one.parquet").read_bytes())
     for _ in range(2):
-        assert build_image_index({"one": bucket / "one.parquet"}, bucket / "index.parquet") == summary
+        assert (
+            build_image_index({"one": bucket / "one.parquet"}, bucket / "index.parquet", CAPTCHA) == summary
+        )
     assert (bucket / "index.parquet").read_bytes() == (tmp_path / "index.parquet").read_bytes()

@@ -17,6 +17,7 @@ from captcha_assets_tests.images.files import good_members, write_zip
 INGEST = """
 import sys
 from pathlib import Path
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
@@ -25,10 +26,11 @@ from captcha_assets.images.table import build_image_table
 archive, folder = Path(sys.argv[1]), Path(sys.argv[2])
 table = folder / "table.parquet"
 print("ready", flush=True)
-build_image_table(archive, "batch", table, folder / "rejected.parquet", processes=1)
-build_image_index({"batch": table}, folder / "index.parquet")
+build_image_table(archive, "batch", table, folder / "rejected.parquet", CAPTCHA, processes=1)
+build_image_index({"batch": table}, folder / "index.parquet", CAPTCHA)
 record = AssignmentRecord(folder / "data", folder / "scratch")
-update_splits(folder / "index.parquet", folder / "splits.parquet", record, {"batch": table}.__getitem__)
+tables = {"batch": table}
+update_splits(folder / "index.parquet", folder / "splits.parquet", record, CAPTCHA, tables.__getitem__)
 """
 
 

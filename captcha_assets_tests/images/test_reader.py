@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.dataset import CLASSES
-from captcha_assets.images.reader import ReaderError, read_split
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.images import reader
+from captcha_assets.images.reader import ReaderError
 from captcha_assets_tests.training.examples import draw_many, write_delivery, write_splits, write_table
+
+read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def test_every_image_comes_with_its_own_pixels_and_label(delivery):
     assert list(read.image_ids) == sorted(read.image_ids)
     for name, pixels, label in zip(read.image_ids, read.pixels, read.labels, strict=True):
         assert np.array_equal(pixels, expected[name][0])
-        assert CLASSES[label] == expected[name][1]
+        assert CAPTCHA.classes[label] == expected[name][1]
 
 
 def test_the_splits_part_the_placed_images(delivery):
@@ -81,7 +85,7 @@ def test_an_image_delivered_twice_is_read_from_the_delivery_the_splits_name(tmp_
     assert np.array_equal(read.pixels[list(read.image_ids).index(ids[0])], images[0])
 
 
-def test_images_held_back_are_never_read(delivery, tmp_path):
+def test_excluded_images_are_never_read(delivery, tmp_path):
     tables, splits = delivery
     table = pq.read_table(splits)
     placed = table["split"].to_pylist()
@@ -108,7 +112,7 @@ def test_what_is_missing_is_named(delivery, tmp_path):
     with pytest.raises(ReaderError, match=r"400 images of .* none of the 0 image tables"):
         read_split([], splits, None)
     with pytest.raises(ReaderError, match="labels that are no class: y"):
-        read_split(tables, splits, None, classes=CLASSES[:-1])
+        read_split(tables, splits, None, classes=CAPTCHA.classes[:-1])
     with pytest.raises(ReaderError, match="split 'tset'"):
         read_split(tables, splits, "tset")
     with pytest.raises(ReaderError, match="sample_size is 0"):
@@ -126,7 +130,7 @@ def test_a_damaged_or_foreign_file_is_named(delivery, tmp_path):
     narrow = pq.read_table(tables[0])
     short = pa.array([b"x" * 10] * len(narrow), pa.binary())
     pq.write_table(narrow.set_column(4, "pixels", short), tmp_path / "short.parquet")
-    with pytest.raises(ReaderError, match="not 32x52"):
+    with pytest.raises(ReaderError, match="not 1,664 bytes long"):
         read_split([tmp_path / "short.parquet"], splits, None)
 
 

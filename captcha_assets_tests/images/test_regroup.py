@@ -9,7 +9,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
-from captcha_assets.images.splits import TIES_SPLITS, update_splits
+from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.quality.validation import validate_splits
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import shifted
@@ -28,8 +28,8 @@ def test_copies_that_came_while_their_originals_were_removed_yield_when_these_re
     record = AssignmentRecord(tmp_path / "data", tmp_path / "scratch")
 
     def update(*names: str) -> pl.DataFrame:
-        build_image_index({name: tables[name] for name in names}, index)
-        update_splits(index, splits, record, tables.__getitem__)
+        build_image_index({name: tables[name] for name in names}, index, CAPTCHA)
+        update_splits(index, splits, record, CAPTCHA, tables.__getitem__)
         return pl.read_parquet(splits)
 
     first = dict(update("originals").select("image_id", "split").iter_rows())
@@ -41,6 +41,6 @@ def test_copies_that_came_while_their_originals_were_removed_yield_when_these_re
         differ = first[original] != second[copy]
         apart += differ
         assert both[copy]["split"] == (None if differ else second[copy])
-        assert both[copy]["held_back"] == (TIES_SPLITS if differ else None)
+        assert both[copy]["exclusion_reason"] == (NEAR_DUPLICATE_OF_TWO_SPLITS if differ else None)
     assert 0 < apart < 30
     assert validate_splits(splits, index, record, CAPTCHA).passed

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
+    NEAR_DUPLICATE_OF_TWO_SPLITS,
     SPLITS,
     SPLITS_SCHEMA,
-    TIES_SPLITS,
     SplitError,
     SplitRatios,
     assign_splits,
@@ -155,18 +156,18 @@ def test_near_duplicates_never_lie_in_two_splits(history):
 
 
 @given(HISTORY)
-def test_only_images_that_tie_two_splits_or_are_in_conflict_are_held_back(history):
+def test_only_images_that_tie_two_splits_or_are_in_conflict_are_exclusion_reason(history):
     for index, _, splits in follow(history):
         rows = splits.join(index.select("image_id", "status", tie="group"), on="image_id")
         in_conflict = rows.filter(pl.col("status") == "label_conflict")
-        assert in_conflict["held_back"].eq("label_conflict").all()
+        assert in_conflict["exclusion_reason"].eq("label_conflict").all()
         ties = rows.filter((pl.col("status") == "usable") & pl.col("split").is_null())
-        assert ties["held_back"].eq(TIES_SPLITS).all()
+        assert ties["exclusion_reason"].eq(NEAR_DUPLICATE_OF_TWO_SPLITS).all()
         torn = (
             rows.drop_nulls("split").group_by("tie").agg(n=pl.col("split").n_unique()).filter(pl.col("n") > 1)
         )
         assert set(ties["tie"]) <= set(torn["tie"])
-        assert rows.filter(pl.col("split").is_not_null())["held_back"].is_null().all()
+        assert rows.filter(pl.col("split").is_not_null())["exclusion_reason"].is_null().all()
 
 
 @given(HISTORY, st.randoms(use_true_random=False))
@@ -226,7 +227,7 @@ def one_in(splits: dict[str, str], split: str, among: range = range(200)) -> int
 
 def row_of(splits: pl.DataFrame, number: int) -> tuple[str | None, str | None]:
     row = splits.row(by_predicate=pl.col("image_id") == identity(number), named=True)
-    return row["split"], row["held_back"]
+    return row["split"], row["exclusion_reason"]
 
 
 def test_later_batches_even_out_what_a_removed_one_left_uneven():
@@ -249,7 +250,7 @@ def test_a_new_image_that_ties_two_splits_is_excluded_and_no_image_moves():
     one, other = one_in(before, "train"), one_in(before, "test")
     after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), record, regroup=apart)
     assert places(after) == before
-    assert row_of(after, 99) == (None, TIES_SPLITS)
+    assert row_of(after, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
     without_one = {number: label for number, label in images.items() if number != one}
     later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), record, regroup=apart)
     assert places(later)[identity(99)] == "test"
@@ -283,7 +284,7 @@ def test_a_relabelled_image_that_ties_two_splits_is_excluded_and_has_its_split_a
     assert before[identity(99)] == "train"
     test = one_in(before, "test")
     relabelled = assign_splits(index_of(images | {99: "a"}, [{99, test}]), record)
-    assert row_of(relabelled, 99) == (None, TIES_SPLITS)
+    assert row_of(relabelled, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
     assert places(relabelled)[identity(test)] == "test"
     assert places(assign_splits(index_of(images), record)) == before
 
@@ -298,7 +299,7 @@ def test_a_near_duplicate_that_came_while_the_first_was_removed_is_excluded_when
     later = one_in(places(meanwhile), "test", range(100, 140))
     back = assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), [{one, later}]), record)
     assert row_of(back, one) == ("train", None)
-    assert row_of(back, later) == (None, TIES_SPLITS)
+    assert row_of(back, later) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
 
 
 def test_an_image_that_two_machines_assigned_differently_is_excluded():
@@ -355,24 +356,24 @@ def record(tmp_path: Path) -> AssignmentRecord:
 def test_the_file_is_updated_in_place_and_summed_up(tmp_path, record):
     target = tmp_path / "splits.parquet"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a") | {100: None})
-    first = update_splits(index, target, record)
-    assert (first.train, first.validation, first.test, first.held_back) == (70, 20, 10, 1)
+    first = update_splits(index, target, record, CAPTCHA)
+    assert (first.train, first.validation, first.test, first.excluded) == (70, 20, 10, 1)
     assert (first.new, first.removed) == (100, 0)
     assert first.by_class == {"a": {"train": 70, "validation": 20, "test": 10}}
     assert first.version == content_hash(target)
     assert pq.read_schema(target).equals(SPLITS_SCHEMA)
     assert set(COLUMN_DESCRIPTIONS) == set(SPLITS_SCHEMA.names)
     write_index(index, dict.fromkeys(range(50, 110), "a"))
-    second = update_splits(index, target, record)
+    second = update_splits(index, target, record, CAPTCHA)
     assert (second.new, second.removed) == (10, 50)
 
 
 def test_a_rerun_gives_the_same_bytes_and_records_nothing(tmp_path, record):
     target = tmp_path / "splits.parquet"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
-    first = update_splits(index, target, record)
+    first = update_splits(index, target, record, CAPTCHA)
     before, files = target.read_bytes(), record.files()
-    again = update_splits(index, target, record)
+    again = update_splits(index, target, record, CAPTCHA)
     assert target.read_bytes() == before
     assert (again.version, again.new) == (first.version, 0)
     assert record.files() == files
@@ -381,10 +382,10 @@ def test_a_rerun_gives_the_same_bytes_and_records_nothing(tmp_path, record):
 def test_splits_on_an_object_store_are_the_same(tmp_path, bucket, record):
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
     (bucket / "index.parquet").write_bytes(index.read_bytes())
-    local = update_splits(index, tmp_path / "splits.parquet", record)
+    local = update_splits(index, tmp_path / "splits.parquet", record, CAPTCHA)
     stored = AssignmentRecord(tmp_path / "other", tmp_path / "scratch")
     for _ in range(2):
-        there = update_splits(bucket / "index.parquet", bucket / "splits.parquet", stored)
+        there = update_splits(bucket / "index.parquet", bucket / "splits.parquet", stored, CAPTCHA)
         assert there.version == local.version
 
 

@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
 from captcha_assets.images.features import image_id
 from captcha_assets.images.rows import CHUNK
@@ -29,7 +30,7 @@ def build(tmp_path):
     def build(members, name="delivery", **options):
         archive = write_zip(tmp_path / f"{name}.zip", members)
         paths = tmp_path / f"{name}.parquet", tmp_path / f"{name}-rejected.parquet"
-        return build_image_table(archive, name, *paths, **options), *paths
+        return build_image_table(archive, name, *paths, CAPTCHA, **options), *paths
 
     return build
 
@@ -41,7 +42,7 @@ def test_a_row_says_all_about_its_image(build):
     assert pq.read_schema(path).equals(IMAGE_TABLE_SCHEMA)
     assert rows["member"].to_list() == sorted(members)
     for row in rows.iter_rows(named=True):
-        pixels = decode(members[row["member"]]).pixels
+        pixels = decode(members[row["member"]], CAPTCHA).pixels
         assert np.array_equal(np.frombuffer(row["pixels"], np.uint8).reshape(52, 32), pixels)
         assert row["image_id"] == image_id(pixels)
         assert row["label"] == row["member"].removeprefix("Dataset/").split("_")[0]
@@ -109,7 +110,7 @@ def test_another_image_another_version(build):
 
 def test_tables_go_to_an_object_store(bucket, tmp_path):
     archive = write_zip(tmp_path / "delivery.zip", good_members(5))
-    summary = build_image_table(archive, "delivery", bucket / "t.parquet", bucket / "r.parquet")
+    summary = build_image_table(archive, "delivery", bucket / "t.parquet", bucket / "r.parquet", CAPTCHA)
     assert content_hash(bucket / "t.parquet") == summary.table_version
 
 
@@ -123,7 +124,7 @@ def test_a_worker_needs_no_data_frames():
 
 def test_the_real_images_are_all_usable(shared_data, tmp_path):
     archive = shared_data / "kaptcha_characters.zip"
-    summary = build_image_table(archive, "real", tmp_path / "t.parquet", tmp_path / "r.parquet")
+    summary = build_image_table(archive, "real", tmp_path / "t.parquet", tmp_path / "r.parquet", CAPTCHA)
     assert (summary.images, summary.rejected, summary.duplicates_within) == (935, 0, 0)
     assert len(summary.images_by_class) == 19
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from captcha_assets.dataset import CLASSES
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelConfig
 
@@ -18,11 +18,11 @@ def make_model(place: Path, seed: int = 0, **changes) -> str:
     from captcha_assets.models.network import build
 
     torch.manual_seed(seed)
-    network = build("resnet18", CHANNELS, len(CLASSES))
+    network = build("resnet18", CHANNELS, len(CAPTCHA.classes))
     config = ModelConfig(
         architecture="resnet18",
         channels=CHANNELS,
-        classes=CLASSES,
+        classes=CAPTCHA.classes,
         input_size=(52, 32),
         mean=0.7,
         std=0.2,

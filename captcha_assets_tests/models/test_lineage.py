@@ -125,7 +125,7 @@ def test_a_delivery_leads_to_its_tables_its_images_and_the_models_trained_on_the
     )
     assert (table.id, table.facts["rows"]) == (content_hash(home.image_table("first")), 80)
     counts = splits.facts
-    assert counts["train"] + counts["validation"] + counts["test"] + counts["held_back"] == 80
+    assert counts["train"] + counts["validation"] + counts["test"] + counts["excluded"] == 80
     assert model.facts["role"] == "champion, candidate"
     assert model.facts["images_of_it"]["train"] == counts["train"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from captcha_assets_tests.test_cli import run
+from captcha_assets_tests.commands import run
 from captcha_assets_tests.training.examples import draw_many
 
 

@@ -1,5 +1,6 @@
 """A home made with the library alone: two deliveries, their tables and splits, a model."""
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.content import content_hash
 from captcha_assets.images.index import build_image_index
@@ -16,11 +17,13 @@ def deliver(settings: Settings, batch: str, source: str) -> None:
     if deliveries.registration(settings, batch) is None:
         deliveries.register(settings, batch, deliveries.parse_source(source))
     archive = deliveries.fetch(settings, batch).path
-    build_image_table(archive, batch, settings.image_table(batch), settings.rejected_images(batch), 0)
+    build_image_table(
+        archive, batch, settings.image_table(batch), settings.rejected_images(batch), CAPTCHA, processes=0
+    )
     tables = {name: settings.image_table(name) for name in deliveries.known_batches(settings)}
-    build_image_index(tables, settings.image_index, settings.label_decisions)
+    build_image_index(tables, settings.image_index, CAPTCHA, settings.label_decisions)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record)
+    update_splits(settings.image_index, settings.splits, record, CAPTCHA)
 
 
 def train(settings: Settings, batches: list[str], seed: int = 0, sample_size: int | None = None) -> str:

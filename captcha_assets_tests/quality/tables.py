@@ -6,20 +6,20 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.splits import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
 from captcha_assets.quality.derived_tables import polars_schema
 
 #: Kaptcha's alphabet: one turn of it has the known class balance.
-ALPHABET = (*CLASSES, "n")
+ALPHABET = (*CAPTCHA.classes, "n")
 
 
 def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
     """`turns` times the alphabet: images of noise whose first bytes number them."""
     count = turns * len(ALPHABET)
-    pixels = np.random.default_rng(0).integers(0, 255, (count, HEIGHT * WIDTH), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (count, CAPTCHA.pixel_bytes), dtype=np.uint8)
     labels = [label for _ in range(turns) for label in ALPHABET]
     rng = np.random.default_rng(1)
     return pl.DataFrame(
@@ -33,7 +33,7 @@ def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
             "dhash": range(count),
             "brightness": rng.uniform(110, 180, count),
             "contrast": rng.uniform(75, 100, count),
-            "ink": rng.uniform(0.2, 0.5, count),
+            "foreground_fraction": rng.uniform(0.2, 0.5, count),
             "source_mode": ["L"] * count,
             "file_bytes": [1500] * count,
             "file_hash": [f"{n:032x}" for n in range(count)],
@@ -77,7 +77,7 @@ def splits(index: pl.DataFrame) -> pl.DataFrame:
     split = pl.when(place < 0.7).then(pl.lit("train")).when(place < 0.9).then(pl.lit("validation"))
     return index.with_columns(
         split=split.otherwise(pl.lit("test")),
-        held_back=pl.lit(None, pl.String),
+        exclusion_reason=pl.lit(None, pl.String),
         sample_key=pl.int_range(pl.len()) / pl.len(),
     ).select(SPLITS_SCHEMA.names)
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from captcha_assets.dataset import CAPTCHA, CLASSES, label_of
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.quality import drift, drift_plot, report, validation
@@ -42,7 +42,10 @@ def image_table(images: np.ndarray, labels: np.ndarray) -> pl.DataFrame:
     return table.with_columns(
         pl.Series("label", labels),
         pl.Series("pixels", [image.tobytes() for image in images]),
-        *(pl.Series(name, getattr(statistics, name)) for name in ("brightness", "contrast", "ink")),
+        *(
+            pl.Series(name, getattr(statistics, name))
+            for name in ("brightness", "contrast", "foreground_fraction")
+        ),
     ).cast(polars_schema(IMAGE_TABLE_SCHEMA))
 
 
@@ -57,8 +60,8 @@ def summarize(images: np.ndarray, labels: np.ndarray) -> Summary:
     statistics = Statistics(images)
     sums.add(
         images,
-        np.array([CLASSES.index(label) for label in labels]),
-        np.column_stack([statistics.brightness, statistics.contrast, statistics.ink]),
+        np.array([CAPTCHA.classes.index(label) for label in labels]),
+        np.column_stack([statistics.brightness, statistics.contrast, statistics.foreground_fraction]),
     )
     return sums.summary()
 
@@ -151,7 +154,7 @@ def test_labels_that_changed_places_raise_an_alarm_of_shapes_alone():
     two = {"m", "w"}
     compared = drift.compare(summary(0, REFERENCE), summarize(images, swapped))
     shapes = compared.features[-1]
-    named = {label for label in CLASSES if f"{label} (" in shapes.words}
+    named = {label for label in CAPTCHA.classes if f"{label} (" in shapes.words}
     assert two <= named
 
 
@@ -184,7 +187,7 @@ def test_halves_of_the_real_images_raise_no_alarm_and_generated_ones_do(shared_d
         names = sorted(name for name in archive.namelist() if name.endswith(".png"))
         files = [np.frombuffer(archive.read(name), np.uint8) for name in names]
     images = np.stack([cv2.imdecode(file, cv2.IMREAD_GRAYSCALE) for file in files])
-    labels = np.array([label_of(name) for name in names])
+    labels = np.array([CAPTCHA.label_of(name) for name in names])
     order = np.random.default_rng(0).permutation(len(images))
     halves = [summarize(images[part], labels[part]) for part in np.array_split(order, 2)]
     assert drift.compare(*halves).passed
@@ -213,6 +216,7 @@ def test_a_summary_of_tables_is_that_of_their_images(tmp_path):
     ]
     found, expected = drift.summarize(paths, CAPTCHA), summarize(images, labels)
     assert found.images == DELIVERY
+    assert found.classes == CAPTCHA.classes
     for name in ("quantiles", "counts", "means", "covariance"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
 

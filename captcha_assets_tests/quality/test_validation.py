@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.dataset import CAPTCHA, CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.quality import suites, validation
 from captcha_assets.quality.derived_tables import ValidationError
@@ -104,19 +104,27 @@ def test_a_sound_delivery_passes_every_check(tmp_path):
             {"column": "brightness", "type": "Float64", "expected_type": "Float32"},
         ),
         (row(3, label=None), "no_empty_values", {"column": "label", "empty_values": 1}),
-        (row(3, ink=float("nan")), "no_empty_values", {"column": "ink", "empty_values": 1}),
+        (
+            row(3, foreground_fraction=float("nan")),
+            "no_empty_values",
+            {"column": "foreground_fraction", "empty_values": 1},
+        ),
         (lambda table: table.clear(), "not_empty", None),
         (row(3, member="Dataset/2_00000.png"), "unique_members", {"member": "Dataset/2_00000.png"}),
         (row(3, label="z"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "z"}),
         (row(3, label="N"), "labels_in_alphabet", {"member": "Dataset/5_00003.png", "label": "N"}),
         (
-            row(3, pixels=bytes(HEIGHT * WIDTH - 1)),
+            row(3, pixels=bytes(CAPTCHA.pixel_bytes - 1)),
             "image_size",
-            {"member": "Dataset/5_00003.png", "pixel_bytes": HEIGHT * WIDTH - 1},
+            {"member": "Dataset/5_00003.png", "pixel_bytes": CAPTCHA.pixel_bytes - 1},
         ),
         (first(0.06, brightness=252.0), "brightness_in_range", {"label": "2", "brightness": 252.0}),
         (first(0.06, contrast=3.0), "contrast_in_range", {"label": "2", "contrast": 3.0}),
-        (first(0.06, ink=0.0), "foreground_fraction_in_range", {"label": "2", "ink": 0.0}),
+        (
+            first(0.06, foreground_fraction=0.0),
+            "foreground_fraction_in_range",
+            {"label": "2", "foreground_fraction": 0.0},
+        ),
         (lambda table: table.filter(pl.col("label") != "a"), "every_class_present", None),
         (
             lambda table: table.filter((pl.col("label") != "a") | (pl.col("dhash") < 21)),
@@ -146,10 +154,12 @@ def test_a_fault_of_a_delivery_fails_its_own_check_and_is_shown(tmp_path, spoil,
 
 
 def test_statistics_out_of_range_are_borne_in_a_few_images_and_yet_shown(tmp_path):
-    validated = validate_batch(tmp_path, row(3, brightness=252.0, ink=0.0)(tables.image_table()))
+    validated = validate_batch(
+        tmp_path, row(3, brightness=252.0, foreground_fraction=0.0)(tables.image_table())
+    )
     for check, column, value in (
         ("brightness_in_range", "brightness", 252.0),
-        ("foreground_fraction_in_range", "ink", 0.0),
+        ("foreground_fraction_in_range", "foreground_fraction", 0.0),
     ):
         result = found(validated, check)
         assert result.success
@@ -199,7 +209,7 @@ def test_a_partial_delivery_only_warns(tmp_path, labels):
     validated = validate_batch(tmp_path, partial)
     assert validated.passed
     assert [result.name for result in validated.warnings] == ["every_class_present"]
-    absent = " ".join(name for name in CLASSES if name not in labels)
+    absent = " ".join(name for name in CAPTCHA.classes if name not in labels)
     assert found(validated, "every_class_present").observed.startswith(f"missing: {absent[:19]}")
 
 
@@ -303,7 +313,7 @@ def in_splits(*places: str) -> Spoil:
 
 def test_sound_splits_pass_every_check(tmp_path):
     index = contradicted(7)(grouped(tables.image_index(), (0, 1, 2), (5, 6)))
-    splits = row(7, split=None, held_back="label_conflict", sample_key=None)(tables.splits(index))
+    splits = row(7, split=None, exclusion_reason="label_conflict", sample_key=None)(tables.splits(index))
     validated = validate_splits(tmp_path, splits, index)
     assert not_passed(validated) == set()
     assert [result.name for result in validated.results] == names("splits")
@@ -319,8 +329,8 @@ def test_sound_splits_pass_every_check(tmp_path):
             {"unique_images", "no_group_in_two_splits", "assignments_kept"},
         ),
         (row(3, split=None), {"split_or_reason"}),
-        (row(3, held_back="whim"), {"split_or_reason"}),
-        (row(3, split=None, held_back="whim"), {"split_or_reason"}),
+        (row(3, exclusion_reason="whim"), {"split_or_reason"}),
+        (row(3, split=None, exclusion_reason="whim"), {"split_or_reason"}),
         (row(3, split="dev"), {"split_or_reason"}),
         (
             row(3, image_id="nobody"),
@@ -329,7 +339,7 @@ def test_sound_splits_pass_every_check(tmp_path):
         (lambda splits: splits.filter(pl.int_range(pl.len()) != 3), {"no_image_missing"}),
         (in_splits("test", "test"), {"ratios_exact"}),
         (in_splits("test", "test", "test", "test"), {"ratios", "ratios_exact"}),
-        (first(0.02, split=None, held_back="near_duplicate_of_two_splits"), {"share_of_excluded"}),
+        (first(0.02, split=None, exclusion_reason="near_duplicate_of_two_splits"), {"share_of_excluded"}),
     ],
 )
 def test_a_fault_of_the_splits_fails_its_own_check_and_is_shown(tmp_path, spoil, checks):
@@ -378,7 +388,9 @@ def test_a_group_in_two_splits_passes_while_the_image_that_ties_it_is_held_back(
     splits = in_splits("test", *["train"] * 13)(tables.splits(index)).with_columns(group="image_id")
     assert "no_near_duplicate_in_two_splits" in not_passed(validate_splits(tmp_path, splits, index))
     tie = index.filter(pl.col("label") == "2")["image_id"][1]
-    held = values_where(pl.col("image_id") == tie, split=None, held_back="near_duplicate_of_two_splits")
+    held = values_where(
+        pl.col("image_id") == tie, split=None, exclusion_reason="near_duplicate_of_two_splits"
+    )
     assert "no_near_duplicate_in_two_splits" not in not_passed(validate_splits(tmp_path, held(splits), index))
 
 
@@ -482,7 +494,10 @@ def test_validating_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     index = tables.image_index()
-    assert validate_batch(tmp_path, tables.image_table().drop("ink"), tables.rejected(5)).rows == 420
+    assert (
+        validate_batch(tmp_path, tables.image_table().drop("foreground_fraction"), tables.rejected(5)).rows
+        == 420
+    )
     assert validate_splits(tmp_path, twice(3)(tables.splits(index)), index).rows == 421
     assert capfd.readouterr() == ("", "")
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
 from captcha_assets.settings import Settings
 from captcha_assets.sources import deliveries
@@ -124,7 +125,7 @@ def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_p
 
 
 def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
-    deliveries.register(Settings(home=tmp_path), "k", KaggleSource())
+    deliveries.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
     with pytest.raises(DeliveryError, match="already registered"):
         deliveries.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
 
@@ -290,7 +291,7 @@ def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_th
     os.mkfifo(folder / "c_900.png")
     raw = deliver(settings, "real", folder)
     table, rejected = settings.image_table("real"), settings.rejected_images("real")
-    assert build_image_table(raw.path, "real", table, rejected).images == 30
+    assert build_image_table(raw.path, "real", table, rejected, CAPTCHA).images == 30
     assert pl.read_parquet(rejected).rows() == [
         ("real", "a_900.png", "unreadable", "symbolic link, not followed"),
         ("real", "b_900.png", "unreadable", "symbolic link, not followed"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH, label_of
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.sources import generator_picture as picture
 from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
 
@@ -68,14 +68,14 @@ def test_the_archive_has_the_layout_of_the_kaggle_data_set(archive):
         assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
         assert {info.date_time for info in opened.infolist()} == {(2024, 1, 1, 0, 0, 0)}
     assert names == sorted(names)
-    assert all(name.startswith("Dataset/") and label_of(name) in CLASSES for name in names)
+    assert all(name.startswith("Dataset/") and CAPTCHA.label_of(name) in CAPTCHA.classes for name in names)
     numbers = [int(name.rpartition("_")[2].removesuffix(".png")) for name in names]
     assert sorted(numbers) == list(range(420))
 
 
 def test_every_class_is_there_and_n_twice_as_often(archive):
-    counts = Counter(map(label_of, _members(archive)))
-    assert counts == {name: 40 if name == "n" else 20 for name in CLASSES}
+    counts = Counter(map(CAPTCHA.label_of, _members(archive)))
+    assert counts == {name: 40 if name == "n" else 20 for name in CAPTCHA.classes}
 
 
 def test_an_image_is_the_same_in_the_archive_and_from_the_iterator(archive):
@@ -106,7 +106,7 @@ def test_another_seed_gives_other_images():
 
 def test_every_character_leaves_ink_in_every_face():
     for face in (face for row in picture.FACES for face in row):
-        for label in CLASSES:
+        for label in CAPTCHA.classes:
             ink, gap = picture._glyph(label, face)
             assert ink.max() > 200
             assert 10 <= ink.shape[1] <= 36
@@ -121,10 +121,10 @@ def test_the_widest_word_stays_inside_the_picture():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(CLASSES), st.integers(0, 2**32))
+@given(st.sampled_from(CAPTCHA.classes), st.integers(0, 2**32))
 def test_a_rendered_character_is_dark_on_a_light_ground(label, seed):
     image = render(label, np.random.default_rng(seed))
-    assert image.shape == (HEIGHT, WIDTH)
+    assert image.shape == CAPTCHA.shape
     assert image.dtype == np.uint8
     assert image.min() < 60
     assert np.percentile(image, 90) > 150

@@ -142,7 +142,7 @@ def test_what_can_be_no_delivery_is_left_with_a_reason_and_the_rest_is_taken(set
     make_zip(settings.inbox / os.fsdecode(b"\xff.zip"), first=70)
     assert arrivals(settings) == {"good.zip": "good"}
     assert reasons(settings) == {
-        "empty.zip": "holds no files: deliver an archive of images named <label>_<n>.png",
+        "empty.zip": "holds no files: deliver an archive of labelled images",
         "hollow": "holds no files that can be read",
         "link.zip": "is a symbolic link: put the file or folder itself here",
         "notes.txt": "is neither a zip archive nor a folder",

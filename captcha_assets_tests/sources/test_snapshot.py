@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
@@ -88,10 +89,10 @@ def test_the_committed_record_is_that_of_the_starter_batch_and_its_split_assignm
     archive = settings.raw / "starter.zip"
     generator.write_archive(archive, 3000, seed=1)
     table = settings.image_table("starter")
-    build_image_table(archive, "starter", table, settings.rejected_images("starter"))
-    build_image_index({"starter": table}, settings.image_index)
+    build_image_table(archive, "starter", table, settings.rejected_images("starter"), CAPTCHA)
+    build_image_index({"starter": table}, settings.image_index, CAPTCHA)
     record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record, settings.image_table)
+    update_splits(settings.image_index, settings.splits, record, CAPTCHA, settings.image_table)
     recorded = yaml.safe_load((REPOSITORY / "data.dvc").read_text())["outs"][0]
     if recorded["nfiles"] > 2:
         pytest.skip("this repository's data.dvc records other batches")

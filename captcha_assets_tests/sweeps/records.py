@@ -1,7 +1,6 @@
 """Trials as they are recorded, without any training."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from captcha_assets.sweeps.definition import Sweep
@@ -33,7 +32,7 @@ def record(
         sweep=sweep.identity,
         state=state,
         parameters=parameters,
-        settings=asdict(sweep.settings_with(parameters)),
+        settings=sweep.settings_with(parameters).model_dump(),
         value=None if state == FAILED else accuracies[-1],
         history=[
             {"epoch": epoch, "validation_accuracy": accuracy} for epoch, accuracy in enumerate(accuracies, 1)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from captcha_assets.images.table import content_hash
-from captcha_assets.sweeps import trials, winner
+from captcha_assets.sweeps import best_trial, trials
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.production import production_settings, production_version
 from captcha_assets.sweeps.trials import PRUNED
@@ -63,20 +63,20 @@ def test_the_version_follows_the_values_not_the_words(settings) -> None:
     ("text", "words"),
     [
         ("epoch: 3", "unknown settings: epoch"),
-        ("epochs: 0", "out of bounds"),
+        ("epochs: 0", "epochs=0 cannot be used"),
         ("- 1", "line 1: this is no mapping"),
         ("{", "YAML"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(settings, text: str, words: str) -> None:
     written(settings, text)
-    with pytest.raises(SettingsError, match=words) as refused:
+    with pytest.raises(SettingsError, match=words) as caught:
         production_settings(settings)
-    assert str(settings.training_settings) in str(refused.value)
+    assert str(settings.training_settings) in str(caught.value)
 
 
 def test_the_best_complete_trial_becomes_production(tried) -> None:
-    said = winner.apply(tried)
+    said = best_trial.apply(tried)
     assert GRID.trial_names[1] in said
     assert production_settings(tried) == GRID.settings_with(GRID.combination(1))
     assert GRID.trial_names[1] in tried.training_settings.read_text()
@@ -84,26 +84,26 @@ def test_the_best_complete_trial_becomes_production(tried) -> None:
 
 def test_what_the_sweep_only_fixed_can_be_left_as_it_is_in_production(tried) -> None:
     written(tried, "epochs: 77\n")
-    winner.apply(tried, only_varied=True)
+    best_trial.apply(tried, only_varied=True)
     now = production_settings(tried)
     assert now.epochs == 77
     assert now.batch_size == GRID.combination(1)["batch_size"]
 
 
 def test_a_trial_can_be_named(tried) -> None:
-    winner.apply(tried, GRID.trial_names[0])
+    best_trial.apply(tried, GRID.trial_names[0])
     assert production_settings(tried) == GRID.settings_with(GRID.combination(0))
     with pytest.raises(SweepError, match="is no complete trial"):
-        winner.apply(tried, GRID.trial_names[2])
+        best_trial.apply(tried, GRID.trial_names[2])
 
 
 def test_a_run_config_leaves_production_as_it_is(tried, tmp_path) -> None:
-    winner.write_run_config(tried, tmp_path / "best.yaml")
-    told = yaml.safe_load((tmp_path / "best.yaml").read_text())["ops"]["resnet18"]["config"]
-    assert TrainingSettings.of(told) == GRID.settings_with(GRID.combination(1))
+    best_trial.write_run_config(tried, tmp_path / "best.yaml")
+    configured = yaml.safe_load((tmp_path / "best.yaml").read_text())["ops"]["resnet18"]["config"]
+    assert TrainingSettings.of(configured) == GRID.settings_with(GRID.combination(1))
     assert production_settings(tried) == TrainingSettings()
 
 
 def test_without_trials_it_says_how_to_get_some(settings) -> None:
     with pytest.raises(SweepError, match="captcha-assets sweep run"):
-        winner.apply(settings)
+        best_trial.apply(settings)

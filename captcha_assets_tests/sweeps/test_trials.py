@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import definition, leaderboard, plots, trials
-from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import SweepError
+from captcha_assets.sweeps.trial_parameters import trial_parameters
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED
 from captcha_assets_tests.sweeps.records import GRID, SEARCH, record
 
@@ -24,8 +24,8 @@ TRIED = {"learning_rate": 0.1, "batch_size": 32, "rotation": 5.0, "channels": [8
 
 def test_a_suggestion_lies_in_the_space_and_follows_from_the_records() -> None:
     tried = [record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])]
-    first = parameters(SEARCH, SEARCH.trial_names[1], tried, None)
-    assert first == parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    first = trial_parameters(SEARCH, SEARCH.trial_names[1], tried, None)
+    assert first == trial_parameters(SEARCH, SEARCH.trial_names[1], tried, None)
     assert 0.01 <= first["learning_rate"] <= 1
     assert first["batch_size"] in range(16, 129, 16)
     assert first["channels"] in ([8, 16, 32, 64], [16, 32, 64, 128])
@@ -33,7 +33,7 @@ def test_a_suggestion_lies_in_the_space_and_follows_from_the_records() -> None:
 
 
 def test_trials_that_begin_at_the_same_moment_try_different_things() -> None:
-    suggested = [parameters(SEARCH, name, [], None) for name in SEARCH.trial_names]
+    suggested = [trial_parameters(SEARCH, name, [], None) for name in SEARCH.trial_names]
     assert len({json.dumps(one) for one in suggested}) == len(suggested)
 
 
@@ -45,7 +45,7 @@ def test_the_search_goes_where_it_was_good() -> None:
     for seed in range(4):
         sweep, done = SEARCH.model_copy(update={"seed": seed, "trials": 30}), []
         for number, name in enumerate(sweep.trial_names):
-            values = parameters(sweep, name, done, None)
+            values = trial_parameters(sweep, name, done, None)
             done.append(record(sweep, number, values, [accuracy(values)] * 4))
         # The sampler draws by chance until it knows ten trials.
         early += [one.value for one in done[:10]]
@@ -55,7 +55,7 @@ def test_the_search_goes_where_it_was_good() -> None:
 
 def test_a_trial_that_is_run_again_tries_the_same() -> None:
     before = record(SEARCH, 3, TRIED, [0.2], FAILED)
-    assert parameters(SEARCH, before.trial, [], before) == TRIED
+    assert trial_parameters(SEARCH, before.trial, [], before) == TRIED
 
 
 histories = st.lists(st.lists(st.floats(0, 1, width=32), min_size=6, max_size=6), min_size=3, max_size=6)
@@ -71,8 +71,8 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
         update={"pruning": SEARCH.pruning.model_copy(update={"keep": keep, "after_trials": 3})}
     )
     records = [record(sweep, number, TRIED, accuracies) for number, accuracies in enumerate(done)]
-    hurdles = trials.hurdles(sweep, records, epochs=6)
-    stopped = max(own) < hurdles.get(len(own), 0)
+    pruning_thresholds = trials.pruning_thresholds(sweep, records, epochs=6)
+    stopped = max(own) < pruning_thresholds.get(len(own), 0)
 
     pruner = optuna.pruners.PercentilePruner(100 * keep, n_startup_trials=3, n_warmup_steps=2)
     study = optuna.create_study(direction="maximize", pruner=pruner)
@@ -90,8 +90,8 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
 def test_nobody_is_stopped_before_enough_trials_are_complete_or_in_the_last_epoch() -> None:
     one = record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])
     stopped = record(SEARCH, 1, TRIED, [0.1], PRUNED)
-    assert trials.hurdles(SEARCH, [one, stopped], 4) == {}
-    assert list(trials.hurdles(SEARCH, [one, one], 4)) == [2, 3]
+    assert trials.pruning_thresholds(SEARCH, [one, stopped], 4) == {}
+    assert list(trials.pruning_thresholds(SEARCH, [one, one], 4)) == [2, 3]
 
 
 def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:
@@ -132,7 +132,7 @@ def some_records() -> list:
 
 def test_the_leaderboard_has_the_best_first_and_a_place_for_complete_trials_only() -> None:
     rows = leaderboard.rows(some_records(), "s1")
-    assert [(row["place"], row["accuracy"], row["state"]) for row in rows] == [
+    assert [(row["rank"], row["accuracy"], row["state"]) for row in rows] == [
         (1, 0.9, COMPLETE),
         (2, 0.8, COMPLETE),
         (None, 0.95, PRUNED),
@@ -145,7 +145,7 @@ def test_trials_on_other_images_have_no_place_and_come_last() -> None:
     records[1] = replace(records[1], splits_version="before")
     rows = leaderboard.rows(records, "s1")
     assert [row["accuracy"] for row in rows] == [0.8, 0.95, None, 0.9]
-    assert rows[-1]["place"] is None
+    assert rows[-1]["rank"] is None
 
 
 def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) -> None:

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
+from captcha_assets.dataset import CAPTCHA
 
 
 def draw(label: str, rng: np.random.Generator) -> np.ndarray:
     """A dark character on a light ground, moved, sized and grained by chance: uint8 (52, 32)."""
-    image = np.full((HEIGHT, WIDTH), int(rng.integers(200, 256)), np.uint8)
+    image = np.full(CAPTCHA.shape, int(rng.integers(200, 256)), np.uint8)
     corner = (int(rng.integers(1, 7)), int(rng.integers(36, 45)))
     font, size = cv2.FONT_HERSHEY_SIMPLEX, float(rng.uniform(0.9, 1.2))
     cv2.putText(image, label, corner, font, size, int(rng.integers(0, 60)), 2, cv2.LINE_AA)
@@ -22,7 +22,9 @@ def draw(label: str, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
-def draw_many(count: int, seed: int = 0, classes: Sequence[str] = CLASSES) -> tuple[np.ndarray, list[str]]:
+def draw_many(
+    count: int, seed: int = 0, classes: Sequence[str] = CAPTCHA.classes
+) -> tuple[np.ndarray, list[str]]:
     """`count` images (N, 52, 32) and their labels, classes in turn."""
     rng = np.random.default_rng(seed)
     labels = [classes[index % len(classes)] for index in range(count)]
@@ -47,13 +49,13 @@ def write_table(path: Path, batch: str, images: np.ndarray, labels: Sequence[str
 def write_splits(path: Path, ids: Sequence[str], labels: Sequence[str], batches: Sequence[str]) -> None:
     """Place images 70/20/10 by position, as the splits table holds them."""
     names = ["train"] * 7 + ["validation"] * 2 + ["test"]
-    splits = [names[(index // len(CLASSES)) % 10] for index in range(len(ids))]
+    splits = [names[(index // len(CAPTCHA.classes)) % 10] for index in range(len(ids))]
     columns = {
         "image_id": list(ids),
         "label": list(labels),
         "group": list(ids),
         "split": splits,
-        "held_back": pa.nulls(len(ids), pa.string()),
+        "exclusion_reason": pa.nulls(len(ids), pa.string()),
         "batch": list(batches),
         "sample_key": [xxhash.xxh3_64_intdigest(name.encode()) / 2**64 for name in ids],
     }

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.models.network import CHANNELS, PretrainedWeightsError, build
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -73,6 +74,8 @@ def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cac
         tables=tuple(tables),
         splits=splits,
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=tmp_path / "model",
         checkpoints=tmp_path / "checkpoints",
         code_version="c1",
@@ -90,13 +93,13 @@ def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cac
 
 def test_weights_that_cannot_be_had_end_with_a_way_out(cache, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PretrainedWeightsError) as refused:
+    with pytest.raises(PretrainedWeightsError) as caught:
         build("resnet18", CHANNELS, 20, pretrained=True)
-    told = str(refused.value)
-    assert told.startswith("the ImageNet weights timm/resnet18.a1_in1k cannot be fetched from")
-    assert "\n" not in told
+    message = str(caught.value)
+    assert message.startswith("the ImageNet weights timm/resnet18.a1_in1k cannot be fetched from")
+    assert "\n" not in message
     for way in ("set HF_ENDPOINT", f"put them into {cache}", "set pretrained to false"):
-        assert way in told
+        assert way in message
 
 
 def test_weights_that_were_fetched_once_are_there_without_the_hub(cache, monkeypatch):
@@ -106,6 +109,6 @@ def test_weights_that_were_fetched_once_are_there_without_the_hub(cache, monkeyp
     assert torch.equal(first.conv1.weight, again.conv1.weight)
 
 
-def test_weights_of_another_width_are_refused(cache):
+def test_weights_of_another_width_are_rejected(cache):
     with pytest.raises(PretrainedWeightsError, match=r"do not fit resnet18 with channels \(8, 8, 16, 16\)"):
         build("resnet18", (8, 8, 16, 16), 20, pretrained=True)

@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -43,10 +43,12 @@ def job_in(delivery):
             tables=tuple(tables),
             splits=splits,
             splits_version="v1",
+            classes=CAPTCHA.classes,
+            image_shape=CAPTCHA.shape,
             output=place / "model",
             checkpoints=place / "checkpoints",
             code_version="c1",
-            settings=replace(SETTINGS, **settings),
+            settings=SETTINGS.replaced(**settings),
             provenance={"run_id": "r1"},
         )
         job.save(place / "job.json")
@@ -67,7 +69,7 @@ def content(place: Path) -> dict[str, bytes]:
 
 
 def epochs_done(place: Path) -> int:
-    """Epochs that a checkpoint was told to hold: the progress line comes just before it is written."""
+    """Epochs that were reported: the progress line comes just before the checkpoint is written."""
     log = place / "log"
     return log.read_text().count("validation accuracy") if log.exists() else 0
 
@@ -107,8 +109,8 @@ def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
     config = folder.read_config(undisturbed / "model")
     assert (config.splits_version, config.code_version, config.seed) == ("v1", "c1", 0)
     job = TrainingJob.load(undisturbed / "job.json")
-    told = {"run_id": "r1", "device": "cpu", "threads": 1, "job": job.fingerprint}
-    assert config.provenance == told
+    expected = {"run_id": "r1", "device": "cpu", "threads": 1, "job": job.fingerprint}
+    assert config.provenance == expected
     assert config.temperature == metrics["temperature"]
 
 
@@ -126,7 +128,7 @@ def test_a_stopped_training_ends_at_once_and_keeps_its_last_checkpoint(job_in, t
 
 
 def test_a_training_stopped_in_its_first_epoch_says_that_no_checkpoint_is_kept(job_in, tmp_path):
-    # Parts of an epoch are told after every chunk of steps only; this first epoch never ends.
+    # This first epoch never ends.
     job = job_in(tmp_path, batch_size=1, channels=(256, 256, 512, 512))
     process = start(job, tmp_path / "log")
     wait_until((tmp_path / "checkpoints" / "job").exists)
@@ -160,12 +162,12 @@ def test_a_training_of_very_few_steps_or_images_makes_a_model(job_in, tmp_path, 
         assert metrics["train_images"] // size * chosen.epochs == steps
 
 
-def test_of_three_processes_one_empties_the_folder_of_checkpoints_and_the_others_wait(job_in, tmp_path):
+def test_of_three_processes_one_discards_the_old_checkpoint_and_the_others_wait(job_in, tmp_path):
     job = job_in(tmp_path, devices=3, batch_size=33, epochs=2)
     stale = tmp_path / "checkpoints"
     stale.mkdir()
-    for number in range(3000):  # of another job, so that emptying the folder takes its time
-        (stale / f"{number}").touch()
+    (stale / "job").write_text("another job")
+    (stale / "last.ckpt").write_bytes(b"of another job")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -207,18 +209,18 @@ def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
     assert (undisturbed / "model" / "manifest.json").stat().st_ino == before
 
 
-def test_a_training_that_misses_a_hurdle_stops_cleanly_and_leaves_no_model(job_in, tmp_path):
+def test_a_training_below_its_pruning_threshold_stops_cleanly_and_leaves_no_model(job_in, tmp_path):
     path = job_in(tmp_path)
-    replace(TrainingJob.load(path), hurdles={1: 0.0, 2: 0.99}).save(path)
+    TrainingJob.load(path).model_copy(update={"pruning_thresholds": {1: 0.0, 2: 0.99}}).save(path)
     assert finish(path, tmp_path / "log") == 0
     assert "stopped after epoch 2: " in (tmp_path / "log").read_text()
     assert epochs_done(tmp_path) == 2
     assert sorted(one.name for one in tmp_path.iterdir()) == ["job.json", "log"]
 
 
-def test_hurdles_that_are_cleared_change_nothing(undisturbed, job_in, tmp_path):
+def test_pruning_thresholds_that_are_reached_change_nothing(undisturbed, job_in, tmp_path):
     path = job_in(tmp_path)
-    replace(TrainingJob.load(path), hurdles={1: 0.001, 3: 0.001}).save(path)
+    TrainingJob.load(path).model_copy(update={"pruning_thresholds": {1: 0.001, 3: 0.001}}).save(path)
     assert finish(path, tmp_path / "log") == 0
     assert content(tmp_path) == content(undisturbed)
 
@@ -272,7 +274,7 @@ def command(job: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_job_that_cannot_be_used_is_refused_in_one_line(job_in, tmp_path):
+def test_a_job_that_cannot_be_used_is_rejected_in_one_line(job_in, tmp_path):
     job = job_in(tmp_path)
     value = json.loads(job.read_text())
     job.write_text(json.dumps(value | {"tables": [str(tmp_path / "none.parquet")]}))
@@ -306,8 +308,8 @@ def test_progress_and_the_result_reach_dagster(undisturbed, job_in, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     sent = [json.loads(line) for line in messages.read_text().splitlines()]
-    told = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
-    assert sum("validation accuracy" in line and line.startswith("epoch ") for line in told) == 4
+    logged = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
+    assert sum("validation accuracy" in line and line.startswith("epoch ") for line in logged) == 4
     results = [entry["params"]["payload"] for entry in sent if entry["method"] == "report_custom_message"]
     assert results == [
         {

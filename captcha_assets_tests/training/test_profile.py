@@ -41,7 +41,7 @@ def test_a_profile_that_fails_leaves_the_trace_of_before(
     with pytest.raises(Exception, match="NaN"):
         profile(
             *images,
-            TrainingSettings(**{**vars(SETTINGS), "learning_rate": 100.0, "weight_decay": 10.0}),
+            SETTINGS.replaced(learning_rate=100.0, weight_decay=10.0),
             60,
             tmp_path / "trace.json",
         )

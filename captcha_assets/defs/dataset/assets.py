@@ -1,11 +1,11 @@
-"""All deliveries together: distinct images, and the place of each. The work is in `captcha_assets.images`."""
+"""All batches together: distinct images, and the split of each. The work is in `captcha_assets.images`."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 from pydantic import Field
 
-from captcha_assets.dataset import CAPTCHA
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import input_versions, required_inputs, split_assignments
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
@@ -44,56 +44,61 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset(
-    deps=["image_table", "batch_catalog", "label_decisions"],
-    group_name="dataset",
-    kinds={"parquet", "polars", "great_expectations"},
-    code_version=f"1.{suites.version('image_index', CAPTCHA)}",
-    description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
-    "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
-    metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
-    | column_lineage(index.COLUMN_ORIGINS),
-    check_specs=[*check_specs("image_index", suites.expectations("image_index", CAPTCHA)), _DECISIONS],
-)
-def image_index(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult:
-    """Bring the deliveries that passed their checks together; the others are quarantined and named."""
-    from captcha_assets.quality import validation
+def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Return the asset of all distinct images of a data set."""
 
-    versions = input_versions.versions_now(context.instance, "image_table")
-    deliveries = context.instance.get_dynamic_partitions(BATCH)
-    if not versions:
-        required_inputs.require(settings, settings.image_index, "image_table")
-    passed = [
-        name
-        for name in deliveries
-        if validation_result.has_passed(settings.validation_results("image_table", name))
-    ]
-    tables = {name: settings.image_table(name) for name in passed}
-    summary = index.build_image_index(tables, settings.image_index, settings.label_decisions)
-    found = validation.validate_image_index(settings.image_index, CAPTCHA, tables)
-    results, report = published(settings, found, "image_index")
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(summary.version),
-        check_results=[*results, _decisions_result(summary.idle_decisions)],
-        metadata={
-            "dagster/row_count": summary.images,
-            "usable": summary.usable,
-            "exact duplicates": summary.duplicates,
-            "label conflicts": summary.conflicts,
-            "near-duplicate groups": summary.groups,
-            "images in groups": summary.images_in_groups,
-            "images by class": counts(summary.by_class, "class"),
-            "decisions without effect": list(summary.idle_decisions),
-            "quarantined deliveries": sorted(set(deliveries) - set(passed)),
-            "path": dg.MetadataValue.path(str(settings.image_index)),
-            **column_lineage(index.COLUMN_ORIGINS),
-            "quality report": report,
-            **conflict_metadata(settings, tables, CAPTCHA),
-            **input_versions.record(versions, "image_table"),
-        },
+    @dg.asset(
+        deps=["image_table", "batch_catalog", "label_decisions"],
+        group_name="dataset",
+        kinds={"parquet", "polars", "great_expectations"},
+        code_version=f"2.{suites.version('image_index', spec)}.{spec.version}",
+        description="One row per distinct image over all deliveries; duplicates, near-duplicate groups and "
+        "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
+        metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
+        | column_lineage(index.COLUMN_ORIGINS),
+        check_specs=[*check_specs("image_index", suites.expectations("image_index", spec)), _DECISIONS],
     )
+    def image_index(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.MaterializeResult:
+        """Bring the batches that passed their checks together; name the quarantined ones."""
+        from captcha_assets.quality import validation
+
+        versions = input_versions.versions_now(context.instance, "image_table")
+        deliveries = context.instance.get_dynamic_partitions(BATCH)
+        if not versions:
+            required_inputs.require(settings, settings.image_index, "image_table")
+        passed = [
+            name
+            for name in deliveries
+            if validation_result.has_passed(settings.validation_results("image_table", name))
+        ]
+        tables = {name: settings.image_table(name) for name in passed}
+        summary = index.build_image_index(tables, settings.image_index, spec, settings.label_decisions)
+        found = validation.validate_image_index(settings.image_index, spec, tables)
+        results, report = published(settings, found, "image_index")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(summary.version),
+            check_results=[*results, _decisions_result(summary.idle_decisions)],
+            metadata={
+                "dagster/row_count": summary.images,
+                "usable": summary.usable,
+                "exact duplicates": summary.duplicates,
+                "label conflicts": summary.conflicts,
+                "near-duplicate groups": summary.groups,
+                "images in groups": summary.images_in_groups,
+                "images by class": counts(summary.by_class, "class"),
+                "decisions without effect": list(summary.idle_decisions),
+                "quarantined batches": sorted(set(deliveries) - set(passed)),
+                "path": dg.MetadataValue.path(str(settings.image_index)),
+                **column_lineage(index.COLUMN_ORIGINS),
+                "quality report": report,
+                **conflict_metadata(settings, tables, spec),
+                **input_versions.record(versions, "image_table"),
+            },
+        )
+
+    return image_index
 
 
 class SplitsConfig(dg.Config):
@@ -106,46 +111,56 @@ class SplitsConfig(dg.Config):
     )
 
 
-@dg.asset(
-    deps=[image_index],
-    group_name="dataset",
-    kinds={"parquet", "polars", "great_expectations"},
-    code_version=f"2.{suites.version('splits', CAPTCHA)}",
-    description="The split of every image, assigned once and for ever: image id, label, group, split, batch. "
-    "The assignments are recorded in `data/splits`.",
-    metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
-    | column_lineage(split_table.COLUMN_ORIGINS),
-    check_specs=check_specs("splits", suites.expectations("splits", CAPTCHA)),
-)
-def splits(
-    context: dg.AssetExecutionContext, config: SplitsConfig, settings: dg.ResourceParam[Settings]
-) -> dg.MaterializeResult:
-    """Assign a split to every new image; an image that has one keeps it."""
-    from captcha_assets.quality import validation
+def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Return the asset of the splits of a data set."""
 
-    required_inputs.require(settings, settings.image_index, "image_index")
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    if not config.accept_loss:
-        split_assignments.require_known(context.instance, settings, record)
-    summary = split_table.update_splits(
-        settings.image_index, settings.splits, record, settings.image_table, accept_loss=config.accept_loss
+    @dg.asset(
+        deps=["image_index"],
+        group_name="dataset",
+        kinds={"parquet", "polars", "great_expectations"},
+        code_version=f"3.{suites.version('splits', spec)}.{spec.version}",
+        description="The split of every image, assigned once and for ever: image id, label, group, split, "
+        "batch. The assignments are recorded in `data/splits`.",
+        metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
+        | column_lineage(split_table.COLUMN_ORIGINS),
+        check_specs=check_specs("splits", suites.expectations("splits", spec)),
     )
-    tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-    found = validation.validate_splits(settings.splits, settings.image_index, record, CAPTCHA, tables)
-    results, report = published(settings, found, "splits")
-    sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(summary.version),
-        check_results=results,
-        metadata={
-            "dagster/row_count": sum(sizes.values()) + summary.held_back,
-            "images by split": counts(sizes, "split"),
-            "held back": summary.held_back,
-            "new images": summary.new,
-            "removed images": summary.removed,
-            "path": dg.MetadataValue.path(str(settings.splits)),
-            **column_lineage(split_table.COLUMN_ORIGINS),
-            "quality report": report,
-            **split_assignments.named(record),
-        },
-    )
+    def splits(
+        context: dg.AssetExecutionContext, config: SplitsConfig, settings: dg.ResourceParam[Settings]
+    ) -> dg.MaterializeResult:
+        """Assign a split to every new image; an image that has one keeps it."""
+        from captcha_assets.quality import validation
+
+        required_inputs.require(settings, settings.image_index, "image_index")
+        record = AssignmentRecord(settings.split_assignments, settings.scratch)
+        if not config.accept_loss:
+            split_assignments.require_known(context.instance, settings, record)
+        summary = split_table.update_splits(
+            settings.image_index,
+            settings.splits,
+            record,
+            spec,
+            settings.image_table,
+            accept_loss=config.accept_loss,
+        )
+        tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
+        found = validation.validate_splits(settings.splits, settings.image_index, record, spec, tables)
+        results, report = published(settings, found, "splits")
+        sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(summary.version),
+            check_results=results,
+            metadata={
+                "dagster/row_count": sum(sizes.values()) + summary.excluded,
+                "images by split": counts(sizes, "split"),
+                "excluded": summary.excluded,
+                "new images": summary.new,
+                "removed images": summary.removed,
+                "path": dg.MetadataValue.path(str(settings.splits)),
+                **column_lineage(split_table.COLUMN_ORIGINS),
+                "quality report": report,
+                **split_assignments.named(record),
+            },
+        )
+
+    return splits

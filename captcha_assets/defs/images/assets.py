@@ -1,10 +1,11 @@
-"""From an archive to validated tables, one partition per delivery. The work is in `captcha_assets.images`."""
+"""From an archive to validated tables, one partition per batch. The work is in `captcha_assets.images`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
-from captcha_assets.dataset import CAPTCHA
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.images.checks import DRIFT, drift_of
 from captcha_assets.defs.images.quarantine import show_as_failed, state_of
 from captcha_assets.defs.partitions import BATCH, batches
@@ -13,17 +14,19 @@ from captcha_assets.images import features, table
 from captcha_assets.quality import suites
 from captcha_assets.quality.validation_result import QuarantinedError
 from captcha_assets.settings import Settings
+from captcha_assets.storage import AnyPath
 
 
-@dg.multi_asset(
-    specs=[
+def _specs(spec: DatasetSpec) -> list[dg.AssetSpec]:
+    return [
         dg.AssetSpec(
             "image_table",
             deps=["raw_batch"],
             group_name="images",
             kinds={"parquet", "polars", "great_expectations"},
             # tables of another signature cannot be compared; other expectations have other results
-            code_version=f"1.{features.SIGNATURE_VERSION}.{suites.version('image_table', CAPTCHA)}",
+            code_version=f"2.{features.SIGNATURE_VERSION}.{suites.version('image_table', spec)}"
+            f".{spec.version}",
             description="One row per usable image: pixels, label, hashes, statistics, provenance.",
             metadata=column_schema(table.IMAGE_TABLE_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
@@ -32,43 +35,65 @@ from captcha_assets.settings import Settings
             deps=["raw_batch"],
             group_name="images",
             kinds={"parquet"},
-            code_version="1",
-            description="One row per refused member of a delivery: name, reason, detail.",
+            code_version=f"1.{spec.version}",
+            description="One row per rejected member of a batch: name, reason, detail.",
             metadata=column_schema(table.REJECTED_SCHEMA, table.COLUMN_DESCRIPTIONS),
         ),
-    ],
-    check_specs=[*check_specs("image_table", suites.expectations("image_table", CAPTCHA), batches), DRIFT],
-    partitions_def=batches,
-)
-def image_tables(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
-) -> Iterator[dg.MaterializeResult]:
-    """Decode, check and hash a delivery's images, and validate the result before anyone uses it."""
-    from captcha_assets.quality import validation
+    ]
 
-    batch = context.partition_key
-    image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
-    summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected)
-    found = validation.validate_image_table(image_table, rejected, CAPTCHA)
-    results, report = published(settings, found, "image_table", batch)
-    drift = drift_of(settings, batch)
-    yield dg.MaterializeResult(
-        "image_table",
-        data_version=dg.DataVersion(summary.table_version),
-        check_results=[*results, drift.result],
-        metadata={
-            "state": state_of(found),
-            "quality report": report,
-            "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
-            "dagster/partition_row_count": summary.images,
-            "duplicates within": summary.duplicates_within,
-            "converted to grayscale": summary.converted,
-            **drift.figures,
-            "images by class": counts(summary.images_by_class, "class"),
-            "path": dg.MetadataValue.path(str(image_table)),
-        },
+
+def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Return the assets of a batch's images for a data set."""
+
+    @dg.multi_asset(
+        specs=_specs(spec),
+        check_specs=[*check_specs("image_table", suites.expectations("image_table", spec), batches), DRIFT],
+        partitions_def=batches,
     )
-    yield dg.MaterializeResult(
+    def image_tables(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> Iterator[dg.MaterializeResult]:
+        """Decode, check and hash a batch's images, and validate the result before anyone uses it."""
+        from captcha_assets.quality import validation
+
+        batch = context.partition_key
+        image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
+        summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected, spec)
+        found = validation.validate_image_table(image_table, rejected, spec)
+        results, report = published(settings, found, "image_table", batch)
+        drift = drift_of(settings, batch, spec)
+        yield dg.MaterializeResult(
+            "image_table",
+            data_version=dg.DataVersion(summary.table_version),
+            check_results=[*results, drift.result],
+            metadata={
+                "state": state_of(found),
+                "quality report": report,
+                "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
+                **drift.figures,
+                **_figures(summary, image_table),
+            },
+        )
+        yield _rejected(summary, rejected)
+        if not found.passed:
+            show_as_failed(context, dg.AssetKey("image_table"))
+            raise QuarantinedError(batch, found)
+
+    return image_tables
+
+
+def _figures(summary: table.IngestSummary, image_table: AnyPath) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": summary.images,
+        "duplicates within": summary.duplicates_within,
+        "converted to the data set's colour mode": summary.converted,
+        "images by class": counts(summary.images_by_class, "class"),
+        "path": dg.MetadataValue.path(str(image_table)),
+    }
+
+
+def _rejected(summary: table.IngestSummary, rejected: AnyPath) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
         "rejected_images",
         data_version=dg.DataVersion(summary.rejected_version),
         metadata={
@@ -77,6 +102,3 @@ def image_tables(
             "path": dg.MetadataValue.path(str(rejected)),
         },
     )
-    if not found.passed:
-        show_as_failed(context, dg.AssetKey("image_table"))
-        raise QuarantinedError(batch, found)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from captcha_assets.dataset import CAPTCHA
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.partitions import batches
 from captcha_assets.defs.presentation import link, picture
 from captcha_assets.models import registry
@@ -30,7 +30,7 @@ class Drift:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def drift_of(settings: Settings, batch: str) -> Drift:
+def drift_of(settings: Settings, batch: str, spec: DatasetSpec) -> Drift:
     """Compare a batch's table with the training images of the champion, if there is one."""
     champion = registry.champion(settings.models)
     if champion is None:
@@ -41,15 +41,15 @@ def drift_of(settings: Settings, batch: str) -> Drift:
     from captcha_assets.quality import drift
 
     try:
-        reference = drift.load(trained_on, CAPTCHA)
+        reference = drift.load(trained_on, spec)
     except drift.DriftError as error:
         return _not_compared(f"no comparison: {error}", passed=False)
     if reference.images < drift.MIN_REFERENCE:
         return _not_compared(f"the champion was trained on {reference.images} images, too few to compare")
-    images = drift.summarize([settings.image_table(batch)], CAPTCHA)
+    images = drift.summarize([settings.image_table(batch)], spec)
     if images.images == 0:
         return _not_compared("no usable images to compare")
-    return _compared(settings, batch, reference, images, champion.model_id)
+    return _compared(settings, batch, spec, (reference, images), champion.model_id)
 
 
 def _not_compared(words: str, *, passed: bool = True) -> Drift:
@@ -57,14 +57,20 @@ def _not_compared(words: str, *, passed: bool = True) -> Drift:
 
 
 def _compared(
-    settings: Settings, batch: str, reference: "Summary", images: "Summary", model_id: str
+    settings: Settings,
+    batch: str,
+    spec: DatasetSpec,
+    summaries: tuple["Summary", "Summary"],
+    model_id: str,
 ) -> Drift:
+    """Compare the summary of the training images of a model with that of a batch."""
     from captcha_assets.quality import drift, drift_plot, report, validation, validation_result
 
+    reference, images = summaries
     found = drift.compare(reference, images)
     figures = {"distributions": drift_plot.plot(reference, images, found)}
     subject, folder = f"drift/{batch}", settings.validation_results("drift", batch)
-    validated = validation.validate("drift", subject, {"drift": found.table()}, CAPTCHA, rows=images.images)
+    validated = validation.validate("drift", subject, {"drift": found.table()}, spec, rows=images.images)
     validation_result.save(validated, report.page(validated, figures), folder)
     drifted = ", ".join(_plain(feature) for feature in found.drifted)
     result = _result(

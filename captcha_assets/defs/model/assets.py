@@ -1,13 +1,12 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from captcha_assets.dataset import CAPTCHA
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
@@ -43,28 +42,30 @@ def resnet18(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
+    dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
     required_inputs.require(settings, settings.splits, "splits")
     require_images(settings.splits)
     chosen = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
-        job = job_for(settings, data, chosen, context.run_id)
+        job = job_for(settings, dataset, data, chosen, context.run_id)
         model_id = trained_meanwhile(context, settings, job)
         if model_id is None:
             compute.run(context, job)
-            model_id = _keep(settings, data, job.output)
+            model_id = _keep(settings, dataset, data, job.output)
     return _trained(settings, model_id, job)
 
 
-def _keep(settings: Settings, data: local.LocalTables, trained: Path) -> str:
+def _keep(settings: Settings, spec: DatasetSpec, data: local.LocalTables, trained: Path) -> str:
     """Register a trained model with what it was trained on, and return its id."""
     from captcha_assets.quality import drift
 
     model_id = folder.verify(trained)
     with replacing(settings.training_splits(model_id)) as part:
         shutil.copyfile(data.splits, part)
-    drift.save(drift.summarize(data.tables, CAPTCHA, data.splits), settings.training_summary(model_id))
+    summary = drift.summarize(data.tables, spec, data.splits)
+    drift.save(summary, settings.training_summary(model_id))
     registry.add_candidate(settings.models, trained)
     shutil.rmtree(trained.parent)
     return model_id
@@ -88,7 +89,7 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
             **{
                 name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
             },
-            "settings": dg.MetadataValue.json(dataclasses.asdict(job.settings)),
+            "settings": dg.MetadataValue.json(job.settings.model_dump()),
         },
     )
 

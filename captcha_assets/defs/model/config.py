@@ -1,77 +1,78 @@
-"""The training's settings as the launchpad shows them: the library's own dataclass, field by field.
+"""The run config of a training, derived from the JSON schema of `TrainingSettings`.
 
-Nothing is preset here. What a run does not name has its production value, which is looked up when the run
-starts: so a run that nobody configured, an automated one for instance, trains as production does.
+No field has a default here: a setting that a run does not name has its production value, which is read when
+the run starts. So a run without run config, an automated one for instance, trains as production does.
 
-A schema of its own rather than a `dg.Config` class, which cannot tell an absent field from null: null is a
-value of `sample_size`. And Dagster instantiates such a class, which checks the bounds, when the run is under
-way already; what stands here is checked before there is a run.
+It is a schema rather than a `dg.Config` class. A class does not tell an absent field from null, which is a
+value of `sample_size`, and Dagster checks its bounds only when the run has started.
 """
 
-import dataclasses
 import json
-import types
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import dagster as dg
+from pydantic import Field, TypeAdapter, ValidationError
 
 from captcha_assets.defs.dagster_internals import ConfigScalar, ConfigScalarKind, PostProcessingError
-from captcha_assets.training.config import SettingsError, TrainingSettings, bounds
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.validation_errors import reason_of
 
 #: The asset, and the op, that is configured.
 TRAINED = "resnet18"
+
+_KINDS: dict[str, type] = {"integer": int, "number": float}
 
 
 class _Number(ConfigScalar):
     """A number within the bounds of a training setting."""
 
-    def __init__(self, entry: "dataclasses.Field[Any]", kind: type) -> None:
-        self._setting, self._in_list = entry.name, isinstance(entry.default, tuple)
-        name = f"{kind.__name__}, {bounds(entry.metadata['low'], entry.metadata['high'])}"
-        super().__init__(f"training.{entry.name}", name, ConfigScalarKind[kind.__name__.upper()])
+    def __init__(self, setting: str, schema: Mapping[str, Any]) -> None:
+        kind, low, high = _KINDS[schema["type"]], schema.get("minimum"), schema.get("maximum")
+        bounded: Any = Annotated[kind, Field(ge=low, le=high, allow_inf_nan=False)]
+        self._setting, self._adapter = setting, TypeAdapter[Any](bounded)
+        name = f"{kind.__name__}, {low} to {high}" if high is not None else f"{kind.__name__}, {low} or more"
+        super().__init__(f"training.{setting}", name, ConfigScalarKind[kind.__name__.upper()])
 
     def post_process(self, value: float) -> float:
-        """Refuse what is out of bounds: Dagster shows the message and starts no run."""
+        """Reject what is out of bounds: Dagster shows the message and starts no run."""
         try:
-            TrainingSettings.check(self._setting, [value] if self._in_list else value)
-        except SettingsError as error:
-            raise PostProcessingError(str(error)) from error
+            self._adapter.validate_python(value)
+        except ValidationError as error:
+            message = f"{self._setting}={value!r} cannot be used: {reason_of(error)}"
+            raise PostProcessingError(message) from error
         return value
 
 
-def _type(entry: "dataclasses.Field[Any]", hint: Any) -> Any:
-    if choices := entry.metadata["choices"]:
-        return dg.Enum(f"training.{entry.name}", [dg.EnumValue(choice) for choice in choices])
-    if get_origin(hint) is tuple:  # Dagster's config knows lists, not tuples
-        return dg.Array(_type(entry, get_args(hint)[0]))
-    if isinstance(hint, types.UnionType):
-        return dg.Noneable(_type(entry, next(one for one in get_args(hint) if one is not types.NoneType)))
-    return bool if hint is bool else _Number(entry, hint)
+def _type(setting: str, schema: Mapping[str, Any]) -> Any:
+    """Return Dagster's type of a setting."""
+    if "anyOf" in schema:
+        return dg.Noneable(_type(setting, next(one for one in schema["anyOf"] if one["type"] != "null")))
+    if "enum" in schema:
+        return dg.Enum(f"training.{setting}", [dg.EnumValue(choice) for choice in schema["enum"]])
+    if schema["type"] == "array":
+        return dg.Array(_type(setting, schema["items"]))
+    return bool if schema["type"] == "boolean" else _Number(setting, schema)
 
 
-def _description(entry: "dataclasses.Field[Any]") -> str:
+def _description(schema: Mapping[str, Any]) -> str:
     return (
-        f"{entry.metadata['help']} Left out: the production value, which is {json.dumps(entry.default)} "
+        f"{schema['description']} Left out: the production value, which is {json.dumps(schema['default'])} "
         "unless configs/training.yaml says otherwise."
     )
 
 
-_HINTS = get_type_hints(TrainingSettings)
-
-#: Run config of `resnet18`: what is to be otherwise than in production.
+#: Run config of `resnet18`: the settings that differ from production.
 TRAINING_CONFIG = dg.Shape(
     {
-        entry.name: dg.Field(
-            _type(entry, _HINTS[entry.name]), is_required=False, description=_description(entry)
-        )
-        for entry in dataclasses.fields(TrainingSettings)
+        setting: dg.Field(_type(setting, schema), is_required=False, description=_description(schema))
+        for setting, schema in TrainingSettings.model_json_schema()["properties"].items()
     }
 )
 
 
 def with_named(production: TrainingSettings, named: Mapping[str, Any]) -> TrainingSettings:
-    """Return what a training is told.
+    """Return the settings of a training.
 
     Args:
         production: what holds for all that the run config does not name.
@@ -80,4 +81,4 @@ def with_named(production: TrainingSettings, named: Mapping[str, Any]) -> Traini
     Raises:
         SettingsError: the values cannot be used together.
     """
-    return TrainingSettings.of({**dataclasses.asdict(production), **named})
+    return production.replaced(**named)

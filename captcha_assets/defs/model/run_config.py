@@ -1,7 +1,6 @@
-"""Run config that a command is given: read, checked before anything runs, compared with the trained model."""
+"""Run config of a command: read, checked before a run starts, compared with the trained model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +116,14 @@ def reasons_given(
 
 
 def _differing(settings: Settings, named: Mapping[str, Any]) -> str:
-    """Return in which settings the trained model differs from what it would be told; empty for none."""
+    """Return in which settings the trained model differs from those configured; empty for none."""
     candidate = registry.candidate(settings.models)
     if candidate is None:
         return ""
     with fetched(registry.model_folder(settings.models, candidate.model_id)) as folder:
         recorded = read_config(folder).settings
-    wanted = plain(asdict(with_named(production_settings(settings), named)))
-    trained = plain({**asdict(TrainingSettings()), **recorded})
+    wanted = with_named(production_settings(settings), named).model_dump(mode="json")
+    trained = plain({**TrainingSettings().model_dump(), **recorded})
     return ", ".join(
         f"{name} {value} instead of {trained[name]}"
         for name, value in wanted.items()

@@ -1,6 +1,6 @@
-"""Sweeps: trials, one partition each, and the board of the best. The work is in `captcha_assets.sweeps`.
+"""Sweeps: trials, one partition each, and the leaderboard. The work is in `captcha_assets.sweeps`.
 
-Nothing here is made unless somebody asks for it: a trial costs a training.
+No automation materializes these assets: a trial costs a training.
 """
 
 import dataclasses
@@ -11,8 +11,9 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import required_inputs
-from captcha_assets.defs.compute import Compute, MachineFailedError, TrainingFailedError
+from captcha_assets.defs.compute import Compute, RemoteHostFailedError, TrainingFailedError
 from captcha_assets.defs.model.training import TRAINING_CODE, job_for
 from captcha_assets.defs.partitions import trials as trial_partitions
 from captcha_assets.defs.presentation import column_schema, picture
@@ -21,8 +22,8 @@ from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import leaderboard, trials
-from captcha_assets.sweeps.choice import parameters
 from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
+from captcha_assets.sweeps.trial_parameters import trial_parameters
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
@@ -38,14 +39,15 @@ _SHOWN = 20
     code_version=TRAINING_CODE,
     pool="sweep",
     description="One training of a sweep: its settings, its state (complete, pruned or failed), and the "
-    "figures of every epoch. No model is kept.",
+    "metrics of every epoch. No model is kept.",
 )
 def sweep_trial(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     compute: dg.ResourceParam[Compute],
+    dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
-    """Train with the settings of this trial, in a process of its own, and keep what became of it."""
+    """Train with the settings of this trial, in a process of its own, and store its record."""
     name = context.partition_key
     required_inputs.require(settings, settings.splits, "splits")
     sweep = registered(settings, sweep_of(name))
@@ -56,10 +58,12 @@ def sweep_trial(
             data_version=dg.DataVersion(finished.version), metadata=_metadata(finished)
         )
     with local.local_tables(settings) as data:
-        told = TrainingSettings.of(record.settings)
-        job = job_for(settings, data, told, context.run_id)
-        job = _of_trial(settings, job, record, trials.hurdles(sweep, _peers(settings, record), told.epochs))
-        context.log.info(f"{name}: {trials.in_words(record.parameters)}")
+        training = TrainingSettings.of(record.settings)
+        job = job_for(settings, dataset, data, training, context.run_id)
+        job = _of_trial(
+            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), training.epochs)
+        )
+        context.log.info(f"{name}: {trials.described(record.parameters)}")
         record = _train(context, compute, job, record)
     trials.save(settings, record)
     shutil.rmtree(job.output.parent)
@@ -69,18 +73,18 @@ def sweep_trial(
 
 
 def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
-    """What is known of a trial before it begins."""
+    """Return the record of a trial that has not begun."""
     empty = Record(
         name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
     )
     before = trials.load(settings, name)
-    chosen = parameters(sweep, name, _peers(settings, empty), before)
-    whole = dataclasses.asdict(sweep.settings_with(chosen))
+    chosen = trial_parameters(sweep, name, _peers(settings, empty), before)
+    whole = sweep.settings_with(chosen).model_dump()
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
 
 def _finished(settings: Settings, planned: Record) -> Record | None:
-    """Return what became of this very trial before, unless it failed."""
+    """Return the stored record of this very trial, unless it failed."""
     before = trials.load(settings, planned.trial)
     if before is None or before.state == FAILED:
         return None
@@ -91,7 +95,7 @@ def _finished(settings: Settings, planned: Record) -> Record | None:
 
 
 def _peers(settings: Settings, record: Record) -> list[Record]:
-    """The other trials of the sweep that have ended, on the same images and by the same code."""
+    """Return the other trials of the sweep that have ended, on the same images and by the same code."""
     return [
         other
         for other in trials.load_all(settings, record.sweep)
@@ -100,24 +104,27 @@ def _peers(settings: Settings, record: Record) -> list[Record]:
     ]
 
 
-def _of_trial(settings: Settings, job: TrainingJob, record: Record, hurdles: dict[int, float]) -> TrainingJob:
-    """The job, in a folder of its own, so that no other training of the same settings is disturbed."""
+def _of_trial(
+    settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
+) -> TrainingJob:
+    """Return the job in a folder of its own, apart from another training of the same settings."""
     work = settings.scratch / "sweep" / record.trial
-    return dataclasses.replace(
-        job,
-        output=work / "model",
-        checkpoints=work / "checkpoints",
-        hurdles=hurdles,
-        provenance={**job.provenance, "sweep": record.sweep, "trial": record.trial},
+    return job.model_copy(
+        update={
+            "output": work / "model",
+            "checkpoints": work / "checkpoints",
+            "pruning_thresholds": pruning_thresholds,
+            "provenance": {**job.provenance, "sweep": record.sweep, "trial": record.trial},
+        }
     )
 
 
 def _train(context: dg.AssetExecutionContext, compute: Compute, job: TrainingJob, record: Record) -> Record:
-    """Train, and say what became of it; an interruption is no end, and is passed on."""
+    """Train and return the record; an interruption is passed on."""
     try:
         said = compute.run(context, job)
-    except MachineFailedError:
-        raise  # it says nothing about the trial
+    except RemoteHostFailedError:
+        raise  # the trial itself did not fail
     except TrainingFailedError as error:
         return dataclasses.replace(record, state=FAILED, error=str(error))
     stopped = [one["history"] for one in said if one.get("stopped")]
@@ -146,12 +153,12 @@ def _metadata(record: Record) -> dict[str, Any]:
     deps=[sweep_trial],
     group_name="sweep",
     kinds={"parquet", "matplotlib"},
-    code_version="1",
+    code_version="2",
     description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
     metadata=column_schema(leaderboard.SCHEMA, leaderboard.DESCRIPTIONS),
 )
 def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Rank the trials. A sweep that was never started makes an empty board."""
+    """Rank the trials. Without any sweep, the leaderboard is empty."""
     records = trials.load_all(settings)
     version = leaderboard.write(settings, records)
     counted = Counter(record.state for record in records)
@@ -168,12 +175,12 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
 
 
 def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
-    """The first places, as a table."""
+    """Return the first ranks, as a table."""
     first = leaderboard.rows(records, leaderboard.splits_now(settings))[:_SHOWN]
-    columns = ("place", "trial", "state", "accuracy", "epochs", "parameters")
+    columns = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
     shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
     schema = dg.TableSchema([dg.TableColumn(name) for name in columns])
-    return {"first places": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
+    return {"first ranks": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
 
 
 def _pictures(records: list[Record]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What a training is told, and where it works."""
+"""The job of a training: its settings, its tables and its folders."""
 
-import dataclasses
 from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.images.local import LocalTables
@@ -18,24 +18,26 @@ from captcha_assets.sweeps.production import production_version, version_of
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
 #: Raise it with a change of the training that should train again.
-TRAINING_CODE = "1"
+TRAINING_CODE = "2"
 
 
 def configuration_version(settings: Settings) -> str:
-    """The version of the production settings: what an automated training is told."""
+    """Return the version of the production settings, which an automated training takes."""
     return production_version(settings)
 
 
-def trained_with(told: TrainingSettings) -> dict[str, str]:
+def trained_with(training: TrainingSettings) -> dict[str, str]:
     """Return the tags of a model's materialization that say which settings it was trained with.
 
-    For Dagster, the model has then read the version of `training_settings` that it was trained with: one
-    that was told otherwise by its run config is stale for the UI, `status` and `update` alike.
+    For Dagster, the model has then read the version of `training_settings` that it was trained with: a model
+    that was trained with other settings, by run config, is stale for the UI, `status` and `update` alike.
     """
-    return {input_version_tag("training_settings"): version_of(told)}
+    return {input_version_tag("training_settings"): version_of(training)}
 
 
-def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, run_id: str) -> TrainingJob:
+def job_for(
+    settings: Settings, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
+) -> TrainingJob:
     """The job of one training.
 
     Its folder is named after what decides the weights, so that the same training, started again after
@@ -45,6 +47,8 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
         tables=data.tables,
         splits=data.splits,
         splits_version=content_hash(data.splits),
+        classes=spec.classes,
+        image_shape=spec.shape,
         output=Path(),
         checkpoints=Path(),
         code_version=TRAINING_CODE,
@@ -57,7 +61,7 @@ def job_for(settings: Settings, data: LocalTables, training: TrainingSettings, r
         },
     )
     work = settings.scratch / "training" / job.fingerprint[:16]
-    return dataclasses.replace(job, output=work / "model", checkpoints=work / "checkpoints")
+    return job.model_copy(update={"output": work / "model", "checkpoints": work / "checkpoints"})
 
 
 def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job: TrainingJob) -> str | None:

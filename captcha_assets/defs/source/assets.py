@@ -31,6 +31,8 @@ def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
     """Ask Kaggle for the published version; the data version is its number."""
     from captcha_assets.sources import kaggle
 
+    if settings.kaggle_dataset is None:
+        return dg.ObserveResult(data_version=dg.DataVersion("none"), metadata={"data set": "none on Kaggle"})
     published = kaggle.published_version(settings.kaggle_dataset)
     return dg.ObserveResult(
         data_version=dg.DataVersion(str(published.version)),

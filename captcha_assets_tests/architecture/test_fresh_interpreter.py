@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from captcha_assets_tests.house.source import PACKAGE, REPOSITORY, modules
+from captcha_assets_tests.architecture.source import PACKAGE, REPOSITORY, modules
 
 HEAVY = [
     "torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "onnx", "onnxruntime",
@@ -119,33 +119,33 @@ def _importing(names: list[str], extra: str) -> str:
 
 
 def _in_room(*names: str) -> list[str]:
-    """Return the modules of rooms, or single modules, that exist."""
+    """Return the modules of packages, or single modules, that exist."""
     return [
-        one.name for one in modules() if one.room in names or one.name.removeprefix(f"{PACKAGE}.") in names
+        one.name for one in modules() if one.package in names or one.name.removeprefix(f"{PACKAGE}.") in names
     ]
 
 
 def test_the_training_extra_does_not_bring_the_orchestrator() -> None:
     installed = _installed_with("training")
-    assert {"torch", "timm", "pytorch-lightning", "pyarrow"} <= installed
-    assert not installed & {"dagster", "polars", "pydantic", "universal-pathlib", "pandas", "dvc"}
+    assert {"torch", "timm", "pytorch-lightning", "pydantic", "pyarrow"} <= installed
+    assert not installed & {"dagster", "polars", "universal-pathlib", "pandas", "dvc"}
 
 
 @pytest.mark.parametrize(
-    ("extra", "rooms"),
+    ("extra", "packages"),
     [("training", ("training", "models.folder")), ("serving", ("serving", "models.predictor"))],
 )
 def test_a_machine_with_one_extra_imports_what_it_runs(
-    tmp_path: Path, extra: str, rooms: tuple[str, ...]
+    tmp_path: Path, extra: str, packages: tuple[str, ...]
 ) -> None:
-    names = _in_room(*rooms)
+    names = _in_room(*packages)
     if not names:
-        pytest.skip(f"nothing stands in {rooms} yet")
+        pytest.skip(f"nothing stands in {packages} yet")
     assert _run(_importing(names, extra), tmp_path) == "all imported"
 
 
 def test_the_blocked_libraries_are_really_out_of_reach(tmp_path: Path) -> None:
-    assert {"dagster", "polars", "pydantic", "upath"} <= set(_absent_with("training"))
+    assert {"dagster", "polars", "upath"} <= set(_absent_with("training"))
     with pytest.raises(AssertionError, match="No module named 'polars'"):
         _run(_importing(["polars"], "training"), tmp_path)
 

@@ -1,6 +1,5 @@
-"""The settings that won, made those of the training."""
+"""The settings of the best trial, made the production settings or a run config."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import yaml
 from captcha_assets.settings import Settings
 from captcha_assets.storage import replacing
 from captcha_assets.sweeps.leaderboard import best
-from captcha_assets.sweeps.production import make_production, plain, production_settings
-from captcha_assets.sweeps.trials import Record, in_words
+from captcha_assets.sweeps.production import make_production, production_settings
+from captcha_assets.sweeps.trials import Record, described
 from captcha_assets.training.config import TrainingSettings
 
 
@@ -27,7 +26,7 @@ def apply(settings: Settings, trial: str | None = None, *, only_varied: bool = F
     """
     record = best(settings, trial)
     path = make_production(settings, _chosen(settings, record, only_varied), _why(record))
-    return f"{path}: the settings of {record.trial} ({_figure(record)}; {in_words(record.parameters)})"
+    return f"{path}: the settings of {record.trial} ({_figure(record)}; {described(record.parameters)})"
 
 
 def write_run_config(
@@ -39,15 +38,15 @@ def write_run_config(
         SweepError: there is no such trial.
     """
     record = best(settings, trial)
-    told = plain(asdict(TrainingSettings.of(_chosen(settings, record, only_varied))))
-    config = {"ops": {"resnet18": {"config": told}}}
+    chosen = TrainingSettings.of(_chosen(settings, record, only_varied)).model_dump(mode="json")
+    config = {"ops": {"resnet18": {"config": chosen}}}
     with replacing(path) as part:
         part.write_text(f"# {_why(record)}\n{yaml.safe_dump(config, sort_keys=False)}")
     return f"{path}: run config with the settings of {record.trial} ({_figure(record)})"
 
 
 def _chosen(settings: Settings, record: Record, only_varied: bool) -> dict[str, Any]:
-    rest = asdict(production_settings(settings)) if only_varied else record.settings
+    rest = production_settings(settings).model_dump() if only_varied else record.settings
     return {**rest, **record.parameters}
 
 

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from captcha_assets_tests.house.source import REPOSITORY
+from captcha_assets_tests.architecture.source import REPOSITORY
 
 REGISTRY = re.compile(
     r"""(?ix)

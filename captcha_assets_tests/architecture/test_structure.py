@@ -1,13 +1,13 @@
-"""The house stands: rooms import downwards, Dagster stays under the roof, one file knows the classes."""
+"""Packages import downwards, Dagster is imported in its own layers only, one file knows the classes."""
 
 import ast
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
-from captcha_assets.dataset import CLASSES, HEIGHT, WIDTH
-from captcha_assets_tests.house.source import (
-    FLOORS,
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets_tests.architecture.source import (
+    LAYERS,
     PACKAGE,
     Module,
     at_import_time,
@@ -16,23 +16,23 @@ from captcha_assets_tests.house.source import (
     place,
 )
 
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 KNOWS_THE_CLASSES = {"dataset.py", "sources/generator.py", "sources/generator_picture.py"}
 
 
-def test_every_module_stands_in_a_room_of_the_house() -> None:
-    homeless = [module.inside for module in modules() if module.room and module.room not in FLOOR]
-    assert homeless == [], f"no floor of the house has them: {FLOORS}"
+def test_every_module_belongs_to_a_layer() -> None:
+    without_layer = [module.inside for module in modules() if module.package and module.package not in LAYER]
+    assert without_layer == [], f"no layer has them: {LAYERS}"
 
 
-def test_rooms_import_downwards_only() -> None:
+def test_packages_import_downwards_only() -> None:
     upwards = []
     for module in modules():
         for node, name in imports(module):
-            room = name.removeprefix(f"{PACKAGE}.").split(".")[0]
-            if not name.startswith(f"{PACKAGE}.") or room == module.room or room not in FLOOR:
+            package = name.removeprefix(f"{PACKAGE}.").split(".")[0]
+            if not name.startswith(f"{PACKAGE}.") or package == module.package or package not in LAYER:
                 continue
-            if not module.room or FLOOR.get(module.room, 0) >= FLOOR[room]:
+            if not module.package or LAYER.get(module.package, 0) >= LAYER[package]:
                 upwards.append(f"{place(module, node)} imports {name}")
     assert upwards == []
 
@@ -65,7 +65,7 @@ def test_dagster_is_imported_in_defs_definitions_and_the_command_line_only() -> 
         for module in modules()
         for node, name in imports(module)
         if _of_dagster(name)
-        and module.room not in {"defs", "definitions", "cli"}
+        and module.package not in {"defs", "definitions", "cli"}
         and not (module.inside == "training/__main__.py" and name.startswith("dagster_pipes"))
     ]
     assert elsewhere == []
@@ -118,7 +118,7 @@ def _docstrings(module: Module) -> set[int]:
 
 def _knows_classes(module: Module) -> Iterator[str]:
     """Yield what a module says about CAPTCHA characters: the alphabet, their size, where they come from."""
-    alphabet, prose = "".join(CLASSES), _docstrings(module)
+    alphabet, prose = "".join(CAPTCHA.classes), _docstrings(module)
     pieces = {alphabet[start : start + 4] for start in range(len(alphabet) - 3)} - {"abcd", "bcde", "cdef"}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Constant) and id(node) not in prose:
@@ -126,11 +126,11 @@ def _knows_classes(module: Module) -> Iterator[str]:
                 said = [piece for piece in pieces if piece in node.value]
                 said += re.findall(r"(?i)kaptcha|captcha[ -]?(?:character|image)s?", node.value)
                 yield from (f"{place(module, node)}: {one!r}" for one in said[:1])
-            elif type(node.value) is int and node.value in {HEIGHT, HEIGHT * WIDTH}:
+            elif type(node.value) is int and node.value in {CAPTCHA.height, CAPTCHA.pixel_bytes}:
                 yield f"{place(module, node)}: {node.value}"
         elif isinstance(node, ast.List | ast.Tuple | ast.Set):
             values = [one.value for one in node.elts if isinstance(one, ast.Constant)]
-            if len(set(values) & set(CLASSES)) >= 4:
+            if len(set(values) & set(CAPTCHA.classes)) >= 4:
                 yield f"{place(module, node)}: {ast.unparse(node)}"
 
 
@@ -142,6 +142,21 @@ def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
         for one in _knows_classes(module)
     ]
     assert known == [], "take it from captcha_assets.dataset"
+
+
+#: What chooses the data set; the generator draws CAPTCHA characters and nothing else.
+CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/generator.py", "sources/generator_picture.py"}
+
+
+def test_the_library_is_given_its_data_set() -> None:
+    chosen = [
+        f"{place(module, node)} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if name in {f"{PACKAGE}.dataset.CAPTCHA", f"{PACKAGE}.dataset.load_dataset"}
+        and not {module.package, module.inside} & CHOOSES_THE_DATA_SET
+    ]
+    assert chosen == [], "take a DatasetSpec as an argument"
 
 
 def test_the_data_set_does_know_the_characters() -> None:

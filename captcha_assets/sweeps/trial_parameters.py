@@ -1,4 +1,4 @@
-"""What a trial tries."""
+"""The values that a trial tries."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,10 @@ from captcha_assets.sweeps.definition import Sweep, number_of
 from captcha_assets.sweeps.trials import Record
 
 
-def parameters(sweep: Sweep, trial: str, peers: Sequence[Record], before: Record | None) -> dict[str, Any]:
-    """Return the values that a trial tries: those it had before, its place in the grid, or a suggestion.
+def trial_parameters(
+    sweep: Sweep, trial: str, peers: Sequence[Record], before: Record | None
+) -> dict[str, Any]:
+    """Return the values that a trial tries: its earlier ones, its combination of the grid, or a suggestion.
 
     Args:
         sweep: what is tried.

@@ -3,7 +3,7 @@
 import ast
 import statistics
 
-from captcha_assets_tests.house.source import Function, Module, functions, modules, place
+from captcha_assets_tests.architecture.source import Function, Module, functions, modules, place
 
 
 def _lines(function: Function) -> int:

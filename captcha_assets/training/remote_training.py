@@ -1,8 +1,8 @@
-"""What the machine elsewhere runs of ours before the package is there: sent to it as text.
+"""The program that a remote host runs: sent to it as text, so it needs nothing but Python.
 
-So it needs Python alone. Told on the first line of its standard input what to do, in a folder of its own:
+The first line of its standard input is the request, as JSON. It works in one folder of the remote host:
 
-    parts/<hash>/   files by their content: the source, the tables; each complete or absent
+    parts/<hash>/   files by their content hash: the source, the tables; each complete or absent
     jobs/<name>/    one training: its job, its checkpoints, its model
 """
 
@@ -23,20 +23,20 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-Told = dict[str, Any]
+Request = dict[str, Any]
 
 #: Begins the line that says how a training ended.
 END = "captcha-assets ended "
 #: Exit status of what failed with one line that says why.
 FAILED = 3
-#: Seconds without a sign of life after which nobody listens any more.
+#: Seconds without a heartbeat after which the connection counts as broken.
 SILENCE = 60.0
-#: Seconds that a training of before is given to end.
+#: Seconds to wait for an earlier process of the same training to end.
 PATIENCE = 60.0
 
 
-class FarError(RuntimeError):
-    """What cannot be done on this machine; the message is one line that says what to do."""
+class RemoteTrainingError(RuntimeError):
+    """A request that this host cannot fulfil; the message is one line that says what to do."""
 
 
 def _say(line: str) -> None:
@@ -51,44 +51,44 @@ def unpack(stream: IO[bytes], folder: Path) -> int:
     return sum(one.is_file() for one in folder.rglob("*"))
 
 
-def look(told: Told) -> int:
-    """Say which modules and which parts this machine lacks."""
-    folder = Path(told["folder"])
+def look(request: Request) -> int:
+    """Print which modules and which parts this host lacks."""
+    folder = Path(request["folder"])
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    modules = [name for name in told["modules"] if importlib.util.find_spec(name) is None]
-    parts = [name for name in told["parts"] if not (folder / "parts" / name).is_dir()]
+    modules = [name for name in request["modules"] if importlib.util.find_spec(name) is None]
+    parts = [name for name in request["parts"] if not (folder / "parts" / name).is_dir()]
     _say(json.dumps({"modules": modules, "parts": parts}))
     return 0
 
 
-def receive(told: Told) -> int:
+def receive(request: Request) -> int:
     """Unpack the parts that come as a tar file on standard input."""
-    parts = Path(told["folder"]) / "parts"
+    parts = Path(request["folder"]) / "parts"
     with tempfile.TemporaryDirectory(prefix=".", dir=parts) as name:
         new = Path(name)
-        if unpack(sys.stdin.buffer, new) != told["files"]:
-            raise FarError("the files came incomplete: start it again")
+        if unpack(sys.stdin.buffer, new) != request["files"]:
+            raise RemoteTrainingError("the files came incomplete: start it again")
         for part in new.iterdir():
             if not (parts / part.name).is_dir():
                 part.rename(parts / part.name)
     return 0
 
 
-def send(told: Told) -> int:
+def send(request: Request) -> int:
     """Write a job's model folder as a tar file to standard output."""
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
-        archive.add(Path(told["folder"]) / "jobs" / told["name"] / "model", ".")
+        archive.add(Path(request["folder"]) / "jobs" / request["name"] / "model", ".")
     return 0
 
 
-def forget(told: Told) -> int:
+def forget(request: Request) -> int:
     """Remove a job."""
-    shutil.rmtree(Path(told["folder"]) / "jobs" / told["name"], ignore_errors=True)
+    shutil.rmtree(Path(request["folder"]) / "jobs" / request["name"], ignore_errors=True)
     return 0
 
 
 def _alone(work: Path) -> IO[str]:
-    """Open the lock of a job, which falls with this process; one of before is waited for."""
+    """Return the lock of a job, which ends with this process; wait for an earlier process to release it."""
     lock = (work / "lock").open("w")
     until = time.monotonic() + PATIENCE
     while True:
@@ -96,21 +96,23 @@ def _alone(work: Path) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise FarError(f"the same training runs there already, in {work}: wait for it") from None
+                raise RemoteTrainingError(
+                    f"the same training runs there already, in {work}: wait for it"
+                ) from None
             time.sleep(0.2)
         else:
             return lock
 
 
 def _listen(gone: threading.Event) -> None:
-    """Set `gone` when whoever started this hangs up, or gives no sign of life."""
+    """Set `gone` when the connection is closed, or no heartbeat comes."""
     while select.select([0], [], [], SILENCE)[0] and os.read(0, 1024):
         pass
     gone.set()
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a training, and stop it as soon as nobody listens."""
+    """Wait for a training, and stop it when the connection breaks."""
     gone = threading.Event()
     threading.Thread(target=_listen, args=(gone,), daemon=True).start()
     while child.poll() is None and not gone.wait(0.2):
@@ -124,34 +126,34 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
     return child.wait()
 
 
-def train(told: Told) -> int:
-    """Run a training as long as somebody listens; the last line says how it ended."""
-    folder = Path(told["folder"])
-    work, source = folder / "jobs" / told["name"], folder / "parts" / told["source"]
+def train(request: Request) -> int:
+    """Run a training while the connection holds; the last line says how it ended."""
+    folder = Path(request["folder"])
+    work, source = folder / "jobs" / request["name"], folder / "parts" / request["source"]
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):
-        (work / "job.json").write_text(json.dumps(told["job"]))
+        (work / "job.json").write_text(json.dumps(request["job"]))
         command = [sys.executable, "-m", "captcha_assets.training", str(work / "job.json")]
         path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, **told["environment"], "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **request["environment"], "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         status = _wait(subprocess.Popen(command, cwd=work, env=environment, stdin=subprocess.DEVNULL))
     _say(END + json.dumps({"status": status}))
     return 0
 
 
 def main() -> int:
-    """Do what the first line of standard input says and return the exit status."""
-    told = json.loads(sys.stdin.buffer.readline())
-    step = {"look": look, "receive": receive, "send": send, "forget": forget, "train": train}[told["step"]]
+    """Fulfil the request on the first line of standard input and return the exit status."""
+    request = json.loads(sys.stdin.buffer.readline())
+    step = {"look": look, "receive": receive, "send": send, "forget": forget, "train": train}[request["step"]]
     try:
-        return step(told)
-    except (OSError, tarfile.TarError, FarError) as error:
+        return step(request)
+    except (OSError, tarfile.TarError, RemoteTrainingError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         words = (
-            f"the disk there is full, in {told['folder']}: free some and start it again" if full else error
+            f"the disk there is full, in {request['folder']}: free some and start it again" if full else error
         )
         print(words, file=sys.stderr)  # noqa: T201
-        if told["step"] == "train":
+        if request["step"] == "train":
             _say(END + json.dumps({"status": FAILED, "machine": str(words)}))
         return FAILED
 

@@ -1,4 +1,4 @@
-"""The package's source as the rules of the house look at it: modules, what they import, functions."""
+"""The package's source as the rules of the architecture look at it: modules, what they import, functions."""
 
 import ast
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = "captcha_assets"
 
-#: From the roof to the ground: a room imports what stands on the floors below it, and itself.
-FLOORS = [
+#: From the top down: a package imports what stands in the layers below it, and itself.
+LAYERS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
@@ -23,7 +23,7 @@ FLOORS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["storage", "proportions", "interrupts"],
+    ["storage", "proportions", "interrupts", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -44,8 +44,8 @@ class Module:
         return ".".join(part for part in self.parts if part != "__init__")
 
     @property
-    def room(self) -> str:
-        """The room a module stands in; empty for the package's own `__init__`."""
+    def package(self) -> str:
+        """The package a module stands in; empty for the package's own `__init__`."""
         return "" if self.name == PACKAGE else self.parts[1]
 
     @cached_property

@@ -1,12 +1,16 @@
-"""MLflow and Weights & Biases are told when their variables are set, and can do no harm."""
+"""MLflow and Weights & Biases get the metrics when their variables are set, and can do no harm."""
 
+import csv
 import socket
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
 
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets.training.fit import train
+from captcha_assets.training.fit import fit, setup, train
+from captcha_assets.training.loggers import loggers
 from captcha_assets_tests.training.examples import write_delivery
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR")
@@ -21,6 +25,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
         tables=tuple(tables),
         splits=splits,
         splits_version="v1",
+        classes=CAPTCHA.classes,
+        image_shape=CAPTCHA.shape,
         output=tmp_path / "model",
         checkpoints=tmp_path / "checkpoints",
         code_version="c1",
@@ -47,7 +53,7 @@ def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from
     assert run.data.tags["deliveries"] == "one, two"
     history = client.get_metric_history(run.info.run_id, "validation_accuracy")
     assert [entry.step for entry in history] == [1, 2]
-    assert history[-1].value == trained.metrics["validation_accuracy"]
+    assert history[-1].value == pytest.approx(trained.metrics["validation_accuracy"])
 
 
 def test_weights_and_biases_works_without_a_network(
@@ -56,9 +62,9 @@ def test_weights_and_biases_works_without_a_network(
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    said: list[str] = []
-    train(job, said.append)
-    assert [line for line in said if "warning" in line] == []
+    reported: list[str] = []
+    train(job, reported.append)
+    assert [line for line in reported if "warning" in line] == []
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
     content = record.read_bytes()
@@ -74,36 +80,56 @@ def dead_server() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def test_a_tracker_that_is_down_costs_one_warning(
+def test_a_logger_whose_server_is_down_costs_one_warning(
     job: TrainingJob, dead_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_server)
-    said: list[str] = []
-    assert train(job, said.append) is not None
-    assert sum(line.startswith("warning: mlflow is told no more of this training") for line in said) == 1
+    reported: list[str] = []
+    assert train(job, reported.append) is not None
+    assert (
+        sum(line.startswith("warning: mlflow gets no more metrics of this training") for line in reported)
+        == 1
+    )
 
 
-def test_a_tracker_that_is_not_installed_says_how_to_get_it(
+def test_a_logger_that_is_not_installed_says_how_to_get_it(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    said: list[str] = []
-    assert train(job, said.append) is not None
-    (warning,) = [line for line in said if "warning" in line]
+    reported: list[str] = []
+    assert train(job, reported.append) is not None
+    (warning,) = [line for line in reported if "warning" in line]
     assert "pip install 'captcha-assets[wandb]'" in warning
 
 
-def test_without_their_variables_no_tracker_is_even_imported(job: TrainingJob) -> None:
-    from captcha_assets.training import tracking
-
-    assert tracking.trackers(job, print) == []
+def test_without_their_variables_the_csv_logger_is_the_only_one(job: TrainingJob) -> None:
+    (only,) = loggers(job, print)
+    assert isinstance(only, CSVLogger)
 
 
 def test_what_is_switched_off_is_off(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from captcha_assets.training import tracking
-
     monkeypatch.setenv("WANDB_API_KEY", "x")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracking.trackers(job, print) == []
+    (only,) = loggers(job, print)
+    assert isinstance(only, CSVLogger)
+
+
+def test_the_csv_logger_writes_a_row_an_epoch_beside_the_checkpoint(job: TrainingJob) -> None:
+    fit(setup(job, lambda _: None))
+    (path,) = job.checkpoints.glob("metrics/*/metrics.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert all(float(row["validation_loss"]) > 0 for row in rows)
+
+
+def test_a_resumed_training_logs_the_epochs_before_it_again(job: TrainingJob) -> None:
+    fit(setup(job.model_copy(update={"pruning_thresholds": {1: 1.1}}), lambda _: None))  # stops after one
+    fit(setup(job, lambda _: None))
+    steps = []
+    for path in sorted(job.checkpoints.glob("metrics/*/metrics.csv")):
+        with path.open() as file:
+            steps.append([row["step"] for row in csv.DictReader(file)])
+    assert steps == [["1"], ["1", "2"]]

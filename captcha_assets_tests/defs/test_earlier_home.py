@@ -1,0 +1,61 @@
+"""A home whose tables an earlier version of the code wrote: they are stale with a reason, and made again."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from captcha_assets.dataset import CAPTCHA
+from captcha_assets.defs import staleness
+from captcha_assets.images.frames import StaleTableError
+from captcha_assets.images.index import build_image_index
+from captcha_assets.models import lineage
+from captcha_assets.settings import Settings
+from captcha_assets_tests.defs.conftest import Home
+
+EARLIER = {"image_table": "1.2.0f3c2a11", "image_index": "1.0f3c2a11", "splits": "2.0f3c2a11"}
+RENAMED = {"foreground_fraction": "ink", "exclusion_reason": "held_back"}
+
+
+def _as_earlier(spec: dg.AssetSpec) -> dg.AssetSpec:
+    version = EARLIER.get(spec.key.to_user_string())
+    return spec.replace_attributes(code_version=version) if version else spec
+
+
+@pytest.fixture
+def earlier(home: Home) -> Home:
+    """A home that the code of then materialized down to the splits."""
+    home.add("first", "synthetic:60:1")
+    now, home.definitions = home.definitions, home.definitions.map_asset_specs(func=_as_earlier)
+    assert not [outcome.error for outcome in home.update("*splits") if outcome.error]
+    home.definitions = now
+    return home
+
+
+def _rename(settings: Settings) -> None:
+    """Give the tables the column names of then."""
+    for table in (settings.image_table("first"), settings.image_index, settings.splits):
+        pl.read_parquet(str(table)).rename(RENAMED, strict=False).write_parquet(str(table))
+
+
+def test_tables_of_earlier_are_stale_with_a_reason_and_are_made_again(earlier: Home, tmp_path: Path) -> None:
+    settings = earlier.settings
+    planned = staleness.plan(earlier.definitions, earlier.instance, staleness.selected("*splits"))
+    reasons = {str(step): why for step, why in planned}
+    assert set(reasons) == {"image_table + rejected_images [first]", "image_index", "splits"}
+    for step, why in reasons.items():
+        assert any("code version" in reason for reason in why), (step, why)
+    _rename(settings)
+    before = pl.read_parquet(str(settings.splits)).select("image_id", "label", "split")
+    # what reads them before they are made again says so, or does without
+    with pytest.raises(StaleTableError, match="without foreground_fraction: materialize it again"):
+        build_image_index({"first": settings.image_table("first")}, tmp_path / "i.parquet", CAPTCHA)
+    assert before["image_id"][0] in str(lineage.trace(settings, before["image_id"][0]))
+    assert [outcome.error for outcome in earlier.update("*splits")] == [None, None, None]
+    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.image_table("first")))
+    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.image_index))
+    after = pl.read_parquet(str(settings.splits))
+    assert "exclusion_reason" in after.columns
+    assert after.select("image_id", "label", "split").equals(before)
+    assert earlier.update("*splits") == []
