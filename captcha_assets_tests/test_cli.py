@@ -12,10 +12,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from captcha_assets.settings import REPOSITORY
+from captcha_assets_tests.commands import run, succeeded
 
 DIGITS = "captcha_assets_tests.defs.digits:DATASET"
-
-from captcha_assets_tests.commands import run, succeeded
 
 
 def test_a_new_home_lists_no_deliveries(tmp_path: Path) -> None:
