@@ -42,7 +42,7 @@ def image_table(images: int) -> pl.DataFrame:
         "dhash": range(images),
         "brightness": rng.uniform(110, 180, images),
         "contrast": rng.uniform(75, 100, images),
-        "ink": rng.uniform(0.2, 0.5, images),
+        "foreground_fraction": rng.uniform(0.2, 0.5, images),
         "source_mode": ["L"] * images,
         "file_bytes": [1500] * images,
         "file_hash": [rng.bytes(16).hex() for _ in range(images)],
@@ -71,14 +71,15 @@ def splits(index: pl.DataFrame) -> pl.DataFrame:
     place = pl.int_range(pl.len()).over("label") / pl.len().over("label")
     split = pl.when(place < 0.7).then(pl.lit("train")).when(place < 0.9).then(pl.lit("validation"))
     first = split.otherwise(pl.lit("test")).first().over("group")
-    values = {"split": first, "held_back": pl.lit(None, pl.String), "sample_key": place}
+    values = {"split": first, "exclusion_reason": pl.lit(None, pl.String), "sample_key": place}
     return index.sort("label", "group").with_columns(**values).sort("image_id").select(SPLITS_SCHEMA.names)
 
 
 def spoiled(table: pl.DataFrame) -> pl.DataFrame:
     """Return a table, every fourth row of which has another label and other statistics or another split."""
     every_fourth = pl.int_range(pl.len()) % 4 == 0
-    wrong = {"label": "z", "brightness": 255.0, "contrast": 0.0, "ink": 1.0, "status": "odd", "split": "odd"}
+    statistics = {"brightness": 255.0, "contrast": 0.0, "foreground_fraction": 1.0}
+    wrong = {"label": "z", **statistics, "status": "odd", "split": "odd"}
     return table.with_columns(
         pl.when(every_fourth).then(pl.lit(value, table.schema[name])).otherwise(pl.col(name)).alias(name)
         for name, value in wrong.items()

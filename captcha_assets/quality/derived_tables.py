@@ -230,7 +230,7 @@ def _groups_of_groups(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _split_or_reason() -> pl.Expr:
     """The split, or why there is none; both where both are there, empty where neither is."""
-    return pl.concat_str("split", suites.EXCLUSION_REASON, separator=" and ", ignore_nulls=True)
+    return pl.concat_str("split", "exclusion_reason", separator=" and ", ignore_nulls=True)
 
 
 def _with_index(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -267,9 +267,9 @@ def _with_near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFra
     Groups that hold an excluded image are left out: without that image they are several groups.
     """
     shared = known.filter(repeated(known["group"])).select("image_id", index_group="group")
-    here = rows.select("image_id", "split", "batch", suites.EXCLUSION_REASON)
+    here = rows.select("image_id", "split", "batch", "exclusion_reason")
     here = here.join(shared, on="image_id").sort("image_id", "split")
-    excluded = here.filter(pl.col(suites.EXCLUSION_REASON).is_not_null())
+    excluded = here.filter(pl.col("exclusion_reason").is_not_null())
     assigned = here.drop_nulls("split").join(excluded, on="index_group", how="anti").unique("image_id")
     first = assigned.sort("image_id").unique("index_group", keep="first")
     named = assigned.select("image_id", "index_group").join(

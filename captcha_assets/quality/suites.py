@@ -13,9 +13,6 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.splits import CONFLICT, CONTRADICTED, NEAR_DUPLICATE_OF_TWO_SPLITS, SPLITS
 
-#: The columns of the stored tables whose names these suites share with `derived_tables`.
-FOREGROUND_FRACTION, EXCLUSION_REASON = "foreground_fraction", "exclusion_reason"
-
 
 class Expectation(NamedTuple):
     """One expectation; it is one asset check in Dagster, of the name under which it stands in its suite.
@@ -126,22 +123,22 @@ def _statistics(spec: DatasetSpec) -> Suite:
     inverted or cut differently.
     """
     ranges = {
-        "brightness": ("brightness", spec.brightness),
-        "contrast": ("contrast", spec.contrast),
-        "foreground_fraction": (FOREGROUND_FRACTION, spec.foreground_fraction),
+        "brightness": spec.brightness,
+        "contrast": spec.contrast,
+        "foreground_fraction": spec.foreground_fraction,
     }
     return {
         f"{name}_in_range": _critical(
             f"The {name.replace('_', ' ')} of hardly any image is implausible.",
             _gxe(
                 "ExpectColumnValuesToBeBetween",
-                column=column,
+                column=name,
                 min_value=limits[0],
                 max_value=limits[1],
                 mostly=0.95,
             ),
         )
-        for name, (column, limits) in ranges.items()
+        for name, limits in ranges.items()
         if limits is not None
     }
 
@@ -265,7 +262,7 @@ def splits(_spec: DatasetSpec) -> Suite:
         # Above this share, near-duplicates are found where there are none, or batches repeat each other.
         "share_of_excluded": _warning(
             "Hardly any image is excluded.",
-            _gxe("ExpectColumnValuesToBeNull", column=EXCLUSION_REASON, mostly=0.99),
+            _gxe("ExpectColumnValuesToBeNull", column="exclusion_reason", mostly=0.99),
             shown=("group",),
         ),
     }

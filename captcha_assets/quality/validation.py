@@ -183,19 +183,23 @@ def _validated(
 
 
 def _used(expectations: Suite) -> set[str]:
-    """Return the words of all arguments, columns among them: Great Expectations hashes what it is given."""
-    every = [value for one in expectations.values() for value in one.arguments.values()]
-    arguments = [value for value in every if isinstance(value, str)]
-    return set(re.findall(r"\w+", " ".join(arguments)))
+    """Return the columns that a suite names: Great Expectations hashes all that it is given."""
+    conditions = " ".join(one.arguments.get("row_condition", "") for one in expectations.values())
+    return {column for one in expectations.values() for column in _columns(one)} | set(
+        re.findall(r"\w+", conditions)
+    )
+
+
+def _columns(expectation: Expectation) -> list[str]:
+    """Return the columns that an expectation names in `column`, `column_A`, `column_B` or `column_list`."""
+    found = [value for name, value in expectation.arguments.items() if name.startswith("column")]
+    return [column for value in found for column in ([value] if isinstance(value, str) else value)]
 
 
 def _shown(suite: str, expectation: Expectation) -> list[str]:
     """Return the columns that an unexpected row of an expectation shows."""
-    own = [value for name, value in expectation.arguments.items() if name in _COLUMN_ARGUMENTS]
-    return list(dict.fromkeys([*suites.IDENTIFYING_COLUMNS[suite], *own, *expectation.shown]))
-
-
-_COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
+    columns = [*suites.IDENTIFYING_COLUMNS[suite], *_columns(expectation), *expectation.shown]
+    return list(dict.fromkeys(columns))
 
 
 def _with_rows(result: dict[str, Any], table: pd.DataFrame, shown: Sequence[str]) -> dict[str, Any]:

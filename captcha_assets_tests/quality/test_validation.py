@@ -460,6 +460,25 @@ def test_every_check_can_be_the_name_of_an_asset_check_and_says_what_it_is_for()
         assert all(re.fullmatch(r"[A-Za-z0-9_]+", name) and one.notes for name, one in checks.items())
 
 
+@pytest.mark.parametrize(
+    ("type_", "arguments", "success"),
+    [
+        ("ExpectCompoundColumnsToBeUnique", {"column_list": ["label", "member"]}, True),
+        ("ExpectCompoundColumnsToBeUnique", {"column_list": ["label", "source_mode"]}, False),
+        ("ExpectColumnValueLengthsToEqual", {"column": "image_id", "value": 32}, True),
+        ("ExpectColumnValuesToMatchRegex", {"column": "member", "regex": r"^Dataset/\w_\d+\.png$"}, True),
+        ("ExpectColumnMeanToBeBetween", {"column": "brightness", "min_value": 200}, False),
+    ],
+)
+def test_an_expectation_that_somebody_adds_is_validated_as_it_stands(
+    tmp_path, monkeypatch, type_, arguments, success
+):
+    added = suites.Expectation("What somebody wants.", "warning", type_, arguments)
+    monkeypatch.setattr(suites, "SUITES", suites.SUITES | {"image_table": lambda _spec: {"added": added}})
+    result = found(validate_batch(tmp_path, tables.image_table()), "added")
+    assert result.success == success, result.observed
+
+
 def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):
     with pytest.raises(ValidationError, match=r"absent\.parquet does not exist: materialize"):
         validation.validate_image_index(tmp_path / "absent.parquet", CAPTCHA)
