@@ -1,4 +1,4 @@
-"""Several devices train one model, as one would."""
+"""Several devices train one model."""
 
 import os
 import subprocess
@@ -37,6 +37,7 @@ def train(place: Path, devices: int) -> Path:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("training and") == 1, "more than one process reported"
+    assert ("each CPU process uses its own part of the mini-batch" in ended.stdout) == (devices > 1)
     assert not job.checkpoints.exists()
     return job.output
 
