@@ -1,1 +1,1 @@
-"""From a delivery of labelled character images to a promoted model, every step a Dagster asset."""
+"""From a delivery of labelled images to a promoted model, every step a Dagster asset."""
