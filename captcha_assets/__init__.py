@@ -1,1 +1,1 @@
-"""From a batch of labelled character images to a promoted model, every step a Dagster asset."""
+"""From a batch of labelled images to a promoted model, every step a Dagster asset."""

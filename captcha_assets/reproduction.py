@@ -295,7 +295,9 @@ def _train(
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # Settings that are not set are left out: the code of that commit may not know them.
-    path.write_text(json.dumps({key: one for key, one in job.model_dump(mode="json").items() if one}))
+    values = job.model_dump(mode="json").items()
+    given = {key: one for key, one in values if one and not _is_unknown(key, place)}
+    path.write_text(json.dumps(given))
     environment = {**os.environ, "PYTHONPATH": str(place)}
     if threads := config.provenance.get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it
@@ -317,6 +319,13 @@ def _train(
         changed = "".join(f"; not as it was: {difference}" for difference in found)
         raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}{changed}")
     return job.output
+
+
+def _is_unknown(field: str, code: Path) -> bool:
+    """Whether code of an earlier commit knows CAPTCHA characters only, and is not given their spec."""
+    if code == REPOSITORY or field not in {"classes", "image_shape"}:
+        return False
+    return field not in (code / "captcha_assets" / "training" / "config.py").read_text()
 
 
 # --- what came out

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
 @click.pass_obj
 def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool) -> None:
-    """Read the characters in image files (or in all image files of a folder).
+    """Classify image files (or in all image files of a folder).
 
     What cannot be read gets a line on standard error; the exit status is 1 then.
     """
@@ -161,7 +161,7 @@ def export(settings: Settings, name: str) -> None:
     from captcha_assets.evaluation.export import export_stored
 
     parity = export_stored(settings, name)
-    click.echo(f"exported: the same character on {parity.agreement:.2%} of {parity.images:,} images")
+    click.echo(f"exported: the same class on {parity.agreement:.2%} of {parity.images:,} images")
     if not parity.passed:
         raise click.ClickException("the export does not say the same as the model: do not serve it")
 

@@ -56,7 +56,7 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
 @click.version_option(package_name="captcha-assets")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """From a batch of labelled character images to a promoted model.
+    """From a batch of labelled images to a promoted model.
 
     Set CAPTCHA_DEBUG=1 for a traceback with every error.
     """

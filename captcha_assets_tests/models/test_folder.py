@@ -164,3 +164,11 @@ def test_the_weights_are_of_every_layer(models):
     assert isinstance(network, torch.nn.Module)
     assert not network.training
     assert network.conv1.weight.shape[1] == 1
+
+
+def test_a_configuration_of_before_rgb_is_of_gray_images(model):
+    config = json.loads((model / "config.json").read_text())
+    del config["input_channels"]
+    (model / "config.json").write_text(json.dumps(config))
+    read = folder.read_config(model)
+    assert (read.input_channels, read.image_shape) == (1, (52, 32))

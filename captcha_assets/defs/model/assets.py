@@ -162,7 +162,7 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
                 check_name="parity",
                 passed=parity.passed,
                 description=f"probabilities differ by at most {parity.max_abs_difference:.1e} on "
-                f"{parity.images} images; the same character on {parity.agreement:.2%}",
+                f"{parity.images} images; the same class on {parity.agreement:.2%}",
             )
         ],
         metadata={
