@@ -9,7 +9,7 @@ from captcha_assets.settings import Settings
 @click.pass_obj
 def data_docs(settings: Settings) -> None:
     """Build Great Expectations' Data Docs of all stored validation results, and say where they lie."""
-    from captcha_assets.dataset import CAPTCHA
+    from captcha_assets.dataset import load_dataset
     from captcha_assets.quality.data_docs import build
 
-    click.echo(build(settings, CAPTCHA))
+    click.echo(build(settings, load_dataset(settings.dataset)))
