@@ -137,7 +137,7 @@ class TrainLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 (B, 1, H, W) augmented and normalised images and int64 (B,) labels."""
+        """Yield float32 (B, channels, H, W) augmented and normalised images and int64 (B,) labels."""
         for indices, parameters in self.sampler:
             yield self.images.mini_batch(indices, parameters)
 
