@@ -42,6 +42,7 @@ def _become(request: dict[str, Any]) -> None:
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.modules["__main__"].__package__ = None  # by it, click would call the command "python -m ..."
     sys.argv = ["captcha-assets", *request["arguments"]]
     main()
 

@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.promotion")
     parser.add_argument("--images", type=int, nargs="+", default=[300, 3000, 30_000])
     parser.add_argument(
-        "--rounds", type=int, default=1000, help="candidates judged once; fewer on many images"
+        "--rounds", type=int, default=1000, help="candidates compared once; fewer on many images"
     )
     parser.add_argument("--walks", type=int, default=60, help="rows of 50; fewer on many images")
     parser.add_argument("--accuracy", type=float, default=0.95, help="true accuracy of the first champion")

@@ -67,7 +67,7 @@ def evaluate(
     *,
     splits_version: str | None = None,
     batch_link: str | None = None,
-    judged: int = 1,
+    compared: int = 1,
 ) -> Evaluation:
     """Measure a model on a split and write what was found, complete or not at all.
 
@@ -79,7 +79,7 @@ def evaluate(
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
         batch_link: see `report.render`.
-        judged: see `report.render`.
+        compared: see `report.render`.
 
     Raises:
         EvaluationError: the split has no images.
@@ -103,7 +103,7 @@ def evaluate(
         batches=_batches(predictions),
         facts=_facts(predictor.config, splits_version),
         batch_link=batch_link,
-        judged=judged,
+        compared=compared,
     )
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
     version = xxhash.xxh3_128_hexdigest((json_text(figures) + predictions.write_csv()).encode())
@@ -120,9 +120,9 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
         EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
     """
     candidate = registry.candidate(settings.models)
-    judged = promotion_decisions.judged(settings.models) | {model_id}
+    compared = promotion_decisions.compared(settings.models) | {model_id}
     if candidate is not None:
-        judged.add(candidate.model_id)  # it is compared with the champion on these images now
+        compared.add(candidate.model_id)  # it is compared with the champion on these images now
     with fetched(registry.model_folder(settings.models, model_id)) as folder:
         return evaluate(
             folder,
@@ -131,7 +131,7 @@ def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Eva
             settings.evaluation(model_id),
             splits_version=content_hash(data.splits),
             batch_link="../../quality/image_table/{batch}/report.html",
-            judged=len(judged),
+            compared=len(compared),
         )
 
 

@@ -46,7 +46,7 @@ class Promotion:
         candidate: the id of the candidate.
         promoted: whether it was promoted now.
         reason: why, or why not, in one line.
-        criteria: what was decided on, now or when the candidate was judged.
+        criteria: what was decided on, now or when the candidate was compared.
         without: why the criteria that are absent were not looked at.
     """
 
@@ -68,7 +68,7 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
 
     The candidate has been measured by `evaluate` and exported already; the champion is measured anew here,
     and the candidate where the splits have changed since.
-    A candidate is judged once against a champion on a test split: asked again, the recorded decision is
+    A candidate is compared once against a champion on a test split: asked again, the recorded decision is
     returned. What a person refused, replaced or rolled back from is not promoted.
 
     Raises:
@@ -92,7 +92,7 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
             settings.models, _decision(settings, data, new, champion, test_split)
         )
         return _carried_out(settings, decision, champion, decision.reason)
-    again = f"{decision.reason} (decided {decision.since}: a candidate is judged once on a test split)"
+    again = f"{decision.reason} (decided {decision.since}: a candidate is compared once on a test split)"
     return _carried_out(settings, decision, champion, again)
 
 
@@ -130,7 +130,7 @@ def _carried_out(settings: Settings, decision: Decision, champion: Champion | No
 
 
 def _version_of_test_split(splits: Path) -> str:
-    """Return a hash of the test images and their labels: what a candidate is judged on."""
+    """Return a hash of the test images and their labels: what a candidate is compared on."""
     rows = pl.read_parquet(splits, columns=["image_id", "label", "split"])
     test = rows.filter(pl.col("split") == "test").select("image_id", "label").sort("image_id")
     return xxhash.xxh3_128_hexdigest(test.write_csv().encode())

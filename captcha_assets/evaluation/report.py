@@ -52,7 +52,7 @@ def render(
     batches: Sequence[Batch],
     facts: Mapping[str, Mapping[str, Any]],
     batch_link: str | None = None,
-    judged: int = 1,
+    compared: int = 1,
 ) -> str:
     """Return the report as HTML.
 
@@ -66,7 +66,7 @@ def render(
         facts: what else there is to know about the model: heading, name, value.
         batch_link: address of a batch's own page, `{batch}` in the place of its name, relative to
             the report; without it a batch's name leads nowhere.
-        judged: how many models were judged on these images by now, this one included: the interval of the
+        compared: how many models were compared on these images by now, this one included: the interval of the
             best of several is wider than that of one.
     """
     environment = Environment(
@@ -88,8 +88,8 @@ def render(
         batches=batches,
         batch_link=batch_link,
         facts=facts,
-        judged=judged,
-        selected=best_of(judged, round(metrics.accuracy * metrics.n), metrics.n),
+        compared=compared,
+        selected=best_of(compared, round(metrics.accuracy * metrics.n), metrics.n),
         floor=_floor([metrics.accuracy_low]),
         weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
         class_floor=_floor(entry.recall_low or 0 for entry in tested),

@@ -57,10 +57,10 @@ def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
 
     Returns:
         `accuracy`, `accuracy_low`, `accuracy_high`, `n`: as evaluated last, or as the history has them;
-        None where neither has. `judged`: how many models were judged on the test split or an earlier state
-        of it, the champion included. `outdated`: why the figures are those of the history, in one line; None
-        where they are the last evaluation's. `selected_low`, `selected_high`: an interval that holds for the
-        best of so many. `selection`: the same in words; None for a single model.
+        None where neither has. `compared`: how many models were compared on the test split or an earlier
+        state of it, the champion included. `outdated`: why the figures are those of the history, in one line;
+        None where they are the last evaluation's. `selected_low`, `selected_high`: an interval that holds for
+        the best of so many. `selection`: the same in words; None for a single model.
     """
     measured, outdated = None, None
     try:
@@ -70,16 +70,21 @@ def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
     if measured is None:
         outdated = outdated or f"its evaluation is missing; {_measure_again(champion.model_id)}"
     figures = _figures_of(measured or champion.metrics)
-    judged = len(promotion_decisions.judged(settings.models) | {champion.model_id})
+    compared = len(promotion_decisions.compared(settings.models) | {champion.model_id})
     if figures is None:
-        return {**dict.fromkeys(_FIGURES), "judged": judged, "outdated": outdated, **_NO_SELECTION}
-    found = best_of(judged, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
+        return {**dict.fromkeys(_FIGURES), "compared": compared, "outdated": outdated, **_NO_SELECTION}
+    found = best_of(compared, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
     words = (
-        f"the best of {judged} models judged on this test split or an earlier state of it, so the interval "
-        f"is optimistic; for the best of {judged}, {found.low:.4f} to {found.high:.4f} holds"
+        f"the best of {compared} models compared on this test split or an earlier state of it, so the "
+        f"interval is optimistic; for the best of {compared}, {found.low:.4f} to {found.high:.4f} holds"
     )
     selection = {"selected_low": found.low, "selected_high": found.high, "selection": words}
-    return {**figures, "judged": judged, "outdated": outdated, **(selection if judged > 1 else _NO_SELECTION)}
+    return {
+        **figures,
+        "compared": compared,
+        "outdated": outdated,
+        **(selection if compared > 1 else _NO_SELECTION),
+    }
 
 
 _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
@@ -122,7 +127,8 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
             "champion since": champion.since,
             "instead of": champion.instead_of,
             "because": champion.reason,
-            "selection": champion_figures(settings, champion)["selection"] or "none: judged alone",
+            "selection": champion_figures(settings, champion)["selection"]
+            or "none: no other model was compared",
         }
     elif why := why_not_promoted(settings, model_id):
         shown["not promoted because"] = why

@@ -56,7 +56,7 @@ def record(registry: AnyPath, decision: Decision) -> Decision:
 
 
 def last(registry: AnyPath, candidate: str) -> Decision | None:
-    """Return the decision on a candidate that was made last, or None where it was never judged.
+    """Return the decision on a candidate that was made last, or None where it was never compared.
 
     Raises:
         RegistryError: a decision on it is damaged.
@@ -65,7 +65,7 @@ def last(registry: AnyPath, candidate: str) -> Decision | None:
     return max(found, key=lambda decision: (decision.since, decision.test_split), default=None)
 
 
-def judged(registry: AnyPath) -> set[str]:
+def compared(registry: AnyPath) -> set[str]:
     """Return every model that was compared on a test split, as candidate or as champion."""
     models = {model for path in _paths(registry) for model in path.name.split("--")[:2]}
     return models - {_NONE}

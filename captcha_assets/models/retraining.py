@@ -1,4 +1,4 @@
-"""When a training starts by itself: the policy `retrain`, each of its clauses with its reason.
+"""When a training starts by itself: the policy `retrain`, each of its triggers with its reason.
 
 What is compared is content, never events: what the model that was trained last has seen, and what there
 is now. So nothing happens because something was merely made again. A reason counts once: what a request
@@ -65,9 +65,9 @@ class Situation:
 
 @dataclass(frozen=True)
 class Reason:
-    """A clause of the policy that asks for a training, and its figures in words."""
+    """A trigger of the policy that asks for a training, and its figures in words."""
 
-    clause: str
+    trigger: str
     words: str
 
 
@@ -200,20 +200,20 @@ def _drift(now: Situation, before: Situation | None) -> Iterator[Reason]:
 
 
 def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
-    for clause, (version, then) in (("code", now.code), ("configuration", now.configuration)):
-        handled = getattr(before, clause)[0] if before else None
+    for trigger, (version, then) in (("code", now.code), ("configuration", now.configuration)):
+        handled = getattr(before, trigger)[0] if before else None
         if then is not None and version not in (then, handled):
-            yield Reason(clause, _changed(clause, version, then))
+            yield Reason(trigger, _changed(trigger, version, then))
 
 
-def _changed(clause: str, version: str, then: str) -> str:
-    if clause == "configuration":
+def _changed(trigger: str, version: str, then: str) -> str:
+    if trigger == "configuration":
         return f"the model was trained with settings {then}, the production settings are {version}"
     return f"the training's code changed from {then} to {version}"
 
 
 def in_words(now: Situation, number: int, share: float) -> str:
-    """Say where every clause stands: what a look at the policy shows while nothing happens."""
+    """Say where every trigger stands: what a look at the policy shows while nothing happens."""
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
     if now.model_id is None:

@@ -30,7 +30,7 @@ from captcha_assets.quality.suites import Expectation, Suite
 from captcha_assets.quality.validation_result import MAX_EXAMPLES, ValidationResult
 from captcha_assets.storage import AnyPath
 
-# The import leaves hundreds of thousands of objects that stay for ever. Unless told so, the garbage collector
+# The import leaves hundreds of thousands of objects that stay for ever. By default, the garbage collector
 # goes through all of them once in the middle of the work and once at the end, half a second each.
 gc.freeze()
 

@@ -7,7 +7,7 @@ import pytest
 
 from captcha_assets.models import registry
 from captcha_assets_tests.defs.conftest import Home
-from captcha_assets_tests.defs.test_promotion import challenged, fails, judge, say, serving
+from captcha_assets_tests.defs.test_promotion import challenged, compare, fails, say, serving
 
 __all__ = ["challenged"]
 
@@ -35,7 +35,7 @@ def test_the_evaluation_of_a_champion_that_is_no_candidate_is_made_again_by_a_co
     challenged: tuple[Home, str], content: str | None
 ) -> None:
     home, _ = challenged
-    judge(home)
+    compare(home)
     metrics = Path(home.settings.evaluation(serving(home))) / "metrics.json"
     before = say("model", "show", "champion")
     if content is None:
@@ -54,7 +54,7 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     challenged: tuple[Home, str],
 ) -> None:
     home, _ = challenged
-    judge(home)
+    compare(home)
     champion = serving(home)
     exported = Path(home.settings.onnx_model(champion)) / "model.onnx"
     exported.write_bytes(exported.read_bytes()[:1000])
@@ -71,7 +71,7 @@ def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
     challenged: tuple[Home, str],
 ) -> None:
     home, candidate = challenged
-    judge(home)
+    compare(home)
     say("model", "refuse", candidate, "--reason", "by a person")
     assert "refused  " in say("status")
     models = home.settings.models

@@ -36,7 +36,7 @@ def checks(home: Home) -> dict[str, dg.AssetCheckEvaluation]:
     return {name: evaluation for name, evaluation in found.items() if evaluation}
 
 
-def judge(home: Home) -> None:
+def compare(home: Home) -> None:
     for asset in ("evaluation", "onnx_model", "champion"):
         assert home.make(asset) is None
 
@@ -87,7 +87,7 @@ def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(
 def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = registry.champion(home.settings.models)
-    judge(home)
+    compare(home)
     assert registry.champion(home.settings.models) == before
     found = checks(home)
     assert not all(evaluation.passed for evaluation in found.values())
@@ -99,12 +99,12 @@ def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tupl
     assert candidate != serving(home)
 
 
-def test_a_candidate_is_judged_once_on_a_test_split(
+def test_a_candidate_is_compared_once_on_a_test_split(
     challenged: tuple[Home, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, candidate = challenged
     before = serving(home)
-    judge(home)
+    compare(home)
     (record,) = (home.settings.models / "decisions").glob(f"{candidate}--*.json")
     content = record.read_bytes()
     for name, value in {"MARGIN": "0.99", "CALIBRATION_ERROR": "1", "LATENCY": "1000000"}.items():
@@ -115,7 +115,7 @@ def test_a_candidate_is_judged_once_on_a_test_split(
     event = home.instance.get_latest_materialization_event(dg.AssetKey("champion"))
     assert event is not None
     assert event.asset_materialization is not None
-    assert "a candidate is judged once on a test split" in str(
+    assert "a candidate is compared once on a test split" in str(
         event.asset_materialization.metadata["why"].value
     )
 
@@ -130,7 +130,7 @@ def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out
 
 def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    judge(home)
+    compare(home)
     compared = {name: evaluation.description for name, evaluation in checks(home).items()}
     say("model", "promote", "candidate", "--reason", "a try")
     assert home.make("champion") is None
@@ -142,14 +142,14 @@ def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
     challenged: tuple[Home, str],
 ) -> None:
     home, _ = challenged
-    judge(home)
+    compare(home)
     page = (home.settings.evaluation(serving(home)) / "report.html").read_text()
     assert 'href="../../quality/image_table/first/report.html"' in page
-    judge(home)
+    compare(home)
     found = json.loads(say("status", "--json"))["champion"]
-    assert found["judged"] == 2
+    assert found["compared"] == 2
     assert found["selected_low"] < found["accuracy_low"] <= found["accuracy"]
-    assert "the best of 2 models judged on this test split" in say("status")
+    assert "the best of 2 models compared on this test split" in say("status")
     assert "the best of 2 models" in say("model", "show", "champion")
 
 
@@ -157,14 +157,14 @@ def test_a_report_says_of_how_many_models_it_tells(challenged: tuple[Home, str])
     home, candidate = challenged
     assert home.make("evaluation") is None
     page = (home.settings.evaluation(candidate) / "report.html").read_text()
-    assert "2 models were judged on this test split" in page
+    assert "2 models were compared on this test split" in page
     assert "holds (Bonferroni)" in page
 
 
 def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = serving(home)
-    judge(home)
+    compare(home)
     said = say("model", "promote", "candidate", "--reason", "a try")
     assert said == f"champion: {candidate} (instead of {before})\n"
     assert home.version("champion") == candidate
@@ -193,7 +193,7 @@ def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home,
     assert [row["role"] for row in listed if row["model"] == candidate] == ["candidate, refused"]
 
 
-def test_a_candidate_that_is_not_exported_is_not_judged(challenged: tuple[Home, str]) -> None:
+def test_a_candidate_that_is_not_exported_is_not_compared(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     assert f"the candidate {candidate} is not exported" in str(home.make("champion"))
     assert not list((home.settings.models / "decisions").glob(f"{candidate}--*"))
@@ -211,7 +211,7 @@ def test_what_was_never_evaluated_or_exported_is_promoted_by_force_only(challeng
 
 def test_what_was_refused_is_promoted_by_force_only(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    judge(home)
+    compare(home)
     say("model", "refuse", "--reason", "reads nothing")
     assert "was refused: reads nothing" in fails("model", "promote", "candidate", "--reason", "a try")
     say("model", "promote", "candidate", "--reason", "a try", "--force")
@@ -221,7 +221,7 @@ def test_what_was_refused_is_promoted_by_force_only(challenged: tuple[Home, str]
 def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = serving(home)
-    judge(home)
+    compare(home)
     export = home.settings.onnx_model(candidate) / "model.onnx"
     export.write_bytes(export.read_bytes()[:1000])
     said = fails("model", "promote", "candidate", "--reason", "a try", "--force")
@@ -245,7 +245,7 @@ def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]
 def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = serving(home)
-    judge(home)
+    compare(home)
     say("model", "promote", "candidate", "--reason", "a try")
     say("model", "refuse", before, "--reason", "trained on the wrong batches")
     said = fails("model", "rollback", "--reason", "back")
@@ -262,7 +262,7 @@ def test_what_would_change_nothing_is_refused_and_so_is_a_reason_that_says_nothi
 ) -> None:
     home, candidate = challenged
     before = serving(home)
-    judge(home)
+    compare(home)
     assert f"{before} serves already" in fails("model", "promote", "champion", "--reason", "again")
     for command in ("promote", "rollback", "refuse"):
         named = [] if command == "rollback" else ["candidate"]

@@ -40,8 +40,8 @@ class Ticks:
         self.cursor = answer.cursor
         return list(answer.run_requests or ())
 
-    def clauses(self) -> list[str]:
-        return [request.tags["captcha_assets/clause"] for request in self.tick()]
+    def triggers(self) -> list[str]:
+        return [request.tags["captcha_assets/trigger"] for request in self.tick()]
 
 
 def bring(home: Home, name: str, source: str) -> None:
@@ -110,7 +110,7 @@ def test_enough_new_images_start_one_training_that_says_why(grown: Home) -> None
     assert Ticks(grown, retrain_new_images=50, retrain_new_share=0.5).tick() == []
     ticks = Ticks(grown, retrain_new_images=50)
     (request,) = ticks.tick()
-    assert request.tags["captcha_assets/clause"] == "new images"
+    assert request.tags["captcha_assets/trigger"] == "new images"
     assert "new training images since resnet18-" in request.tags[WHY_TAG]
     assert ticks.tick() == [], "the same reason asks once"
 
@@ -128,7 +128,7 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
     assert grown.make("splits") is None
     assert ticks.tick() == []
     bring(grown, "third", "synthetic:120:3")
-    assert ticks.clauses() == ["new images"], "more of it is a reason again"
+    assert ticks.triggers() == ["new images"], "more of it is a reason again"
 
 
 def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
@@ -139,14 +139,14 @@ def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
     assert ticks.tick() == []
     assert ticks.said == "no training: a blocking check of splits fails"
     validation_result.save(sound, "", folder)
-    assert ticks.clauses() == ["new images"]
+    assert ticks.triggers() == ["new images"]
 
 
 def test_a_batch_that_drifted_starts_a_training(finished: Home, tmp_path: Path) -> None:
     bring(finished, "dark", str(darkened(tmp_path / "dark.zip", 200)))
     ticks = Ticks(finished)
     (request,) = ticks.tick()
-    assert request.tags["captcha_assets/clause"] == "drift"
+    assert request.tags["captcha_assets/trigger"] == "drift"
     assert request.tags[WHY_TAG] == "the drift check failed for dark"
     assert ticks.tick() == []
 
@@ -154,14 +154,14 @@ def test_a_batch_that_drifted_starts_a_training(finished: Home, tmp_path: Path) 
 def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("captcha_assets.defs.model.sensors.TRAINING_CODE", "of tomorrow")
     ticks = Ticks(finished)
-    assert ticks.clauses() == ["code"]
+    assert ticks.triggers() == ["code"]
     assert ticks.tick() == []
 
 
 def test_other_production_settings_start_one(finished: Home) -> None:
     finished.settings.training_settings.write_text("epochs: 2\n")
     ticks = Ticks(finished)
-    assert ticks.clauses() == ["configuration"]
+    assert ticks.triggers() == ["configuration"]
     assert ticks.tick() == []
 
 
@@ -172,7 +172,7 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
     assert ticks.tick() == []
     assert ticks.said == f"a training is under way already: run {run.run_id}"
     grown.instance.report_run_failed(run)
-    assert ticks.clauses() == ["new images"]
+    assert ticks.triggers() == ["new images"]
     assert ticks.tick() == []
     assert f"run {run.run_id[:8]}, failed, and is not started again for the same reason" in ticks.said
 

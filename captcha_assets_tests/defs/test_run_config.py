@@ -35,7 +35,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     assert f"making resnet18: {why}" in said
 
     assert agree()[0] == "resnet18: trained with other than the production settings"
-    assert Ticks(finished).clauses() == ["configuration"]
+    assert Ticks(finished).triggers() == ["configuration"]
     again = update("--select", "key:resnet18", "--config", file)
     assert "the run config of resnet18 was not used: resnet18 is up to date" in again
     assert "everything is up to date" in again
@@ -43,7 +43,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     back = update("--select", "key:resnet18")
     assert "making resnet18: trained with other than the production settings" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
-    assert Ticks(finished).clauses() == []
+    assert Ticks(finished).triggers() == []
 
 
 def test_run_config_that_says_what_production_says_trains_nothing(finished: Home) -> None:

@@ -118,5 +118,5 @@ def test_a_full_disk_is_one_clear_line_and_what_was_there_stays(
     assert "large.parquet" in error
     assert "\n" not in error
     left = {name: (small_disk / name).read_bytes() for name in files(small_disk)}
-    del left["batches/large.json"]
+    del left["deliveries/large.json"]
     assert left == before

@@ -52,7 +52,7 @@ def rendered(metrics=None, **changes):
             "calibration": DRAWN,
         },
         "mistakes": some_mistakes(5),
-        "deliveries": [Batch("batch-0", 300, 280), Batch("batch-1", 100, 90)],
+        "batches": [Batch("batch-0", 300, 280), Batch("batch-1", 100, 90)],
         "facts": {"Data versions": {"splits": "0f1e2d"}, "Training settings": {"epochs": "12"}},
     }
     return render(**(content | changes))

@@ -96,7 +96,7 @@ def test_a_missing_image_keeps_its_place_by_its_other_source(index):
     assert len(rows) == 2
 
 
-@pytest.mark.parametrize("deliveries", [{}, {"one": []}, {"one": [], "two": [("a", A)]}])
+@pytest.mark.parametrize("batches", [{}, {"one": []}, {"one": [], "two": [("a", A)]}])
 def test_few_or_no_images_make_an_index(index, batches):
     summary, rows = index(batches)
     assert summary.images == len(rows) == sum(map(len, batches.values()))

@@ -13,42 +13,42 @@ TRAINED = Situation("one", 2000, 0, (), ("1", "1"), ("a", "a"))
 NOTHING = Situation(None, 0, 50, (), ("1", None), ("a", None))
 
 
-def clauses(now: Situation, handled: Situation | None = None) -> list[str]:
-    return [reason.clause for reason in reasons(now, handled, NUMBER, SHARE)]
+def triggers(now: Situation, handled: Situation | None = None) -> list[str]:
+    return [reason.trigger for reason in reasons(now, handled, NUMBER, SHARE)]
 
 
 def test_nothing_new_is_no_reason() -> None:
-    assert clauses(TRAINED) == []
+    assert triggers(TRAINED) == []
 
 
 def test_the_first_model_needs_no_number_of_images() -> None:
-    assert clauses(NOTHING) == ["first model"]
+    assert triggers(NOTHING) == ["first model"]
 
 
 def test_new_images_are_a_reason_when_they_are_enough_by_number_and_by_share() -> None:
-    assert clauses(replace(TRAINED, new_images=199)) == []  # 10 % of 2,000 are 200
-    assert clauses(replace(TRAINED, new_images=200)) == ["new images"]
+    assert triggers(replace(TRAINED, new_images=199)) == []  # 10 % of 2,000 are 200
+    assert triggers(replace(TRAINED, new_images=200)) == ["new images"]
     small = replace(TRAINED, trained_images=300)
-    assert clauses(replace(small, new_images=99)) == []  # a third, but fewer than 100
-    assert clauses(replace(small, new_images=100)) == ["new images"]
+    assert triggers(replace(small, new_images=99)) == []  # a third, but fewer than 100
+    assert triggers(replace(small, new_images=100)) == ["new images"]
 
 
 def test_removed_images_are_a_reason_when_they_are_enough() -> None:
-    assert clauses(replace(TRAINED, removed_images=199)) == []
+    assert triggers(replace(TRAINED, removed_images=199)) == []
     gone = replace(TRAINED, removed_images=200)
-    assert clauses(gone) == ["removed images"]
-    assert clauses(gone, gone) == []
+    assert triggers(gone) == ["removed images"]
+    assert triggers(gone, gone) == []
     assert "0 of 200 new training images since one, 200 removed" in in_words(gone, NUMBER, SHARE)
 
 
 def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> None:
-    assert clauses(replace(TRAINED, drifted=("october",))) == ["drift"]
-    assert clauses(replace(TRAINED, code=("2", "1"))) == ["code"]
-    assert clauses(replace(TRAINED, configuration=("b", "a"))) == ["configuration"]
+    assert triggers(replace(TRAINED, drifted=("october",))) == ["drift"]
+    assert triggers(replace(TRAINED, code=("2", "1"))) == ["code"]
+    assert triggers(replace(TRAINED, configuration=("b", "a"))) == ["configuration"]
 
 
 def test_a_model_that_does_not_say_what_it_was_configured_with_is_no_reason() -> None:
-    assert clauses(replace(TRAINED, configuration=("b", None))) == []
+    assert triggers(replace(TRAINED, configuration=("b", None))) == []
 
 
 def test_every_reason_says_its_figures() -> None:
@@ -59,25 +59,25 @@ def test_every_reason_says_its_figures() -> None:
 
 @pytest.mark.parametrize("now", [NOTHING, replace(TRAINED, new_images=9000, drifted=("x",), code=("2", "1"))])
 def test_nothing_is_trained_while_a_blocking_check_fails(now: Situation) -> None:
-    assert clauses(now) != []
+    assert triggers(now) != []
     blocked = replace(now, blocked=("a blocking check of splits fails",))
-    assert clauses(blocked) == []
+    assert triggers(blocked) == []
     assert in_words(blocked, NUMBER, SHARE) == "no training: a blocking check of splits fails"
 
 
 def test_a_failed_training_is_asked_for_again_only_when_there_is_more() -> None:
     asked = replace(TRAINED, new_images=250)
-    assert clauses(replace(asked, new_images=251), asked) == []
-    assert clauses(replace(asked, new_images=449), asked) == []
-    assert clauses(replace(asked, new_images=450), asked) == ["new images"]
-    assert clauses(replace(asked, drifted=("october",)), asked) == ["drift"]
-    assert clauses(replace(NOTHING, new_images=51), NOTHING) == []
+    assert triggers(replace(asked, new_images=251), asked) == []
+    assert triggers(replace(asked, new_images=449), asked) == []
+    assert triggers(replace(asked, new_images=450), asked) == ["new images"]
+    assert triggers(replace(asked, drifted=("october",)), asked) == ["drift"]
+    assert triggers(replace(NOTHING, new_images=51), NOTHING) == []
 
 
 def test_a_new_model_makes_the_last_request_history() -> None:
     asked = replace(TRAINED, new_images=250)
     later = Situation("two", 2250, 225, (), ("1", "1"), ("a", "a"))
-    assert clauses(later, asked) == ["new images"]
+    assert triggers(later, asked) == ["new images"]
 
 
 words = st.text("abc", min_size=1, max_size=2)
@@ -97,8 +97,8 @@ situations = st.builds(
 @given(situations, st.none() | situations)
 def test_never_twice_for_one_reason(now: Situation, handled: Situation | None) -> None:
     """Whatever was asked for, the same situation asks for nothing more."""
-    if clauses(now, handled):
-        assert clauses(now, now) == []
+    if triggers(now, handled):
+        assert triggers(now, now) == []
 
 
 @given(situations)

@@ -418,7 +418,7 @@ def test_registering_asks_nobody(no_credentials, home):
 FETCH = (
     "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
     "from captcha_assets.sources import registrations;"
-    "batches.fetch(Settings(home=Path(sys.argv[1])), 'letters')"
+    "registrations.fetch(Settings(home=Path(sys.argv[1])), 'letters')"
 )
 
 

@@ -102,7 +102,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
 
 
 class SplitsConfig(dg.Config):
-    """What a materialization of `splits` may be told."""
+    """The run config of `splits`."""
 
     accept_loss: bool = Field(
         default=False,

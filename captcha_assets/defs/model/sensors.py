@@ -71,7 +71,7 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
         run_key=hashlib.sha256(now.to_json().encode()).hexdigest()[:16],
         tags={
             WHY_TAG: "; ".join(reason.words for reason in why),
-            "captcha_assets/clause": ", ".join(reason.clause for reason in why),
+            "captcha_assets/trigger": ", ".join(reason.trigger for reason in why),
             # What fails for a passing cause goes on from its checkpoint; then silence, and an alert.
             "dagster/max_retries": "2",
         },
