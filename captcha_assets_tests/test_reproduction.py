@@ -22,6 +22,9 @@ from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 TINY = TrainingSettings(
     epochs=1, channels=(4, 4, 8, 8), batch_size=16, sample_size=None, learning_rate=0.05, accelerator="cpu"
 )
@@ -101,7 +104,6 @@ def told_otherwise(home: Settings, **changes: object) -> str:
     return model_id
 
 
-@pytest.mark.slow
 def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings) -> None:
     told = told_otherwise(home, seed=5)
     status, said = reproduced("--json")
@@ -114,7 +116,6 @@ def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings
     assert registry.candidate(home.models).model_id == told
 
 
-@pytest.mark.slow
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
     source = Path(str(registrations.registration(home, "first").source))
     generator.write_archive(source, 120, 1)
@@ -207,7 +208,6 @@ def test_missing_credentials_are_not_said_to_be_a_lost_archive(
     assert "could not be asked (no credentials for Kaggle: set KAGGLE_API_TOKEN" in said
 
 
-@pytest.mark.slow
 def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> None:
     generator.write_archive(home.raw / "first.zip", 120, 2)
     status, said = reproduced()

@@ -14,6 +14,9 @@ from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.sources.test_snapshot import dvc
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
 

@@ -30,6 +30,9 @@ from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets_tests.defs.test_training_run import wait_until
 from captcha_assets_tests.training.examples import write_batch
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 TINY = TrainingSettings(epochs=30, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
 

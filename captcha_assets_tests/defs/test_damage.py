@@ -9,6 +9,9 @@ from captcha_assets.models import registry
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_promotion import challenged, compare, fails, say, serving
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 __all__ = ["challenged"]
 
 

@@ -14,6 +14,9 @@ from captcha_assets.models import lineage
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 EARLIER = {"image_table": "1.2.0f3c2a11", "image_index": "1.0f3c2a11", "splits": "2.0f3c2a11"}
 RENAMED = {"foreground_fraction": "ink", "exclusion_reason": "held_back"}
 

@@ -16,6 +16,9 @@ from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 
 def planned(home: Home) -> dict[str, str]:
     """What `update` would materialize, each with its reasons; what depends on it is left out."""

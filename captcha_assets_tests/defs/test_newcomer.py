@@ -5,6 +5,9 @@ import pytest
 
 from captcha_assets_tests.defs.conftest import RUN_CONFIG, Home
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 FIRST = "there is no batch yet: captcha-assets batch add NAME SOURCE"
 
 

@@ -23,6 +23,9 @@ from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.digits import DATASET as DIGITS
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 PHOTOS = DatasetSpec(
     name="photos",
     classes=("china", "flower"),

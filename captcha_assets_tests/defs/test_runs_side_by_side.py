@@ -12,6 +12,9 @@ import pytest
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import NARROW, Home
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 #: A run in a process of its own, as two users would start it.
 RUN = """
 import sys

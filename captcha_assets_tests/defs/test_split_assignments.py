@@ -18,6 +18,9 @@ from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.defs.test_label_decisions import HEAD, contradict
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 THROUGH_SPLITS = "+key:splits or key:data_snapshot"
 
 

@@ -29,7 +29,7 @@ from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 #: What the tests of this module share is made once.
-pytestmark = pytest.mark.xdist_group("sweep")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]
 
 TINY = {"epochs": 2, "channels": [4, 8, 8, 8], "batch_size": 32, "sample_size": None, "weight_decay": 10.0}
 #: The second of the two cannot be learnt with: its loss is NaN or infinite after a few steps.

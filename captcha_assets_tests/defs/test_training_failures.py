@@ -18,6 +18,9 @@ from captcha_assets_tests.defs.test_compute import run
 from captcha_assets_tests.defs.test_training_run import placed, trainings, update, wait_until  # noqa: F401
 from captcha_assets_tests.training.examples import write_batch
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 DIVERGES = "ops: {resnet18: {config: {learning_rate: 100.0, weight_decay: 10.0}}}"
 
 

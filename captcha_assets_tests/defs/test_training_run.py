@@ -15,6 +15,9 @@ import yaml
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import NARROW, made_once
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 PROGRAM = str(Path(sys.executable).with_name("captcha-assets"))
 
 

@@ -16,7 +16,7 @@ from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_ui import answered, ask, webserver
 
 #: What the tests of this module share is made once.
-pytestmark = pytest.mark.xdist_group("ui_batches")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui_batches")]
 
 
 @pytest.fixture(scope="module")
