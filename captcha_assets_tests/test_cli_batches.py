@@ -198,6 +198,7 @@ def test_status_says_what_lies_in_the_inbox_and_why(tmp_path: Path) -> None:
     assert "in the inbox, x.zip: can be taken" in said
 
 
+@pytest.mark.slow
 # --- label decisions
 
 

@@ -66,6 +66,7 @@ def test_settings_of_dagster_that_cannot_be_read_are_named(tmp_path: Path) -> No
     assert "no_such_setting" in refused(tmp_path, "status")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("batch", "list"), ("update",)])
 def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     with socket.socket() as closed:

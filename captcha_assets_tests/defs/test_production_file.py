@@ -11,6 +11,9 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_retraining import Ticks
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 WORDS = "line 2: unknown settings: epoch; is epochs meant?"
 
 

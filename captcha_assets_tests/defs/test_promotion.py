@@ -15,6 +15,9 @@ from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.models.conftest import make_model
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def challenged(finished: Home, tmp_path: Path) -> tuple[Home, str]:

@@ -19,6 +19,7 @@ def written(home: Home, content: Any) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def update(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["update", *arguments])
     assert done.exit_code == 0, done.output

@@ -79,6 +79,7 @@ def _refuse(*_: object) -> None:
     raise registrations.BatchError("the source is closed today")
 
 
+@pytest.mark.slow
 def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> None:
     assert agree() == []
     found = status()

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+#: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 
 

@@ -1,6 +1,7 @@
 """`update` does for assets what make does for files."""
 
 import dagster as dg
+import pytest
 
 from captcha_assets.defs import staleness
 from captcha_assets_tests.defs.conftest import Home
@@ -36,6 +37,7 @@ def test_nothing_is_made_when_nothing_changed(finished: Home) -> None:
     assert finished.stale() == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_what_is_missing_and_makes_nothing(finished: Home) -> None:
     finished.add("second", "synthetic:100:2")
     planned = staleness.plan(finished.definitions, finished.instance, staleness.selected("*"))
