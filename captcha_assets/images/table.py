@@ -188,8 +188,8 @@ def _rows(archive: Path, chunks: list[Chunk], spec: DatasetSpec, processes: int)
 class _Worker:
     """A process that reads its share of the chunks; it does not outlive the block that it is used in.
 
-    `concurrent.futures.ProcessPoolExecutor` is no substitute: its workers live on when this process is killed,
-    because each of them holds the pipe open that it waits on.
+    `concurrent.futures.ProcessPoolExecutor` is no substitute: its workers live on when this process is
+    killed, because each of them holds the pipe open that it waits on.
     """
 
     def __init__(self, archive: Path, share: list[Chunk], spec: DatasetSpec) -> None:
