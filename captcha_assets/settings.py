@@ -236,7 +236,7 @@ class Settings(BaseSettings):
         return self.artifact_root / "image_table" / f"{batch}.parquet"
 
     def rejected_images(self, batch: str) -> UPath:
-        """One row per refused member of a batch."""
+        """One row per rejected member of a batch."""
         return self.artifact_root / "rejected_images" / f"{batch}.parquet"
 
     def validation_results(self, table: str, batch: str | None = None) -> UPath:
