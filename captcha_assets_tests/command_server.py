@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import Any
 
+import coverage
+
 
 def _import_all() -> None:
     """Import what the commands import, but for torch."""
@@ -56,6 +58,9 @@ def _end() -> None:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if measured := coverage.Coverage.current():
+        measured.stop()
+        measured.save()
     os._exit(status if isinstance(status, int) else int(bool(status)))
 
 
