@@ -86,6 +86,15 @@ class ClassShares:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """Evenly spaced quantiles of an input statistic: of the training images, and of the window."""
+
+    name: str
+    before: tuple[float, ...]
+    now: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Window:
     """The comparison of one window of predictions.
 
@@ -93,7 +102,8 @@ class Window:
         name: "the day" or "the last 7 days".
         predictions: number of predictions in it.
         tests: empty where there are too few predictions.
-        shares: of each class.
+        shares: of each class; empty where there are too few predictions.
+        distributions: of each input statistic; empty where there are too few predictions.
         notes: what was not tested, and why.
     """
 
@@ -101,6 +111,7 @@ class Window:
     predictions: int
     tests: tuple[DriftTest, ...]
     shares: tuple[ClassShares, ...]
+    distributions: tuple[Distribution, ...]
     notes: tuple[str, ...]
 
     @property

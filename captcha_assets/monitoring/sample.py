@@ -1,6 +1,6 @@
 """What is compared: a window of served predictions, and what the model was trained and validated on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -15,13 +15,14 @@ from captcha_assets.images.features import thumbnails
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.monitoring.result import Errors
 from captcha_assets.quality.drift import MIN_REFERENCE, STATISTICS, DriftError, Summary, sharpness
 from captcha_assets.storage import AnyPath, fetched, replacing
 
 Array = NDArray[Any]
 
-#: Columns that a table of served predictions must have; `image` may be null, `correction` mostly is.
-COLUMNS = ("inference_id", "label", "probabilities", *STATISTICS[:3], "image", "correction")
+#: Columns of the prediction log's tables that are read; `image` may be null, as the statistics may.
+COLUMNS = ("inference_id", "label", "probabilities", *STATISTICS[:3], "image")
 #: More predictions than this are represented by a random sample of so many: it shows every difference
 #: that is large enough to matter.
 MAX_PREDICTIONS = 5000
@@ -140,6 +141,65 @@ def load(path: AnyPath) -> Reference:
         raise DriftError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
 
 
+@dataclass(frozen=True)
+class RawWindow:
+    """Predictions of a window as the log's tables hold them: at most `MAX_PREDICTIONS`, of so many."""
+
+    rows: pl.DataFrame
+    predictions: int
+
+
+def read_window(tables: Sequence[AnyPath], model_id: str) -> RawWindow:
+    """Read the predictions of a model from tables of the prediction log.
+
+    Of more than `MAX_PREDICTIONS` a random sample is read: the images of all might not fit into memory.
+
+    Raises:
+        DriftError: a table cannot be read.
+    """
+    rows = _predictions(tables, model_id)
+    if rows is None:
+        return RawWindow(pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.Null)), 0)
+    try:
+        count = int(rows.select(pl.len()).collect().item())
+        drawn = pl.Series(np.sort(_drawn(count, MAX_PREDICTIONS)), dtype=pl.get_index_type())
+        chosen = rows.select(COLUMNS).with_row_index("row").filter(pl.col("row").is_in(drawn.implode()))
+        return RawWindow(chosen.drop("row").collect(engine="streaming"), count)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _unreadable(tables, error) from error
+
+
+def errors_of(tables: Iterable[AnyPath], model_id: str) -> Errors:
+    """Count the predictions of a model and their corrections in tables of the prediction log.
+
+    Raises:
+        DriftError: a table cannot be read.
+    """
+    rows = _predictions(list(tables), model_id)
+    if rows is None:
+        return Errors(0, 0, 0)
+    corrected = pl.col("corrected_label")
+    try:
+        counts = rows.select(pl.len(), corrected.count(), wrong=(corrected != pl.col("label")).sum())
+        return Errors(*map(int, counts.collect().row(0)))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _unreadable(list(tables), error) from error
+
+
+def _predictions(tables: Sequence[AnyPath], model_id: str) -> pl.LazyFrame | None:
+    if not tables:
+        return None
+    rows = pl.concat([pl.scan_parquet(str(path), glob=False) for path in tables])
+    return rows.filter(pl.col("model_version") == model_id)
+
+
+def _unreadable(tables: Sequence[AnyPath], error: Exception) -> DriftError:
+    places = ", ".join(map(str, tables))
+    return DriftError(
+        f"{places} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
+    )
+
+
 def sample_of(predictions: pl.DataFrame, extractor: FeatureExtractor, spec: DatasetSpec) -> Sample:
     """Return the predictions of a window with the features of their images.
 
@@ -150,12 +210,9 @@ def sample_of(predictions: pl.DataFrame, extractor: FeatureExtractor, spec: Data
         spec: how images are decoded.
 
     Raises:
-        DriftError: a column is missing, or the rows are another model's.
+        DriftError: the rows are another model's.
     """
     classes = extractor.config.classes
-    missing = [name for name in COLUMNS if name not in predictions.columns]
-    if missing:
-        raise DriftError(f"the predictions lack the columns {', '.join(missing)}")
     rows = predictions[_drawn(predictions.height, MAX_PREDICTIONS)]
     probabilities = _probabilities(rows["probabilities"], len(classes))
     decoded, pixels = _decoded(rows["image"].to_list(), spec)

@@ -6,9 +6,9 @@ beyond what `result.LIMITS` tolerates. With few predictions chance rules, with m
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import DatasetSpec
@@ -17,6 +17,7 @@ from captcha_assets.monitoring import error_rate, feature_shift, label_shift, tw
 from captcha_assets.monitoring.result import (
     LIMITS,
     ClassShares,
+    Distribution,
     DriftTest,
     ErrorRate,
     Errors,
@@ -26,14 +27,18 @@ from captcha_assets.monitoring.result import (
     UnusualImage,
     Window,
 )
-from captcha_assets.monitoring.sample import Reference, Sample, sample_of
+from captcha_assets.monitoring.sample import Reference, Sample, errors_of, read_window, sample_of
 from captcha_assets.proportions import wilson
 from captcha_assets.quality.drift import DESIGN_EFFECT, STATISTICS
+from captcha_assets.storage import AnyPath
 
 Array = NDArray[np.float64]
 
 #: Probability of an alarm on an undisturbed day, all tests together.
 FALSE_ALARMS = 0.01
+#: The windows that are compared.
+RECENT_DAYS = 7
+THE_DAY, RECENT = "the day", f"the last {RECENT_DAYS} days"
 #: Fewer predictions than this are not tested.
 MIN_PREDICTIONS = 30
 #: Permutations of a test; the least p-value is one of so many.
@@ -60,31 +65,35 @@ class _Tested:
 
 def served_drift(
     day: str,
-    windows: Mapping[str, pl.DataFrame],
-    errors: Errors,
+    tables: Mapping[str, AnyPath],
     reference: Reference,
-    *,
     extractor: FeatureExtractor,
     spec: DatasetSpec,
 ) -> ServedDrift:
-    """Compare the predictions of a day with the reference.
+    """Compare the predictions of a day, and of the last days together, with the reference.
+
+    Predictions of other models than the reference's are left out.
 
     Args:
         day: YYYY-MM-DD.
-        windows: predictions of the reference's model by the name of the window (`sample.COLUMNS`); the first
-            is the day.
-        errors: corrections of its predictions since it began to serve.
+        tables: the prediction log's tables by day; those up to `day` are read.
         reference: what `sample.reference_of` returned for the model.
         extractor: the export of the model.
         spec: how images are decoded.
 
     Raises:
-        DriftError: the predictions lack a column, or are another model's.
+        DriftError: a table cannot be read, or holds what the model cannot have predicted.
     """
-    samples = {name: sample_of(rows, extractor, spec) for name, rows in windows.items()}
-    predictions = {name: rows.height for name, rows in windows.items()}
-    found = compare(day, samples, predictions, errors, reference)
-    return replace(found, unusual=unusual_images(next(iter(samples.values())), reference))
+    known = {key: path for key, path in tables.items() if key <= day}
+    first = (date.fromisoformat(day) - timedelta(days=RECENT_DAYS - 1)).isoformat()
+    recent = [path for key, path in known.items() if key >= first]
+    windows = {THE_DAY: read_window([known[day]] if day in known else [], reference.model_id)}
+    if len(recent) > 1:
+        windows[RECENT] = read_window(recent, reference.model_id)
+    samples = {name: sample_of(window.rows, extractor, spec) for name, window in windows.items()}
+    counts = {name: window.predictions for name, window in windows.items()}
+    found = compare(day, samples, counts, errors_of(known.values(), reference.model_id), reference)
+    return replace(found, unusual=unusual_images(samples[THE_DAY], reference))
 
 
 def compare(
@@ -113,6 +122,7 @@ def compare(
             predictions[name],
             tuple(_decided(test, next(corrected)) for test in tested[name]),
             _shares(sample, reference) if tested[name] else (),
+            _distributions(sample, reference) if tested[name] else (),
             tuple(_notes(sample)),
         )
         for name, sample in samples.items()
@@ -188,6 +198,17 @@ def _input_statistics(sample: Sample, reference: Reference) -> Iterator[_Tested]
         words = f"{plain}: mean {before.mean():.3g} before, {now.mean():.3g} now"
         words += f", {shift:+.2f} standard deviations"
         yield _Tested("input statistics", plain, words, distance, p_value, two_sample.psi(before, now))
+
+
+def _distributions(sample: Sample, reference: Reference) -> tuple[Distribution, ...]:
+    """Return quantiles for the report: few enough to be kept as JSON."""
+    levels, found = np.linspace(0, 1, 101), []
+    for name, before, column in zip(STATISTICS, reference.quantiles, sample.statistics.T, strict=True):
+        now = column[np.isfinite(column)]
+        if len(now):
+            both = (np.quantile(values, levels).round(5).tolist() for values in (before, now))
+            found.append(Distribution(name.replace("_", " "), *map(tuple, both)))
+    return tuple(found)
 
 
 def _counts(predicted: NDArray[np.int64], classes: int) -> Array:

@@ -16,7 +16,7 @@ LAYERS = [
     ["defs"],
     ["stored_outputs"],
     ["sweeps", "reproduction"],
-    ["training", "evaluation", "serving", "reports", "alerts"],
+    ["training", "evaluation", "serving", "monitoring", "reports", "alerts"],
     ["start_page"],
     ["models"],
     ["quality", "sources"],
