@@ -1,6 +1,6 @@
 """The log of predictions and of the labels that people give to them.
 
-`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, twice a
+`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four times a
 second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the buffer, is
 shown as `error`, and is tried again every second. Each process opens a log of its own, after it is forked.
 """
@@ -21,13 +21,13 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
-    ProgrammingError,
     SQLAlchemyError,
     StatementError,
 )
 
 from captcha_assets.serving.prediction_tables import (
     INFERENCE_ID,
+    TIMEOUT,
     Correction,
     LoggedPrediction,
     Prediction,
@@ -58,11 +58,11 @@ __all__ = [
 ]
 
 #: Seconds between two writes: what a killed process loses at most.
-INTERVAL = 0.5
+INTERVAL = 0.25
 #: Seconds until a database that could not be written to is tried again.
 RETRY = 1.0
 #: Most rows of a transaction.
-GROUP = 500
+GROUP = 250
 #: Most bytes of images in the buffer, however few they are.
 BUFFERED_BYTES = 64 << 20
 #: Among so many of the latest predictions the least certain are looked for.
@@ -220,7 +220,7 @@ class PredictionLog:
         found = self.prediction(inference_id)
         if label not in found.classes:
             raise UnknownClassError(f"{label[:50]!r} is not one of the classes {', '.join(found.classes)}")
-        if inference_id in self._waiting and not self.flush():
+        if not self._is_settled(inference_id, TIMEOUT, unless_broken=True):
             raise PredictionLogUnavailableError(f"the prediction {inference_id!r} cannot be written now")
         insert = corrections.insert().values(
             inference_id=inference_id, time=datetime.now(UTC), label=label, annotator=annotator
@@ -281,18 +281,25 @@ class PredictionLog:
 
     # --- the thread that writes
 
-    def flush(self, timeout: float = 5.0) -> bool:
+    def flush(self, timeout: float = TIMEOUT) -> bool:
         """Wait until the buffer is written, for some seconds at most.
 
         Returns:
             Whether all that was in the buffer is settled: written, repeated or dropped.
         """
+        with self._lock:
+            last = next(reversed(self._waiting), None)
+        return last is None or self._is_settled(last, timeout)
+
+    def _is_settled(self, inference_id: str, timeout: float, *, unless_broken: bool = False) -> bool:
+        """Wait until a prediction has left the buffer, or the database turns out to be unavailable."""
         with self._settled:
-            if not self._waiting:
-                return True
-            last = next(reversed(self._waiting))
-            self._wake.set()
-            return self._settled.wait_for(lambda: last not in self._waiting, timeout)
+            if inference_id in self._waiting:
+                self._wake.set()
+                self._settled.wait_for(
+                    lambda: inference_id not in self._waiting or (unless_broken and self.error), timeout
+                )
+            return inference_id not in self._waiting
 
     def close(self) -> None:
         """Write what is in the buffer, or count it as dropped where that fails, and close the log."""
@@ -332,7 +339,9 @@ class PredictionLog:
             _logger.error("%s; predictions wait in the buffer, %d fit", error, self._buffer)
         elif self.error and not error:
             _logger.warning("the prediction log is written again; %d predictions were dropped", self.dropped)
-        self.error = error
+        with self._settled:
+            self.error = error
+            self._settled.notify_all()
 
     def _next_group(self) -> list[Prediction]:
         with self._lock:
@@ -400,8 +409,8 @@ def _identity(file: Path | None) -> tuple[int, int]:
 def _is_of_a_row(error: SQLAlchemyError | OSError) -> bool:
     """Say whether an error is caused by what is written, and not by the database."""
     if isinstance(error, DBAPIError):
-        return isinstance(error, DataError | IntegrityError | ProgrammingError)
-    return isinstance(error, StatementError)
+        return isinstance(error, DataError | IntegrityError)
+    return isinstance(error, StatementError)  # a value that cannot be converted
 
 
 def _reason(error: SQLAlchemyError | OSError) -> str:
