@@ -1,9 +1,9 @@
 """The log of predictions and of the labels that people give to them.
 
-`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four times a
-second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the buffer, is
-shown as `error`, and is tried again every second. Each process opens a log of its own, after it is forked.
-"""
+`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four times
+a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the buffer,
+is shown as `error`, and is tried again every second. Each process opens a log of its own, after it is forked.
+
 
 import itertools
 import logging
