@@ -1,1 +1,1 @@
-"""The model in use: its service, and the log of what it saw and said."""
+"""The prediction service: images come over HTTP, the champion answers. Imports neither torch nor Dagster."""

@@ -23,6 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
+    ["environment"],
     ["storage", "proportions", "interrupts", "validation_errors"],
 ]
 
