@@ -271,6 +271,14 @@ class Settings(BaseSettings):
         """Every image whose labels contradict each other, as decisions that are still to be made."""
         return self.artifact_root / "label_conflicts.csv"
 
+    def prediction_log(self, day: str) -> UPath:
+        """One row per prediction of a day, with its latest correction."""
+        return self.artifact_root / "prediction_log" / f"{day}.parquet"
+
+    def corrections(self, day: str) -> Path:
+        """The corrected images of a day, as the archive of a batch."""
+        return self.home / ".serving" / "corrections" / f"corrections-{day}.zip"
+
     def training_summary(self, model_id: str) -> UPath:
         """Summary of the images that a model was trained on, which batches are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"

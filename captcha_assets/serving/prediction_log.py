@@ -1,9 +1,10 @@
 """The log of predictions and of the labels that people give to them.
 
-`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four times
-a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the buffer,
-is shown as `error`, and is tried again every second. Each process opens a log of its own, after it is forked.
-
+`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four
+times a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the
+buffer, is shown as `error`, and is tried again every second. Each process opens a log of its own, after it is
+forked.
+"""
 
 import itertools
 import logging
@@ -96,7 +97,8 @@ def open_prediction_log(
         url: `sqlite:////absolute/path` or `postgresql://user:password@host/database`.
         buffer: most predictions that wait to be written.
         sampling: share of the predictions that is logged, chosen by a hash of the inference id.
-        retention_days: predictions without a correction are removed after so many days; None keeps them.
+        retention_days: a day's predictions without a correction are removed after so many days; None keeps
+            them.
 
     Raises:
         PredictionLogUrlError: the address is none of such a database.
@@ -267,7 +269,7 @@ class PredictionLog:
             if _is_of_a_row(error):
                 raise
             raise PredictionLogUnavailableError(
-                f"the prediction log cannot be used: {_reason(error)}"
+                f"the prediction log cannot be used: {reason_of(error)}"
             ) from error
 
     def _prepare(self) -> None:
@@ -360,7 +362,7 @@ class PredictionLog:
                 for prediction in group:
                     self._write_group([prediction])
             else:
-                _logger.warning("a prediction cannot be logged: %s", _reason(error))
+                _logger.warning("a prediction cannot be logged: %s", reason_of(error))
                 self._settle(group, written=0, dropped=1)
         else:
             self._settle(group, written=written)
@@ -383,8 +385,9 @@ class PredictionLog:
                 pass
         if self._retention is None or time.monotonic() < self._removes_at:
             return
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         old = sa.select(predictions.c.inference_id).where(
-            predictions.c.time < datetime.now(UTC) - self._retention,
+            predictions.c.time < today - self._retention,  # whole days, as the assets hold them
             ~sa.exists().where(corrections.c.inference_id == predictions.c.inference_id),
         )
         some = predictions.delete().where(predictions.c.inference_id.in_(old.limit(GROUP)))
@@ -413,7 +416,7 @@ def _is_of_a_row(error: SQLAlchemyError | OSError) -> bool:
     return isinstance(error, StatementError)  # a value that cannot be converted
 
 
-def _reason(error: SQLAlchemyError | OSError) -> str:
+def reason_of(error: SQLAlchemyError | OSError) -> str:
     """Return the first line of what the database says, without the statement and its values."""
     cause = error.orig if isinstance(error, StatementError) and error.orig else error
     return str(cause).strip().partition("\n")[0]

@@ -221,11 +221,12 @@ def insert_missing(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql
     return insert(table).on_conflict_do_nothing()
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str, timeout: int = TIMEOUT) -> sa.Engine:
     """Return the engine of a prediction log's database; connects to nothing yet.
 
     Args:
         url: `sqlite:////absolute/path` or `postgresql://user:password@host/database`.
+        timeout: seconds that a statement may take or wait.
 
     Raises:
         PredictionLogUrlError: it is none of the two.
@@ -240,10 +241,10 @@ def open_engine(url: str) -> sa.Engine:
         options = {
             "connect_timeout": TIMEOUT,
             "tcp_user_timeout": TIMEOUT * 1000,
-            "options": f"-c statement_timeout={TIMEOUT * 1000}",
+            "options": f"-c statement_timeout={timeout * 1000}",
         }
     elif name == "sqlite" and address.database not in {None, "", ":memory:"}:
-        options = {"timeout": TIMEOUT}
+        options = {"timeout": timeout}
     else:
         raise PredictionLogUrlError(f"a prediction log cannot be kept in {name}: {wanted}")
     if address.drivername == "postgresql":
