@@ -1,4 +1,4 @@
-"""Micro-batching: one call of the model takes all that has waited for it, and nothing waits for more to come."""
+"""Micro-batching: a call of the model takes all that waited for it, and nothing waits for more to come."""
 
 import asyncio
 import math

@@ -42,7 +42,7 @@ class ServingSettings(BaseSettings):
     ] = 512
     max_buffered: Annotated[
         int, Field(ge=1, description="Bytes of all bodies in progress; a request beyond is answered 429.")
-    ] = 64 << 20
+    ] = 256 << 20
     max_connections: Annotated[
         int, Field(ge=1, description="Open connections; one beyond is closed at once.")
     ] = 1000
@@ -57,6 +57,22 @@ class ServingSettings(BaseSettings):
         Path | None,
         Field(description="File with one API key a line; default none: everybody may ask."),
     ] = None
+    prediction_log: Annotated[
+        str | None,
+        Field(
+            description="sqlite:// or postgresql:// address of the log, or off; default a file of the home."
+        ),
+    ] = None
+    prediction_log_buffer: Annotated[
+        int, Field(ge=1, description="Predictions that may wait to be written; one beyond is dropped.")
+    ] = 10_000
+    prediction_log_sampling: Annotated[
+        float, Field(ge=0, le=1, description="Share of the predictions that is logged.")
+    ] = 1.0
+    prediction_log_retention: Annotated[
+        int | None,
+        Field(ge=1, description="Days until a prediction without a correction is removed; default never."),
+    ] = None
 
     @field_validator("api_keys")
     @classmethod
@@ -64,6 +80,12 @@ class ServingSettings(BaseSettings):
         if path is not None and not path.expanduser().is_file():
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
+
+    def prediction_log_at(self, home: Path) -> str | None:
+        """Return the address of a home's prediction log; None where nothing is logged."""
+        if self.prediction_log == "off":
+            return None
+        return self.prediction_log or f"sqlite:///{home / '.serving' / 'predictions.db'}"
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> "ServingSettings":
