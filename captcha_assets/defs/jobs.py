@@ -7,7 +7,7 @@ from captcha_assets.defs.automation import BY_DAY, ONLY_WHEN_ASKED
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
-    description="One batch from its archive to the champion: every asset but those of the service's days, and "
+    description="One batch from its archive to the champion: every asset but the days of the service, and "
     "the sweeps, which are only materialized when asked for. Needs a batch: captcha-assets batch add NAME "
     "SOURCE.",
 )

@@ -6,6 +6,7 @@ The work is in `captcha_assets.serving` and `captcha_assets.sources.corrections`
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.served_days import SERVED, log_address
@@ -85,6 +86,9 @@ def corrections(
     if batch:
         registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
         context.instance.add_dynamic_partitions(BATCH, [batch])
+        lost_outputs.report(
+            settings, context.instance
+        )  # an archive of this name is not the registered one now
         daily_tables.record_batch(_address(settings), found.correction_ids, batch)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(archives.digest_of(archive).sha256),

@@ -12,6 +12,8 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
 from captcha_assets.defs.partitions import DAY, days
+from captcha_assets.serving import daily_tables
+from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.settings import Settings
 from captcha_assets.storage import remove
@@ -43,14 +45,17 @@ def changed_days(
 ) -> list[dg.AssetObservation]:
     """Give every day its partition, and return the observations of the days that have changed.
 
-    A log that cannot be read has not changed: what is made of it says why it cannot be read.
+    A log that cannot be read has not changed; `problem` says why it cannot be read.
 
     Args:
         settings: where things are kept.
         instance: what Dagster knows.
         at_most_every: a day that was observed less than this ago is left for later.
     """
-    versions = _versions(settings)
+    try:
+        versions = _versions(settings)
+    except (PredictionLogUnavailableError, PredictionLogUrlError):
+        return []
     if not versions:
         return []
     known = set(instance.get_dynamic_partitions(DAY))
@@ -68,17 +73,18 @@ def changed_days(
     ]
 
 
+def problem(settings: Settings) -> str | None:
+    """Return why the prediction log cannot be read, in one line; None where it can be, or is off."""
+    try:
+        _versions(settings)
+    except (PredictionLogUnavailableError, PredictionLogUrlError) as error:
+        return str(error)
+    return None
+
+
 def _versions(settings: Settings) -> dict[str, str]:
     address = log_address(settings)
-    if address is None:
-        return {}
-    from captcha_assets.serving import daily_tables
-    from captcha_assets.serving.prediction_log import PredictionLogUnavailableError
-
-    try:
-        return daily_tables.day_versions(address)
-    except PredictionLogUnavailableError:
-        return {}
+    return daily_tables.day_versions(address) if address else {}
 
 
 def _is_recent(instance: dg.DagsterInstance, day: str, interval: timedelta) -> bool:
