@@ -4,6 +4,7 @@ An image is stored as it was received, under its label and the hash of its bytes
 prediction. One in a format that the data set does not take is stored as PNG, with the same pixels.
 """
 
+import re
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from captcha_assets.storage import AnyPath, replacing
 
 #: Equal corrections make equal bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
+_PREFIX = "corrections-"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
@@ -38,7 +40,18 @@ class Corrections:
 
 def batch_name(day: str) -> str:
     """Return the name of the batch of a day's corrected images."""
-    return f"corrections-{day}"
+    return f"{_PREFIX}{day}"
+
+
+def day_of(batch: str) -> str | None:
+    """Return the day whose corrected images a batch holds; None for a batch from elsewhere."""
+    day = batch.removeprefix(_PREFIX)
+    return day if batch != day and re.fullmatch(r"\d{4}-\d{2}-\d{2}", day) else None
+
+
+def image_hash_of(member: str) -> str:
+    """Return the hash of the bytes that the service received, from the image's path in the archive."""
+    return Path(member).stem.rpartition("_")[2]
 
 
 def write_archive(predictions: AnyPath, archive: Path, spec: DatasetSpec) -> Corrections:

@@ -15,7 +15,7 @@ LAYERS = [
     ["definitions"],
     ["defs"],
     ["stored_outputs"],
-    ["sweeps", "reproduction"],
+    ["sweeps", "reproduction", "served_predictions"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
     ["models"],

@@ -21,6 +21,8 @@ from captcha_assets.serving.prediction_log import (
     UnknownPredictionError,
     open_prediction_log,
 )
+from captcha_assets.serving.prediction_tables import open_engine
+from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.serving.log_processes import everything, record_many, start
 from captcha_assets_tests.serving.predictions import prediction
 
@@ -288,3 +290,25 @@ def test_a_prediction_is_complete(changes: dict[str, object]) -> None:
 def test_an_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(PredictionLogUrlError, match=r"give sqlite:////absolute/path"):
         open_prediction_log(address)
+
+
+# --- the documentation
+
+
+def test_the_questions_of_the_documentation_can_be_asked(url: str) -> None:
+    page = (REPOSITORY / "docs" / "prediction-log.md").read_text()
+    questions = [part.partition("```")[0] for part in page.split("```sql\n")[1:]]
+    with open_prediction_log(url) as log:
+        records(log, *range(5))
+        log.correct("id-1", prediction(1).label)
+        log.correct("id-2", "a")
+        log.correct("id-2", "b" if prediction(2).label != "b" else "c")
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        answers = [connection.execute(sa.text(question)).all() for question in questions]
+    engine.dispose()
+    models, classes, waiting, days = answers
+    assert [row[:2] for row in models] == [("20261128-1", 5)]
+    assert sorted((row[1], float(row[2])) for row in classes) == [(1, 0), (1, 1)]
+    assert waiting == [(2,)]
+    assert [(str(row[0]), row[1]) for row in days] == [("2026-11-28", 5)]

@@ -1,6 +1,6 @@
 """Days of the service: its predictions as tables, its corrected images as batches.
 
-The work is in `captcha_assets.serving` and `captcha_assets.sources.corrections`.
+The work is in `captcha_assets.served_predictions` and `captcha_assets.sources.corrections`.
 """
 
 import dagster as dg
@@ -11,7 +11,7 @@ from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.served_days import SERVED, log_address
 from captcha_assets.quality import suites, validation_result
-from captcha_assets.serving import daily_tables
+from captcha_assets.served_predictions import daily_tables
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.registrations import LocalSource

@@ -12,7 +12,7 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
 from captcha_assets.defs.partitions import DAY, days
-from captcha_assets.serving import daily_tables
+from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.settings import Settings

@@ -18,6 +18,7 @@ from captcha_assets.images.table import TableWriter
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, reason_of
 from captcha_assets.serving.prediction_tables import (
     STATISTICS,
+    Correction,
     LoggedPrediction,
     correction_batches,
     corrections,
@@ -194,6 +195,38 @@ def _daily_row(found: LoggedPrediction) -> dict[str, Any]:
     row["corrected_at"] = correction and correction.time
     row["annotator"] = correction and correction.annotator
     return {name: row[name] for name in DAILY_SCHEMA.names}
+
+
+@dataclass(frozen=True)
+class CorrectionInBatches:
+    """A correction, and the batches that its image became part of."""
+
+    correction: Correction
+    batches: list[str]
+
+
+def find(url: str, inference_id: str) -> tuple[LoggedPrediction, list[CorrectionInBatches]] | None:
+    """Return a prediction with all its corrections, the earliest first; None where there is none.
+
+    Raises:
+        PredictionLogUnavailableError: the database cannot be read.
+    """
+    if not exists(url):
+        return None
+    given = corrections.select().where(corrections.c.inference_id == inference_id).order_by(corrections.c.id)
+    with _connection(url) as connection:
+        rows = connection.execute(logged().where(predictions.c.inference_id == inference_id)).mappings().all()
+        if not rows:
+            return None
+        found = [Correction(**row) for row in connection.execute(given).mappings()]
+        batches = connection.execute(
+            correction_batches.select().where(correction_batches.c.correction_id.in_(one.id for one in found))
+        ).tuples()
+        named = [(number, batch) for number, batch in batches]
+    return from_row(rows[0]), [
+        CorrectionInBatches(one, sorted(batch for number, batch in named if number == one.id))
+        for one in found
+    ]
 
 
 def record_batch(url: str, correction_ids: list[int], batch: str) -> None:
