@@ -3,36 +3,28 @@
 Everything hangs off one *home* (`CAPTCHA_HOME`): two homes never touch each other.
 """
 
-import difflib
-import os
 import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from upath import UPath
 
+from captcha_assets import environment
+from captcha_assets.environment import SettingsError
 from captcha_assets.storage import AnyPath
-from captcha_assets.validation_errors import reason_of, setting_of
+
+__all__ = ["REPOSITORY", "Settings", "SettingsError", "load_settings"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _PREFIX = "CAPTCHA_"
-#: Variables of the prefix that are no settings: `captcha-assets` itself reads them.
-_NO_SETTINGS = {"DEBUG"}
-#: What Kubernetes sets in every container of a service that is called `captcha…`.
-_OF_KUBERNETES = re.compile(
-    r"(^|_)(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$", re.ASCII
-)
+#: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
+_OTHERS = {"DEBUG", "SERVING_"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_WITH_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the variable and says what to do."""
 
 
 class Settings(BaseSettings):
@@ -279,6 +271,14 @@ class Settings(BaseSettings):
         """Every image whose labels contradict each other, as decisions that are still to be made."""
         return self.artifact_root / "label_conflicts.csv"
 
+    def prediction_log(self, day: str) -> UPath:
+        """One row per prediction of a day, with its latest correction."""
+        return self.artifact_root / "prediction_log" / f"{day}.parquet"
+
+    def corrections(self, day: str) -> Path:
+        """The corrected images of a day, as the archive of a batch."""
+        return self.home / ".serving" / "corrections" / f"corrections-{day}.zip"
+
     def training_summary(self, model_id: str) -> UPath:
         """Summary of the images that a model was trained on, which batches are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"
@@ -340,23 +340,6 @@ def _is_web_address(url: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(named) and not re.search(r"\s", url)
 
 
-def _check_variables() -> None:
-    """Refuse a variable of the prefix that nothing reads: it is a typing error, or meant for another version.
-
-    Raises:
-        SettingsError: there is one; the message names it, and the one that it resembles.
-    """
-    known = {name.upper() for name in Settings.model_fields} | _NO_SETTINGS
-    for variable in sorted(os.environ):
-        name = variable.upper().removeprefix(_PREFIX)
-        known_as_written = name in known and variable == variable.upper()
-        if name == variable.upper() or known_as_written or _OF_KUBERNETES.search(name):
-            continue
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        meant = f"is {_PREFIX}{near[0]} meant?" if near else "docs/settings.md lists all settings."
-        raise SettingsError(f"{variable} is no setting: {meant} Rename the variable, or unset it")
-
-
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment.
 
@@ -366,11 +349,4 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
-    _check_variables()
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        field, value = setting_of(error), str(error.errors()[0]["input"])
-        secret = field == "alert_webhook" or _WITH_PASSWORD.search(value)
-        given = f"{_PREFIX}{field.upper()}" + ("" if secret else f"={value!r}")
-        raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error
+    return environment.load(Settings, overrides, others=_OTHERS, secrets={"alert_webhook"})

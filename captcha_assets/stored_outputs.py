@@ -225,6 +225,11 @@ def _trial(versions: StoredVersions, settings: Settings, output: Output) -> str:
     return versions.version(settings.sweep_trial(str(output.partition)), version_of)
 
 
+def _corrections(versions: StoredVersions, settings: Settings, output: Output) -> str:
+    path = settings.corrections(str(output.partition))
+    return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+
+
 _Look = Callable[[StoredVersions, Settings, Output], str]
 
 _LOOKS: Mapping[str, _Look] = {
@@ -239,6 +244,10 @@ _LOOKS: Mapping[str, _Look] = {
     "onnx_model": _export,
     "champion": _champion,
     "sweep_trial": _trial,
+    "prediction_log": _validated_table(
+        lambda settings, output: settings.prediction_log(str(output.partition))
+    ),
+    "corrections": _corrections,
     "sweep_leaderboard": _table(lambda settings, _: settings.sweep_leaderboard),
 }
 

@@ -14,11 +14,20 @@ from captcha_assets.defs.partitions import BATCH
 
 def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
     """The data version of an asset for each batch that is there and for which it is materialized."""
-    versions = instance.event_log_storage.get_latest_tags_by_partition(
+    found = _versions(instance, asset)
+    return {name: found[name] for name in sorted(instance.get_dynamic_partitions(BATCH)) if name in found}
+
+
+def version_of(instance: dg.DagsterInstance, asset: str, partition: str) -> str | None:
+    """The data version of a partition of an asset; None where it is not materialized."""
+    return _versions(instance, asset).get(partition)
+
+
+def _versions(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
-    there = sorted(instance.get_dynamic_partitions(BATCH))
-    found = {name: versions[name].get(DATA_VERSION_TAG, NO_VALUE) for name in there if name in versions}
+    found = {name: known.get(DATA_VERSION_TAG, NO_VALUE) for name, known in tags.items()}
     return {name: version for name, version in found.items() if version != NO_VALUE}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
-from captcha_assets.defs.partitions import BATCH, TRIAL
+from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import BatchError
@@ -35,6 +35,13 @@ _PARTITIONED = {
     "image_table": BATCH,
     "rejected_images": BATCH,
     "sweep_trial": TRIAL,
+    "prediction_log": DAY,
+    "corrections": DAY,
+}
+#: The names of the stored assets of each partition set.
+PARTITIONED_BY = {
+    partitions: frozenset(asset for asset, set_ in _PARTITIONED.items() if set_ == partitions)
+    for partitions in (BATCH, TRIAL, DAY)
 }
 _NOT_PARTITIONED = (
     "data_snapshot",

@@ -13,7 +13,7 @@ import dagster as dg
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import alert_about
-from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.automation import BY_DAY, ONLY_WHEN_ASKED, OWNERS
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
@@ -21,8 +21,10 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
+from captcha_assets.defs.partitions import DAY
 from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_switches import is_on
+from captcha_assets.defs.serving.served_days import SENSOR_INTERVAL, changed_days
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
 from captcha_assets.sources import catalog, registrations
@@ -84,9 +86,9 @@ def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Record the sources that have changed, and the batches that were removed on another machine."""
+    """Record the sources and days that have changed, and the batches that were removed elsewhere."""
     apply_remote_removals(settings, instance)
-    for observation in changed_sources(settings, instance):
+    for observation in [*changed_sources(settings, instance), *changed_days(settings, instance)]:
         instance.report_runless_asset_event(observation)
 
 
@@ -127,7 +129,7 @@ training_settings = _source(
 
 @dg.sensor(
     # A run is of one set of partitions, and trials are only trained when somebody asks for them.
-    target=dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
+    target=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
@@ -146,6 +148,7 @@ def observed_sources(
         alert_about(context.instance, lost, settings)
     apply_remote_removals(settings, context.instance)
     observed = changed_sources(settings, context.instance)
+    observed += changed_days(settings, context.instance, SENSOR_INTERVAL)
     for event in lost_outputs.report(settings, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
@@ -205,6 +208,8 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     for loss in lost_outputs.losses(instance):
         if loss.removed and registrations.came_by_inbox(settings, str(loss.output.partition)):
             continue
+        if loss.output.asset in lost_outputs.PARTITIONED_BY[DAY]:
+            continue  # a run of this sensor is of a batch; the next update makes the day again
         if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():

@@ -15,7 +15,7 @@ LAYERS = [
     ["definitions"],
     ["defs"],
     ["stored_outputs"],
-    ["sweeps", "reproduction"],
+    ["sweeps", "reproduction", "served_predictions"],
     ["training", "evaluation", "serving", "monitoring", "reports", "alerts"],
     ["start_page"],
     ["models"],
@@ -23,6 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
+    ["environment"],
     ["storage", "proportions", "interrupts", "validation_errors"],
 ]
 
