@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,16 +13,16 @@ from captcha_assets import quality
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
-from captcha_assets.monitoring import plots
 from captcha_assets.monitoring.result import LIMITS, DriftTest, Family, ServedDrift, Window
 from captcha_assets.storage import AnyPath
 
 
-def render(result: ServedDrift, images: Mapping[str, bytes]) -> str:
+def render(result: ServedDrift, plots: Mapping[str, bytes], images: Mapping[str, bytes]) -> str:
     """Return the page.
 
     Args:
         result: what `served_drift` returned.
+        plots: PNGs by the name of the window.
         images: PNGs of its unusual images by inference id, as `unusual_pngs` returns them.
     """
     environment = Environment(
@@ -34,7 +35,7 @@ def render(result: ServedDrift, images: Mapping[str, bytes]) -> str:
     return environment.get_template("report.html.jinja").render(
         result=result,
         images={name: _data_address(png) for name, png in images.items()},
-        plots={one.name: _data_address(plots.plot(one)) for one in result.windows if one.tests},
+        plots={name: _data_address(png) for name, png in plots.items()},
         limits=LIMITS,
         families=_families,
         percent=lambda share: f"{100 * share:.1f} %",
@@ -48,8 +49,9 @@ def unusual_pngs(result: ServedDrift, table: AnyPath, spec: DatasetSpec) -> dict
     Args:
         result: what `served_drift` returned.
         table: the prediction log's table of the day.
-        spec: how images are decoded.
+        spec: how images are decoded; both formats are read, as the service reads them.
     """
+    spec = replace(spec, formats=("png", "jpeg"))
     wanted = [one.inference_id for one in result.unusual]
     rows = pl.scan_parquet(str(table), glob=False).filter(pl.col("inference_id").is_in(wanted))
     found = {}

@@ -15,6 +15,7 @@ from captcha_assets.images.features import thumbnails
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.predictor import spec_of_inputs
 from captcha_assets.monitoring.result import Errors
 from captcha_assets.quality.drift import MIN_REFERENCE, STATISTICS, DriftError, Summary, sharpness
 from captcha_assets.storage import AnyPath, fetched, replacing
@@ -166,7 +167,7 @@ def read_window(tables: Sequence[AnyPath], model_id: str) -> RawWindow:
         chosen = rows.select(COLUMNS).with_row_index("row").filter(pl.col("row").is_in(drawn.implode()))
         return RawWindow(chosen.drop("row").collect(engine="streaming"), count)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise _unreadable(tables, error) from error
+        raise unreadable(tables, error) from error
 
 
 def errors_of(tables: Iterable[AnyPath], model_id: str) -> Errors:
@@ -183,7 +184,7 @@ def errors_of(tables: Iterable[AnyPath], model_id: str) -> Errors:
         counts = rows.select(pl.len(), corrected.count(), wrong=(corrected != pl.col("label")).sum())
         return Errors(*map(int, counts.collect().row(0)))
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise _unreadable(list(tables), error) from error
+        raise unreadable(list(tables), error) from error
 
 
 def _predictions(tables: Sequence[AnyPath], model_id: str) -> pl.LazyFrame | None:
@@ -193,7 +194,8 @@ def _predictions(tables: Sequence[AnyPath], model_id: str) -> pl.LazyFrame | Non
     return rows.filter(pl.col("model_version") == model_id)
 
 
-def _unreadable(tables: Sequence[AnyPath], error: Exception) -> DriftError:
+def unreadable(tables: Sequence[AnyPath], error: Exception) -> DriftError:
+    """Return the error of tables of the prediction log that cannot be read."""
     places = ", ".join(map(str, tables))
     return DriftError(
         f"{places} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
@@ -215,7 +217,7 @@ def sample_of(predictions: pl.DataFrame, extractor: FeatureExtractor, spec: Data
     classes = extractor.config.classes
     rows = predictions[_drawn(predictions.height, MAX_PREDICTIONS)]
     probabilities = _probabilities(rows["probabilities"], len(classes))
-    decoded, pixels = _decoded(rows["image"].to_list(), spec)
+    decoded, pixels = _decoded(rows["image"].to_list(), spec_of_inputs(extractor.config, spec))
     _, features = extractor.extract(pixels[:MAX_FEATURES])
     return Sample(
         rows["inference_id"].to_numpy().astype(np.str_),

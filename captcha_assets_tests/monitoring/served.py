@@ -41,7 +41,7 @@ class Model:
     """A small model, trained and exported, with its reference."""
 
     def __init__(self, work: Path) -> None:
-        table, splits = _split(work)
+        table, splits = self.table, self.splits = _split(work)
         sets = [
             read_split([table], splits, name, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
             for name in ("train", "validation")

@@ -6,6 +6,7 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.monitoring.evidently_report import evidently_report
+from captcha_assets.monitoring.plots import plot
 from captcha_assets.monitoring.report import render, unusual_pngs
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Sample, read_window, sample_of
@@ -20,6 +21,10 @@ def result_of(model: Model, table: Path) -> ServedDrift:
     return served_drift(DAY, {DAY: table}, model.reference, model.extractor, CAPTCHA)
 
 
+def plots_of(result: ServedDrift) -> dict[str, bytes]:
+    return {window.name: plot(window) for window in result.windows if window.tests}
+
+
 def sample(model: Model, table: Path) -> Sample:
     return sample_of(read_window([table], MODEL_ID).rows, model.extractor, CAPTCHA)
 
@@ -30,7 +35,7 @@ def test_the_page_says_what_drifted_and_shows_images(model: Model, tmp_path: Pat
     result = result_of(model, table)
     pngs = unusual_pngs(result, table, CAPTCHA)
     assert set(pngs) == {one.inference_id for one in result.unusual}
-    page = render(result, pngs)
+    page = render(result, plots_of(result), pngs)
     assert "Drift: critical" in page
     assert page.count("data:image/png;base64,") == len(pngs) + 1  # and the plot
     assert "brightness: mean" in page
@@ -40,7 +45,7 @@ def test_the_page_says_what_drifted_and_shows_images(model: Model, tmp_path: Pat
 
 
 def test_a_page_of_no_predictions_says_so(model: Model, tmp_path: Path) -> None:
-    page = render(result_of(model, model.day(tmp_path, images(1, 5)[:0])), {})
+    page = render(result_of(model, model.day(tmp_path, images(1, 5)[:0])), {}, {})
     assert "No drift found" in page
     assert "No predictions: too few to test for drift" in page
 
@@ -50,7 +55,7 @@ def test_what_comes_from_outside_is_escaped(model: Model, tmp_path: Path) -> Non
     result = result_of(model, table)
     hostile = replace(result.unusual[0], inference_id='"><script>alert(1)</script>')
     result = replace(result, unusual=(hostile,))
-    page = render(result, {hostile.inference_id: b"png"})
+    page = render(result, plots_of(result), {hostile.inference_id: b"png"})
     assert "<script>" not in page
 
 
