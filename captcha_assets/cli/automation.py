@@ -14,9 +14,9 @@ def automation() -> None:
 @click.pass_obj
 def on(settings: Settings) -> None:
     """Take batches from the inbox, make what has new input, retrain when there is a reason."""
+    from captcha_assets.cli.orchestration import staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import staleness
-    from captcha_assets.defs.instance import open_instance
 
     _switch(settings, on=True)
     with open_instance(settings) as instance:
@@ -44,7 +44,7 @@ def show(settings: Settings) -> None:
 
 
 def _switch(settings: Settings, *, on: bool) -> None:
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.sensor_switches import switch
 
     with open_instance(settings) as instance:
@@ -53,7 +53,7 @@ def _switch(settings: Settings, *, on: bool) -> None:
 
 
 def _show(settings: Settings) -> None:
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.sensor_switches import switched_on
 
     with open_instance(settings) as instance:

@@ -12,9 +12,9 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs.backfills import Backfill
-    from captcha_assets.defs.execution import Outcome
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration.backfills import Backfill
+    from captcha_assets.cli.orchestration.execution import Outcome
+    from captcha_assets.cli.orchestration.staleness import Step
 
 
 @click.command()
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cuts: str | None) -> None:
     """Make ASSETs anew for chosen partitions, stale or not, one after the other, to completion."""
-    from captcha_assets.defs import backfills
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration import backfills
+    from captcha_assets.cli.orchestration.instance import open_instance
 
     if bool(assets) == (resume is not None):
         raise click.UsageError("name the assets to make, or --resume")
@@ -58,7 +58,8 @@ def _keys(keys: str) -> list[str] | None:
 def _make(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.defs import backfills, killed_runs
+    from captcha_assets.cli.orchestration import backfills
+    from captcha_assets.defs import killed_runs
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -90,7 +91,7 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from captcha_assets.defs.execution import Outcome
+    from captcha_assets.cli.orchestration.execution import Outcome
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()

@@ -27,9 +27,9 @@ def status(settings: Settings, as_json: bool) -> None:
 
 def _state(settings: Settings) -> dict[str, Any]:
     """What Dagster says of the home, after lost files were reported to it."""
+    from captcha_assets.cli.orchestration import instance_status
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import instance_status
-    from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
         return instance_status.look(settings, load_dataset(settings.dataset), quiet_definitions(), instance)

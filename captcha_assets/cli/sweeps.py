@@ -21,7 +21,7 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration.staleness import Step
     from captcha_assets.sweeps.definition import Sweep
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
@@ -40,7 +40,7 @@ def start(settings: Settings, file: Path | None) -> None:
 
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code.
     """
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration.instance import open_instance
 
     file, chosen = _loaded(settings, file)
     with open_instance(settings) as instance:
@@ -79,9 +79,10 @@ def run(settings: Settings, file: Path | None) -> None:
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
+    from captcha_assets.cli.orchestration import execution, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import execution, killed_runs, lost_outputs, staleness
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.defs import killed_runs, lost_outputs
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
     with open_instance(settings) as instance, killed_runs.alone(instance, click.echo):
@@ -124,7 +125,7 @@ def _made(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> Generator[tuple[str, str | None], None, None]:
     """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
-    from captcha_assets.defs import execution
+    from captcha_assets.cli.orchestration import execution
 
     slots = instance.event_log_storage.get_concurrency_info("sweep").slot_count or 1
     if slots == 1:
@@ -167,9 +168,9 @@ def _made_in_process(settings: Settings, trial: str, started: list[subprocess.Po
 @click.pass_obj
 def trial(settings: Settings, name: str) -> None:
     """Train the one trial NAME."""
+    from captcha_assets.cli.orchestration import execution, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import execution, staleness
-    from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
         error = execution.materialize(quiet_definitions(), instance, staleness.Step(("sweep_trial",), name))[

@@ -12,8 +12,8 @@ from captcha_assets.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs import execution
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration import execution
+    from captcha_assets.cli.orchestration.staleness import Step
 
 
 _HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
@@ -41,9 +41,9 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import lost_outputs, staleness
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.model import run_config
+    from captcha_assets.cli.orchestration import run_config, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs import lost_outputs
     from captcha_assets.sweeps.production import production_settings
 
     definitions = quiet_definitions()
@@ -66,7 +66,7 @@ def update(
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
-    from captcha_assets.defs import staleness
+    from captcha_assets.cli.orchestration import staleness
 
     try:
         return staleness.checked_selection(definitions, text)
@@ -80,7 +80,7 @@ def _dry_run(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import staleness
+    from captcha_assets.cli.orchestration import staleness
 
     planned = staleness.plan(definitions, instance, selection, run_config)
     for step, reasons in planned:
@@ -103,7 +103,8 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import execution, killed_runs
+    from captcha_assets.cli.orchestration import execution
+    from captcha_assets.defs import killed_runs
 
     outcomes: list[execution.Outcome] = []
     try:
@@ -153,7 +154,7 @@ def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
 
 def quiet_definitions() -> "dg.Definitions":
     """The code location, with a console that a person can read."""
+    from captcha_assets.cli.orchestration.console_logger import with_quiet_console
     from captcha_assets.definitions import defs
-    from captcha_assets.defs.console_logger import with_quiet_console
 
     return with_quiet_console(defs())

@@ -23,7 +23,7 @@ def ui(settings: Settings, port: int) -> None:
 
     Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end with it.
     """
-    from captcha_assets.defs.instance import dagster_home, open_instance
+    from captcha_assets.cli.orchestration.instance import dagster_home, open_instance
     from captcha_assets.reports import serving
 
     with open_instance(settings):

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.console_logger import with_quiet_console
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.definitions import defs
-from captcha_assets.defs import execution, staleness
-from captcha_assets.defs.console_logger import with_quiet_console
-from captcha_assets.defs.instance import open_instance
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
 

@@ -6,8 +6,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.defs import staleness
 from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import build_image_index
 from captcha_assets.models import lineage

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import staleness
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 

@@ -10,7 +10,7 @@ import uuid
 import dagster as dg
 import pytest
 
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, UNFINISHED
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
@@ -19,7 +19,7 @@ from captcha_assets_tests.defs.conftest import Home
 MAKING = """
 import sys, time, uuid
 import dagster as dg
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, this_process
 from captcha_assets.settings import load_settings
 

@@ -10,12 +10,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from captcha_assets.defs import execution, staleness
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
+from captcha_assets_tests.cli.test_update import requested
 from captcha_assets_tests.defs.conftest import Home, open_home
-from captcha_assets_tests.defs.test_update import requested
 
 HEAD = "image_id,decision,label,reason"
 #: So many images come a second time with another label.

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits, load_sample_images
 
+from captcha_assets.cli.orchestration.console_logger import with_quiet_console
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.definitions import build_definitions
-from captcha_assets.defs.console_logger import with_quiet_console
-from captcha_assets.defs.instance import open_instance
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.predictor import OnnxPredictor

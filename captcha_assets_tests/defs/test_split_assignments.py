@@ -206,7 +206,7 @@ def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
     kept = places(split.settings)
     _through_splits(split)
     assert places(split.settings).items() < kept.items()
-    from captcha_assets.defs import execution
+    from captcha_assets.cli.orchestration import execution
 
     assert execution.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
 

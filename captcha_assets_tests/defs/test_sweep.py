@@ -18,9 +18,9 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import execution, staleness
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION
 from captcha_assets.defs.killed_runs import UNFINISHED
-from captcha_assets.defs.model.run_config import NOT_PRODUCTION
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.images.table import content_hash
 from captcha_assets.settings import REPOSITORY

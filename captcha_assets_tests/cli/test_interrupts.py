@@ -18,7 +18,7 @@ HARNESS = [sys.executable, "-m", "captcha_assets_tests.interrupts"]
 SWALLOWING = """
 import os, signal, sys
 from captcha_assets.cli import main
-from captcha_assets.defs import execution
+from captcha_assets.cli.orchestration import execution
 
 made = execution.materialize
 

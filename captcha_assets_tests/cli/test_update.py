@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import staleness
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets_tests.defs.conftest import Home
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")

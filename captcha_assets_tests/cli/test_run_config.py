@@ -8,9 +8,9 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
+from captcha_assets_tests.cli.test_status import agree
 from captcha_assets_tests.defs.conftest import NARROW, Home
 from captcha_assets_tests.defs.test_retraining import Ticks
-from captcha_assets_tests.defs.test_status import agree
 
 
 def written(home: Home, content: Any) -> str:

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 RUN = """
 import sys
 from captcha_assets.definitions import defs
-from captcha_assets.defs import execution, staleness
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.settings import load_settings
 step = staleness.Step(("image_table", "rejected_images"), "first")
 with open_instance(load_settings()) as instance:
@@ -31,8 +31,8 @@ with open_instance(load_settings()) as instance:
 TRAIN = """
 import json, pathlib, sys, time
 from captcha_assets.definitions import defs
-from captcha_assets.defs import execution, staleness
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.settings import load_settings
 me, config = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 definitions = defs()

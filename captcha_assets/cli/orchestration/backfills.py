@@ -12,10 +12,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from captcha_assets.defs.execution import Outcome, execute
+from captcha_assets.cli.orchestration.execution import Outcome, execute
+from captcha_assets.cli.orchestration.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.defs.killed_runs import STEP_TAG
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.defs.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.settings import Settings
 from captcha_assets.storage import write_json
 

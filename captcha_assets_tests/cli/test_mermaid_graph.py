@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from captcha_assets.cli.orchestration.mermaid_graph import mermaid
 from captcha_assets.definitions import defs
-from captcha_assets.defs.graph import mermaid
 from captcha_assets_tests.conftest import REPOSITORY
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import staleness
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import backfills
-from captcha_assets.defs.backfills import BackfillError
-from captcha_assets.defs.execution import Outcome
-from captcha_assets.defs.staleness import Step
+from captcha_assets.cli.orchestration import backfills
+from captcha_assets.cli.orchestration.backfills import BackfillError
+from captcha_assets.cli.orchestration.execution import Outcome
+from captcha_assets.cli.orchestration.staleness import Step
 from captcha_assets_tests.defs.conftest import Home
 
 TABLES = ("image_table", "rejected_images")

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION, reasons_given
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.dagster_internals import (
@@ -20,7 +21,6 @@ from captcha_assets.defs.dagster_internals import (
     StaleStatus,
     stale_status_resolver,
 )
-from captcha_assets.defs.model.run_config import NOT_PRODUCTION, reasons_given
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
