@@ -45,7 +45,7 @@ def show(settings: Settings) -> None:
 
 def _switch(settings: Settings, *, on: bool) -> None:
     from captcha_assets.cli.orchestration.instance import open_instance
-    from captcha_assets.defs.sensor_switches import switch
+    from captcha_assets.cli.orchestration.sensor_switches import switch
 
     with open_instance(settings) as instance:
         switch(instance, on=on)
@@ -54,7 +54,7 @@ def _switch(settings: Settings, *, on: bool) -> None:
 
 def _show(settings: Settings) -> None:
     from captcha_assets.cli.orchestration.instance import open_instance
-    from captcha_assets.defs.sensor_switches import switched_on
+    from captcha_assets.defs.sensor_states import switched_on
 
     with open_instance(settings) as instance:
         for name, is_on in switched_on(instance).items():

@@ -58,8 +58,7 @@ def _keys(keys: str) -> list[str] | None:
 def _make(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.cli.orchestration import backfills
-    from captcha_assets.defs import killed_runs
+    from captcha_assets.cli.orchestration import backfills, command_process
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -67,7 +66,7 @@ def _make(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
-        with killed_runs.alone(instance, click.echo):
+        with command_process.alone(instance, click.echo):
             outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))

@@ -79,13 +79,13 @@ def run(settings: Settings, file: Path | None) -> None:
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
-    from captcha_assets.cli.orchestration import execution, staleness
+    from captcha_assets.cli.orchestration import command_process, execution, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import killed_runs, lost_outputs
+    from captcha_assets.defs import lost_outputs
 
     chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, killed_runs.alone(instance, click.echo):
+    with open_instance(settings) as instance, command_process.alone(instance, click.echo):
         _register(settings, instance, chosen)
         lost_outputs.report(settings, instance)  # a trial whose record is lost or damaged is trained again
         names = set(chosen.trial_names)

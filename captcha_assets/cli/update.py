@@ -103,12 +103,11 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.cli.orchestration import execution
-    from captcha_assets.defs import killed_runs
+    from captcha_assets.cli.orchestration import command_process, execution
 
     outcomes: list[execution.Outcome] = []
     try:
-        with killed_runs.alone(instance, click.echo):
+        with command_process.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)

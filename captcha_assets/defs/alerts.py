@@ -53,7 +53,7 @@ def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, e
 
     The automation makes what is missing, or alerts of why it cannot, and then what the run was to make.
     """
-    from captcha_assets.defs.sensor_switches import switched_on
+    from captcha_assets.defs.sensor_states import switched_on
 
     steps = [event for event in events if event.is_step_failure]
     met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
@@ -124,7 +124,7 @@ def _refused(_run: dg.DagsterRun, events: _Events) -> _Said:
 
 def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Said:
     """Drift is to be acted on only where nothing else does: `update` and the sensor `retraining` retrain."""
-    from captcha_assets.defs.sensor_switches import switched_on
+    from captcha_assets.defs.sensor_states import switched_on
 
     found = [check for check in _failed_checks(events) if check.check_name == DRIFT.name]
     if not found or PROCESS_TAG in run.tags or switched_on(instance)["retraining"]:

@@ -22,7 +22,7 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.removal import apply_remote_removals
-from captcha_assets.defs.sensor_switches import is_on
+from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.images import decisions
 from captcha_assets.settings import Settings
 from captcha_assets.sources import catalog, registrations

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import lost_outputs, sensor_switches
+from captcha_assets.cli.orchestration import sensor_switches
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor

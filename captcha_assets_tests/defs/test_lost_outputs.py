@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.cli.orchestration import staleness
-from captcha_assets.defs import lost_outputs, sensor_switches
+from captcha_assets.cli.orchestration import sensor_switches, staleness
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import NO_VALUE
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.images import index

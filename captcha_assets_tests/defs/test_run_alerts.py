@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import sensor_switches
+from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs.alerts import alert_about, alert_on_failure
 from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home

@@ -8,9 +8,10 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from captcha_assets.cli.orchestration.command_process import exclusive_lock
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import open_instance_at
-from captcha_assets.defs.killed_runs import exclusive_lock, fail_killed_runs
+from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import Settings

@@ -6,11 +6,12 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.cli.orchestration import staleness
+from captcha_assets.cli.orchestration.command_process import is_unknown
+from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
-from captcha_assets.defs.failures import last_failures
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.killed_runs import UNFINISHED, is_unknown
+from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.images import decisions

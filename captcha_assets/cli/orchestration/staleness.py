@@ -6,7 +6,7 @@ Dagster's own resolver decides, so that the two cannot disagree. What it does no
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from captcha_assets.defs.dagster_internals import (
     stale_status_resolver,
 )
 from captcha_assets.defs.observed_sources import observe
+from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 
@@ -160,11 +161,25 @@ def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: d
     if graph.get(key).is_partitioned:
         return []
     parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)
-    return [
-        words
-        for parent in parents
-        for words in input_versions.changes(instance, key, parent.to_user_string())
+    return [words for parent in parents for words in _changes(instance, key, parent.to_user_string())]
+
+
+def _changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
+    """What became of the batches since `key` was made from its input `parent`, in words."""
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return []
+    recorded = event.asset_materialization.metadata.get(input_versions.metadata_key(parent))
+    if recorded is None:
+        return []
+    before, now = cast("dict[str, str]", recorded.value), input_versions.versions_now(instance, parent)
+    changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
+    there = set(instance.get_dynamic_partitions(BATCH))
+    gone = [
+        f"{parent} [{name}] is missing" if name in there else f"batch {name} was removed"
+        for name in sorted(before.keys() - now.keys())
     ]
+    return changed + gone
 
 
 def plan(

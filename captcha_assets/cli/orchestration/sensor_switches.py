@@ -5,10 +5,8 @@ from pathlib import Path
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import remote_repository
+from captcha_assets.defs.sensor_states import SENSORS
 from captcha_assets.settings import REPOSITORY
-
-#: What makes the platform run by itself.
-SENSORS = ("inbox_sensor", "automation", "retraining")
 
 
 def switch(
@@ -22,16 +20,3 @@ def switch(
                 instance.start_sensor(sensor)
             else:
                 instance.stop_sensor(sensor.get_remote_origin_id(), sensor.selector_id, sensor)
-
-
-def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:
-    """Which of `SENSORS` are on."""
-    return {name: is_on(instance, name) for name in SENSORS}
-
-
-def is_on(instance: dg.DagsterInstance, sensor: str) -> bool:
-    """Whether somebody switched a sensor on."""
-    return any(
-        state.instigator_name == sensor and state.status.value == "RUNNING"
-        for state in instance.all_instigator_state()
-    )
