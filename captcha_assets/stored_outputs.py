@@ -63,6 +63,32 @@ class Missing(Exception):  # noqa: N818 - a state of a file rather than an error
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
+class Outdated(Exception):  # noqa: N818 - a state of a file rather than an error of the program
+    """A file that is whole, and not what it ought to be; the message says why."""
+
+
+class MissingInputError(RuntimeError):
+    """An input that was never materialized; the message says what to do."""
+
+
+def require_materialized(settings: Settings, path: AnyPath, asset: str) -> None:
+    """Check that the input of an asset is there.
+
+    Args:
+        settings: they know the batches.
+        path: where the input lies.
+        asset: the asset that makes it.
+
+    Raises:
+        MissingInputError: it is not there.
+    """
+    if path.exists():
+        return
+    if not registrations.known_batches(settings):
+        raise MissingInputError("there is no batch yet: captcha-assets batch add NAME SOURCE")
+    raise MissingInputError(f"{asset} is not materialized yet: captcha-assets update")
+
+
 class StoredVersions:
     """Looks up what is stored, and computes each version once for as long as its files do not change.
 
@@ -83,6 +109,8 @@ class StoredVersions:
             return Stored(version=_LOOKS[output.asset](self, self._settings, output))
         except Missing as missing:
             return Stored(problem=f"missing: {missing}")
+        except Outdated as outdated:
+            return Stored(problem=str(outdated))
         except _DAMAGED as error:
             words = " ".join(str(error).split()) or type(error).__name__
             return Stored(problem=f"damaged: {words}")
@@ -172,8 +200,19 @@ def _validation(results: Path) -> str:
 
 
 def _archive(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    path = registrations.archive_path(settings, str(output.partition))
-    return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+    """Return the hash of an archive, provided it is the one that is registered."""
+    batch = str(output.partition)
+    path = registrations.archive_path(settings, batch)
+    stored = versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+    try:
+        known = registrations.registration(settings, batch)
+    except archives.BatchError as error:
+        raise Outdated(str(error)) from error
+    if known is not None and known.is_to_be_asked:
+        raise Outdated(f"registered anew: {known.source} is asked for its newest version")
+    if known is not None and known.sha256 not in (None, stored):
+        raise Outdated(f"not what is registered: the archive of {batch} has other content")
+    return stored
 
 
 def _snapshot(versions: StoredVersions, settings: Settings, _output: Output) -> str:

@@ -13,12 +13,11 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.defs.model.training import TRAINING_CODE
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 

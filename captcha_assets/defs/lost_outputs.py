@@ -16,9 +16,7 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
-from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.registrations import registration
-from captcha_assets.stored_outputs import Output, Stored, StoredVersions
+from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
 REMOVED = "removed:"
@@ -29,23 +27,8 @@ PROBLEM = "on disk"
 #: Metadata of `data_snapshot`: the DVC remote that has the data.
 PUSHED_TO = "pushed to"
 
-#: The stored assets, by the partition set of each.
-_PARTITIONED = {
-    "raw_batch": BATCH,
-    "image_table": BATCH,
-    "rejected_images": BATCH,
-    "sweep_trial": TRIAL,
-}
-_NOT_PARTITIONED = (
-    "data_snapshot",
-    "image_index",
-    "splits",
-    "resnet18",
-    "evaluation",
-    "onnx_model",
-    "champion",
-    "sweep_leaderboard",
-)
+#: The partition set of each stored asset that is partitioned.
+_PARTITIONED = {"raw_batch": BATCH, "image_table": BATCH, "rejected_images": BATCH, "sweep_trial": TRIAL}
 _MODEL = "model"
 
 #: Statuses of runs that may be writing now.
@@ -85,7 +68,7 @@ def differences(
     """
     writing, recorded = _being_written(instance), _recorded(instance)
     versions = StoredVersions(settings, verify=verify)
-    found = {output: _state(settings, instance, output, versions) for output in recorded}
+    found = {output: _look(settings, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
@@ -128,7 +111,7 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
         for partition, tags in _tags_by_partition(instance, asset).items():
             if partition in there:
                 found[Output(asset, partition)] = tags[DATA_VERSION_TAG]
-    for asset in _NOT_PARTITIONED:
+    for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys()):
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
         known = event.asset_materialization if event else None
         if known and DATA_VERSION_TAG in (known.tags or {}):
@@ -144,30 +127,14 @@ def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str,
     )
 
 
-def _state(
+def _look(
     settings: Settings, instance: dg.DagsterInstance, output: Output, versions: StoredVersions
 ) -> Stored:
-    """Return what lies on disk; an archive that is not the registered one is none."""
+    """Return what lies on disk; a snapshot that was not pushed to today's default remote is none."""
     stored = versions.look(output)
-    if output.asset == "data_snapshot" and stored.version is not None:
-        return _pushed(settings, instance, stored)
-    if output.asset != "raw_batch" or stored.version is None:
+    if output.asset != "data_snapshot" or stored.version is None:
         return stored
-    try:
-        known = registration(settings, str(output.partition))
-    except BatchError as error:
-        return Stored(problem=str(error))
-    if known is not None and known.is_to_be_asked:
-        return Stored(problem=f"registered anew: {known.source} is asked for its newest version")
-    if known is None or known.sha256 in (None, stored.version):
-        return stored
-    return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")
-
-
-def _pushed(settings: Settings, instance: dg.DagsterInstance, stored: Stored) -> Stored:
-    """Return the snapshot that lies on disk; one that was not pushed to today's default remote is none."""
-    remote = snapshot.default_remote(settings.home)
-    made = last_materialized(instance, Output("data_snapshot"))
+    remote, made = snapshot.default_remote(settings.home), last_materialized(instance, output)
     pushed_to = made and made.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return stored

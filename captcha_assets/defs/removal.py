@@ -7,7 +7,6 @@ import dagster as dg
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation_history import forget_unreadable
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.presentation import history
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations, snapshot
 
@@ -23,16 +22,16 @@ def remove_batch(
     Raises:
         BatchError: there is no such batch, or a file cannot be removed.
     """
+    from captcha_assets.quality import report
+
     if registrations.has_left(settings, batch):
         lost_outputs.report_removed(instance, batch)
         registrations.remove(settings, batch, progress=progress)
     elif not instance.has_dynamic_partition(BATCH, batch):
         raise registrations.unknown_batch(settings, batch)
-    lost_outputs.report_removed(
-        instance, batch
-    )  # once more: another command may have seen the batch meanwhile
+    lost_outputs.report_removed(instance, batch)  # another command may have seen the batch meanwhile
     forget_unreadable(instance)
-    history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
+    report.publish_history(settings, instance.get_dynamic_partitions(BATCH))  # the page led to its report
 
 
 def apply_remote_removals(settings: Settings, instance: dg.DagsterInstance) -> None:

@@ -111,6 +111,11 @@ class DriftFeature:
     p_value: float
     passed: bool
 
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class DriftResult:
@@ -140,7 +145,7 @@ class DriftResult:
         """Return what the suite `drift` validates: a row for each feature."""
         rows = [
             {
-                "feature": one.name.replace("_", " "),
+                "feature": one.title,
                 "found": one.words,
                 "difference": one.statistic,
                 "threshold": one.threshold,

@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+#: The columns that the first ranks are shown with, and how many of them.
+SHOWN = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
+_FIRST = 20
+
 DESCRIPTIONS = {
     "rank": "1 is the best; none for what is not complete, or was trained on other images",
     "accuracy": "on the validation split, after the last epoch that was trained",
@@ -81,6 +85,12 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
             }
         )
     return made
+
+
+def first_ranks(settings: Settings, records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return the first rows of the leaderboard, with the columns of `SHOWN`, as text."""
+    first = rows(records, splits_now(settings))[:_FIRST]
+    return [{name: "" if row[name] is None else str(row[name]) for name in SHOWN} for row in first]
 
 
 def waiting(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:

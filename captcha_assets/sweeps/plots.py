@@ -80,6 +80,17 @@ def parameters(records: Sequence[Record]) -> Figure:
     return figure
 
 
+def of_sweeps(records: Sequence[Record]) -> dict[str, bytes]:
+    """Return the plots of every sweep among the records, by title."""
+    made = {}
+    for sweep in sorted({record.sweep for record in records}):
+        members = [record for record in records if record.sweep == sweep]
+        made[f"{sweep}: trials"] = progress(members)
+        if any(record.value is not None for record in members):
+            made[f"{sweep}: parameters"] = parameters(members)
+    return made
+
+
 def _subtitle(best: Record | None) -> str:
     if best is None or best.value is None:
         return "no trial is complete"

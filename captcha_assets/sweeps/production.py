@@ -4,8 +4,6 @@ They are the defaults of `TrainingSettings`, and over them the file `configs/tra
 where there is one. It is a file to commit.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,18 +27,12 @@ def production_settings(settings: Settings) -> TrainingSettings:
 
 
 def production_version(settings: Settings) -> str:
-    """Return the version of the production settings: 12 hex digits of a hash over all of them.
+    """Return the version of the production settings.
 
     Raises:
         SettingsError: the file cannot be used.
     """
-    return version_of(production_settings(settings))
-
-
-def version_of(chosen: TrainingSettings) -> str:
-    """Return the version of settings: equal ones have equal versions."""
-    content = json.dumps(chosen.model_dump(), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return production_settings(settings).version
 
 
 def problem(settings: Settings) -> str | None:

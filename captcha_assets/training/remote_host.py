@@ -3,12 +3,14 @@
 import hashlib
 import importlib.util
 import json
+import os
 import shlex
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,9 @@ from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.storage import replacing_folder
 from captcha_assets.training import remote_training
 from captcha_assets.training.config import TrainingJob
+
+#: Seconds between the heartbeats that the remote host waits for.
+_HEARTBEAT = 10.0
 
 #: The packages that the remote host must have; the source of this package is sent.
 NEEDED = ("torch", "timm", "pytorch_lightning", "torchmetrics", "safetensors", "numpy", "pyarrow", "pydantic")
@@ -159,6 +164,29 @@ def hang_up(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Send heartbeats while the block runs, then close the connection."""
+    assert process.stdin is not None
+    over, line = threading.Event(), process.stdin.fileno()
+
+    def beat() -> None:
+        while not over.wait(_HEARTBEAT):
+            try:
+                os.write(line, b"\n")
+            except BrokenPipeError:
+                return
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        hang_up(process, 25)
 
 
 # --- sending

@@ -15,7 +15,7 @@ LAYERS = [
     ["definitions"],
     ["defs"],
     ["stored_outputs"],
-    ["sweeps", "reproduction"],
+    ["sweeps", "reproduction", "training_jobs"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
     ["models"],

@@ -13,7 +13,6 @@ from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
-from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.images import decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
@@ -22,7 +21,8 @@ from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
-from captcha_assets.sweeps.production import problem
+from captcha_assets.sweeps.production import problem, production_version
+from captcha_assets.training.config import TRAINING_CODE
 
 _TRAINED = dg.AssetKey("resnet18")
 
@@ -82,7 +82,7 @@ def _next_training(settings: Settings) -> str:
     if unusable := problem(settings):
         return f"no training: {unusable}"
     try:
-        now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+        now = retraining.situation(settings, TRAINING_CODE, production_version(settings))
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
     return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)

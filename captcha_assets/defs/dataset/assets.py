@@ -6,14 +6,14 @@ import dagster as dg
 from pydantic import Field
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import input_versions, required_inputs, split_assignments
+from captcha_assets.defs import input_versions, split_assignments
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
     column_lineage,
     column_schema,
-    conflict_metadata,
     counts,
+    link,
     published,
 )
 from captcha_assets.images import index
@@ -22,6 +22,7 @@ from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.local import batches_of
 from captcha_assets.quality import suites, validation_result
 from captcha_assets.settings import Settings
+from captcha_assets.stored_outputs import require_materialized
 
 _DECISIONS = dg.AssetCheckSpec(
     "label_decisions",
@@ -44,6 +45,16 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
     )
 
 
+def _conflicts(settings: Settings, first: str | None) -> dict[str, dg.MetadataValue]:
+    """Return metadata of the label conflicts: the first of them with what to do, and the file of all."""
+    if first is None:
+        return {}
+    return {
+        "conflicts": dg.MetadataValue.md(first),
+        "all conflicts": link(settings, settings.label_conflicts),
+    }
+
+
 def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
     """Return the asset of all distinct images of a data set."""
 
@@ -62,12 +73,12 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.MaterializeResult:
         """Bring the batches that passed their checks together; name the quarantined ones."""
-        from captcha_assets.quality import validation
+        from captcha_assets.quality import conflicts, validation
 
         versions = input_versions.versions_now(context.instance, "image_table")
         batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
-            required_inputs.require(settings, settings.image_index, "image_table")
+            require_materialized(settings, settings.image_index, "image_table")
         passed = [
             name
             for name in batches
@@ -93,7 +104,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(settings.image_index)),
                 **column_lineage(index.COLUMN_ORIGINS),
                 "quality report": report,
-                **conflict_metadata(settings, tables, spec),
+                **_conflicts(settings, conflicts.publish(settings, tables, spec)),
                 **input_versions.record(versions, "image_table"),
             },
         )
@@ -131,7 +142,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Assign a split to every new image; an image that has one keeps it."""
         from captcha_assets.quality import validation
 
-        required_inputs.require(settings, settings.image_index, "image_index")
+        require_materialized(settings, settings.image_index, "image_index")
         record = AssignmentRecord(settings.split_assignments, settings.scratch)
         if not config.accept_loss:
             split_assignments.require_known(context.instance, settings, record)

@@ -1,13 +1,10 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
 from captcha_assets.defs.model.promotion import (
@@ -16,17 +13,19 @@ from captcha_assets.defs.model.promotion import (
     criteria_results,
     criteria_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile, trained_with
-from captcha_assets.defs.presentation import link, picture
+from captcha_assets.defs.model.training import trained_meanwhile, trained_with
+from captcha_assets.defs.presentation import image, link
 from captcha_assets.images import local
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
 from captcha_assets.models.overview import require_whole
 from captcha_assets.models.reading import resolve
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched, replacing
+from captcha_assets.storage import fetched
+from captcha_assets.stored_outputs import require_materialized
 from captcha_assets.sweeps.production import production_settings
-from captcha_assets.training.config import TrainingJob
+from captcha_assets.training.config import TRAINING_CODE, TrainingJob
+from captcha_assets.training_jobs import job_for
 
 
 @dg.asset(
@@ -45,7 +44,9 @@ def resnet18(
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
-    required_inputs.require(settings, settings.splits, "splits")
+    from captcha_assets.models.registration import register
+
+    require_materialized(settings, settings.splits, "splits")
     require_images(settings.splits)
     chosen = with_named(production_settings(settings), context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
@@ -53,22 +54,8 @@ def resnet18(
         model_id = trained_meanwhile(context, settings, job)
         if model_id is None:
             compute.run(context, job)
-            model_id = _keep(settings, dataset, data, job.output)
+            model_id = register(settings, dataset, data, job.output)
     return _trained(settings, model_id, job)
-
-
-def _keep(settings: Settings, spec: DatasetSpec, data: local.LocalTables, trained: Path) -> str:
-    """Register a trained model with what it was trained on, and return its id."""
-    from captcha_assets.quality import drift
-
-    model_id = folder.verify(trained)
-    with replacing(settings.training_splits(model_id)) as part:
-        shutil.copyfile(data.splits, part)
-    summary = drift.summarize(data.tables, spec, data.splits)
-    drift.save(summary, settings.training_summary(model_id))
-    registry.add_candidate(settings.models, trained)
-    shutil.rmtree(trained.parent)
-    return model_id
 
 
 def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
@@ -85,7 +72,7 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
             "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
             "splits": job.splits_version,
             "epochs": len(history),
-            "curves": picture(plots.training_curves(history), "training curves"),
+            "curves": image(plots.training_curves(history), "training curves"),
             **{
                 name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
             },
@@ -129,7 +116,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "test images": metrics.n,
             "classes without test images": ", ".join(metrics.missing) or "none",
             "report": link(settings, measured.report),
-            **{name.replace("_", " "): picture(png, name) for name, png in measured.pictures.items()},
+            **{name.replace("_", " "): image(png, name) for name, png in measured.pictures.items()},
         },
     )
 
