@@ -162,13 +162,13 @@ def kaggle_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "what", "why"),
     [
-        (401, "could not be asked", "Kaggle refused the credentials (401)"),
+        (401, "could not be asked", "Kaggle rejected the credentials (401)"),
         (403, "could not be asked", "this account may not read it (403)"),
         (404, "no longer has it", "there is none (404)"),
         (503, "could not be asked", "Kaggle answered with an error (503)"),
     ],
 )
-def test_a_source_that_no_longer_has_an_archive_and_one_that_refuses_are_told_apart(
+def test_a_source_that_no_longer_has_an_archive_and_one_that_rejects_are_told_apart(
     home: Settings, kaggle_user: None, status: int, what: str, why: str
 ) -> None:
     from_kaggle(home)
@@ -236,7 +236,7 @@ def test_splits_that_were_not_kept_end_in_one_line(home: Settings) -> None:
     assert "were not kept" in said
 
 
-def test_a_damaged_model_is_refused(home: Settings) -> None:
+def test_a_damaged_model_is_rejected(home: Settings) -> None:
     model = Path(str(home.models)) / registry.candidate(home.models).model_id
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"seed": 7}))

@@ -1,4 +1,4 @@
-"""Everything hangs off one home; what cannot be used is refused with the variable's name and a reason."""
+"""Everything hangs off one home; what cannot be used is rejected with the variable's name and a reason."""
 
 import subprocess
 import sys
@@ -84,7 +84,7 @@ def test_a_home_is_absolute_whatever_folder_a_step_runs_in(
     assert load_settings(home="~/captcha").home == tmp_path / "me" / "captcha"
 
 
-def test_a_home_that_is_a_file_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("CAPTCHA_HOME", str(file))
@@ -134,7 +134,7 @@ def test_the_same_places_exist_on_an_object_store(tmp_path: Path, address: str) 
         ("s3://", "name a bucket: s3://<bucket>/<folder>"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_with_what_to_do(
+def test_an_address_that_cannot_be_used_is_rejected_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, artifacts: str, reason: str
 ) -> None:
     monkeypatch.setenv("CAPTCHA_ARTIFACTS", artifacts)
@@ -173,7 +173,7 @@ WANTED = "give local, or ssh://[user@]host[:port]/absolute/folder"
         ("ssh://-oProxyCommand=true/scratch", f"no name begins with a dash: {WANTED}"),
     ],
 )
-def test_a_machine_that_cannot_be_meant_is_refused_by_name(
+def test_a_machine_that_cannot_be_meant_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, place: str, reason: str
 ) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE", place)
@@ -183,7 +183,7 @@ def test_a_machine_that_cannot_be_meant_is_refused_by_name(
     assert str(caught.value) == f"{given} cannot be used: {reason}"
 
 
-def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
+def test_a_configuration_of_ssh_that_is_not_there_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE_SSH_CONFIG", str(tmp_path / "none"))
@@ -196,8 +196,8 @@ def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
 # --- what a command says of the environment
 
 
-def refused(name: str, value: str) -> str:
-    """What a command says that is refused for a variable: one line, and exit status 1."""
+def rejected(name: str, value: str) -> str:
+    """What a command says that is rejected for a variable: one line, and exit status 1."""
     done = CliRunner(env={name: value}).invoke(main, ["batch", "list"])
     assert done.exit_code == 1, done.output
     assert len(done.output.strip().splitlines()) == 1
@@ -219,17 +219,17 @@ def refused(name: str, value: str) -> str:
         ("CAPTCHA_PROMOTION_LATENCY", "nan", "finite number"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_with_the_variables_name(
+def test_a_value_that_cannot_be_used_is_rejected_with_the_variables_name(
     name: str, value: str, reason: str
 ) -> None:
-    said = refused(name, value)
+    said = rejected(name, value)
     assert f"{name}='{value}' cannot be used: " in said
     assert reason in said
 
 
 @pytest.mark.parametrize("value", ["hush", "hush://hooks.example.com", "https://", "https://a b/hush"])
-def test_a_webhook_that_is_no_address_is_refused_and_its_value_is_not_shown(value: str) -> None:
-    said = refused("CAPTCHA_ALERT_WEBHOOK", value)
+def test_a_webhook_that_is_no_address_is_rejected_and_its_value_is_not_shown(value: str) -> None:
+    said = rejected("CAPTCHA_ALERT_WEBHOOK", value)
     assert "CAPTCHA_ALERT_WEBHOOK cannot be used: give an address that begins with https://" in said
     assert "hush" not in said
 
@@ -243,16 +243,16 @@ def test_a_webhook_that_is_no_address_is_not_shown_by_a_traceback_either(
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_variable_that_nothing_reads_is_refused_with_the_one_that_is_meant() -> None:
-    said = refused("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
+def test_a_variable_that_nothing_reads_is_rejected_with_the_one_that_is_meant() -> None:
+    said = rejected("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
     assert "CAPTCHA_RETRAIN_NEW_IMAGE is no setting: is CAPTCHA_RETRAIN_NEW_IMAGES meant?" in said
-    assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in refused("CAPTCHA_XYZ", "5")
-    assert "CAPTCHA_HOMe is no setting: is CAPTCHA_HOME meant?" in refused("CAPTCHA_HOMe", "/tmp")
+    assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in rejected("CAPTCHA_XYZ", "5")
+    assert "CAPTCHA_HOMe is no setting: is CAPTCHA_HOME meant?" in rejected("CAPTCHA_HOMe", "/tmp")
 
 
 @pytest.mark.parametrize("name", ["who?", "ten%20"])
-def test_a_home_whose_path_a_database_address_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
-    said = refused("CAPTCHA_HOME", str(tmp_path / name))
+def test_a_home_whose_path_a_database_address_cannot_hold_is_rejected(tmp_path: Path, name: str) -> None:
+    said = rejected("CAPTCHA_HOME", str(tmp_path / name))
     assert "no folder may be used whose path holds ? or %" in said
     assert list(tmp_path.iterdir()) == []
 

@@ -97,13 +97,13 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         figures of its promotion: {found['champion']['outdated']}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
+    if candidate := found["not_promoted"]:
+        yield f"         candidate {candidate['model']} is not promoted: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
     if found["drifted"]:
         yield f"         batches that drifted: {', '.join(found['drifted'])}"
-    if found["refused"]:
-        yield f"refused  {found['refused']['model']}: {found['refused']['reason']}"
 
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:

@@ -57,11 +57,6 @@ class Promotion:
     criteria: tuple[Criterion, ...] = ()
     without: str = "no champion to compare with"
 
-    @property
-    def refused(self) -> bool:
-        """Whether the candidate was looked at and not promoted."""
-        return not self.promoted and not (self.champion and self.champion.model_id == self.candidate)
-
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """Make the candidate champion if there is none, or if it is no worse on today's test split, for a reason.
@@ -237,7 +232,7 @@ def _exported(settings: Settings, stack: ExitStack, model_id: str) -> OnnxPredic
 def _median_times(predictors: Mapping[str, OnnxPredictor], rounds: int = 50) -> dict[str, float]:
     """Median time of the exported models for one image, in ms, measured in turns on one thread.
 
-    The processor's time: a machine that is busy otherwise is no reason to refuse a model.
+    The processor's time: a machine that is busy otherwise is no reason not to promote a model.
     """
     times: dict[str, list[float]] = {model: [] for model in predictors}
     for _ in range(rounds):

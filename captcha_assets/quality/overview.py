@@ -20,7 +20,7 @@ class BatchOverview:
         batch: its name.
         delivered: members of the archive, usable or not.
         usable: images that could be decoded and labelled.
-        rejected: members that were refused.
+        rejected: members that cannot be used.
         duplicates: usable images that another member, of this batch or an earlier one, holds already.
         checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
     """

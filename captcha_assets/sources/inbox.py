@@ -220,14 +220,14 @@ class _Ledger:
                     self._entries[batch] = entry
 
     def enter(self, seen: Survey) -> Arrival:
-        """Give what was found the name it has, or a new one; refuse what is known already."""
+        """Give what was found the name it has, or a new one; reject what is known already."""
         batch, sha256 = self._identify(seen)
         if batch is None:
             batch = self._waiting_at(seen.root) or self._new_name(seen.root, sha256)
         elif self._is_fetched(batch, sha256):
             raise BatchError(f"has been delivered already, as {batch}: it can be deleted here")
         else:
-            self._refuse_second(batch, seen.root)
+            self._reject_second(batch, seen.root)
         self._here.add(batch)
         self._names.add(batch)
         self._entries[batch] = Registration(batch, LocalSource(seen.root), sha256=sha256)
@@ -238,8 +238,8 @@ class _Ledger:
         # one that is damaged is fetched again
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
-    def _refuse_second(self, batch: str, path: Path) -> None:
-        """Refuse what comes from another place too, as long as it can be had there."""
+    def _reject_second(self, batch: str, path: Path) -> None:
+        """Reject what comes from another place too, as long as it can be had there."""
         source = self._entries[batch].source
         if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
             raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")

@@ -24,7 +24,7 @@ _CREDENTIALS = re.compile(r"://[^/]*@")
 
 
 class SnapshotError(RuntimeError):
-    """DVC refused; the message is its own last word."""
+    """DVC failed; the message is its own last word."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def take_snapshot(home: Path) -> Snapshot:
     A home that is not a DVC project yet becomes one of its own, without git.
 
     Raises:
-        SnapshotError: there is no data, or DVC refused to add or to push.
+        SnapshotError: there is no data, or DVC failed to add or to push.
     """
     from dvc.exceptions import DvcException  # noqa: PLC0415  (DVC takes seconds to import)
 

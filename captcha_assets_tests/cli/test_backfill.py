@@ -80,7 +80,7 @@ def test_days_are_chosen_one_by_one_and_by_ranges(three: Home) -> None:
         (["raw_batch"], {"day": ["2026-11-03"]}, "none of these assets is partitioned by day"),
     ],
 )
-def test_what_is_not_there_is_refused_by_name(
+def test_what_is_not_there_is_rejected_by_name(
     three: Home, assets: list[str], chosen: dict[str, list[str]], words: str
 ) -> None:
     with pytest.raises(BackfillError, match=words):

@@ -107,14 +107,14 @@ def test_errors_are_one_line_that_says_what_is_wrong(
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_an_impossible_home_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_impossible_home_is_rejected_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(tmp_path / "file", "batch", "list")
     assert done.returncode == 1
     assert "CAPTCHA_HOME" in done.stderr
 
 
-def test_an_instance_of_another_home_is_refused_and_told_nothing(tmp_path: Path) -> None:
+def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     succeeded(mine, "batch", "add", "one", "synthetic:3")
     succeeded(mine, "update", "--select", "key:raw_batch")

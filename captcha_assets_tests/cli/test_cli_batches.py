@@ -141,12 +141,12 @@ def test_of_two_commands_that_register_one_name_at_once_exactly_one_wins(tmp_pat
     ],
     ids=["all", "none", "too many", "seed", "endless number"],
 )
-def test_what_cannot_be_a_batch_is_refused_when_it_is_added(
+def test_what_cannot_be_a_batch_is_rejected_when_it_is_added(
     tmp_path: Path, name: str, source: str, words: str
 ) -> None:
-    refused = run(tmp_path, "batch", "add", name, source)
-    assert refused.returncode == 2
-    assert words in refused.stderr
+    rejected = run(tmp_path, "batch", "add", name, source)
+    assert rejected.returncode == 2
+    assert words in rejected.stderr
     assert succeeded(tmp_path, "batch", "list", "--json") == ""
 
 

@@ -25,7 +25,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", home], check=True)
 
 
-def refused(home: Path, *arguments: str, **environment: str) -> str:
+def rejected(home: Path, *arguments: str, **environment: str) -> str:
     """The one line that a command fails with."""
     done = run(home, *arguments, **environment)
     assert done.returncode == 1, done.stdout
@@ -35,7 +35,7 @@ def refused(home: Path, *arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("arguments", [("update",), ("status",), ("batch", "add", "two", "synthetic:9")])
 def test_a_home_that_cannot_be_written_to_is_named(read_only: Path, arguments: tuple[str, ...]) -> None:
-    line = refused(read_only, *arguments)
+    line = rejected(read_only, *arguments)
     assert str(read_only) in line
     assert "Read-only file system" in line
 
@@ -46,14 +46,14 @@ def test_a_home_that_can_only_be_read_lists_its_batches(read_only: Path) -> None
 
 def test_a_disk_that_dagsters_database_fills_is_named(small_disk: Path) -> None:
     succeeded(small_disk, "batch", "add", "one", "synthetic:40:1")
-    line = refused(small_disk, "update", "--select", "key:raw_batch")
+    line = rejected(small_disk, "update", "--select", "key:raw_batch")
     assert f"Dagster's database in {small_disk}/.dagster: database or disk is full; free some space" in line
 
 
 def test_a_damaged_database_of_dagster_is_named(tmp_path: Path) -> None:
     succeeded(tmp_path, "status")
     (tmp_path / ".dagster" / "history" / "runs.db").write_bytes(b"garbage" * 1000)
-    line = refused(tmp_path, "status")
+    line = rejected(tmp_path, "status")
     assert f"Dagster's database in {tmp_path}/.dagster: file is not a database" in line
     assert "move it away if it is damaged" in line
 
@@ -61,9 +61,9 @@ def test_a_damaged_database_of_dagster_is_named(tmp_path: Path) -> None:
 def test_settings_of_dagster_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / ".dagster").mkdir()
     (tmp_path / ".dagster" / "dagster.yaml").write_text("{{")
-    assert "dagster.yaml" in refused(tmp_path, "status")
+    assert "dagster.yaml" in rejected(tmp_path, "status")
     (tmp_path / ".dagster" / "dagster.yaml").write_text("no_such_setting: 1\n")
-    assert "no_such_setting" in refused(tmp_path, "status")
+    assert "no_such_setting" in rejected(tmp_path, "status")
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        line = refused(
+        line = rejected(
             tmp_path,
             *arguments,
             CAPTCHA_ARTIFACTS="s3://bucket/here",

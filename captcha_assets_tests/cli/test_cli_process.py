@@ -95,13 +95,13 @@ def test_every_command_prints_its_help_once_and_succeeds(tmp_path: Path, option:
 
 def test_help_is_given_whatever_the_settings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTCHA_UI_URL", "nonsense")
-    ((status, said), (refused, error)) = ended(tmp_path, [["batch", "add", "--help"], ["batch", "list"]])
-    assert (status, refused) == (0, 1)
+    ((status, said), (rejected, error)) = ended(tmp_path, [["batch", "add", "--help"], ["batch", "list"]])
+    assert (status, rejected) == (0, 1)
     assert said.startswith("Usage: captcha-assets batch add")
     assert "CAPTCHA_UI_URL" in error
 
 
-def test_every_command_refuses_an_unknown_option_and_a_group_an_unknown_command(tmp_path: Path) -> None:
+def test_every_command_rejects_an_unknown_option_and_a_group_an_unknown_command(tmp_path: Path) -> None:
     lines = [[*words, "--no-such-option"] for words, _command in commands()]
     lines += [[*words, "no-such-command"] for words, one in commands() if isinstance(one, click.Group)]
     for line, (status, said) in zip(lines, ended(tmp_path, lines), strict=True):

@@ -61,7 +61,7 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     registrations.register(home.settings, "late", registrations.parse_source("synthetic:40:1"))
     home.instance.add_dynamic_partitions("batch", ["late"])
     with monkeypatch.context() as broken:
-        broken.setattr("captcha_assets.sources.generator.write_archive", _refuse)
+        broken.setattr("captcha_assets.sources.generator.write_archive", _fail)
         assert home.make("raw_batch", partition="late") is not None
     (step,) = [step for step in status()["stale"] if step["step"] == "raw_batch [late]"]
     assert step["last_failure"].endswith("the source is closed today")
@@ -69,13 +69,13 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     assert home.make("raw_batch", partition="late") is None
     assert all(step["last_failure"] is None for step in status()["stale"])
     with monkeypatch.context() as broken:
-        broken.setattr("captcha_assets.images.table.build_image_table", _refuse)
+        broken.setattr("captcha_assets.images.table.build_image_table", _fail)
         assert home.make("image_table", "rejected_images", partition="late") is not None
     (step,) = [step for step in status()["stale"] if step["step"] == "image_table + rejected_images [late]"]
     assert step["last_failure"].endswith("the source is closed today")
 
 
-def _refuse(*_: object) -> None:
+def _fail(*_: object) -> None:
     raise registrations.BatchError("the source is closed today")
 
 
@@ -88,7 +88,7 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
     low, accuracy, high = (found["champion"][name] for name in ("accuracy_low", "accuracy", "accuracy_high"))
     assert low <= accuracy <= high
     assert found["last_drift"]["batch"] == "first"
-    assert (found["drifted"], found["refused"]) == ([], None)
+    assert (found["drifted"], found["not_promoted"]) == ([], None)
     assert "new training images since" in found["next_training"]
     words = said("status")
     assert f"serves   {model} since " in words

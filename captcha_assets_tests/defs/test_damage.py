@@ -76,7 +76,7 @@ def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
     home, candidate = challenged
     compare(home)
     say("model", "refuse", candidate, "--reason", "by a person")
-    assert "refused  " in say("status")
+    assert " is not promoted: " in say("status")
     models = home.settings.models
     (decision,) = (models / "decisions").glob(f"{candidate}--*.json")
     for path in (models / "refused" / f"{candidate}.json", decision, models / "history" / "000001.json"):

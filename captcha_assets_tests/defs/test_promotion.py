@@ -87,7 +87,7 @@ def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(
     assert checks(home)["non_inferiority"].description != "no champion to compare with"
 
 
-def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
+def test_a_worse_candidate_is_not_promoted_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     before = registry.champion(home.settings.models)
     compare(home)
@@ -97,7 +97,7 @@ def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tupl
     assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
     assert "no reason to change" in str(found["reason_to_change"].description)
     last = json.loads(home.settings.alerts.read_text().splitlines()[-1])
-    assert last["title"] == f"candidate {candidate} is refused, the champion serves on"
+    assert last["title"] == f"candidate {candidate} is not promoted, the champion serves on"
     assert f"captcha-assets model promote {candidate}" in last["lines"][-1]
     assert candidate != serving(home)
 
@@ -260,7 +260,7 @@ def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tupl
     assert serving(home) == before
 
 
-def test_what_would_change_nothing_is_refused_and_so_is_a_reason_that_says_nothing(
+def test_what_would_change_nothing_is_rejected_and_so_is_a_reason_that_says_nothing(
     challenged: tuple[Home, str],
 ) -> None:
     home, candidate = challenged

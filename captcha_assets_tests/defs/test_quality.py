@@ -48,7 +48,7 @@ def crown(settings: Settings, work: Path) -> str:
     make_model(work / "model")
     model_id = registry.add_candidate(settings.models, work / "model")
     generator.write_archive(work / "seen.zip", 1000, seed=1)
-    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet", CAPTCHA)
+    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "rejected.parquet", CAPTCHA)
     drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.training_summary(model_id))
     registry.promote(settings.models, model_id, "the first")
     return model_id

@@ -1,4 +1,4 @@
-"""One alert a run: what failed, which checks, who was refused; by the command or by the daemon, once."""
+"""One alert a run: what failed, which checks, which candidate; by the command or by the daemon, once."""
 
 import json
 from pathlib import Path

@@ -140,7 +140,7 @@ def test_a_model_without_a_history_is_measured_all_the_same(batch, tmp_path):
     assert not (tmp_path / "evaluation" / "training_curves.png").exists()
 
 
-def test_an_empty_split_is_refused_and_what_was_measured_before_stays(evaluated, model, batch, tmp_path):
+def test_an_empty_split_is_rejected_and_what_was_measured_before_stays(evaluated, model, batch, tmp_path):
     _, target = evaluated
     before = contents(target)
     tables, splits = batch

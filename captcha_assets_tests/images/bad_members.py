@@ -1,4 +1,4 @@
-"""Everything that a member of a batch can have wrong with it, and the reason it is refused for.
+"""Everything that a member of a batch can have wrong with it, and the reason it is rejected for.
 
 Each case is written for real into an archive, beside good images.
 """

@@ -177,7 +177,7 @@ def test_a_batch_without_images_cannot_be_compared():
         drift.compare(summary(0, REFERENCE), summarize(images[:0], labels[:0]))
 
 
-def test_a_reference_of_few_images_is_refused():
+def test_a_reference_of_few_images_is_rejected():
     with pytest.raises(DriftError, match=r"150 training images are too few .* 200 are needed"):
         drift.compare(summary(0, 150), summary(0, REFERENCE))
 
@@ -257,7 +257,7 @@ def test_a_summary_that_cannot_be_read_is_one_clear_error(tmp_path, content):
         drift.load(tmp_path / "reference.npz", CAPTCHA)
 
 
-def test_a_summary_of_other_classes_is_refused(tmp_path):
+def test_a_summary_of_other_classes_is_rejected(tmp_path):
     np.savez(tmp_path / "reference.npz", classes=np.array(["cat", "dog"]))
     with pytest.raises(DriftError, match="other classes"):
         drift.load(tmp_path / "reference.npz", CAPTCHA)

@@ -488,11 +488,11 @@ def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):
 
 
 def test_validating_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
-    def refuse(*args: object) -> None:
+    def no_connection(*args: object) -> None:
         raise AssertionError("a connection was tried")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", no_connection)
+    monkeypatch.setattr(socket, "getaddrinfo", no_connection)
     index = tables.image_index()
     assert (
         validate_batch(tmp_path, tables.image_table().drop("foreground_fraction"), tables.rejected(5)).rows

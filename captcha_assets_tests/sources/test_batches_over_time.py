@@ -44,7 +44,7 @@ class Batches(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def attempt(self, work: Callable[[], object], kill: int | None) -> bool:
-        """Do `work`, which may be refused or killed; return whether it ended well."""
+        """Do `work`, which may be rejected or killed; return whether it ended well."""
         ended = self.folder / "ended"
         ended.unlink(missing_ok=True)
 
@@ -135,7 +135,7 @@ class Batches(RuleBasedStateMachine):
         assert entries == self.registered
 
     def what_can_be_had_is_had(self) -> None:
-        """Every batch is fetched as it is registered if its source still has that, and refused if not."""
+        """Every batch is fetched as it is registered if its source still has that, and rejected if not."""
         for name, entry in self.registered.items():
             archive, source = registrations.archive_path(self.settings, name), entry.source
             have = [archive] + ([source.path] if isinstance(source, LocalSource) else [])

@@ -145,7 +145,7 @@ def test_an_impossible_request_says_so_and_leaves_what_was_there(tmp_path, count
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
 
 
-def test_a_label_outside_the_alphabet_is_refused():
+def test_a_label_outside_the_alphabet_is_rejected():
     with pytest.raises(GeneratorError, match="label 'q'"):
         render("q", np.random.default_rng(0))
 

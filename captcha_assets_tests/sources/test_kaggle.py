@@ -262,7 +262,7 @@ def test_a_damaged_member_is_found_without_any_announced_hash(server, download, 
     assert not download.target.exists()
 
 
-def test_what_is_no_archive_is_refused(server, download):
+def test_what_is_no_archive_is_rejected(server, download):
     server.archives[2] = b"<html>Sign in</html>"
     with pytest.raises(KaggleError, match="not a complete zip archive"):
         download.run()
@@ -304,7 +304,7 @@ def test_without_credentials_one_line_says_what_to_set(no_credentials):
 def test_wrong_credentials_are_one_clear_line(server, download, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "expired")
     with pytest.raises(
-        KaggleCredentialsError, match=r"Kaggle refused the credentials \(401\): set KAGGLE_API_TOKEN"
+        KaggleCredentialsError, match=r"Kaggle rejected the credentials \(401\): set KAGGLE_API_TOKEN"
     ):
         download.run()
 
@@ -333,7 +333,7 @@ REFUSALS = pytest.mark.parametrize(
 
 @REFUSALS
 @pytest.mark.parametrize("call", ["GetDataset", "DownloadDataset"])
-def test_what_kaggle_refuses_is_one_clear_line(server, download, call, status, words):
+def test_what_kaggle_rejects_is_one_clear_line(server, download, call, status, words):
     server.statuses[call] = status
     with pytest.raises(KaggleError, match=words) as error:
         download.run()
@@ -342,14 +342,14 @@ def test_what_kaggle_refuses_is_one_clear_line(server, download, call, status, w
 
 
 @REFUSALS
-def test_a_refusal_in_the_body_of_an_answer_that_claims_success_is_one_too(server, status, words):
+def test_a_rejection_in_the_body_of_an_answer_that_claims_success_is_one_too(server, status, words):
     server.statuses["GetDataset"], server.error_in_body = status, True
     with pytest.raises(KaggleError, match=words):
         kaggle.published_version("someone/letters")
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_what_the_store_refuses_is_one_clear_line_and_keeps_what_there_is(server, download, archive, status):
+def test_what_the_store_rejects_is_one_clear_line_and_keeps_what_there_is(server, download, archive, status):
     download.scratch.mkdir()
     (download.scratch / "someone--letters--2.zip").write_bytes(archive[:MB])
     server.store_status = status

@@ -47,7 +47,7 @@ def test_a_good_name_is_accepted(name):
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "ä", "a b", "a/b", "a\n", "..", "a" * 64, "٣"])
-def test_a_bad_name_is_refused_in_one_line_that_says_what_is_allowed(name):
+def test_a_bad_name_is_rejected_in_one_line_that_says_what_is_allowed(name):
     with pytest.raises(BatchError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
         registrations.check_batch_name(name)
     assert "\n" not in str(error.value)
@@ -119,14 +119,14 @@ def test_registering_fetches_nothing(settings, tmp_path):
     assert files_below(settings.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
 
 
-def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_path):
+def test_a_taken_name_is_rejected_and_the_message_says_what_to_do(settings, tmp_path):
     registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     with pytest.raises(BatchError, match=r"real is already registered from .*some.zip: choose another name"):
         registrations.register(settings, "real", SyntheticSource(5))
     assert registrations.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
 
 
-def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
+def test_another_kaggle_data_set_under_a_taken_name_is_rejected(tmp_path):
     registrations.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
     with pytest.raises(BatchError, match="already registered"):
         registrations.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
@@ -166,7 +166,7 @@ def _name_too_long(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make", [_nothing, _text, _empty_zip, _empty_folder, _pipe, _below_a_file, _name_too_long]
 )
-def test_a_path_that_is_no_batch_is_refused_in_one_line_and_not_registered(settings, tmp_path, make):
+def test_a_path_that_is_no_batch_is_rejected_in_one_line_and_not_registered(settings, tmp_path, make):
     place = make(tmp_path)
     with pytest.raises(BatchError) as error:
         registrations.register(settings, "real", parse_source(str(place)))
@@ -326,7 +326,7 @@ def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_r
         assert raw.path.read_bytes() == b"garbage"
 
 
-def test_a_damaged_archive_that_dvc_brought_is_refused(settings):
+def test_a_damaged_archive_that_dvc_brought_is_rejected(settings):
     settings.raw.mkdir(parents=True)
     (settings.raw / "pulled.zip").write_text("half an arch")
     with pytest.raises(BatchError, match=r"pulled.zip is not a zip archive"):
@@ -422,7 +422,7 @@ def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
         (KaggleSource(2**31), "there is none"),
     ],
 )
-def test_a_source_beyond_all_bounds_is_refused_when_it_is_registered(settings, source, words):
+def test_a_source_beyond_all_bounds_is_rejected_when_it_is_registered(settings, source, words):
     with pytest.raises(BatchError, match=words):
         registrations.register(settings, "real", source)
     assert registrations.known_batches(settings) == []

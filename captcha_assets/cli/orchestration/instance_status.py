@@ -54,7 +54,7 @@ def look(
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings),
         "unusable": list(_unusable(settings, spec)),
-        "refused": _refused(settings),
+        "not_promoted": _not_promoted(settings),
         "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
     }
 
@@ -138,7 +138,7 @@ def _drifted(settings: Settings) -> list[str]:
     return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
 
-def _refused(settings: Settings) -> dict[str, str] | None:
+def _not_promoted(settings: Settings) -> dict[str, str] | None:
     """The candidate and why it was not promoted; None where it was, was never compared, or cannot be read."""
     try:
         candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)

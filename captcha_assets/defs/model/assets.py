@@ -190,7 +190,6 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
             **champion_metadata(outcome.champion),
             "candidate": outcome.candidate,
             "promoted now": outcome.promoted,
-            "refused": outcome.reason if outcome.refused else "no",
             "why": outcome.reason,
         },
     )

@@ -14,7 +14,7 @@ _CHAMPION = dg.AssetKey("champion")
 
 
 def criteria_specs() -> list[dg.AssetCheckSpec]:
-    """A check for every criterion; a refused candidate is a warning, since the champion serves on."""
+    """A check for every criterion; a criterion that fails is a warning, since the champion serves on."""
     return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
