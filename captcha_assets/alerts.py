@@ -7,6 +7,7 @@ and the log says so.
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -63,6 +64,23 @@ def send(settings: Settings, alert: Alert) -> bool:
         _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
         return False
     return posted in (None, "delivered")
+
+
+def send_new(settings: Settings, alerts: Sequence[Alert], cursor: str | None) -> str:
+    """Send the alerts that are not among those of the cursor.
+
+    Returns:
+        The next cursor: all these alerts.
+    """
+    try:
+        sent = {str(one) for one in json.loads(cursor or "[]")}
+    except (ValueError, TypeError):  # of an earlier version
+        sent = set()
+    named = {"; ".join([alert.title, *alert.lines]): alert for alert in alerts}
+    for name, alert in named.items():
+        if name not in sent:
+            send(settings, alert)
+    return json.dumps(sorted(named))
 
 
 def _posted(url: str, alert: Alert) -> str:

@@ -1,6 +1,5 @@
 """The resource `compute`: it runs trainings on this machine or a remote host, over Dagster Pipes."""
 
-import json
 import subprocess
 import sys
 import warnings
@@ -17,11 +16,11 @@ from captcha_assets.defs.dagster_internals import (
     extract_message_or_forward_to_stdout,
 )
 from captcha_assets.settings import Settings
-from captcha_assets.training import remote_host, remote_training
+from captcha_assets.training import remote_host
 from captcha_assets.training.__main__ import is_done
 from captcha_assets.training.config import TrainingJob
 from captcha_assets.training.failures import process_error
-from captcha_assets.training.remote_host import RemoteHost, RemoteHostError, Staged
+from captcha_assets.training.remote_host import RemoteHost, Staged
 
 
 class Compute(Protocol):
@@ -103,26 +102,14 @@ class _Lines(dg.PipesMessageReader):
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip("\n")
-            if line.startswith(remote_training.END):
-                return dict(json.loads(line.removeprefix(remote_training.END)))
+            if ended := remote_host.end_in(line):
+                return ended
             extract_message_or_forward_to_stdout(self.handler, line)
-            self.error = _error_in(line) or self.error
+            self.error = remote_host.error_in(line) or self.error
         return None
 
     def no_messages_debug_text(self) -> str:
         return "Attempted to read messages from the output of ssh."
-
-
-def _error_in(line: str) -> str | None:
-    """Return the text of an error, where a line is a message that reports one."""
-    try:
-        message = json.loads(line)
-        parameters = message["params"]
-        if message["method"] == "closed":
-            return f"{parameters['exception']['name']}: {parameters['exception']['message']}".strip()
-        return str(parameters["message"]).removeprefix("error: ") if parameters["level"] == "ERROR" else None
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -154,17 +141,5 @@ class RemoteCompute:
             context.log.info(f"training on {self.host.host}, in {staged.job['output']}")
             with remote_host.heartbeat(process):
                 ended = lines.read(process)
-        self._check(ended, lines.error)
+        remote_host.check_end(self.host, ended, lines.error)
         return [dict(message) for message in session.get_custom_messages()]
-
-    def _check(self, ended: dict[str, Any] | None, error: str | None) -> None:
-        host = self.host.host
-        if ended is None:
-            raise RemoteHostError(
-                f"the connection to {host} broke: the training there ends itself; start it again and it "
-                "goes on from its last checkpoint, if it finished an epoch"
-            )
-        if ended.get("machine"):
-            raise RemoteHostError(f"{host}: {ended['machine']}")
-        if ended["status"]:
-            raise process_error(int(ended["status"]), f" on {host}", error)

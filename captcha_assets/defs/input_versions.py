@@ -12,14 +12,19 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH
 
 
-def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
-    """The data version of an asset for each batch that is there and for which it is materialized."""
-    versions = instance.event_log_storage.get_latest_tags_by_partition(
+def recorded_versions(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version that Dagster knows last of each partition, `NO_VALUE` for one that is lost."""
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
-    there = sorted(instance.get_dynamic_partitions(BATCH))
-    found = {name: versions[name].get(DATA_VERSION_TAG, NO_VALUE) for name in there if name in versions}
-    return {name: version for name, version in found.items() if version != NO_VALUE}
+    return {partition: found.get(DATA_VERSION_TAG, NO_VALUE) for partition, found in tags.items()}
+
+
+def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version of an asset for each batch that is there and for which it is materialized."""
+    recorded = recorded_versions(instance, asset)
+    there = (name for name in sorted(instance.get_dynamic_partitions(BATCH)) if name in recorded)
+    return {name: recorded[name] for name in there if recorded[name] != NO_VALUE}
 
 
 def record(versions: dict[str, str], asset: str) -> dict[str, Any]:

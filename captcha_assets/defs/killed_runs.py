@@ -8,13 +8,12 @@ process that has no such file in this Dagster home, nothing is known, and its ru
 Runs that Dagster's daemon started are the daemon's to watch (`run_monitoring` in dagster.yaml).
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
+
+from captcha_assets.storage import locked
 
 #: Tag of a run that a command makes in its own process: the name of the file that the process keeps locked.
 PROCESS_TAG = "captcha_assets/process"
@@ -43,23 +42,6 @@ def assets_of(run: dg.DagsterRun) -> frozenset[str] | None:
     return frozenset(key.to_user_string() for key in run.asset_selection or ()) or None
 
 
-@contextmanager
-def _process_ended(path: Path) -> Iterator[bool]:
-    """Whether the process of this file is gone; no other process finds so while the block runs."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:  # another command has just dealt with it
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield path.exists()
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
-
-
 def fail_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """End the runs whose process is gone, and free the pools that they held.
 
@@ -68,8 +50,9 @@ def fail_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """
     lost = []
     for path in sorted(process_folder(instance).glob("*.lock")):
-        with _process_ended(path) as gone:
-            if gone:
+        # Locked: the process lives. Not found: another command has just dealt with it.
+        with suppress(BlockingIOError, FileNotFoundError), locked(path, wait=False):
+            if path.exists():
                 lost += [_failed(instance, run) for run in unfinished_runs(instance, path.stem)]
                 path.unlink()
     return lost

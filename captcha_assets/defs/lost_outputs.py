@@ -6,13 +6,14 @@ Dagster's own for "no value": Dagster then calls the asset missing, and what dep
 content is back, the last real materialization is reported again, and everything is as before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
+from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.settings import Settings
 from captcha_assets.sources import snapshot
@@ -46,25 +47,14 @@ _STEPS = {
 def report(
     settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
-    """Compare Dagster's record with the disk, report what differs, and return what was reported.
+    """Report the events that make Dagster's record agree with the disk, and return them.
+
+    What a run may be writing at this moment is left for the next look.
 
     Args:
         settings: where things are kept.
         instance: where it is reported.
         verify: read every file, whatever its size and times say.
-    """
-    found = differences(settings, instance, verify=verify)
-    for event in found:
-        instance.report_runless_asset_event(event)
-    return found
-
-
-def differences(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
-) -> list[dg.AssetMaterialization]:
-    """Return the events that make Dagster's record agree with the disk.
-
-    What a run may be writing at this moment is left for the next look.
     """
     writing, recorded = _being_written(instance), _recorded(instance)
     versions = StoredVersions(settings, verify=verify)
@@ -72,12 +62,15 @@ def differences(
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
-    return [
+    events = [
         event
         for output, stored in found.items()
         if output.asset not in writing and now.get(output) == recorded[output]
         for event in _event(instance, output, recorded[output], stored)
     ]
+    for event in events:
+        instance.report_runless_asset_event(event)
+    return events
 
 
 def _being_written(instance: dg.DagsterInstance) -> set[str]:
@@ -105,12 +98,11 @@ def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[str]:
 
 def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
     """Return the data version that Dagster knows of every output that was ever materialized."""
-    found = {}
-    for asset, partitions in _PARTITIONED.items():
-        there = set(instance.get_dynamic_partitions(partitions))
-        for partition, tags in _tags_by_partition(instance, asset).items():
-            if partition in there:
-                found[Output(asset, partition)] = tags[DATA_VERSION_TAG]
+    found: dict[Output, str] = {}
+    for asset, partition_set in _PARTITIONED.items():
+        there = set(instance.get_dynamic_partitions(partition_set))
+        versions = recorded_versions(instance, asset)
+        found |= {Output(asset, key): version for key, version in versions.items() if key in there}
     for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys()):
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
         known = event.asset_materialization if event else None
@@ -119,12 +111,6 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
             output = Output(asset, model=str(model.value) if model else None)
             found[output] = (known.tags or {})[DATA_VERSION_TAG]
     return found
-
-
-def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str, Mapping[str, str]]:
-    return instance.event_log_storage.get_latest_tags_by_partition(
-        dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
-    )
 
 
 def _look(
@@ -204,10 +190,8 @@ def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
 
 def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
     """Report that all of a batch is gone, and delete its partition. The same again changes nothing."""
-    for asset, partitions in _PARTITIONED.items():
-        tags = _tags_by_partition(instance, asset).get(batch, {}) if partitions == BATCH else {}
-        version = tags.get(DATA_VERSION_TAG, NO_VALUE)
-        if version != NO_VALUE:
+    for asset, partition_set in _PARTITIONED.items():
+        if partition_set == BATCH and recorded_versions(instance, asset).get(batch, NO_VALUE) != NO_VALUE:
             event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed")
             instance.report_runless_asset_event(event)
     instance.delete_dynamic_partition(BATCH, batch)

@@ -60,6 +60,15 @@ def counts(values: Mapping[str, int], name: str) -> dg.TableMetadataValue:
     return table(rows, {name: "string", "images": "int"})
 
 
+def figures(values: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Return the plain values among some as metadata, numbers rounded to four decimals."""
+    return {
+        name.replace("_", " "): round(value, 4) if isinstance(value, float) else value
+        for name, value in values.items()
+        if isinstance(value, int | float | str)
+    }
+
+
 def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
     """Return a link to a file among the artifacts, as the report server shows it."""
     return dg.MetadataValue.url(settings.public_url(path))

@@ -1,6 +1,5 @@
 """The tables of the images that have a split, as local files: what training, evaluation and export read."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ import polars as pl
 
 from captcha_assets.images.frames import require_table
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath
+from captcha_assets.storage import AnyPath, locked
 
 
 @dataclass(frozen=True)
@@ -59,29 +58,18 @@ def local_tables(settings: Settings) -> Iterator[LocalTables]:
 def _own_folder(scratch: Path) -> Iterator[Path]:
     """Yield a new folder, which is removed after the block; those of killed processes are removed first."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with _locked(scratch):
+    with locked(scratch):
         for folder in scratch.glob("reading-*"):
-            with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_NB):
+            with suppress(BlockingIOError), locked(folder, wait=False):
                 shutil.rmtree(folder)
         own = Path(tempfile.mkdtemp(prefix="reading-", dir=scratch))
         lock = ExitStack()
-        lock.enter_context(_locked(own))
+        lock.enter_context(locked(own))
     with lock:
         try:
             yield own
         finally:
             shutil.rmtree(own)
-
-
-@contextmanager
-def _locked(folder: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder; the system drops it when the process ends, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _kept(path: AnyPath, folder: Path) -> Path:

@@ -22,6 +22,7 @@ from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.storage import replacing_folder
 from captcha_assets.training import remote_training
 from captcha_assets.training.config import TrainingJob
+from captcha_assets.training.failures import process_error
 
 #: Seconds between the heartbeats that the remote host waits for.
 _HEARTBEAT = 10.0
@@ -187,6 +188,51 @@ def heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
         over.set()
         thread.join()
         hang_up(process, 25)
+
+
+# --- messages of a training
+
+
+def end_in(line: str) -> dict[str, Any] | None:
+    """Return how a training ended, where a line says so."""
+    mark = remote_training.END
+    return dict(json.loads(line.removeprefix(mark))) if line.startswith(mark) else None
+
+
+def error_in(line: str) -> str | None:
+    """Return the text of an error, where a line is a message that reports one."""
+    try:
+        message = json.loads(line)
+        parameters = message["params"]
+        if message["method"] == "closed":
+            return f"{parameters['exception']['name']}: {parameters['exception']['message']}".strip()
+        return str(parameters["message"]).removeprefix("error: ") if parameters["level"] == "ERROR" else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def check_end(host: RemoteHost, ended: dict[str, Any] | None, error: str | None) -> None:
+    """Check that a training ended well.
+
+    Args:
+        host: where it ran.
+        ended: how it ended; None where the connection broke.
+        error: the last error that it reported.
+
+    Raises:
+        RemoteHostError: the host failed, or the connection to it.
+        TrainingFailedError: with the message of the training process.
+        TrainingStoppedError: the process was ended from outside.
+    """
+    if ended is None:
+        raise RemoteHostError(
+            f"the connection to {host.host} broke: the training there ends itself; start it again and it "
+            "goes on from its last checkpoint, if it finished an epoch"
+        )
+    if ended.get("machine"):
+        raise RemoteHostError(f"{host.host}: {ended['machine']}")
+    if ended["status"]:
+        raise process_error(int(ended["status"]), f" on {host.host}", error)
 
 
 # --- sending

@@ -14,7 +14,7 @@ LAYERS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
-    ["stored_outputs"],
+    ["stored_outputs", "observed_files"],
     ["sweeps", "reproduction", "training_jobs"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],

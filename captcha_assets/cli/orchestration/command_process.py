@@ -7,13 +7,14 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.defs.killed_runs import PROCESS_TAG, process_folder, unfinished_runs
+from captcha_assets.storage import locked
 
 #: The locked file of this process (its id guards against a fork) in each Dagster home.
 _own: dict[tuple[Path, int], Path] = {}
@@ -52,18 +53,16 @@ def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[
 def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock of a file, which is made, while the block runs; say so if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    path.touch()
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
             if say:
                 say("waiting for another command that materializes in this home")
             interrupts.check()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            stack.enter_context(locked(path))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def cancel_own_runs(instance: dg.DagsterInstance) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.defs.model.config import TRAINED, with_named
+from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.settings import Settings
@@ -122,7 +122,7 @@ def _differing(settings: Settings, named: Mapping[str, Any]) -> str:
         return ""
     with fetched(registry.model_folder(settings.models, candidate.model_id)) as folder:
         recorded = read_config(folder).settings
-    wanted = with_named(production_settings(settings), named).model_dump(mode="json")
+    wanted = production_settings(settings).replaced(**named).model_dump(mode="json")
     trained = plain({**TrainingSettings().model_dump(), **recorded})
     return ", ".join(
         f"{name} {value} instead of {trained[name]}"

@@ -16,7 +16,7 @@ from captcha_assets.defs.presentation import (
     link,
     published,
 )
-from captcha_assets.images import index
+from captcha_assets.images import decisions, index
 from captcha_assets.images import splits as split_table
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.local import batches_of
@@ -38,9 +38,7 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
         check_name=_DECISIONS.name,
         passed=not idle,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(idle[:5]) + (f"; and {len(idle) - 5} more" if len(idle) > 5 else "")
-        if idle
-        else "every line has an effect",
+        description=decisions.describe_idle(idle),
         metadata={"lines": list(idle)},
     )
 
@@ -79,11 +77,8 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
             require_materialized(settings, settings.image_index, "image_table")
-        passed = [
-            name
-            for name in batches
-            if validation_result.has_passed(settings.validation_results("image_table", name))
-        ]
+        folders = {name: settings.validation_results("image_table", name) for name in batches}
+        passed = [name for name, folder in folders.items() if validation_result.has_passed(folder)]
         tables = {name: settings.image_table(name) for name in passed}
         summary = index.build_image_index(tables, settings.image_index, spec, settings.label_decisions)
         found = validation.validate_image_index(settings.image_index, spec, tables)

@@ -1,12 +1,10 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
-from typing import Any
-
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute import Compute
-from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
+from captcha_assets.defs.model.config import TRAINING_CONFIG
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
     champion_version,
@@ -14,7 +12,7 @@ from captcha_assets.defs.model.promotion import (
     criteria_specs,
 )
 from captcha_assets.defs.model.training import trained_meanwhile, trained_with
-from captcha_assets.defs.presentation import image, link
+from captcha_assets.defs.presentation import figures, image, link
 from captcha_assets.images import local
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
@@ -48,7 +46,7 @@ def resnet18(
 
     require_materialized(settings, settings.splits, "splits")
     require_images(settings.splits)
-    chosen = with_named(production_settings(settings), context.op_execution_context.op_config)
+    chosen = production_settings(settings).replaced(**context.op_execution_context.op_config)
     with local.local_tables(settings) as data:
         job = job_for(settings, dataset, data, chosen, context.run_id)
         model_id = trained_meanwhile(context, settings, job)
@@ -73,20 +71,10 @@ def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.Material
             "splits": job.splits_version,
             "epochs": len(history),
             "curves": image(plots.training_curves(history), "training curves"),
-            **{
-                name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
-            },
+            **figures(metrics),
             "settings": dg.MetadataValue.json(job.settings.model_dump()),
         },
     )
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str))
-
-
-def _rounded(value: float | str) -> float | str:
-    return round(value, 4) if isinstance(value, float) else value
 
 
 @dg.asset(

@@ -1,12 +1,11 @@
 """Batches that arrive by themselves: the inbox folder."""
 
-import json
 import time
 from collections.abc import Sequence
 
 import dagster as dg
 
-from captcha_assets.alerts import Alert, send
+from captcha_assets.alerts import Alert, send_new
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.partitions import batches
 from captcha_assets.settings import Settings
@@ -59,7 +58,8 @@ def inbox_sensor(
             waiting.append(f"{name}: {error}")
         except _NotNowError as error:
             (stuck if error.stuck else waiting).append(f"{name}: {error}")
-    cursor = _alert_once(settings, stuck, context.cursor)
+    alerts = [Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",)) for line in stuck]
+    cursor = send_new(settings, alerts, context.cursor)
     waiting += [str(one) for one in found.left if one.waiting]
     if not requests:
         words = "; ".join(stuck + waiting) or f"nothing in {settings.inbox}"
@@ -123,15 +123,3 @@ def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
     if time.time() < due:
         seconds = f"{due - time.time():.0f} s"
         raise _NotNowError(f"run {last.dagster_run.run_id[:8]} failed; tried again in {seconds}")
-
-
-def _alert_once(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
-    """Send one alert for each problem that is not among those of the cursor; return the new cursor."""
-    try:
-        alerted = set(json.loads(cursor or "[]"))
-    except (ValueError, TypeError):
-        alerted = set()
-    for line in stuck:
-        if line not in alerted:
-            send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",)))
-    return json.dumps(sorted(stuck))
