@@ -14,7 +14,7 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources import snapshot
 from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.registrations import registration
@@ -61,31 +61,31 @@ _STEPS = {
 
 
 def report(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+    paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
     """Compare Dagster's record with the disk, report what differs, and return what was reported.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         instance: where it is reported.
         verify: read every file, whatever its size and times say.
     """
-    found = differences(settings, instance, verify=verify)
+    found = differences(paths, instance, verify=verify)
     for event in found:
         instance.report_runless_asset_event(event)
     return found
 
 
 def differences(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+    paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
     """Return the events that make Dagster's record agree with the disk.
 
     What a run may be writing at this moment is left for the next look.
     """
     writing, recorded = _being_written(instance), _recorded(instance)
-    versions = StoredVersions(settings, verify=verify)
-    found = {output: _state(settings, instance, output, versions) for output in recorded}
+    versions = StoredVersions(paths, verify=verify)
+    found = {output: _state(paths, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
@@ -144,17 +144,15 @@ def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str,
     )
 
 
-def _state(
-    settings: Settings, instance: dg.DagsterInstance, output: Output, versions: StoredVersions
-) -> Stored:
+def _state(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
     """Return what lies on disk; an archive that is not the registered one is none."""
     stored = versions.look(output)
     if output.asset == "data_snapshot" and stored.version is not None:
-        return _pushed(settings, instance, stored)
+        return _pushed(paths, instance, stored)
     if output.asset != "raw_batch" or stored.version is None:
         return stored
     try:
-        known = registration(settings, str(output.partition))
+        known = registration(paths, str(output.partition))
     except BatchError as error:
         return Stored(problem=str(error))
     if known is not None and known.is_to_be_asked:
@@ -164,9 +162,9 @@ def _state(
     return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")
 
 
-def _pushed(settings: Settings, instance: dg.DagsterInstance, stored: Stored) -> Stored:
+def _pushed(paths: Paths, instance: dg.DagsterInstance, stored: Stored) -> Stored:
     """Return the snapshot that lies on disk; one that was not pushed to today's default remote is none."""
-    remote = snapshot.default_remote(settings.home)
+    remote = snapshot.default_remote(paths.home)
     made = last_materialized(instance, Output("data_snapshot"))
     pushed_to = made and made.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:

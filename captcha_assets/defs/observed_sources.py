@@ -24,6 +24,7 @@ from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_switches import is_on
 from captcha_assets.images import decisions
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import catalog, registrations
 from captcha_assets.storage import AnyPath
@@ -38,38 +39,38 @@ class ObservedFile:
     """A file: where it lies, and the version of what it says (None: as if nobody had looked at it yet)."""
 
     name: str
-    path: Callable[[Settings], AnyPath]
-    version: Callable[[Settings], str | None]
-    problem: Callable[[Settings], str | None] = lambda _: None
+    path: Callable[[Paths], AnyPath]
+    version: Callable[[Paths], str | None]
+    problem: Callable[[Paths], str | None] = lambda _: None
     """Why the file cannot be used, in one line; None where it can be."""
 
-    def data_version(self, settings: Settings) -> dg.DataVersion:
+    def data_version(self, paths: Paths) -> dg.DataVersion:
         """The version as Dagster knows it."""
-        found = self.version(settings)
+        found = self.version(paths)
         return dg.DataVersion(found) if found else DEFAULT_DATA_VERSION
 
-    def observation(self, settings: Settings) -> dg.AssetObservation:
+    def observation(self, paths: Paths) -> dg.AssetObservation:
         """What there is to say of the file now."""
-        tags = {DATA_VERSION_TAG: self.data_version(settings).value}
-        return dg.AssetObservation(self.name, tags=tags, metadata=self.metadata(settings))
+        tags = {DATA_VERSION_TAG: self.data_version(paths).value}
+        return dg.AssetObservation(self.name, tags=tags, metadata=self.metadata(paths))
 
-    def metadata(self, settings: Settings) -> dict[str, Any]:
+    def metadata(self, paths: Paths) -> dict[str, Any]:
         """Where it lies."""
-        return {"path": dg.MetadataValue.path(str(self.path(settings)))}
+        return {"path": dg.MetadataValue.path(str(self.path(paths)))}
 
-    def has_changed(self, settings: Settings, instance: dg.DagsterInstance) -> bool:
+    def has_changed(self, paths: Paths, instance: dg.DagsterInstance) -> bool:
         """Whether the file says something else than the instance knows."""
-        return observed_version(instance, self.name) != self.data_version(settings)
+        return observed_version(instance, self.name) != self.data_version(paths)
 
 
-_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.registrations, catalog.version)
+_CATALOG = ObservedFile("batch_catalog", lambda paths: paths.registrations, catalog.version)
 _DECISIONS = ObservedFile(
     "label_decisions",
-    lambda settings: settings.label_decisions,
-    lambda settings: decisions.version_of(settings.label_decisions),
+    lambda paths: paths.label_decisions,
+    lambda paths: decisions.version_of(paths.label_decisions),
 )
 _TRAINING = ObservedFile(
-    "training_settings", lambda settings: settings.training_settings, production_version, problem
+    "training_settings", lambda paths: paths.training_settings, production_version, problem
 )
 _SOURCES = (_CATALOG, _DECISIONS, _TRAINING)
 
@@ -77,9 +78,9 @@ _SOURCES = (_CATALOG, _DECISIONS, _TRAINING)
 def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """The observations of the sources that have changed, but of those that cannot be used."""
     return [
-        file.observation(settings)
+        file.observation(settings.paths)
         for file in _SOURCES
-        if file.problem(settings) is None and file.has_changed(settings, instance)
+        if file.problem(settings.paths) is None and file.has_changed(settings.paths, instance)
     ]
 
 
@@ -96,7 +97,7 @@ def _source(source: ObservedFile, group: str, kind: str, description: str) -> An
     @dg.multi_observable_source_asset(specs=[spec], name=source.name)
     def look(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
         return dg.ObserveResult(
-            data_version=source.data_version(settings), metadata=source.metadata(settings)
+            data_version=source.data_version(settings.paths), metadata=source.metadata(settings.paths)
         )
 
     return look
@@ -146,10 +147,10 @@ def observed_sources(
         alert_about(context.instance, lost, settings)
     apply_remote_removals(settings, context.instance)
     observed = changed_sources(settings, context.instance)
-    for event in lost_outputs.report(settings, context.instance):
+    for event in lost_outputs.report(settings.paths, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
-    requests = list(_restorations(settings, context.instance)) if automated else []
+    requests = list(_restorations(settings.paths, context.instance)) if automated else []
     problem = _alert_of_problem(settings, context.cursor)
     skipped = problem or "the sources are as they were observed last"
     return dg.SensorResult(
@@ -162,7 +163,7 @@ def observed_sources(
 
 def _alert_of_problem(settings: Settings, alerted: str | None) -> str:
     """Return what is wrong with a source, empty for nothing; alert of it unless that was done before."""
-    found = "; ".join(words for source in _SOURCES if (words := source.problem(settings)))
+    found = "; ".join(words for source in _SOURCES if (words := source.problem(settings.paths)))
     if found and found != alerted:
         send(settings, Alert("a file of the home cannot be used", (found,)))
     return found
@@ -195,7 +196,7 @@ def _assets_of_its_function(asset: str) -> Set[dg.AssetKey]:
     return _OF_A_BATCH if key in _OF_A_BATCH else {key}
 
 
-def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
+def _restorations(paths: Paths, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
     """Yield a run request for each partition that lost something, and one for what is not partitioned.
 
     A batch that was removed and lies in the inbox again is the inbox sensor's to ingest. The champion is
@@ -203,7 +204,7 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
-        if loss.removed and registrations.came_by_inbox(settings, str(loss.output.partition)):
+        if loss.removed and registrations.came_by_inbox(paths, str(loss.output.partition)):
             continue
         if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):
             wanted.setdefault(loss.output.partition, []).append(loss)

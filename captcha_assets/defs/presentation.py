@@ -12,6 +12,7 @@ import pyarrow as pa
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import write_conflicts
 from captcha_assets.images.index import list_conflicts
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.suites import Suite
 from captcha_assets.quality.validation_result import (
@@ -73,13 +74,15 @@ def conflict_metadata(
     """Write the file of all label conflicts, and show the first of them with what to do."""
     from captcha_assets.quality import conflicts
 
-    found = list_conflicts(settings.image_index)
-    write_conflicts(found, settings.label_conflicts)
+    found = list_conflicts(settings.paths.image_index)
+    write_conflicts(found, settings.paths.label_conflicts)
     if found.is_empty():
         return {}
     return {
-        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions, spec)),
-        "all conflicts": link(settings, settings.label_conflicts),
+        "conflicts": dg.MetadataValue.md(
+            conflicts.markdown(found, tables, settings.paths.label_decisions, spec)
+        ),
+        "all conflicts": link(settings, settings.paths.label_conflicts),
     }
 
 
@@ -110,7 +113,7 @@ def published(
     """
     from captcha_assets.quality import report
 
-    folder = settings.validation_results(asset, batch)
+    folder = settings.paths.validation_results(asset, batch)
     validation_result.save(validation, report.page(validation), folder)
     address = link(settings, folder / validation_result.REPORT_FILE)
     results = [
@@ -132,21 +135,21 @@ def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
     """
     from captcha_assets.quality import report
 
-    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings, name))}
-    page = settings.validation_results("image_table") / "index.html"
+    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings.paths, name))}
+    page = settings.paths.validation_results("image_table") / "index.html"
     with replacing(page) as part:
         part.write_text(report.history(shown, of=len(batches)), "utf-8", "backslashreplace")
     return link(settings, page)
 
 
-def _with_drift(settings: Settings, batch: str) -> ValidationResult | None:
+def _with_drift(paths: Paths, batch: str) -> ValidationResult | None:
     """Return the validation results of a batch, its drift among them; None where there are none yet."""
     try:
-        found = validation_result.load(settings.validation_results("image_table", batch))
+        found = validation_result.load(paths.validation_results("image_table", batch))
     except ValidationResultError:
         return None
     try:
-        drift = validation_result.load(settings.validation_results("drift", batch))
+        drift = validation_result.load(paths.validation_results("drift", batch))
     except ValidationResultError:
         return found
     return replace(found, suites=[*found.suites, *drift.suites])

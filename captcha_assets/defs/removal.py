@@ -23,11 +23,11 @@ def remove_batch(
     Raises:
         BatchError: there is no such batch, or a file cannot be removed.
     """
-    if registrations.has_left(settings, batch):
+    if registrations.has_left(settings.paths, batch):
         lost_outputs.report_removed(instance, batch)
-        registrations.remove(settings, batch, progress=progress)
+        registrations.remove(settings.paths, batch, progress=progress)
     elif not instance.has_dynamic_partition(BATCH, batch):
-        raise registrations.unknown_batch(settings, batch)
+        raise registrations.unknown_batch(settings.paths, batch)
     lost_outputs.report_removed(
         instance, batch
     )  # once more: another command may have seen the batch meanwhile
@@ -40,11 +40,15 @@ def apply_remote_removals(settings: Settings, instance: dg.DagsterInstance) -> N
 
     `dvc pull` takes the archive away when the batch was removed on another machine.
     """
-    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(registrations.known_batches(settings))
+    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(registrations.known_batches(settings.paths))
     if not unknown:
         return
-    recorded = snapshot.recorded_files(settings.home)
+    recorded = snapshot.recorded_files(settings.paths.home)
     for batch in sorted(unknown):
-        archive = registrations.archive_path(settings, batch).relative_to(settings.home / "data").as_posix()
+        archive = (
+            registrations.archive_path(settings.paths, batch)
+            .relative_to(settings.paths.home / "data")
+            .as_posix()
+        )
         if recorded is not None and archive not in recorded:
             remove_batch(settings, instance, batch, lambda _: None)

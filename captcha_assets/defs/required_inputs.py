@@ -1,6 +1,6 @@
 """What an asset needs before it can be materialized: where that was never made, one line says what to do."""
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.storage import AnyPath
 
@@ -9,11 +9,11 @@ class MissingInputError(RuntimeError):
     """An input that was never materialized; the message says what to do."""
 
 
-def require(settings: Settings, path: AnyPath, name: str) -> None:
+def require(paths: Paths, path: AnyPath, name: str) -> None:
     """Stop where an input is not there.
 
     Args:
-        settings: they know the batches.
+        paths: they know the batches.
         path: where the input lies.
         name: the asset that makes it.
 
@@ -22,6 +22,6 @@ def require(settings: Settings, path: AnyPath, name: str) -> None:
     """
     if path.exists():
         return
-    if not known_batches(settings):
+    if not known_batches(paths):
         raise MissingInputError("there is no batch yet: captcha-assets batch add NAME SOURCE")
     raise MissingInputError(f"{name} is not materialized yet: captcha-assets update")

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import remote_repository
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.paths import REPOSITORY
 
 #: What makes the platform run by itself.
 SENSORS = ("inbox_sensor", "automation", "retraining")

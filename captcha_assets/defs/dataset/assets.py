@@ -67,15 +67,17 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         versions = input_versions.versions_now(context.instance, "image_table")
         batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
-            required_inputs.require(settings, settings.image_index, "image_table")
+            required_inputs.require(settings.paths, settings.paths.image_index, "image_table")
         passed = [
             name
             for name in batches
-            if validation_result.has_passed(settings.validation_results("image_table", name))
+            if validation_result.has_passed(settings.paths.validation_results("image_table", name))
         ]
-        tables = {name: settings.image_table(name) for name in passed}
-        summary = index.build_image_index(tables, settings.image_index, spec, settings.label_decisions)
-        found = validation.validate_image_index(settings.image_index, spec, tables)
+        tables = {name: settings.paths.image_table(name) for name in passed}
+        summary = index.build_image_index(
+            tables, settings.paths.image_index, spec, settings.paths.label_decisions
+        )
+        found = validation.validate_image_index(settings.paths.image_index, spec, tables)
         results, report = published(settings, found, "image_index")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(summary.version),
@@ -90,7 +92,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "images by class": counts(summary.by_class, "class"),
                 "decisions without effect": list(summary.idle_decisions),
                 "quarantined batches": sorted(set(batches) - set(passed)),
-                "path": dg.MetadataValue.path(str(settings.image_index)),
+                "path": dg.MetadataValue.path(str(settings.paths.image_index)),
                 **column_lineage(index.COLUMN_ORIGINS),
                 "quality report": report,
                 **conflict_metadata(settings, tables, spec),
@@ -131,20 +133,22 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Assign a split to every new image; an image that has one keeps it."""
         from captcha_assets.quality import validation
 
-        required_inputs.require(settings, settings.image_index, "image_index")
-        record = AssignmentRecord(settings.split_assignments, settings.scratch)
+        required_inputs.require(settings.paths, settings.paths.image_index, "image_index")
+        record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
         if not config.accept_loss:
-            split_assignments.require_known(context.instance, settings, record)
+            split_assignments.require_known(context.instance, settings.paths, record)
         summary = split_table.update_splits(
-            settings.image_index,
-            settings.splits,
+            settings.paths.image_index,
+            settings.paths.splits,
             record,
             spec,
-            settings.image_table,
+            settings.paths.image_table,
             accept_loss=config.accept_loss,
         )
-        tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-        found = validation.validate_splits(settings.splits, settings.image_index, record, spec, tables)
+        tables = {name: settings.paths.image_table(name) for name in batches_of(settings.paths.splits)}
+        found = validation.validate_splits(
+            settings.paths.splits, settings.paths.image_index, record, spec, tables
+        )
         results, report = published(settings, found, "splits")
         sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
         return dg.MaterializeResult(
@@ -156,7 +160,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "excluded": summary.excluded,
                 "new images": summary.new,
                 "removed images": summary.removed,
-                "path": dg.MetadataValue.path(str(settings.splits)),
+                "path": dg.MetadataValue.path(str(settings.paths.splits)),
                 **column_lineage(split_table.COLUMN_ORIGINS),
                 "quality report": report,
                 **split_assignments.named(record),

@@ -57,8 +57,10 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
         from captcha_assets.quality import validation
 
         batch = context.partition_key
-        image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
-        summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected, spec)
+        image_table, rejected = settings.paths.image_table(batch), settings.paths.rejected_images(batch)
+        summary = table.build_image_table(
+            settings.paths.raw / f"{batch}.zip", batch, image_table, rejected, spec
+        )
         found = validation.validate_image_table(image_table, rejected, spec)
         results, report = published(settings, found, "image_table", batch)
         drift = drift_of(settings, batch, spec)

@@ -32,10 +32,10 @@ class Drift:
 
 def drift_of(settings: Settings, batch: str, spec: DatasetSpec) -> Drift:
     """Compare a batch's table with the training images of the champion, if there is one."""
-    champion = registry.champion(settings.models)
+    champion = registry.champion(settings.paths.models)
     if champion is None:
         return _not_compared("no champion yet to compare with")
-    trained_on = settings.training_summary(champion.model_id)
+    trained_on = settings.paths.training_summary(champion.model_id)
     if not trained_on.exists():
         return _not_compared(f"nothing is known of what the champion {champion.model_id} was trained on")
     from captcha_assets.quality import drift
@@ -46,7 +46,7 @@ def drift_of(settings: Settings, batch: str, spec: DatasetSpec) -> Drift:
         return _not_compared(f"no comparison: {error}", passed=False)
     if reference.images < drift.MIN_REFERENCE:
         return _not_compared(f"the champion was trained on {reference.images} images, too few to compare")
-    images = drift.summarize([settings.image_table(batch)], spec)
+    images = drift.summarize([settings.paths.image_table(batch)], spec)
     if images.images == 0:
         return _not_compared("no usable images to compare")
     return _compared(settings, batch, spec, (reference, images), champion.model_id)
@@ -69,7 +69,7 @@ def _compared(
     reference, images = summaries
     found = drift.compare(reference, images)
     figures = {"distributions": drift_plot.plot(reference, images, found)}
-    subject, folder = f"drift/{batch}", settings.validation_results("drift", batch)
+    subject, folder = f"drift/{batch}", settings.paths.validation_results("drift", batch)
     validated = validation.validate("drift", subject, {"drift": found.table()}, spec, rows=images.images)
     validation_result.save(validated, report.page(validated, figures), folder)
     drifted = ", ".join(_plain(feature) for feature in found.drifted)

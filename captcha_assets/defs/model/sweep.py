@@ -20,6 +20,7 @@ from captcha_assets.defs.presentation import column_schema, picture
 from captcha_assets.images import local
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import folder
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import leaderboard, trials
 from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
@@ -49,43 +50,44 @@ def sweep_trial(
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and store its record."""
     name = context.partition_key
-    required_inputs.require(settings, settings.splits, "splits")
-    sweep = registered(settings, sweep_of(name))
-    record = _planned(settings, sweep, name)
-    if finished := _finished(settings, record):
+    required_inputs.require(settings.paths, settings.paths.splits, "splits")
+    sweep = registered(settings.paths, sweep_of(name))
+    record = _planned(settings.paths, sweep, name)
+    if finished := _finished(settings.paths, record):
         context.log.info(f"{name}: {finished.state} already, on these images and by this code")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(finished.version), metadata=_metadata(finished)
         )
-    with local.local_tables(settings) as data:
+    with local.local_tables(settings.paths) as data:
         training = TrainingSettings.of(record.settings)
-        job = job_for(settings, dataset, data, training, context.run_id)
+        job = job_for(settings.paths, dataset, data, training, context.run_id)
         job = _of_trial(
-            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), training.epochs)
+            settings.paths,
+            job,
+            record,
+            trials.pruning_thresholds(sweep, _peers(settings.paths, record), training.epochs),
         )
         context.log.info(f"{name}: {trials.described(record.parameters)}")
         record = _train(context, compute, job, record)
-    trials.save(settings, record)
+    trials.save(settings.paths, record)
     shutil.rmtree(job.output.parent)
     if record.state == FAILED:
         raise dg.Failure(f"{name} failed: {record.error}", metadata=_metadata(record), allow_retries=False)
     return dg.MaterializeResult(data_version=dg.DataVersion(record.version), metadata=_metadata(record))
 
 
-def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
+def _planned(paths: Paths, sweep: Sweep, name: str) -> Record:
     """Return the record of a trial that has not begun."""
-    empty = Record(
-        name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
-    )
-    before = trials.load(settings, name)
-    chosen = trial_parameters(sweep, name, _peers(settings, empty), before)
+    empty = Record(name, sweep.identity, FAILED, {}, {}, None, [], content_hash(paths.splits), TRAINING_CODE)
+    before = trials.load(paths, name)
+    chosen = trial_parameters(sweep, name, _peers(paths, empty), before)
     whole = sweep.settings_with(chosen).model_dump()
     return dataclasses.replace(empty, parameters=chosen, settings=whole)
 
 
-def _finished(settings: Settings, planned: Record) -> Record | None:
+def _finished(paths: Paths, planned: Record) -> Record | None:
     """Return the stored record of this very trial, unless it failed."""
-    before = trials.load(settings, planned.trial)
+    before = trials.load(paths, planned.trial)
     if before is None or before.state == FAILED:
         return None
     same = (planned.parameters, planned.settings, planned.splits_version, planned.code_version)
@@ -94,21 +96,21 @@ def _finished(settings: Settings, planned: Record) -> Record | None:
     return before if json.dumps(known, sort_keys=True) == json.dumps(same, sort_keys=True) else None
 
 
-def _peers(settings: Settings, record: Record) -> list[Record]:
+def _peers(paths: Paths, record: Record) -> list[Record]:
     """Return the other trials of the sweep that have ended, on the same images and by the same code."""
     return [
         other
-        for other in trials.load_all(settings, record.sweep)
+        for other in trials.load_all(paths, record.sweep)
         if other.trial != record.trial
         and (other.splits_version, other.code_version) == (record.splits_version, record.code_version)
     ]
 
 
 def _of_trial(
-    settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
+    paths: Paths, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
 ) -> TrainingJob:
     """Return the job in a folder of its own, apart from another training of the same settings."""
-    work = settings.scratch / "sweep" / record.trial
+    work = paths.scratch / "sweep" / record.trial
     return job.model_copy(
         update={
             "output": work / "model",
@@ -159,24 +161,24 @@ def _metadata(record: Record) -> dict[str, Any]:
 )
 def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Rank the trials. Without any sweep, the leaderboard is empty."""
-    records = trials.load_all(settings)
-    version = leaderboard.write(settings, records)
+    records = trials.load_all(settings.paths)
+    version = leaderboard.write(settings.paths, records)
     counted = Counter(record.state for record in records)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={
             "dagster/row_count": len(records),
             **{state: counted[state] for state in (COMPLETE, PRUNED, FAILED)},
-            "path": dg.MetadataValue.path(str(settings.sweep_leaderboard)),
-            **_best(settings, records),
+            "path": dg.MetadataValue.path(str(settings.paths.sweep_leaderboard)),
+            **_best(settings.paths, records),
             **_pictures(records),
         },
     )
 
 
-def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
+def _best(paths: Paths, records: list[Record]) -> dict[str, Any]:
     """Return the first ranks, as a table."""
-    first = leaderboard.rows(records, leaderboard.splits_now(settings))[:_SHOWN]
+    first = leaderboard.rows(records, leaderboard.splits_now(paths))[:_SHOWN]
     columns = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
     shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
     schema = dg.TableSchema([dg.TableColumn(name) for name in columns])

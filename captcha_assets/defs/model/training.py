@@ -11,7 +11,7 @@ from captcha_assets.images.local import LocalTables
 from captcha_assets.images.table import content_hash
 from captcha_assets.models import provenance, registry
 from captcha_assets.models.folder import read_config
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production import production_version, version_of
@@ -21,9 +21,9 @@ from captcha_assets.training.config import TrainingJob, TrainingSettings
 TRAINING_CODE = "2"
 
 
-def configuration_version(settings: Settings) -> str:
+def configuration_version(paths: Paths) -> str:
     """Return the version of the production settings, which an automated training takes."""
-    return production_version(settings)
+    return production_version(paths)
 
 
 def trained_with(training: TrainingSettings) -> dict[str, str]:
@@ -36,7 +36,7 @@ def trained_with(training: TrainingSettings) -> dict[str, str]:
 
 
 def job_for(
-    settings: Settings, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
+    paths: Paths, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
 ) -> TrainingJob:
     """The job of one training.
 
@@ -57,14 +57,14 @@ def job_for(
             "run_id": run_id,
             "batches": list(data.batches),
             "configuration": version_of(training),
-            **provenance.recorded(settings, data.batches),
+            **provenance.recorded(paths, data.batches),
         },
     )
-    work = settings.scratch / "training" / job.fingerprint[:16]
+    work = paths.scratch / "training" / job.fingerprint[:16]
     return job.model_copy(update={"output": work / "model", "checkpoints": work / "checkpoints"})
 
 
-def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job: TrainingJob) -> str | None:
+def trained_meanwhile(context: dg.AssetExecutionContext, paths: Paths, job: TrainingJob) -> str | None:
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
@@ -77,14 +77,14 @@ def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None
-    model_id, pointed = str(model.value), registry.pointed_at(settings.models) is not None
+    model_id, pointed = str(model.value), registry.pointed_at(paths.models) is not None
     if pointed and event.timestamp < record.create_timestamp.timestamp():
         return None
-    if not registry.holds(settings.models, model_id) or not settings.training_splits(model_id).exists():
+    if not registry.holds(paths.models, model_id) or not paths.training_splits(model_id).exists():
         return None
-    with fetched(registry.model_folder(settings.models, model_id)) as folder:
+    with fetched(registry.model_folder(paths.models, model_id)) as folder:
         if read_config(folder).provenance.get("job") != job.fingerprint:
             return None
-    registry.make_candidate(settings.models, model_id)
+    registry.make_candidate(paths.models, model_id)
     context.log.info(f"{model_id} is the model of this very training")
     return model_id
