@@ -57,11 +57,13 @@ def send(settings: Settings, alert: Alert) -> bool:
     if posted is not None:
         line["webhook"] = posted
     try:
-        settings.alerts.parent.mkdir(parents=True, exist_ok=True)
-        with settings.alerts.open("a", encoding="utf-8") as log:
+        settings.paths.alerts.parent.mkdir(parents=True, exist_ok=True)
+        with settings.paths.alerts.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
-        _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
+        _logger.warning(
+            "the alert %r could not be written to %s: %s", alert.title, settings.paths.alerts, error
+        )
         return False
     return posted in (None, "delivered")
 

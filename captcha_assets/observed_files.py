@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captcha_assets.images import decisions
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources import catalog
 from captcha_assets.storage import AnyPath
 from captcha_assets.sweeps import production
@@ -22,26 +22,26 @@ class ObservedFile:
     """
 
     name: str
-    path: Callable[[Settings], AnyPath]
-    version: Callable[[Settings], str | None]
-    problem: Callable[[Settings], str | None] = lambda _: None
+    path: Callable[[Paths], AnyPath]
+    version: Callable[[Paths], str | None]
+    problem: Callable[[Paths], str | None] = lambda _: None
 
 
-BATCH_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.registrations, catalog.version)
+BATCH_CATALOG = ObservedFile("batch_catalog", lambda paths: paths.registrations, catalog.version)
 LABEL_DECISIONS = ObservedFile(
     "label_decisions",
-    lambda settings: settings.label_decisions,
-    lambda settings: decisions.version_of(settings.label_decisions),
+    lambda paths: paths.label_decisions,
+    lambda paths: decisions.version_of(paths.label_decisions),
 )
 TRAINING_SETTINGS = ObservedFile(
     "training_settings",
-    lambda settings: settings.training_settings,
+    lambda paths: paths.training_settings,
     production.production_version,
     production.problem,
 )
 OBSERVED_FILES = (BATCH_CATALOG, LABEL_DECISIONS, TRAINING_SETTINGS)
 
 
-def problems(settings: Settings) -> list[str]:
+def problems(paths: Paths) -> list[str]:
     """Return what is wrong with the files, a line for each that cannot be used."""
-    return [found for file in OBSERVED_FILES if (found := file.problem(settings))]
+    return [found for file in OBSERVED_FILES if (found := file.problem(paths))]

@@ -6,13 +6,13 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.content import content_hash
 from captcha_assets.images.local import LocalTables
 from captcha_assets.models import folder, provenance, registry
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 
 
 def job_for(
-    settings: Settings, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
+    paths: Paths, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
 ) -> TrainingJob:
     """Return the job of one training.
 
@@ -33,16 +33,16 @@ def job_for(
             "run_id": run_id,
             "batches": list(data.batches),
             "configuration": training.version,
-            **provenance.recorded(settings, data.batches),
+            **provenance.recorded(paths, data.batches),
         },
     )
-    work = settings.scratch / "training" / job.fingerprint[:16]
+    work = paths.scratch / "training" / job.fingerprint[:16]
     return job.model_copy(update={"output": work / "model", "checkpoints": work / "checkpoints"})
 
 
-def is_whole(settings: Settings, model_id: str, job: TrainingJob) -> bool:
+def is_whole(paths: Paths, model_id: str, job: TrainingJob) -> bool:
     """Whether a model lies in the registry with what it was trained on, and is the model of this very job."""
-    if not registry.holds(settings.models, model_id) or not settings.training_splits(model_id).exists():
+    if not registry.holds(paths.models, model_id) or not paths.training_splits(model_id).exists():
         return False
-    with fetched(registry.model_folder(settings.models, model_id)) as model:
+    with fetched(registry.model_folder(paths.models, model_id)) as model:
         return folder.read_config(model).provenance.get("job") == job.fingerprint

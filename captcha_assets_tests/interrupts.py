@@ -59,10 +59,11 @@ class Ended:
 def prepared(folder: Path) -> Path:
     """A home with four small batches, of which nothing is made yet."""
     from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.paths import Paths
     from captcha_assets.settings import Settings
     from captcha_assets.sources import registrations
 
-    settings = Settings(home=folder)
+    settings = Settings(paths=Paths(home=folder))
     for number in range(4):
         registrations.register(
             settings, f"batch-{number}", registrations.parse_source(f"synthetic:40:{number}")

@@ -45,7 +45,7 @@ def _options() -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> TrainingSettings:
-    production, named = production_settings(load_settings()), {}
+    production, named = production_settings(load_settings().paths), {}
     if options.config:
         named = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
     return production.replaced(**{**named, "sample_size": options.sample_size})

@@ -83,12 +83,14 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
 
     settings = load_settings()
     registrations.register(settings, "tiny", registrations.parse_source(f"synthetic:{IMAGES}:1"))
-    table, rejected = settings.image_table("tiny"), settings.rejected_images("tiny")
+    table, rejected = settings.paths.image_table("tiny"), settings.paths.rejected_images("tiny")
 
     def library() -> None:
-        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
+        build_image_table(settings.paths.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
         found = validation.validate_image_table(table, rejected, CAPTCHA)
-        validation_result.save(found, report.page(found), settings.validation_results("image_table", "tiny"))
+        validation_result.save(
+            found, report.page(found), settings.paths.validation_results("image_table", "tiny")
+        )
 
     definitions = with_quiet_console(defs())
     with open_instance(settings) as instance:

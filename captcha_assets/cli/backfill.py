@@ -7,6 +7,7 @@ import click
 
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.cli.update import quiet_definitions
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,15 +41,15 @@ def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cu
     definitions = quiet_definitions()
     with open_instance(settings) as instance:
         if resume is not None:
-            chosen = backfills.find(settings, resume)
+            chosen = backfills.find(settings.paths, resume)
         else:
             wanted = {cut: _keys(keys) for cut, keys in cuts.items() if keys is not None}
             try:
                 steps = backfills.plan(definitions, instance, assets, wanted)
             except backfills.BackfillError as error:
                 raise click.UsageError(str(error)) from error
-            chosen = backfills.begin(settings, steps)
-        _make(settings, definitions, instance, chosen)
+            chosen = backfills.begin(settings.paths, steps)
+        _make(settings.paths, definitions, instance, chosen)
 
 
 def _keys(keys: str) -> list[str] | None:
@@ -56,7 +57,7 @@ def _keys(keys: str) -> list[str] | None:
 
 
 def _make(
-    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
+    paths: Paths, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
     from captcha_assets.cli.orchestration import backfills, command_process
 
@@ -67,12 +68,12 @@ def _make(
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
         with command_process.alone(instance, click.echo):
-            outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
+            outcomes.extend(_shown(backfills.make(paths, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
         if not left:
-            backfills.forget(settings, chosen)
+            backfills.forget(paths, chosen)
             raise Interrupted(words) from stop
         raise Interrupted(f"{words}; go on with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]

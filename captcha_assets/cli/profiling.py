@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
 
     Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
     """
-    chosen = _chosen_settings(settings, config)
+    chosen = _chosen_settings(settings.paths, config)
     pixels, labels = _images(settings, chosen, steps)
     # The profiler's own lines, above all that there is no GPU, are for those who develop it.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -43,12 +44,12 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
     click.echo(f"trace: {output}")
 
 
-def _chosen_settings(settings: Settings, config: Path | None) -> "TrainingSettings":
+def _chosen_settings(paths: Paths, config: Path | None) -> "TrainingSettings":
     from captcha_assets.sweeps.production import production_settings
     from captcha_assets.training import yaml_file
     from captcha_assets.training.config import SettingsError
 
-    production, keys = production_settings(settings), ("ops", "resnet18", "config")
+    production, keys = production_settings(paths), ("ops", "resnet18", "config")
     if config is None:
         return production
     file = yaml_file.read(config)
@@ -63,9 +64,9 @@ def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple
     from captcha_assets.images.local import local_tables
     from captcha_assets.images.reader import read_split
 
-    if not settings.splits.exists():
+    if not settings.paths.splits.exists():
         return _generated(min(steps * chosen.batch_size, 2_000))
-    with local_tables(settings) as data:
+    with local_tables(settings.paths) as data:
         spec, size = load_dataset(settings.dataset), chosen.sample_size
         images = read_split(data.tables, data.splits, "train", size, classes=spec.classes, shape=spec.shape)
     return images.pixels, images.labels

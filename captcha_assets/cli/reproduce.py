@@ -36,7 +36,7 @@ def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> 
     result = again(
         settings,
         load_dataset(settings.dataset),
-        resolve(settings, model),
+        resolve(settings.paths, model),
         TRAINING_CODE,
         say,
         worktree=worktree,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from captcha_assets.cli.process import Interrupted
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,20 +50,20 @@ def update(
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
     if staleness.includes(definitions, selection, "resnet18"):
-        production_settings(settings)  # a typing error in them is said before anything runs
-    given = run_config.load(config, settings, definitions, selection) if config else {}
-    if _is_empty(settings) and not dry_run:
+        production_settings(settings.paths)  # a typing error in them is said before anything runs
+    given = run_config.load(config, settings.paths, definitions, selection) if config else {}
+    if _is_empty(settings.paths) and not dry_run:
         raise click.ClickException(_HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
-            lost_outputs.report(settings, instance, verify=True)
+            lost_outputs.report(settings.paths, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
-            if _is_empty(settings):
+            if _is_empty(settings.paths):
                 click.echo(_HOW_TO_BEGIN)
         else:
             _update(definitions, instance, selection, given)
-            _name_quarantined(settings)
+            _name_quarantined(settings.paths)
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
@@ -126,19 +127,19 @@ def _update(
         click.echo(f"{len(outcomes)} made")
 
 
-def _is_empty(settings: Settings) -> bool:
+def _is_empty(paths: Paths) -> bool:
     """Whether there is no batch, and was none, to materialize anything from."""
     from captcha_assets.sources.registrations import known_batches
 
-    return not known_batches(settings) and not settings.image_index.exists()
+    return not known_batches(paths) and not paths.image_index.exists()
 
 
-def _name_quarantined(settings: Settings) -> None:
+def _name_quarantined(paths: Paths) -> None:
     """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
     from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.registrations import known_batches
 
-    folders = {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
+    folders = {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
 

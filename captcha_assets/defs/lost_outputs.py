@@ -15,7 +15,7 @@ import dagster as dg
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources import snapshot
 from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
 
@@ -45,20 +45,20 @@ _STEPS = {
 
 
 def report(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+    paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
     """Report the events that make Dagster's record agree with the disk, and return them.
 
     What a run may be writing at this moment is left for the next look.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         instance: where it is reported.
         verify: read every file, whatever its size and times say.
     """
     writing, recorded = _being_written(instance), _recorded(instance)
-    versions = StoredVersions(settings, verify=verify)
-    found = {output: _look(settings, instance, output, versions) for output in recorded}
+    versions = StoredVersions(paths, verify=verify)
+    found = {output: _look(paths, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
@@ -113,14 +113,12 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
     return found
 
 
-def _look(
-    settings: Settings, instance: dg.DagsterInstance, output: Output, versions: StoredVersions
-) -> Stored:
+def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
     """Return what lies on disk; a snapshot that was not pushed to today's default remote is none."""
     stored = versions.look(output)
     if output.asset != "data_snapshot" or stored.version is None:
         return stored
-    remote, made = snapshot.default_remote(settings.home), last_materialized(instance, output)
+    remote, made = snapshot.default_remote(paths.home), last_materialized(instance, output)
     pushed_to = made and made.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return stored

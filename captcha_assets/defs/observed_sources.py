@@ -37,17 +37,17 @@ warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg
 
 
 def _data_version(file: ObservedFile, settings: Settings) -> dg.DataVersion:
-    found = file.version(settings)
+    found = file.version(settings.paths)
     return dg.DataVersion(found) if found else DEFAULT_DATA_VERSION
 
 
 def _metadata(file: ObservedFile, settings: Settings) -> dict[str, dg.MetadataValue]:
-    return {"path": dg.MetadataValue.path(str(file.path(settings)))}
+    return {"path": dg.MetadataValue.path(str(file.path(settings.paths)))}
 
 
 def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """The observations of the sources that have changed, but of those that cannot be used."""
-    now = {file: _data_version(file, settings) for file in OBSERVED_FILES if not file.problem(settings)}
+    now = {file: _data_version(file, settings) for file in OBSERVED_FILES if not file.problem(settings.paths)}
     return [
         dg.AssetObservation(
             file.name, tags={DATA_VERSION_TAG: version.value}, metadata=_metadata(file, settings)
@@ -59,7 +59,7 @@ def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
     """Record the sources that have changed, and the batches that were removed on another machine."""
-    apply_remote_removals(settings, instance)
+    apply_remote_removals(settings.paths, instance)
     for observation in changed_sources(settings, instance):
         instance.report_runless_asset_event(observation)
 
@@ -118,13 +118,13 @@ def observed_sources(
     """
     for lost in fail_killed_runs(context.instance):
         alert_about(context.instance, lost, settings)
-    apply_remote_removals(settings, context.instance)
+    apply_remote_removals(settings.paths, context.instance)
     observed = changed_sources(settings, context.instance)
-    for event in lost_outputs.report(settings, context.instance):
+    for event in lost_outputs.report(settings.paths, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
     requests = list(_restorations(settings, context.instance)) if automated else []
-    unusable = problems(settings)
+    unusable = problems(settings.paths)
     alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
     skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
@@ -159,7 +159,7 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
-        if loss.removed and registrations.came_by_inbox(settings, str(loss.output.partition)):
+        if loss.removed and registrations.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
         if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
             wanted.setdefault(loss.output.partition, []).append(loss)

@@ -101,7 +101,7 @@ def published(
     """
     from captcha_assets.quality import report
 
-    address = link(settings, report.publish(validation, settings.validation_results(asset, batch)))
+    address = link(settings, report.publish(validation, settings.paths.validation_results(asset, batch)))
     results = [
         _check_result(result, asset, address, validation.images, plotted=batch is None)
         for result in validation.results

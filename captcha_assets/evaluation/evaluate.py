@@ -31,7 +31,7 @@ from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.models.reading import resolve
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched, json_text
 
 
@@ -112,39 +112,39 @@ def evaluate(
     return Evaluation(name, split, metrics, predictions, pictures, target / "report.html", version)
 
 
-def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Evaluation:
+def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluation:
     """Measure a model of the registry on today's test split, and keep the report in its place.
 
     Raises:
         RegistryError: there is no such model.
         EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
     """
-    candidate = registry.candidate(settings.models)
-    compared = promotion_decisions.compared(settings.models) | {model_id}
+    candidate = registry.candidate(paths.models)
+    compared = promotion_decisions.compared(paths.models) | {model_id}
     if candidate is not None:
         compared.add(candidate.model_id)  # it is compared with the champion on these images now
-    with fetched(registry.model_folder(settings.models, model_id)) as folder:
+    with fetched(registry.model_folder(paths.models, model_id)) as folder:
         return evaluate(
             folder,
             data.tables,
             data.splits,
-            settings.evaluation(model_id),
+            paths.evaluation(model_id),
             splits_version=content_hash(data.splits),
             batch_link="../../quality/image_table/{batch}/report.html",
             compared=len(compared),
         )
 
 
-def evaluate_named(settings: Settings, name: str) -> Evaluation:
+def evaluate_named(paths: Paths, name: str) -> Evaluation:
     """Measure a model ("champion", "candidate" or an id) on today's test split, and keep the report.
 
     Raises:
         ModelChoiceError: there is no such model.
         EvaluationError, MissingTableError, ModelFolderError, ReaderError: as `evaluate_stored`.
     """
-    model_id = resolve(settings, name)
-    with local_tables(settings) as data:
-        return evaluate_stored(settings, data, model_id)
+    model_id = resolve(paths, name)
+    with local_tables(paths) as data:
+        return evaluate_stored(paths, data, model_id)
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:

@@ -6,11 +6,11 @@ from captcha_assets.models import onnx, registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.onnx import Parity
 from captcha_assets.models.reading import resolve
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 
 
-def export_stored(settings: Settings, name: str) -> Parity:
+def export_stored(paths: Paths, name: str) -> Parity:
     """Export a model ("champion", "candidate" or an id) to its place, and compare both on real images.
 
     Raises:
@@ -18,13 +18,13 @@ def export_stored(settings: Settings, name: str) -> Parity:
         ModelFolderError: it is damaged.
         ExportError: torch cannot export it, or there are no test images.
     """
-    model_id = resolve(settings, name)
+    model_id = resolve(paths, name)
     with (
-        local_tables(settings) as data,
-        fetched(registry.model_folder(settings.models, model_id)) as model,
+        local_tables(paths) as data,
+        fetched(registry.model_folder(paths.models, model_id)) as model,
     ):
         config = read_config(model)
         images = read_split(
             data.tables, data.splits, "test", classes=config.classes, shape=config.image_shape
         ).pixels
-        return onnx.export(model, settings.onnx_model(model_id), images)
+        return onnx.export(model, paths.onnx_model(model_id), images)

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from captcha_assets.images.frames import require_table
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, locked
 
 
@@ -36,7 +36,7 @@ def batches_of(splits: AnyPath) -> tuple[str, ...]:
 
 
 @contextmanager
-def local_tables(settings: Settings) -> Iterator[LocalTables]:
+def local_tables(paths: Paths) -> Iterator[LocalTables]:
     """Yield the splits and the image tables that they refer to, of one moment.
 
     A batch that arrives, or is removed, while the block runs changes nothing of what it reads.
@@ -44,12 +44,12 @@ def local_tables(settings: Settings) -> Iterator[LocalTables]:
     Raises:
         MissingTableError: one of them is not there.
     """
-    with _own_folder(settings.scratch) as folder:
-        splits = _kept(require_table(settings.splits), folder)
+    with _own_folder(paths.scratch) as folder:
+        splits = _kept(require_table(paths.splits), folder)
         batches = batches_of(splits)
         (folder / "image_table").mkdir()
         tables = tuple(
-            _kept(require_table(settings.image_table(batch)), folder / "image_table") for batch in batches
+            _kept(require_table(paths.image_table(batch)), folder / "image_table") for batch in batches
         )
         yield LocalTables(tables, splits, batches)
 

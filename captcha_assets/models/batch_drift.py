@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models import registry
+from captcha_assets.paths import Paths
 from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.drift import DriftFeature, Summary
-from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath
 
 
@@ -49,12 +49,12 @@ class BatchDrift:
     comparison: Comparison | None = None
 
 
-def compare_with_champion(settings: Settings, batch: str, spec: DatasetSpec) -> BatchDrift:
+def compare_with_champion(paths: Paths, batch: str, spec: DatasetSpec) -> BatchDrift:
     """Compare a batch's table with the training images of the champion, if there is one."""
-    champion = registry.champion(settings.models)
+    champion = registry.champion(paths.models)
     if champion is None:
         return BatchDrift(passed=True, description="no champion yet to compare with")
-    trained_on = settings.training_summary(champion.model_id)
+    trained_on = paths.training_summary(champion.model_id)
     if not trained_on.exists():
         unknown = f"nothing is known of what the champion {champion.model_id} was trained on"
         return BatchDrift(passed=True, description=unknown)
@@ -65,10 +65,10 @@ def compare_with_champion(settings: Settings, batch: str, spec: DatasetSpec) -> 
     if reference.images < drift.MIN_REFERENCE:
         few = f"the champion was trained on {reference.images} images, too few to compare"
         return BatchDrift(passed=True, description=few)
-    images = drift.summarize([settings.image_table(batch)], spec)
+    images = drift.summarize([paths.image_table(batch)], spec)
     if images.images == 0:
         return BatchDrift(passed=True, description="no usable images to compare")
-    folder = settings.validation_results("drift", batch)
+    folder = paths.validation_results("drift", batch)
     return _compared(folder, batch, spec, (reference, images), champion.model_id)
 
 

@@ -10,7 +10,7 @@ from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models import registry
 from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched
 
 
@@ -29,30 +29,30 @@ class Reading:
 
 
 @contextmanager
-def opened_predictor(settings: Settings, model: str) -> Iterator[Predictor]:
+def opened_predictor(paths: Paths, model: str) -> Iterator[Predictor]:
     """Open a model for reading: the exported one where there is one, which starts without torch.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         model: "champion", "candidate", a model's id, or a folder.
 
     Raises:
         ModelChoiceError: there is no such model.
         ModelFolderError: the model is damaged.
     """
-    with fetched(_place(settings, model)) as folder:
+    with fetched(_place(paths, model)) as folder:
         yield OnnxPredictor(folder) if (folder / "model.onnx").exists() else TorchPredictor(folder)
 
 
-def _place(settings: Settings, model: str) -> AnyPath:
+def _place(paths: Paths, model: str) -> AnyPath:
     if model and Path(model).is_dir():
         return Path(model)
-    model_id = resolve(settings, model)
-    exported = settings.onnx_model(model_id)
-    return exported if exported.exists() else registry.model_folder(settings.models, model_id)
+    model_id = resolve(paths, model)
+    exported = paths.onnx_model(model_id)
+    return exported if exported.exists() else registry.model_folder(paths.models, model_id)
 
 
-def resolve(settings: Settings, model: str) -> str:
+def resolve(paths: Paths, model: str) -> str:
     """The id that "champion", "candidate" or an id stands for.
 
     Raises:
@@ -60,11 +60,11 @@ def resolve(settings: Settings, model: str) -> str:
     """
     pointers = {"champion": registry.champion, "candidate": registry.candidate}
     if model in pointers:
-        found = pointers[model](settings.models)
+        found = pointers[model](paths.models)
         if found is None:
             raise ModelChoiceError(f"there is no {model} yet; make one with: captcha-assets update")
         return found.model_id
-    known = registry.list_models(settings.models)
+    known = registry.list_models(paths.models)
     if model not in known:
         raise ModelChoiceError(
             f"{model!r} is no folder and no model; known are: {', '.join(known) or 'none'}"

@@ -9,7 +9,7 @@ from captcha_assets.images.content import content_hash
 from captcha_assets.images.splits import take_sample
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched
 
 #: What an image of a split is to the model.
@@ -56,47 +56,47 @@ class Trained:
         return {split: int(found.get(split, 0)) for split in AS}
 
 
-def config_of(settings: Settings, model_id: str) -> ModelConfig:
+def config_of(paths: Paths, model_id: str) -> ModelConfig:
     """Read what a model of the registry is.
 
     Raises:
         RegistryError: there is no such model.
         ModelFolderError: its configuration is damaged.
     """
-    with fetched(registry.model_folder(settings.models, model_id) / "config.json") as path:
+    with fetched(registry.model_folder(paths.models, model_id) / "config.json") as path:
         return read_config(path.parent)
 
 
-def trained_models(settings: Settings) -> Iterator[Trained]:
+def trained_models(paths: Paths) -> Iterator[Trained]:
     """Yield every model of the registry, in order of their ids; equal splits are read once."""
     read: dict[tuple[str, int | None], pl.DataFrame | None] = {}
-    for model_id in registry.list_models(settings.models):
-        config = config_of(settings, model_id)
+    for model_id in registry.list_models(paths.models):
+        config = config_of(paths, model_id)
         key = config.splits_version, config.settings.get("sample_size")
         if read.get(key) is None:
-            read[key] = _splits(settings, model_id, config)
+            read[key] = _splits(paths, model_id, config)
         yield Trained(model_id, config, read[key])
 
 
-def trained(settings: Settings, model_id: str) -> Trained:
+def trained(paths: Paths, model_id: str) -> Trained:
     """Return one model and what its training had before it."""
-    config = config_of(settings, model_id)
-    return Trained(model_id, config, _splits(settings, model_id, config))
+    config = config_of(paths, model_id)
+    return Trained(model_id, config, _splits(paths, model_id, config))
 
 
-def splits_of(settings: Settings, model_id: str, config: ModelConfig) -> AnyPath | None:
+def splits_of(paths: Paths, model_id: str, config: ModelConfig) -> AnyPath | None:
     """Return where the splits lie that a model was trained with; None where they were not kept.
 
     Today's serve where they are the very same.
     """
-    for place in (settings.training_splits(model_id), settings.splits):
+    for place in (paths.training_splits(model_id), paths.splits):
         if place.exists() and content_hash(place) == config.splits_version:
             return place
     return None
 
 
-def _splits(settings: Settings, model_id: str, config: ModelConfig) -> pl.DataFrame | None:
-    place = splits_of(settings, model_id, config)
+def _splits(paths: Paths, model_id: str, config: ModelConfig) -> pl.DataFrame | None:
+    place = splits_of(paths, model_id, config)
     if place is None:
         return None
     frame = pl.read_parquet(str(place), columns=["image_id", "split", "sample_key"])

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
-from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, replacing
 
 #: So many batches stand on the page of the history: more nobody reads, and each costs a file to open.
@@ -79,28 +79,28 @@ def publish(
     return folder / validation_result.REPORT_FILE
 
 
-def publish_history(settings: Settings, batches: Sequence[str]) -> AnyPath:
+def publish_history(paths: Paths, batches: Sequence[str]) -> AnyPath:
     """Write the page that shows every check of the latest batches, drift among them, and return its path.
 
     Args:
-        settings: where validation results lie.
+        paths: where validation results lie.
         batches: all batches, in the order in which they came.
     """
-    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings, name))}
-    path = settings.validation_results("image_table") / "index.html"
+    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(paths, name))}
+    path = paths.validation_results("image_table") / "index.html"
     with replacing(path) as part:
         part.write_text(history(shown, of=len(batches)), "utf-8", "backslashreplace")
     return path
 
 
-def _with_drift(settings: Settings, batch: str) -> ValidationResult | None:
+def _with_drift(paths: Paths, batch: str) -> ValidationResult | None:
     """Return the validation results of a batch, its drift among them; None where there are none yet."""
     try:
-        found = validation_result.load(settings.validation_results("image_table", batch))
+        found = validation_result.load(paths.validation_results("image_table", batch))
     except ValidationResultError:
         return None
     try:
-        drift = validation_result.load(settings.validation_results("drift", batch))
+        drift = validation_result.load(paths.validation_results("drift", batch))
     except ValidationResultError:
         return found
     return replace(found, suites=[*found.suites, *drift.suites])

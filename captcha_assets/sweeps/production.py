@@ -10,35 +10,35 @@ from typing import Any
 
 import yaml
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import replacing
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import SettingsError, TrainingSettings
 from captcha_assets.training.yaml_file import YamlFileError
 
 
-def production_settings(settings: Settings) -> TrainingSettings:
+def production_settings(paths: Paths) -> TrainingSettings:
     """Return the settings of an automated training.
 
     Raises:
         SettingsError: the file names a setting that there is not, or a value that cannot be used.
     """
-    return _read(settings.training_settings)
+    return _read(paths.training_settings)
 
 
-def production_version(settings: Settings) -> str:
+def production_version(paths: Paths) -> str:
     """Return the version of the production settings.
 
     Raises:
         SettingsError: the file cannot be used.
     """
-    return production_settings(settings).version
+    return production_settings(paths).version
 
 
-def problem(settings: Settings) -> str | None:
+def problem(paths: Paths) -> str | None:
     """Return what is wrong with the file of the production settings, in one line; None where nothing is."""
     try:
-        production_settings(settings)
+        production_settings(paths)
     except SettingsError as error:
         return str(error)
     return None
@@ -53,11 +53,11 @@ def _read(path: Path) -> TrainingSettings:
         raise SettingsError(str(error)) from error
 
 
-def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) -> Path:
+def make_production(paths: Paths, chosen: Mapping[str, Any], reason: str) -> Path:
     """Write the production settings; what is as in the code's defaults is left out.
 
     Args:
-        settings: where the file lies.
+        paths: where the file lies.
         chosen: all the settings that differ from the defaults, others too.
         reason: why, one line for the reader of the file.
 
@@ -67,9 +67,9 @@ def make_production(settings: Settings, chosen: Mapping[str, Any], reason: str) 
     defaults, wanted = (one.model_dump() for one in (TrainingSettings(), TrainingSettings.of(chosen)))
     differing = {name: value for name, value in wanted.items() if value != defaults[name]}
     head = f"# The settings of every training without run config.\n# {reason}\n"
-    with replacing(settings.training_settings) as part:
+    with replacing(paths.training_settings) as part:
         part.write_text(head + "".join(_line(*entry) for entry in plain(differing).items()))
-    return settings.training_settings
+    return paths.training_settings
 
 
 def _line(name: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from captcha_assets.images.content import content_hash
 from captcha_assets.models import folder
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sweeps import trials
 from captcha_assets.sweeps.definition import Sweep
 from captcha_assets.sweeps.trial_parameters import trial_parameters
@@ -20,18 +20,16 @@ from captcha_assets.training.failures import TrainingFailedError
 Train = Callable[[TrainingJob], list[dict[str, Any]]]
 
 
-def planned(settings: Settings, sweep: Sweep, trial: str) -> Record:
+def planned(paths: Paths, sweep: Sweep, trial: str) -> Record:
     """Return the record of a trial that has not begun."""
-    empty = Record(
-        trial, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
-    )
-    chosen = trial_parameters(sweep, trial, _peers(settings, empty), trials.load(settings, trial))
+    empty = Record(trial, sweep.identity, FAILED, {}, {}, None, [], content_hash(paths.splits), TRAINING_CODE)
+    chosen = trial_parameters(sweep, trial, _peers(paths, empty), trials.load(paths, trial))
     return replace(empty, parameters=chosen, settings=sweep.settings_with(chosen).model_dump())
 
 
-def finished(settings: Settings, plan: Record) -> Record | None:
+def finished(paths: Paths, plan: Record) -> Record | None:
     """Return the stored record of this very trial, unless it failed."""
-    before = trials.load(settings, plan.trial)
+    before = trials.load(paths, plan.trial)
     if before is None or before.state == FAILED:
         return None
     same = (plan.parameters, plan.settings, plan.splits_version, plan.code_version)
@@ -40,37 +38,37 @@ def finished(settings: Settings, plan: Record) -> Record | None:
     return before if json.dumps(known, sort_keys=True) == json.dumps(same, sort_keys=True) else None
 
 
-def _peers(settings: Settings, record: Record) -> list[Record]:
+def _peers(paths: Paths, record: Record) -> list[Record]:
     """Return the other trials of the sweep that have ended, on the same images and by the same code."""
     return [
         other
-        for other in trials.load_all(settings, record.sweep)
+        for other in trials.load_all(paths, record.sweep)
         if other.trial != record.trial
         and (other.splits_version, other.code_version) == (record.splits_version, record.code_version)
     ]
 
 
-def train(settings: Settings, sweep: Sweep, plan: Record, job: TrainingJob, run: Train) -> Record:
+def train(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob, run: Train) -> Record:
     """Train a trial, store its record and return it; an interruption is passed on.
 
     Args:
-        settings: where records are stored.
+        paths: where records are stored.
         sweep: the trial's.
         plan: the record of a trial that has not begun.
         job: a training with the settings of the trial.
         run: carries out the training; only a `TrainingFailedError` of it is a failure of the trial.
     """
-    job = _in_own_folder(settings, sweep, plan, job)
+    job = _in_own_folder(paths, sweep, plan, job)
     record = _record(plan, job, run)
-    trials.save(settings, record)
+    trials.save(paths, record)
     shutil.rmtree(job.output.parent)
     return record
 
 
-def _in_own_folder(settings: Settings, sweep: Sweep, plan: Record, job: TrainingJob) -> TrainingJob:
+def _in_own_folder(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob) -> TrainingJob:
     """Return the job in a folder of its own, apart from another training of the same settings."""
-    work = settings.scratch / "sweep" / plan.trial
-    thresholds = trials.pruning_thresholds(sweep, _peers(settings, plan), job.settings.epochs)
+    work = paths.scratch / "sweep" / plan.trial
+    thresholds = trials.pruning_thresholds(sweep, _peers(paths, plan), job.settings.epochs)
     return job.model_copy(
         update={
             "output": work / "model",

@@ -23,6 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
+    ["paths"],
     ["storage", "proportions", "interrupts", "validation_errors"],
 ]
 

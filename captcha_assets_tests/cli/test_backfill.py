@@ -30,12 +30,12 @@ def three(home: Home) -> Home:
     """A home that knows three batches, the second of which cannot be had."""
     for name in ("one", "two", "three"):
         home.add(name, "synthetic:40:1")
-    home.settings.registration("two").unlink()
+    home.settings.paths.registration("two").unlink()
     return home
 
 
 def carried_out(home: Home, backfill: backfills.Backfill) -> list[Outcome]:
-    events = backfills.make(home.settings, home.definitions, home.instance, backfill)
+    events = backfills.make(home.settings.paths, home.definitions, home.instance, backfill)
     return [event for event in events if isinstance(event, Outcome)]
 
 
@@ -89,24 +89,24 @@ def test_what_is_not_there_is_rejected_by_name(
 
 def test_failures_are_named_and_only_they_are_tried_again(three: Home) -> None:
     steps = backfills.plan(three.definitions, three.instance, ["raw_batch"], {})
-    backfill = backfills.begin(three.settings, steps)
+    backfill = backfills.begin(three.settings.paths, steps)
     failed = [outcome for outcome in carried_out(three, backfill) if outcome.error]
     assert [outcome.step for outcome in failed] == [Step(("raw_batch",), "two")]
     assert "two" in str(failed[0].error)
-    again = backfills.find(three.settings)
+    again = backfills.find(three.settings.paths)
     assert backfills.remaining(three.instance, again) == [Step(("raw_batch",), "two")]
     three.add("two", "synthetic:40:2")
     assert [outcome.error for outcome in carried_out(three, again)] == [None]
-    assert backfills.unfinished(three.settings) == []
+    assert backfills.unfinished(three.settings.paths) == []
     with pytest.raises(BackfillError, match="no backfill to go on with"):
-        backfills.find(three.settings)
+        backfills.find(three.settings.paths)
 
 
 def test_a_step_whose_input_failed_is_not_tried(three: Home) -> None:
     steps = backfills.plan(
         three.definitions, three.instance, ["raw_batch", "image_table"], {"batch": ["two"]}
     )
-    first, second = carried_out(three, backfills.begin(three.settings, steps))
+    first, second = carried_out(three, backfills.begin(three.settings.paths, steps))
     assert first.run_id
     assert second.run_id is None
     assert second.error == "waits for raw_batch"

@@ -11,7 +11,7 @@ import cv2
 import pytest
 from sklearn.datasets import load_digits
 
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.paths import REPOSITORY
 from captcha_assets_tests.commands import run, succeeded
 
 DIGITS = "captcha_assets_tests.defs.digits:DATASET"

@@ -14,7 +14,7 @@ from captcha_assets_tests.defs.test_retraining import Ticks
 
 
 def written(home: Home, content: Any) -> str:
-    file = home.settings.home / "run.yaml"
+    file = home.settings.paths.home / "run.yaml"
     file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return str(file)
 

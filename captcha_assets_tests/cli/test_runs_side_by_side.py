@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import NARROW, Home
 
@@ -53,14 +54,14 @@ def test_two_runs_of_one_batch_at_once_end_as_one_would(home: Home) -> None:
     home.add("first", "synthetic:300:1")
     assert home.make("raw_batch", partition="first") is None
     assert home.make("image_table", "rejected_images", partition="first") is None
-    root = Path(str(home.settings.artifact_root))
+    root = Path(str(home.settings.paths.artifact_root))
     version = home.version("image_table", "first")
     alone = {name: (root / name).read_bytes() for name in files(root)}
     for name in alone:
         if not name.startswith("deliveries"):
             (root / name).unlink()
     command = [sys.executable, "-c", RUN]
-    environment = {**os.environ, "CAPTCHA_HOME": str(home.settings.home)}
+    environment = {**os.environ, "CAPTCHA_HOME": str(home.settings.paths.home)}
     started = [
         subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
@@ -74,7 +75,7 @@ def test_two_runs_of_one_batch_at_once_end_as_one_would(home: Home) -> None:
 def test_two_runs_of_one_training_at_once_train_once(finished: Home, tmp_path: Path) -> None:
     before = finished.version("resnet18")
     config = json.dumps({"ops": {"resnet18": {"config": {**NARROW, "epochs": 2}}}})
-    environment = {**os.environ, "CAPTCHA_HOME": str(finished.settings.home)}
+    environment = {**os.environ, "CAPTCHA_HOME": str(finished.settings.paths.home)}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", TRAIN, str(tmp_path / f"{name}.ready"), config],
@@ -107,7 +108,7 @@ def test_a_full_disk_is_one_clear_line_and_what_was_there_stays(
     home: Home, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPTCHA_ARTIFACTS", str(small_disk))
-    small = Settings(home=home.settings.home, artifacts=str(small_disk))
+    small = Settings(paths=Paths(home=home.settings.paths.home, artifacts=str(small_disk)))
     opened = Home(small, home.instance, home.definitions)
     opened.add("small", "synthetic:30:1")
     assert opened.make("raw_batch", partition="small") is None

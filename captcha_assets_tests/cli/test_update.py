@@ -71,7 +71,7 @@ def test_the_same_content_made_again_leaves_everything_downstream_fresh(finished
 
 
 def test_a_batch_of_known_images_alone_trains_nothing(finished: Home, tmp_path: object) -> None:
-    finished.add("again", str(finished.settings.raw / "first.zip"))
+    finished.add("again", str(finished.settings.paths.raw / "first.zip"))
     made = [str(outcome.step) for outcome in finished.update()]
     assert "image_index" in made
     assert "resnet18" not in made

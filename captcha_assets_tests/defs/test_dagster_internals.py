@@ -18,7 +18,7 @@ from captcha_assets.defs.dagster_internals import (
     stale_status_resolver,
 )
 from captcha_assets.defs.sensor_states import SENSORS
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.paths import REPOSITORY
 
 with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
 

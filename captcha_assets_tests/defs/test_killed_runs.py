@@ -55,7 +55,7 @@ def test_runs_of_a_killed_command_end_whatever_their_status_with_one_alert_each(
     process.wait()
     assert unfinished(home) == unfinished(home) == []
     assert {run.status.value for run in home.instance.get_runs()} == {"FAILURE"}
-    alerts = [json.loads(line) for line in home.settings.alerts.read_text().splitlines()]
+    alerts = [json.loads(line) for line in home.settings.paths.alerts.read_text().splitlines()]
     assert [alert["title"] for alert in alerts] == ["splits: the run failed"] * 3
     assert all("was killed" in "".join(alert["lines"]) for alert in alerts)
 

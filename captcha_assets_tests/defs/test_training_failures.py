@@ -25,14 +25,14 @@ DIVERGES = "ops: {resnet18: {config: {learning_rate: 100.0, weight_decay: 10.0}}
 
 
 def test_a_loss_that_is_nan_is_the_reason_on_the_terminal_and_in_the_alert(finished: Home) -> None:
-    file = finished.settings.home / "run.yaml"
+    file = finished.settings.paths.home / "run.yaml"
     file.write_text(DIVERGES)
     done = CliRunner().invoke(main, ["update", "--select", "key:resnet18", "--config", str(file)])
     assert done.exit_code == 1
     reason = "the loss is NaN or infinite in epoch 1: lower learning_rate (now 100.0)"
     assert f"  failed: {reason}" in done.output
     assert "External execution process" not in done.output
-    alert = json.loads(finished.settings.alerts.read_text().splitlines()[-1])
+    alert = json.loads(finished.settings.paths.alerts.read_text().splitlines()[-1])
     assert alert["title"] == "resnet18: the run failed"
     assert alert["lines"][0].startswith(reason)
     assert "no epoch was finished, so no checkpoint is kept" in alert["lines"][0]

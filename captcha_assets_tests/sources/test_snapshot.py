@@ -12,7 +12,8 @@ from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
-from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.paths import REPOSITORY, Paths
+from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
 from captcha_assets.sources.snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
 
@@ -85,15 +86,17 @@ def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_committed_record_is_that_of_the_starter_batch_and_its_split_assignments(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home")
-    archive = settings.raw / "starter.zip"
+    settings = Settings(paths=Paths(home=tmp_path / "home"))
+    archive = settings.paths.raw / "starter.zip"
     generator.write_archive(archive, 3000, seed=1)
-    table = settings.image_table("starter")
-    build_image_table(archive, "starter", table, settings.rejected_images("starter"), CAPTCHA)
-    build_image_index({"starter": table}, settings.image_index, CAPTCHA)
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record, CAPTCHA, settings.image_table)
+    table = settings.paths.image_table("starter")
+    build_image_table(archive, "starter", table, settings.paths.rejected_images("starter"), CAPTCHA)
+    build_image_index({"starter": table}, settings.paths.image_index, CAPTCHA)
+    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    update_splits(
+        settings.paths.image_index, settings.paths.splits, record, CAPTCHA, settings.paths.image_table
+    )
     recorded = yaml.safe_load((REPOSITORY / "data.dvc").read_text())["outs"][0]
     if recorded["nfiles"] > 2:
         pytest.skip("this repository's data.dvc records other batches")
-    assert take_snapshot(settings.home).md5 == recorded["md5"]
+    assert take_snapshot(settings.paths.home).md5 == recorded["md5"]

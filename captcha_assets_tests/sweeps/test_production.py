@@ -19,44 +19,44 @@ from captcha_assets_tests.sweeps.records import GRID, record
 @pytest.fixture
 def tried(settings):
     """A home whose images were seen by three trials: the second is the best of the complete ones."""
-    settings.splits.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": ["a"]}), settings.splits)
-    version = content_hash(settings.splits)
+    settings.paths.splits.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": ["a"]}), settings.paths.splits)
+    version = content_hash(settings.paths.splits)
     for number, (accuracy, state) in enumerate([(0.8, "complete"), (0.9, "complete"), (0.99, PRUNED)]):
         made = record(GRID, number, GRID.combination(number), [accuracy], state)
-        trials.save(settings, type(made)(**{**asdict(made), "splits_version": version}))
-    return settings
+        trials.save(settings.paths, type(made)(**{**asdict(made), "splits_version": version}))
+    return settings.paths
 
 
-def written(settings, text: str) -> None:
-    settings.training_settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.training_settings.write_text(text)
+def written(paths, text: str) -> None:
+    paths.training_settings.parent.mkdir(parents=True, exist_ok=True)
+    paths.training_settings.write_text(text)
 
 
 def test_without_a_file_they_are_the_defaults(settings) -> None:
-    assert production_settings(settings) == TrainingSettings()
+    assert production_settings(settings.paths) == TrainingSettings()
 
 
 def test_a_broken_link_is_an_error_and_no_absence(settings) -> None:
-    settings.training_settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.training_settings.symlink_to("nowhere.yaml")
+    settings.paths.training_settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.paths.training_settings.symlink_to("nowhere.yaml")
     with pytest.raises(SettingsError, match=r"training\.yaml cannot be read: No such file"):
-        production_settings(settings)
+        production_settings(settings.paths)
 
 
 def test_the_file_says_what_differs(settings) -> None:
-    before = production_version(settings)
-    written(settings, "epochs: 3\nchannels: [8, 16, 32, 64]\nsample_size: null\n")
-    assert production_settings(settings) == TrainingSettings(
+    before = production_version(settings.paths)
+    written(settings.paths, "epochs: 3\nchannels: [8, 16, 32, 64]\nsample_size: null\n")
+    assert production_settings(settings.paths) == TrainingSettings(
         epochs=3, channels=(8, 16, 32, 64), sample_size=None
     )
-    assert production_version(settings) != before
+    assert production_version(settings.paths) != before
 
 
 def test_the_version_follows_the_values_not_the_words(settings) -> None:
-    before = production_version(settings)
-    written(settings, f"# nothing new\nepochs: {TrainingSettings().epochs}\n")
-    assert production_version(settings) == before
+    before = production_version(settings.paths)
+    written(settings.paths, f"# nothing new\nepochs: {TrainingSettings().epochs}\n")
+    assert production_version(settings.paths) == before
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_the_version_follows_the_values_not_the_words(settings) -> None:
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(settings, text: str, words: str) -> None:
-    written(settings, text)
+    written(settings.paths, text)
     with pytest.raises(SettingsError, match=words) as caught:
-        production_settings(settings)
-    assert str(settings.training_settings) in str(caught.value)
+        production_settings(settings.paths)
+    assert str(settings.paths.training_settings) in str(caught.value)
 
 
 def test_the_best_complete_trial_becomes_production(tried) -> None:
@@ -106,4 +106,4 @@ def test_a_run_config_leaves_production_as_it_is(tried, tmp_path) -> None:
 
 def test_without_trials_it_says_how_to_get_some(settings) -> None:
     with pytest.raises(SweepError, match="captcha-assets sweep run"):
-        best_trial.apply(settings)
+        best_trial.apply(settings.paths)

@@ -16,7 +16,7 @@ from captcha_assets.cli.orchestration.execution import Outcome, execute
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.defs.killed_runs import STEP_TAG
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import write_json
 
 #: Name of the partition set of every asset that is partitioned by day.
@@ -108,37 +108,36 @@ def _check_known(cut: str, asked: Sequence[str], keys: Mapping[str | None, list[
         raise BackfillError(f"no such {where}: {', '.join(strange)}; known are: {listed or 'none'}")
 
 
-def _record(settings: Settings, name: str) -> Path:
-    return settings.scratch / "backfills" / f"{name}.json"
+def _record(paths: Paths, name: str) -> Path:
+    return paths.scratch / "backfills" / f"{name}.json"
 
 
-def begin(settings: Settings, steps: Sequence[Step]) -> Backfill:
+def begin(paths: Paths, steps: Sequence[Step]) -> Backfill:
     """Write down a backfill, to be gone on with if it is interrupted."""
     backfill = Backfill(secrets.token_hex(4), tuple(steps))
-    write_json(_record(settings, backfill.name), [asdict(step) for step in steps])
+    write_json(_record(paths, backfill.name), [asdict(step) for step in steps])
     return backfill
 
 
-def unfinished(settings: Settings) -> list[str]:
+def unfinished(paths: Paths) -> list[str]:
     """The names of the backfills that did not come to a good end, the last one last."""
-    found = sorted(_record(settings, "*").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(_record(paths, "*").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     return [path.stem for path in found]
 
 
-def find(settings: Settings, name: str | None = None) -> Backfill:
+def find(paths: Paths, name: str | None = None) -> Backfill:
     """The backfill of this name, by default the last one that did not come to a good end.
 
     Raises:
         BackfillError: there is none.
     """
-    names = unfinished(settings)
+    names = unfinished(paths)
     if not names or (name and name not in names):
         others = f"; unfinished are: {', '.join(names)}" if names else ""
         raise BackfillError(f"no backfill to go on with{others}")
     name = name or names[-1]
     steps = [
-        Step(tuple(one["assets"]), one["partition"])
-        for one in json.loads(_record(settings, name).read_text())
+        Step(tuple(one["assets"]), one["partition"]) for one in json.loads(_record(paths, name).read_text())
     ]
     return Backfill(name, tuple(steps))
 
@@ -150,13 +149,13 @@ def remaining(instance: dg.DagsterInstance, backfill: Backfill) -> list[Step]:
     return [step for step in backfill.steps if str(step) not in done]
 
 
-def forget(settings: Settings, backfill: Backfill) -> None:
+def forget(paths: Paths, backfill: Backfill) -> None:
     """Forget a backfill of which nothing remains."""
-    _record(settings, backfill.name).unlink(missing_ok=True)
+    _record(paths, backfill.name).unlink(missing_ok=True)
 
 
 def make(
-    settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
+    paths: Paths, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
 ) -> Iterator[Step | Outcome]:
     """Make what remains of a backfill, which is forgotten once all is made.
 
@@ -168,4 +167,4 @@ def make(
         failed |= isinstance(event, Outcome) and event.error is not None
         yield event if isinstance(event, Outcome) else event[0]
     if not failed:
-        forget(settings, backfill)
+        forget(paths, backfill)

@@ -107,7 +107,7 @@ def execute(
     Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
     next step is asked for only after that.
     """
-    lost_outputs.report(load_settings(), instance)
+    lost_outputs.report(load_settings().paths, instance)
     broken: set[Step] = set()
     for step, reasons in steps:
         interrupts.check()

@@ -14,6 +14,7 @@ from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.storage import replacing
@@ -47,9 +48,9 @@ class InstanceError(RuntimeError):
     """The Dagster instance cannot be used; the message says what to do."""
 
 
-def dagster_home(settings: Settings) -> Path:
+def dagster_home(paths: Paths) -> Path:
     """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
-    folder = Path(os.environ.get("DAGSTER_HOME") or settings.dagster_home).resolve()
+    folder = Path(os.environ.get("DAGSTER_HOME") or paths.dagster_home).resolve()
     if not (folder / "dagster.yaml").exists():
         with replacing(folder / "dagster.yaml") as part:
             part.write_text(_DAGSTER_YAML)
@@ -75,26 +76,26 @@ def _make_databases(home: Path) -> None:
             (Path(folder) / database.name).rename(database)
 
 
-def _check_owner(settings: Settings, home: Path) -> None:
+def _check_owner(paths: Paths, home: Path) -> None:
     """Refuse an instance of another home: all that it knows would be recorded as missing."""
-    if home == settings.dagster_home.resolve():  # wherever the home has been moved to
+    if home == paths.dagster_home.resolve():  # wherever the home has been moved to
         return
     owner = home / "captcha_home"
     known = owner.read_text().strip() if owner.exists() else None
-    if known is None and home.name == settings.dagster_home.name and (home.parent / "data").is_dir():
+    if known is None and home.name == paths.dagster_home.name and (home.parent / "data").is_dir():
         known = str(home.parent)
-    if known not in (None, str(settings.home)):
+    if known not in (None, str(paths.home)):
         raise InstanceError(
-            f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {settings.home}: unset "
-            f"DAGSTER_HOME (then it is {settings.dagster_home}), or set both"
+            f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {paths.home}: unset "
+            f"DAGSTER_HOME (then it is {paths.dagster_home}), or set both"
         )
-    owner.write_text(f"{settings.home}\n")
+    owner.write_text(f"{paths.home}\n")
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
-    home = dagster_home(settings)
-    _check_owner(settings, home)
+    home = dagster_home(settings.paths)
+    _check_owner(settings.paths, home)
     # Two processes that open a new instance at once would both make its tables.
     with exclusive_lock(home / "processes" / "opening"):
         _make_databases(home)
@@ -102,7 +103,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         for lost in fail_killed_runs(instance):
             alert_about(instance, lost, settings)
         known = set(instance.get_dynamic_partitions(BATCH))
-        new = [name for name in known_batches(settings) if name not in known]
+        new = [name for name in known_batches(settings.paths) if name not in known]
         if new:
             instance.add_dynamic_partitions(BATCH, new)
         observe(settings, instance)

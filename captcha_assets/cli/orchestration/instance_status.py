@@ -17,6 +17,7 @@ from captcha_assets.images import decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
@@ -52,9 +53,9 @@ def look(
         "idle_decisions": _idle_decisions(instance),
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
-        "drifted": _drifted(settings),
-        "unusable": list(_unusable(settings, spec)),
-        "not_promoted": _not_promoted(settings),
+        "drifted": _drifted(settings.paths),
+        "unusable": list(_unusable(settings.paths, spec)),
+        "not_promoted": _not_promoted(settings.paths),
         "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
     }
 
@@ -64,25 +65,25 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
     return next((why for why in found if why), None)
 
 
-def _unusable(settings: Settings, spec: DatasetSpec) -> Iterator[str]:
+def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
-    if found := decisions.problem(settings.label_decisions, spec):
+    if found := decisions.problem(paths.label_decisions, spec):
         yield found
     try:
-        registry.history(settings.models)
-        if candidate := registry.pointed_at(settings.models):  # a damaged pointer: the next training says so
-            registry.refusal(settings.models, candidate)
-            promotion_decisions.last(settings.models, candidate)
+        registry.history(paths.models)
+        if candidate := registry.pointed_at(paths.models):  # a damaged pointer: the next training says so
+            registry.refusal(paths.models, candidate)
+            promotion_decisions.last(paths.models, candidate)
     except RegistryError as error:
         yield str(error)
 
 
 def _next_training(settings: Settings) -> str:
     """Where each reason for a training stands."""
-    if unusable := problem(settings):
+    if unusable := problem(settings.paths):
         return f"no training: {unusable}"
     try:
-        now = retraining.situation(settings, TRAINING_CODE, production_version(settings))
+        now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
     return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
@@ -132,19 +133,19 @@ def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
     return None
 
 
-def _drifted(settings: Settings) -> list[str]:
+def _drifted(paths: Paths) -> list[str]:
     """The batches whose drift check failed when it was made last."""
-    folders = {name: settings.validation_results("drift", name) for name in known_batches(settings)}
+    folders = {name: paths.validation_results("drift", name) for name in known_batches(paths)}
     return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
 
-def _not_promoted(settings: Settings) -> dict[str, str] | None:
+def _not_promoted(paths: Paths) -> dict[str, str] | None:
     """The candidate and why it was not promoted; None where it was, was never compared, or cannot be read."""
     try:
-        candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+        candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
         if candidate is None or (champion and champion.model_id == candidate.model_id):
             return None
-        reason = overview.why_not_promoted(settings, candidate.model_id)
+        reason = overview.why_not_promoted(paths, candidate.model_id)
     except RegistryError:
         return None  # it is among what cannot be used
     return {"model": candidate.model_id, "reason": reason} if reason else None

@@ -9,7 +9,7 @@ import dagster as dg
 from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 from captcha_assets.sweeps.production import plain, production_settings
 from captcha_assets.training import yaml_file
@@ -31,13 +31,13 @@ class RunConfigError(ValueError):
 
 
 def load(
-    path: Path, settings: Settings, definitions: dg.Definitions, selected: dg.AssetSelection
+    path: Path, paths: Paths, definitions: dg.Definitions, selected: dg.AssetSelection
 ) -> dict[str, Any]:
     """Read a file of run config and check all of it, so that nothing in it is silently without effect.
 
     Args:
         path: the file.
-        settings: where the production settings lie.
+        paths: where the production settings lie.
         definitions: the code location.
         selected: the assets that the command may materialize.
 
@@ -57,7 +57,7 @@ def load(
         raise RunConfigError(f"{file.where('ops')}: ops names no asset: {_FORM}")
     _check_names(file, ops, definitions, selected)
     if TRAINED in ops:
-        file.settings(production_settings(settings), "ops", TRAINED, "config")
+        file.settings(production_settings(paths), "ops", TRAINED, "config")
     _check_the_rest(file, definitions, ops or (TRAINED,))
     return file.values
 
@@ -93,7 +93,7 @@ def _check_the_rest(file: YamlFile, definitions: dg.Definitions, assets: Iterabl
 
 
 def reasons_given(
-    settings: Settings, assets: Sequence[str], reasons: list[str], run_config: Mapping[str, Any] | None
+    paths: Paths, assets: Sequence[str], reasons: list[str], run_config: Mapping[str, Any] | None
 ) -> list[str]:
     """Return why assets are to be materialized, given the run config that they would get.
 
@@ -101,7 +101,7 @@ def reasons_given(
     up to date, anything else is a reason.
 
     Args:
-        settings: where the model lies.
+        paths: where the model lies.
         assets: what would be materialized together.
         reasons: why, as Dagster sees it, which knows no run config.
         run_config: what the command was given.
@@ -111,18 +111,18 @@ def reasons_given(
         return reasons
     if others := [reason for reason in reasons if reason != NOT_PRODUCTION]:
         return others
-    differing = _differing(settings, named.get("config") or {})
+    differing = _differing(paths, named.get("config") or {})
     return [f"run config differs from what it was trained with: {differing}"] if differing else []
 
 
-def _differing(settings: Settings, named: Mapping[str, Any]) -> str:
+def _differing(paths: Paths, named: Mapping[str, Any]) -> str:
     """Return in which settings the trained model differs from those configured; empty for none."""
-    candidate = registry.candidate(settings.models)
+    candidate = registry.candidate(paths.models)
     if candidate is None:
         return ""
-    with fetched(registry.model_folder(settings.models, candidate.model_id)) as folder:
+    with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         recorded = read_config(folder).settings
-    wanted = production_settings(settings).replaced(**named).model_dump(mode="json")
+    wanted = production_settings(paths).replaced(**named).model_dump(mode="json")
     trained = plain({**TrainingSettings().model_dump(), **recorded})
     return ", ".join(
         f"{name} {value} instead of {trained[name]}"

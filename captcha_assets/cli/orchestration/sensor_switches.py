@@ -6,7 +6,7 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import remote_repository
 from captcha_assets.defs.sensor_states import SENSORS
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.paths import REPOSITORY
 
 
 def switch(

@@ -111,7 +111,7 @@ def stale_steps(
         reasons = [
             r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
         ]
-        reasons = reasons_given(load_settings(), assets, reasons, run_config)
+        reasons = reasons_given(load_settings().paths, assets, reasons, run_config)
         if reasons:
             found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
     return found
@@ -191,7 +191,7 @@ def plan(
     """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
     settings = load_settings()
     observe(settings, instance)
-    lost_outputs.report(settings, instance)
+    lost_outputs.report(settings.paths, instance)
     graph = definitions.resolve_asset_graph()
     planned: list[tuple[Step, tuple[str, ...]]] = []
     remade: set[str] = set()

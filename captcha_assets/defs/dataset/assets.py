@@ -49,7 +49,7 @@ def _conflicts(settings: Settings, first: str | None) -> dict[str, dg.MetadataVa
         return {}
     return {
         "conflicts": dg.MetadataValue.md(first),
-        "all conflicts": link(settings, settings.label_conflicts),
+        "all conflicts": link(settings, settings.paths.label_conflicts),
     }
 
 
@@ -73,15 +73,16 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Bring the batches that passed their checks together; name the quarantined ones."""
         from captcha_assets.quality import conflicts, validation
 
+        paths = settings.paths
         versions = input_versions.versions_now(context.instance, "image_table")
         batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
-            require_materialized(settings, settings.image_index, "image_table")
-        folders = {name: settings.validation_results("image_table", name) for name in batches}
+            require_materialized(paths, paths.image_index, "image_table")
+        folders = {name: paths.validation_results("image_table", name) for name in batches}
         passed = [name for name, folder in folders.items() if validation_result.has_passed(folder)]
-        tables = {name: settings.image_table(name) for name in passed}
-        summary = index.build_image_index(tables, settings.image_index, spec, settings.label_decisions)
-        found = validation.validate_image_index(settings.image_index, spec, tables)
+        tables = {name: paths.image_table(name) for name in passed}
+        summary = index.build_image_index(tables, paths.image_index, spec, paths.label_decisions)
+        found = validation.validate_image_index(paths.image_index, spec, tables)
         results, report = published(settings, found, "image_index")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(summary.version),
@@ -96,10 +97,10 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "images by class": counts(summary.by_class, "class"),
                 "decisions without effect": list(summary.idle_decisions),
                 "quarantined batches": sorted(set(batches) - set(passed)),
-                "path": dg.MetadataValue.path(str(settings.image_index)),
+                "path": dg.MetadataValue.path(str(paths.image_index)),
                 **column_lineage(index.COLUMN_ORIGINS),
                 "quality report": report,
-                **_conflicts(settings, conflicts.publish(settings, tables, spec)),
+                **_conflicts(settings, conflicts.publish(paths, tables, spec)),
                 **input_versions.record(versions, "image_table"),
             },
         )
@@ -137,20 +138,21 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Assign a split to every new image; an image that has one keeps it."""
         from captcha_assets.quality import validation
 
-        require_materialized(settings, settings.image_index, "image_index")
-        record = AssignmentRecord(settings.split_assignments, settings.scratch)
+        paths = settings.paths
+        require_materialized(paths, paths.image_index, "image_index")
+        record = AssignmentRecord(paths.split_assignments, paths.scratch)
         if not config.accept_loss:
-            split_assignments.require_known(context.instance, settings, record)
+            split_assignments.require_known(context.instance, paths, record)
         summary = split_table.update_splits(
-            settings.image_index,
-            settings.splits,
+            paths.image_index,
+            paths.splits,
             record,
             spec,
-            settings.image_table,
+            paths.image_table,
             accept_loss=config.accept_loss,
         )
-        tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-        found = validation.validate_splits(settings.splits, settings.image_index, record, spec, tables)
+        tables = {name: paths.image_table(name) for name in batches_of(paths.splits)}
+        found = validation.validate_splits(paths.splits, paths.image_index, record, spec, tables)
         results, report = published(settings, found, "splits")
         sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
         return dg.MaterializeResult(
@@ -162,7 +164,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "excluded": summary.excluded,
                 "new images": summary.new,
                 "removed images": summary.removed,
-                "path": dg.MetadataValue.path(str(settings.splits)),
+                "path": dg.MetadataValue.path(str(paths.splits)),
                 **column_lineage(split_table.COLUMN_ORIGINS),
                 "quality report": report,
                 **split_assignments.named(record),

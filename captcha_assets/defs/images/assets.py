@@ -58,12 +58,14 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
         from captcha_assets.quality import report, validation
 
         batch = context.partition_key
-        image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
-        summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected, spec)
+        image_table, rejected = settings.paths.image_table(batch), settings.paths.rejected_images(batch)
+        summary = table.build_image_table(
+            settings.paths.raw / f"{batch}.zip", batch, image_table, rejected, spec
+        )
         found = validation.validate_image_table(image_table, rejected, spec)
         results, address = published(settings, found, "image_table", batch)
-        drift = batch_drift.compare_with_champion(settings, batch, spec)
-        history = report.publish_history(settings, context.instance.get_dynamic_partitions(BATCH))
+        drift = batch_drift.compare_with_champion(settings.paths, batch, spec)
+        history = report.publish_history(settings.paths, context.instance.get_dynamic_partitions(BATCH))
         yield dg.MaterializeResult(
             "image_table",
             data_version=dg.DataVersion(summary.table_version),

@@ -18,6 +18,7 @@ from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
 from captcha_assets.models.overview import require_whole
 from captcha_assets.models.reading import resolve
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 from captcha_assets.stored_outputs import require_materialized
@@ -44,30 +45,30 @@ def resnet18(
     """Train in a process of its own; an interrupted training goes on where it was."""
     from captcha_assets.models.registration import register
 
-    require_materialized(settings, settings.splits, "splits")
-    require_images(settings.splits)
-    chosen = production_settings(settings).replaced(**context.op_execution_context.op_config)
-    with local.local_tables(settings) as data:
-        job = job_for(settings, dataset, data, chosen, context.run_id)
-        model_id = trained_meanwhile(context, settings, job)
+    require_materialized(settings.paths, settings.paths.splits, "splits")
+    require_images(settings.paths.splits)
+    chosen = production_settings(settings.paths).replaced(**context.op_execution_context.op_config)
+    with local.local_tables(settings.paths) as data:
+        job = job_for(settings.paths, dataset, data, chosen, context.run_id)
+        model_id = trained_meanwhile(context, settings.paths, job)
         if model_id is None:
             compute.run(context, job)
-            model_id = register(settings, dataset, data, job.output)
-    return _trained(settings, model_id, job)
+            model_id = register(settings.paths, dataset, data, job.output)
+    return _trained(settings.paths, model_id, job)
 
 
-def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
+def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
     """Return a registered model as Dagster shows it."""
     from captcha_assets.evaluation import plots
 
-    with fetched(registry.model_folder(settings.models, model_id)) as model:
+    with fetched(registry.model_folder(paths.models, model_id)) as model:
         metrics, history = folder.read_metrics(model), folder.read_history(model)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
         tags=trained_with(job.settings),
         metadata={
             "model": model_id,
-            "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
+            "path": dg.MetadataValue.path(str(registry.model_folder(paths.models, model_id))),
             "splits": job.splits_version,
             "epochs": len(history),
             "curves": image(plots.training_curves(history), "training curves"),
@@ -89,9 +90,9 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Measure the candidate on today's test split."""
     from captcha_assets.evaluation.evaluate import evaluate_stored
 
-    model_id = resolve(settings, "candidate")
-    with local.local_tables(settings) as data:
-        measured = evaluate_stored(settings, data, model_id)
+    model_id = resolve(settings.paths, "candidate")
+    with local.local_tables(settings.paths) as data:
+        measured = evaluate_stored(settings.paths, data, model_id)
     metrics = measured.metrics
     return dg.MaterializeResult(
         data_version=dg.DataVersion(measured.version),
@@ -128,8 +129,8 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
     from captcha_assets.evaluation.export import export_stored
 
-    model_id = resolve(settings, "candidate")
-    target, parity = settings.onnx_model(model_id), export_stored(settings, model_id)
+    model_id = resolve(settings.paths, "candidate")
+    target, parity = settings.paths.onnx_model(model_id), export_stored(settings.paths, model_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(parity.version),
         check_results=[
@@ -164,10 +165,10 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
     """Promote the candidate if there is no champion, or if it is no worse on the test split, for a reason."""
     from captcha_assets.evaluation import promotion
 
-    with local.local_tables(settings) as data:
+    with local.local_tables(settings.paths) as data:
         outcome = promotion.consider_candidate(settings, data)
     if outcome.champion:
-        require_whole(settings, outcome.champion)
+        require_whole(settings.paths, outcome.champion)
     context.log.info(
         f"{outcome.candidate} {'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}"
     )

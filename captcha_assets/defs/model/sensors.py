@@ -37,9 +37,9 @@ def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask the policy; the cursor holds the situation of the last request."""
-    if unusable := problem(settings):
+    if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
-    now = retraining.situation(settings, TRAINING_CODE, production_version(settings))
+    now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
     if not why:

@@ -41,16 +41,16 @@ def sweep_trial(
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and store its record."""
     name = context.partition_key
-    require_materialized(settings, settings.splits, "splits")
-    sweep = registered(settings, sweep_of(name))
-    plan = trial_training.planned(settings, sweep, name)
-    if record := trial_training.finished(settings, plan):
+    require_materialized(settings.paths, settings.paths.splits, "splits")
+    sweep = registered(settings.paths, sweep_of(name))
+    plan = trial_training.planned(settings.paths, sweep, name)
+    if record := trial_training.finished(settings.paths, plan):
         context.log.info(f"{name}: {record.state} already, on these images and by this code")
     else:
         context.log.info(f"{name}: {trials.described(plan.parameters)}")
-        with local.local_tables(settings) as data:
-            job = job_for(settings, dataset, data, TrainingSettings.of(plan.settings), context.run_id)
-            record = trial_training.train(settings, sweep, plan, job, partial(compute.run, context))
+        with local.local_tables(settings.paths) as data:
+            job = job_for(settings.paths, dataset, data, TrainingSettings.of(plan.settings), context.run_id)
+            record = trial_training.train(settings.paths, sweep, plan, job, partial(compute.run, context))
     if record.state == FAILED:
         raise dg.Failure(f"{name} failed: {record.error}", metadata=_metadata(record), allow_retries=False)
     return dg.MaterializeResult(data_version=dg.DataVersion(record.version), metadata=_metadata(record))
@@ -84,16 +84,16 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
     """Rank the trials. Without any sweep, the leaderboard is empty."""
     from captcha_assets.sweeps import plots
 
-    records = trials.load_all(settings)
-    version = leaderboard.write(settings, records)
+    records = trials.load_all(settings.paths)
+    version = leaderboard.write(settings.paths, records)
     counted = Counter(record.state for record in records)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={
             "dagster/row_count": len(records),
             **{state: counted[state] for state in (COMPLETE, PRUNED, FAILED)},
-            "path": dg.MetadataValue.path(str(settings.sweep_leaderboard)),
-            "first ranks": table(leaderboard.first_ranks(settings, records), leaderboard.SHOWN),
+            "path": dg.MetadataValue.path(str(settings.paths.sweep_leaderboard)),
+            "first ranks": table(leaderboard.first_ranks(settings.paths, records), leaderboard.SHOWN),
             **{title: image(png, title) for title, png in plots.of_sweeps(records).items()},
         },
     )

@@ -5,7 +5,7 @@ import dagster as dg
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.models import registry
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.stored_outputs import Output
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training_jobs import is_whole
@@ -20,7 +20,7 @@ def trained_with(training: TrainingSettings) -> dict[str, str]:
     return {input_version_tag("training_settings"): training.version}
 
 
-def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job: TrainingJob) -> str | None:
+def trained_meanwhile(context: dg.AssetExecutionContext, paths: Paths, job: TrainingJob) -> str | None:
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
@@ -33,11 +33,11 @@ def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None
-    model_id, pointed = str(model.value), registry.pointed_at(settings.models) is not None
+    model_id, pointed = str(model.value), registry.pointed_at(paths.models) is not None
     if pointed and event.timestamp < record.create_timestamp.timestamp():
         return None
-    if not is_whole(settings, model_id, job):
+    if not is_whole(paths, model_id, job):
         return None
-    registry.make_candidate(settings.models, model_id)
+    registry.make_candidate(paths.models, model_id)
     context.log.info(f"{model_id} is the model of this very training")
     return model_id

@@ -82,10 +82,10 @@ def data_snapshot(
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = input_versions.versions_now(context.instance, "raw_batch")
-    registrations.require_archives(settings, versions)
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    split_assignments.require_known(context.instance, settings, record)  # a loss is not recorded
-    taken = snapshot.take_snapshot(settings.home)
+    registrations.require_archives(settings.paths, versions)
+    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    split_assignments.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    taken = snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
         metadata={
