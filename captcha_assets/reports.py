@@ -1,4 +1,4 @@
-"""A small web server for the reports that the Dagster UI links to: pages, pictures and small files."""
+"""A small web server for the reports that the Dagster UI links to: pages, plots and small files."""
 
 import errno
 import mimetypes

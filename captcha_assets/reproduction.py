@@ -25,10 +25,10 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.provenance import Origin
-from captcha_assets.models.seen import splits_of
+from captcha_assets.models.trained_images import splits_of
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import archives, registrations, snapshot
+from captcha_assets.sources import archives, dvc_snapshot, registrations
 from captcha_assets.sources.kaggle import KaggleNotFoundError
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -186,8 +186,8 @@ def _from_dvc(paths: Paths, work: Path, origin: Origin) -> Path:
     if origin.md5 is None:
         raise _UnavailableError("DVC cannot be asked, because the model recorded no MD5")
     try:
-        found = snapshot.restore(paths.home, origin.md5, target)
-    except snapshot.SnapshotError as error:
+        found = dvc_snapshot.restore(paths.home, origin.md5, target)
+    except dvc_snapshot.SnapshotError as error:
         raise _UnavailableError(f"DVC could not be asked ({error})") from error
     if not found:
         raise _UnavailableError("DVC does not have it")

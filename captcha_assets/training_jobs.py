@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.content import content_hash
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -217,7 +217,7 @@ def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> N
 
 
 def test_bytes_come_back_from_dvcs_cache(home: Settings) -> None:
-    from captcha_assets.sources.snapshot import restore, take_snapshot
+    from captcha_assets.sources.dvc_snapshot import restore, take_snapshot
 
     take_snapshot(home.paths.home)
     before = (home.paths.raw / "first.zip").read_bytes()

@@ -16,7 +16,7 @@ from benchmarks.accuracy.data import GENERATED, KAGGLE, REAL, TEST, all_of, deli
 from benchmarks.accuracy.measure import Trial, trial
 from benchmarks.accuracy.report import cells, headings, lined_up, report
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.settings import load_settings
 from captcha_assets.sweeps.production import production_settings

@@ -9,7 +9,7 @@ import numpy as np
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
-from captcha_assets.images.local import LocalTables, batches_of
+from captcha_assets.images.local_tables import LocalTables, batches_of
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table

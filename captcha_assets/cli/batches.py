@@ -68,7 +68,7 @@ def remove(settings: Settings, name: str) -> None:
     Its images keep their split assignments, and have the same splits if they come back.
     """
     from captcha_assets.cli.orchestration.instance import open_instance
-    from captcha_assets.defs.removal import remove_batch
+    from captcha_assets.defs.batch_removal import remove_batch
     from captcha_assets.sources import registrations
 
     registrations.check_batch_name(name)

@@ -13,7 +13,7 @@ from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.models.reading import Reading
+    from captcha_assets.models.predict_files import Reading
     from captcha_assets.models.registry import Champion
 
 
@@ -29,7 +29,7 @@ def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool
 
     What cannot be read gets a line on standard error; the exit status is 1 then.
     """
-    from captcha_assets.models.reading import opened_predictor, read_files
+    from captcha_assets.models.predict_files import opened_predictor, read_files
 
     spec = load_dataset(settings.dataset)
     files, unreadable = _image_files(paths, spec), 0
@@ -173,7 +173,7 @@ def export(settings: Settings, name: str) -> None:
 def refuse(settings: Settings, name: str, reason: str) -> None:
     """Keep the model NAME (an id, or `candidate`) from being promoted by itself."""
     from captcha_assets.models import registry
-    from captcha_assets.models.reading import resolve
+    from captcha_assets.models.predict_files import resolve
 
     refusal = registry.refuse(settings.paths.models, resolve(settings.paths, name), reason)
     click.echo(f"refused: {refusal.model_id}")

@@ -61,7 +61,7 @@ def _chosen_settings(paths: Paths, config: Path | None) -> "TrainingSettings":
 def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple[Any, Any]:
     """Return images (N, H, W) and their classes (N,), not many more than are needed."""
     from captcha_assets.dataset import load_dataset
-    from captcha_assets.images.local import local_tables
+    from captcha_assets.images.local_tables import local_tables
     from captcha_assets.images.reader import read_split
 
     if not settings.paths.splits.exists():
@@ -79,5 +79,5 @@ def _generated(count: int) -> tuple[Any, Any]:
     from captcha_assets.sources.generator import generate
 
     click.echo("this home has no splits yet: generated images are taken")
-    labels, pictures = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
-    return np.stack(pictures), np.array([CAPTCHA.classes.index(label) for label in labels])
+    labels, images = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
+    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])

@@ -12,7 +12,7 @@ from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.defs.sensor_states import switched_on
-from captcha_assets.images.frames import MissingTableError
+from captcha_assets.images.table_files import MissingTableError
 from captcha_assets.settings import Settings
 
 _LOOKED_AT = {

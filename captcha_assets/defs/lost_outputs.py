@@ -16,7 +16,7 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.paths import Paths
-from captcha_assets.sources import snapshot
+from captcha_assets.sources import dvc_snapshot
 from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
@@ -118,7 +118,7 @@ def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: 
     stored = versions.look(output)
     if output.asset != "data_snapshot" or stored.version is None:
         return stored
-    remote, made = snapshot.default_remote(paths.home), last_materialized(instance, output)
+    remote, made = dvc_snapshot.default_remote(paths.home), last_materialized(instance, output)
     pushed_to = made and made.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return stored

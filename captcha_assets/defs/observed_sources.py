@@ -12,6 +12,7 @@ from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.batch_removal import apply_remote_removals
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
@@ -19,7 +20,6 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
-from captcha_assets.defs.removal import apply_remote_removals
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.observed_files import (
     BATCH_CATALOG,

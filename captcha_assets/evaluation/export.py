@@ -1,11 +1,11 @@
 """Exporting a model of the registry as ONNX, compared with the original on the test split."""
 
-from captcha_assets.images.local import local_tables
+from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import read_split
 from captcha_assets.models import onnx, registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.onnx import Parity
-from captcha_assets.models.reading import resolve
+from captcha_assets.models.predict_files import resolve
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 

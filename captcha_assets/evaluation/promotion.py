@@ -15,8 +15,8 @@ from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compa
 from captcha_assets.evaluation.criteria import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
-from captcha_assets.images.content import content_hash
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data

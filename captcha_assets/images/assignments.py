@@ -21,8 +21,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.images.content import ContentHash
-from captcha_assets.images.frames import repeated, write_frame
+from captcha_assets.images.content_hash import ContentHash
+from captcha_assets.images.table_files import repeated, write_frame
 from captcha_assets.storage import move
 
 ASSIGNMENTS_SCHEMA = pa.schema(

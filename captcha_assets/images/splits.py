@@ -25,9 +25,9 @@ from captcha_assets.images.assignments import (
     AssignmentRecord,
     no_assignments,
 )
-from captcha_assets.images.frames import repeated, write_frame
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.images.regroup import Regroup, regroup_in
+from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
+from captcha_assets.images.table_files import repeated, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 SPLITS = ("train", "validation", "test")

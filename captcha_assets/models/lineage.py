@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.splits import SPLITS
 from captcha_assets.models import provenance, registry
 from captcha_assets.models.overview import read_metrics
 from captcha_assets.models.provenance import Origin, trained_batches
-from captcha_assets.models.seen import NOT_RECORDED, Trained, trained, trained_models
+from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
 from captcha_assets.paths import Paths
 from captcha_assets.sources import registrations
 from captcha_assets.storage import AnyPath

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from captcha_assets.models.seen import Trained, trained
+from captcha_assets.models.trained_images import Trained, trained
 from captcha_assets.paths import Paths
 
 

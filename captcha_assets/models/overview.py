@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from captcha_assets.confidence_intervals import best_of
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
+from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.provenance import trained_batches
-from captcha_assets.models.reading import resolve
 from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
 from captcha_assets.paths import Paths
-from captcha_assets.proportions import best_of
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.sources import archives, registrations
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import folder, registry
 from captcha_assets.paths import Paths
 from captcha_assets.quality import drift

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.images.local import batches_of
+from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config

@@ -272,7 +272,7 @@ def _enter(paths: Paths, asked: Registration, progress: Progress) -> Registratio
             return asked
         known = registration(paths, asked.batch)  # another machine came first
         if known is None:
-            raise BatchError(f"{asked.batch} is being registered and removed elsewhere: run it again")
+            raise BatchError(f"{asked.batch} is registered and removed by another process: run it again")
     entry, done = _compared(known, asked)
     progress(f"{asked.batch}: {done}")
     return known if entry == known else record(paths, entry)
@@ -602,7 +602,7 @@ def _write(settings: Settings, known: Registration, part: Path, progress: Progre
         return replace(known, sha256=digest.sha256, fingerprint=fingerprint)
     if isinstance(source, KaggleSource):
         return _download(settings, known, part, progress)
-    from captcha_assets.sources import generator  # noqa: PLC0415 - its fonts and pictures take a second
+    from captcha_assets.sources import generator  # noqa: PLC0415 - its fonts and images take a second
 
     generator.write_archive(part, source.count, source.seed)
     return replace(known, sha256=archives.digest_of(part).sha256)
@@ -653,7 +653,7 @@ def _describe(archive: Path, known: Registration | None) -> RawBatch:
 
 
 def _aside(known: Registration) -> Path | None:
-    """Where in the inbox a batch is moved to before it is removed; None for one from elsewhere."""
+    """Where in the inbox a batch is moved to before it is removed; None for one that came another way."""
     place = known.source.path if isinstance(known.source, LocalSource) else None
     return None if place is None else place.with_name(f".taken-{known.batch}")
 

@@ -24,7 +24,7 @@ LAYERS = [
     ["dataset"],
     ["settings"],
     ["paths"],
-    ["storage", "proportions", "interrupts", "validation_errors"],
+    ["storage", "confidence_intervals", "interrupts", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

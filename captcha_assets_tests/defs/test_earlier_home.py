@@ -8,8 +8,8 @@ import pytest
 
 from captcha_assets.cli.orchestration import staleness
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.table_files import StaleTableError
 from captcha_assets.models import lineage
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home

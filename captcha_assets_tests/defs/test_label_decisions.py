@@ -99,7 +99,7 @@ def sensor_tick(home: Home) -> dg.SensorResult:
     return answer
 
 
-def test_conflicts_are_shown_with_their_sources_and_pictures(contradicted: Home) -> None:
+def test_conflicts_are_shown_with_their_sources_and_images(contradicted: Home) -> None:
     metadata = index_metadata(contradicted)
     assert metadata["label conflicts"].value == CONFLICTS
     shown = str(metadata["conflicts"].value)

@@ -102,7 +102,7 @@ def test_an_undisturbed_batch_passes(delivered: Home) -> None:
     ("name", "feature"),
     [("blurred", "sharpness"), ("bright", "brightness"), ("lopsided", "class frequencies")],
 )
-def test_a_disturbed_batch_warns_with_figures_and_a_picture(delivered: Home, name: str, feature: str) -> None:
+def test_a_disturbed_batch_warns_with_figures_and_a_plot(delivered: Home, name: str, feature: str) -> None:
     found = drift_of(delivered, name)
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations

@@ -161,7 +161,7 @@ def perfect(like: Record | None, sweep: definition.Sweep, name: str) -> Record:
     )
 
 
-def test_the_leaderboard_was_made_with_its_pictures(home: Home) -> None:
+def test_the_leaderboard_was_made_with_its_plots(home: Home) -> None:
     event = home.instance.get_latest_materialization_event(dg.AssetKey("sweep_leaderboard"))
     assert event is not None
     assert event.asset_materialization is not None

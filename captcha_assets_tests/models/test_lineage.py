@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.paths import Paths

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.settings import Settings

@@ -14,7 +14,7 @@ from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
-from captcha_assets.sources import generator_picture
+from captcha_assets.sources import captcha_image
 from captcha_assets.sources.generator import generate
 from captcha_assets_tests.quality import tables
 
@@ -86,7 +86,7 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 def in_font(font: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
     """A batch of the generator with one other font for all characters."""
-    monkeypatch.setattr(generator_picture, "FACES", ((generator_picture.Face(font),),) * 2)
+    monkeypatch.setattr(captcha_image, "FACES", ((captcha_image.Face(font),),) * 2)
     return generated(BATCH, seed=2)
 
 

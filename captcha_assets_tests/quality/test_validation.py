@@ -433,7 +433,7 @@ def test_removed_images_leave_uneven_ratios_that_only_warn(tmp_path):
     assert found(validated, "ratios").observed.endswith(": 2, 3")
 
 
-def test_the_pictures_of_a_pair_come_from_the_tables_of_their_batches(tmp_path):
+def test_the_images_of_a_pair_come_from_the_tables_of_their_batches(tmp_path):
     index = grouped(tables.image_index(), (0, 13))
     splits = in_splits("test", *["train"] * 13)(tables.splits(index))
     validated = validation.validate_splits(

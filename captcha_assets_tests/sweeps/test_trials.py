@@ -159,7 +159,7 @@ def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) 
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_pictures_are_drawn_of_whatever_there_is(count: int) -> None:
+def test_plots_are_drawn_of_whatever_there_is(count: int) -> None:
     shown = some_records()[:count]
     for png in (plots.progress(shown), plots.parameters(shown), plots.progress(some_records()[3:])):
         assert png.startswith(b"\x89PNG")

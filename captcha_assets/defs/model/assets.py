@@ -13,11 +13,11 @@ from captcha_assets.defs.model.promotion import (
 )
 from captcha_assets.defs.model.training import trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import figures, image, link
-from captcha_assets.images import local
+from captcha_assets.images import local_tables
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
 from captcha_assets.models.overview import require_whole
-from captcha_assets.models.reading import resolve
+from captcha_assets.models.predict_files import resolve
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -48,7 +48,7 @@ def resnet18(
     require_materialized(settings.paths, settings.paths.splits, "splits")
     require_images(settings.paths.splits)
     chosen = production_settings(settings.paths).replaced(**context.op_execution_context.op_config)
-    with local.local_tables(settings.paths) as data:
+    with local_tables.local_tables(settings.paths) as data:
         job = job_for(settings.paths, dataset, data, chosen, context.run_id)
         model_id = trained_meanwhile(context, settings.paths, job)
         if model_id is None:
@@ -91,7 +91,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     from captcha_assets.evaluation.evaluate import evaluate_stored
 
     model_id = resolve(settings.paths, "candidate")
-    with local.local_tables(settings.paths) as data:
+    with local_tables.local_tables(settings.paths) as data:
         measured = evaluate_stored(settings.paths, data, model_id)
     metrics = measured.metrics
     return dg.MaterializeResult(
@@ -105,7 +105,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "test images": metrics.n,
             "classes without test images": ", ".join(metrics.missing) or "none",
             "report": link(settings, measured.report),
-            **{name.replace("_", " "): image(png, name) for name, png in measured.pictures.items()},
+            **{name.replace("_", " "): image(png, name) for name, png in measured.plot_images.items()},
         },
     )
 
@@ -165,7 +165,7 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
     """Promote the candidate if there is no champion, or if it is no worse on the test split, for a reason."""
     from captcha_assets.evaluation import promotion
 
-    with local.local_tables(settings.paths) as data:
+    with local_tables.local_tables(settings.paths) as data:
         outcome = promotion.consider_candidate(settings, data)
     if outcome.champion:
         require_whole(settings.paths, outcome.champion)

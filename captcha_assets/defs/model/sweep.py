@@ -13,7 +13,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.partitions import trials as trial_partitions
 from captcha_assets.defs.presentation import column_schema, image, table
-from captcha_assets.images import local
+from captcha_assets.images import local_tables
 from captcha_assets.settings import Settings
 from captcha_assets.stored_outputs import require_materialized
 from captcha_assets.sweeps import leaderboard, trial_training, trials
@@ -48,7 +48,7 @@ def sweep_trial(
         context.log.info(f"{name}: {record.state} already, on these images and by this code")
     else:
         context.log.info(f"{name}: {trials.described(plan.parameters)}")
-        with local.local_tables(settings.paths) as data:
+        with local_tables.local_tables(settings.paths) as data:
             job = job_for(settings.paths, dataset, data, TrainingSettings.of(plan.settings), context.run_id)
             record = trial_training.train(settings.paths, sweep, plan, job, partial(compute.run, context))
     if record.state == FAILED:

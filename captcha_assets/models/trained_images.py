@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.splits import take_sample
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config

@@ -8,7 +8,7 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation_history import forget_unreadable
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.paths import Paths
-from captcha_assets.sources import registrations, snapshot
+from captcha_assets.sources import dvc_snapshot, registrations
 
 
 def remove_batch(
@@ -42,7 +42,7 @@ def apply_remote_removals(paths: Paths, instance: dg.DagsterInstance) -> None:
     unknown = set(instance.get_dynamic_partitions(BATCH)) - set(registrations.known_batches(paths))
     if not unknown:
         return
-    recorded = snapshot.recorded_files(paths.home)
+    recorded = dvc_snapshot.recorded_files(paths.home)
     for batch in sorted(unknown):
         archive = registrations.archive_path(paths, batch).relative_to(paths.home / "data").as_posix()
         if recorded is not None and archive not in recorded:

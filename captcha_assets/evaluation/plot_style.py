@@ -1,6 +1,6 @@
 """Figures laid out in pixels, in one style, that become the same PNG bytes for the same content.
 
-Nothing here uses pyplot or keeps state: each picture is a `Figure` of its own.
+Nothing here uses pyplot or keeps state: each plot is a `Figure` of its own.
 """
 
 import io
@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Width of every picture, in pixels: Dagster's UI shows a picture in its own size.
+#: Width of every plot, in pixels: Dagster's UI shows an image in its own size.
 WIDTH = 860
 
 INK = "#1f2933"
@@ -52,7 +52,7 @@ _STYLE: Any = {
 Parameters = ParamSpec("Parameters")
 
 
-def picture(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
+def as_png(draw: Callable[Parameters, Figure]) -> Callable[Parameters, bytes]:
     """Turn a function that draws a figure into one that returns it as PNG."""
 
     @wraps(draw)

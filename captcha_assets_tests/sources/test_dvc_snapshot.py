@@ -15,7 +15,7 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
-from captcha_assets.sources.snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
+from captcha_assets.sources.dvc_snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
 
 
 def dvc(home: Path, *arguments: str) -> str:

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.images.content import ContentHash
+from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.storage import AnyPath, replacing
 
 _ROWS_AT_ONCE = 1 << 17

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest, multinomial
 
-from captcha_assets.proportions import best_of, images_needed, paired_difference, wilson
+from captcha_assets.confidence_intervals import best_of, images_needed, paired_difference, wilson
 
 
 def test_the_interval_of_a_share_is_wilsons():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from captcha_assets.images.frames import require_table
+from captcha_assets.images.table_files import require_table
 from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, locked
 

@@ -1,4 +1,4 @@
-"""Near-duplicates: copies are found, different pictures of one class are kept apart."""
+"""Near-duplicates: copies are found, different images of one class are kept apart."""
 
 import zipfile
 from itertools import product
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.duplicates import (
+from captcha_assets.images.features import ACROSS, DOWN, signatures
+from captcha_assets.images.near_duplicates import (
     components,
     correlations,
     near_duplicate_groups,
     smoothed,
 )
-from captcha_assets.images.features import ACROSS, DOWN, signatures
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import COPIES, shifted
 
@@ -54,7 +54,7 @@ def real(shared_data):
 
 
 def recall_and_precision(classes, copy):
-    """Of planted pairs, how many are found; of found groups, how many are one picture and its copy."""
+    """Of planted pairs, how many are found; of found groups, how many are one image and its copy."""
     planted, right, found = 0, 0, 0
     for images in classes:
         groups = groups_of(np.concatenate([images, copy(images)]))
@@ -100,7 +100,7 @@ def test_known_groups_spare_comparisons_and_change_nothing(old):
     assert groups_of(CROWD, known=known, fresh=fresh) == groups_of(CROWD)
 
 
-def test_many_copies_of_one_picture_are_one_group():
+def test_many_copies_of_one_image_are_one_group():
     rng = np.random.default_rng(1)
     image = generated("w", 1).astype(float)
     crowd = np.clip(np.round(image + rng.normal(0, 3, (3000, 52, 32))), 0, 255).astype(np.uint8)
@@ -114,7 +114,7 @@ def test_many_copies_of_one_picture_are_one_group():
     assert sum(asked) < 30 * len(crowd)  # not 3,000 times
 
 
-def test_pictures_without_structure_are_nobodys_copy():
+def test_images_without_structure_are_nobodys_copy():
     assert groups_of(np.full((3, 52, 32), 80, np.uint8)) == [0, 1, 2]
     assert groups_of(np.zeros((0, 52, 32), np.uint8)) == []
 

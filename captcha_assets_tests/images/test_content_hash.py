@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.images.content import ContentHash, content_hash
-from captcha_assets.images.frames import repeated
+from captcha_assets.images.content_hash import ContentHash, content_hash
+from captcha_assets.images.table_files import repeated
 
 TEXT = st.none() | st.text(max_size=3)
 SOURCE = st.none() | st.fixed_dictionaries({"batch": TEXT, "label": TEXT})

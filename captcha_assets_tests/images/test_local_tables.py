@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.images.frames import MissingTableError
-from captcha_assets.images.local import local_tables
+from captcha_assets.images.local_tables import local_tables
+from captcha_assets.images.table_files import MissingTableError
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_reads_is_no
     placed(settings, "a")
     code = (
         "import sys, time; from pathlib import Path; from captcha_assets.paths import Paths\n"
-        "from captcha_assets.images.local import local_tables\n"
+        "from captcha_assets.images.local_tables import local_tables\n"
         "with local_tables(Paths(home=Path(sys.argv[1]))) as data:\n"
         "    print(data.splits, flush=True); time.sleep(300)"
     )

@@ -1,7 +1,7 @@
-"""One Kaptcha picture, 200x50 pixels with five characters, and the crops of its characters.
+"""One Kaptcha image, 200x50 pixels with five characters, and the crops of its characters.
 
 What the Java library does is followed step by step: bold letters of 40 px side by side on the
-baseline, a water wave around the centre of the picture and a ripple over all of it, two noise curves
+baseline, a water wave around the centre of the image and a ripple over all of it, two noise curves
 drawn as a few straight strokes that get thinner, a gradient from light gray to white below. Then each
 character is cut out, enlarged to the size of the data set, and aged: brightness, grain, bars at a side.
 
@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 _HEIGHT, _WIDTH = CAPTCHA.height, CAPTCHA.width
 
-#: Characters of a picture.
+#: Characters of an image.
 LENGTH = 5
 
 _ROWS, _COLUMNS = 50, 200
@@ -56,15 +56,15 @@ class Face:
     Attributes:
         font: file name without its ending, one of those that come with matplotlib.
         bolder: added around the outline, in eighths of a pixel.
-        stretch: width in percent of the font's own.
+        width: width in percent of the font's own.
     """
 
     font: str
     bolder: int = 0
-    stretch: int = 100
+    width: int = 100
 
 
-#: Each picture has two faces, one of each row, and each of its characters is drawn in one of them: Kaptcha
+#: Each image has two faces, one of each row, and each of its characters is drawn in one of them: Kaptcha
 #: takes Arial and Courier, for which Java on a plain machine puts a sans serif and a monospaced one.
 FACES: tuple[tuple[Face, ...], ...] = (
     (
@@ -74,13 +74,13 @@ FACES: tuple[tuple[Face, ...], ...] = (
     tuple(Face("DejaVuSansMono-Bold", 0, width) for width in (93, 97, 101)),
 )
 
-#: Where characters start in a picture, and how wide they are.
+#: Where characters start in an image, and how wide they are.
 Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Wave:
-    """Where each pixel of a picture comes from: four neighbours in a padded layer and their weights.
+    """Where each pixel of an image comes from: four neighbours in a padded layer and their weights.
 
     Attributes:
         index: positions of the upper left neighbour in the flattened layer, int64 (50 x 200,).
@@ -132,7 +132,7 @@ def _water() -> Wave:
 
 
 #: Ripples: how far rows move, the rows from one to the next in radians, and the first one's phase. The
-#: first is Kaptcha's; the others are there for pictures of unknown settings.
+#: first is Kaptcha's; the others are there for images of unknown settings.
 _RIPPLES = (
     (2.6, 15.0, 0.0),
     *((3.6, 10.0, phase) for phase in (0.5, 2.0, 3.5, 5.0)),
@@ -141,7 +141,7 @@ _RIPPLES = (
 
 
 def _ripple_places(number: int) -> tuple[Array, Array]:
-    """The ripple over the whole picture, rows sideways, columns up and down: columns and rows."""
+    """The ripple over the whole image, rows sideways, columns up and down: columns and rows."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
     reach, length, phase = _RIPPLES[number]
     return x + reach * np.sin(y / length + phase), y + 1.7 * np.sin(x / 5)
@@ -167,9 +167,9 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 @cache
 def _glyph(character: str, face: Face) -> tuple[Array, int]:
-    """Return the ink of a character, uint16 0..255 (50, its width), and the gap on its left.
+    """Return the coverage of a character, uint16 0..255 (50, its width), and the gap on its left.
 
-    Its rows are the picture's, so that all characters stand on one baseline.
+    Its rows are the image's, so that all characters stand on one baseline.
     """
     canvas = Image.new("L", (80 * _SCALE, _ROWS * _SCALE))
     pen = 20 * _SCALE, _BASELINE * _SCALE
@@ -177,13 +177,13 @@ def _glyph(character: str, face: Face) -> tuple[Array, int]:
         pen, character, font=_font(face.font), fill=255, anchor="ls", stroke_width=face.bolder
     )
     left, _, right, _ = canvas.getbbox() or (0, 0, 1, 1)
-    width = round((right - left) * face.stretch / (100 * _SCALE))
+    width = round((right - left) * face.width / (100 * _SCALE))
     narrow = canvas.resize((width, _ROWS), Image.Resampling.BOX, box=(left, 0, right, _ROWS * _SCALE))
     return np.asarray(narrow, dtype=np.uint16), round((left - pen[0]) / _SCALE)
 
 
 def _text(word: str, faces: list[Face]) -> tuple[Array, Spans]:
-    """Return a padded layer of ink, uint16 (60, 210), and the columns each character takes."""
+    """Return a padded layer of coverage, uint16 (60, 210), and the columns each character takes."""
     layer = np.zeros((_ROWS + 2 * _MARGIN, _COLUMNS + 2 * _MARGIN), np.uint16)
     spans, pen = [], _START
     for character, face in zip(word, faces, strict=True):
@@ -197,7 +197,7 @@ def _text(word: str, faces: list[Face]) -> tuple[Array, Spans]:
 
 
 def _moved(layer: Array, number: int) -> Array:
-    """Return the ink of the text, uint16 (50, 200), after the wave of water and a ripple."""
+    """Return the coverage of the text, uint16 (50, 200), after the wave of water and a ripple."""
     water, ripple = _water(), _ripple(number)
     inner = layer[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     inner[:] = _fetch(layer, water.index, water.weights).reshape(_ROWS, _COLUMNS)
@@ -230,8 +230,8 @@ def _flat(a: Point, b: Point, c: Point, d: Point, depth: int = 0) -> list[Point]
     return _flat(a, ab, abc, half, depth + 1) + _flat(half, bcd, cd, d, depth + 1)
 
 
-def _stroke(picture: Array, start: Point, end: Point, width: float) -> None:
-    """Draw a straight black stroke with square ends on a uint8 picture, in place."""
+def _stroke(image: Array, start: Point, end: Point, width: float) -> None:
+    """Draw a straight black stroke with square ends on a uint8 image, in place."""
     x, y = end[0] - start[0], end[1] - start[1]
     length = math.sqrt(x * x + y * y)
     if not length:
@@ -243,44 +243,44 @@ def _stroke(picture: Array, start: Point, end: Point, width: float) -> None:
         (ends[i][0] + side * y, ends[i][1] - side * x) for i, side in ((0, 1), (0, -1), (1, -1), (1, 1))
     ]
     fixed = np.array([[round(16 * (value + 0.5)) for value in corner] for corner in corners], np.int32)
-    cv2.fillConvexPoly(picture, fixed, 0, cv2.LINE_AA, 4)
+    cv2.fillConvexPoly(image, fixed, 0, cv2.LINE_AA, 4)
 
 
-def _curve(picture: Array, columns: tuple[int, int, int, int], rows: list[int]) -> None:
-    """Draw a noise curve through four points, thick at the left, on a uint8 picture, in place."""
+def _curve(image: Array, columns: tuple[int, int, int, int], rows: list[int]) -> None:
+    """Draw a noise curve through four points, thick at the left, on a uint8 image, in place."""
     a, b, c, d = ((float(x), float(y)) for x, y in zip(columns, rows, strict=True))
     points = [(float(int(x)), float(int(y))) for x, y in [a, *_flat(a, b, c, d)]]
     for place, (start, end) in enumerate(pairwise(points)):
-        _stroke(picture, start, end, 0.9 * (4 - min(place, 2)))
+        _stroke(image, start, end, 0.9 * (4 - min(place, 2)))
 
 
 def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
-    """Draw a picture.
+    """Draw an image.
 
     Args:
         word: its characters, each one of the data set's classes.
         rng: what is left to chance is drawn from it.
 
     Returns:
-        The picture, uint8 (50, 200), and the columns each character takes.
+        The image, uint8 (50, 200), and the columns each character takes.
     """
     pair = [row[rng.integers(len(row))] for row in FACES]
     layer, spans = _text(word, [pair[i] for i in rng.integers(2, size=len(word))])
     number = max(int(rng.integers(-9, len(_RIPPLES))), 0)
-    picture = (_background() * (255 - _moved(layer, number)) // 255).astype(np.uint8)
+    image = (_background() * (255 - _moved(layer, number)) // 255).astype(np.uint8)
     rows = rng.integers(_ROWS, size=(3, 4)).tolist()
-    _curve(picture, (20, 20, 50, 50), rows[0])
-    _curve(picture, (20, 50, 100, 180), rows[1])
+    _curve(image, (20, 20, 50, 50), rows[0])
+    _curve(image, (20, 50, 100, 180), rows[1])
     if rng.integers(6) == 0:
-        _curve(picture, (20, 20, 150, 180), rows[2])
-    return picture, spans
+        _curve(image, (20, 20, 150, 180), rows[2])
+    return image, spans
 
 
-def cut(picture: Array, word: str, spans: Spans, rng: np.random.Generator) -> Array:
-    """Cut characters out of a picture, enlarge and age them.
+def cut(image: Array, word: str, spans: Spans, rng: np.random.Generator) -> Array:
+    """Cut characters out of an image, enlarge and age them.
 
     Args:
-        picture: uint8 (50, 200).
+        image: uint8 (50, 200).
         word: its characters.
         spans: the columns each character takes.
         rng: what is left to chance is drawn from it.
@@ -293,18 +293,18 @@ def cut(picture: Array, word: str, spans: Spans, rng: np.random.Generator) -> Ar
     row, column = np.mgrid[:_HEIGHT, :_WIDTH][:, None]
     x = _each(left) + _each(wide) * (2 * column + 1) // (2 * _WIDTH) + _each(turn[0]) * (row - _HEIGHT // 2)
     y = _each(top) + _each(high) * (2 * row + 1) // (2 * _HEIGHT) + _each(turn[1]) * (column - _WIDTH // 2)
-    layer = np.pad(_sharpened(picture, int(rng.integers(64))), _MARGIN, mode="edge")
+    layer = np.pad(_sharpened(image, int(rng.integers(64))), _MARGIN, mode="edge")
     x = np.clip((x >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[1] - 1) - 1)
     y = np.clip((y >> 8) - 8 + 16 * _MARGIN, 0, 16 * (layer.shape[0] - 1) - 1)
     crops = _fetch(layer, (y >> 4) * layer.shape[1] + (x >> 4), _weights(x & 15, y & 15))
     return _aged(crops, rng)
 
 
-def _sharpened(picture: Array, strength: int) -> Array:
-    """Return a picture, uint16, with its edges steepened, as a cubic enlargement does."""
-    around = np.pad(picture.astype(np.int32), 1, mode="edge")
+def _sharpened(image: Array, strength: int) -> Array:
+    """Return an image, uint16, with its edges steepened, as a cubic enlargement does."""
+    around = np.pad(image.astype(np.int32), 1, mode="edge")
     across = around[1:-1, :-2] + around[1:-1, 2:] + around[:-2, 1:-1] + around[2:, 1:-1]
-    sharp = picture + ((4 * around[1:-1, 1:-1] - across) * strength >> 8)
+    sharp = image + ((4 * around[1:-1, 1:-1] - across) * strength >> 8)
     return np.clip(sharp, 0, 255).astype(np.uint16)
 
 
