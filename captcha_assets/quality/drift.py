@@ -44,8 +44,8 @@ MIN_REFERENCE = 200
 #: Rate of alarms among undisturbed batches, all features together (divided among them).
 FALSE_ALARMS = 0.01
 #: Images cut from one drawn image resemble each other, so that many tell less than their number: the
-#: effective sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is margin. (Their
-#: classes do not depend on each other.)
+#: effective sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is
+#: margin. (Their classes do not depend on each other.)
 DESIGN_EFFECT = 2.0
 #: Tolerated difference of the distributions of a statistic: at most this share of the images would have to
 #: change places (the Kolmogorov-Smirnov distance). A shift by a quarter of a standard deviation.
