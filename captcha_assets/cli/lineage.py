@@ -28,7 +28,7 @@ def lineage(settings: Settings, what: str, direction: str | None, as_json: bool)
     from captcha_assets.models.lineage import trace
     from captcha_assets.served_predictions.lineage import prediction
 
-    found = trace(settings, what, prediction)
+    found = trace(settings.paths, what, prediction)
     if as_json:
         values = found.to_dict()
         dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")

@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> list[tuple[str, bytes]]:
 
 
 def open_log(home: Home) -> PredictionLog:
-    return open_prediction_log(f"sqlite:///{home.settings.home}/.serving/predictions.db")
+    return open_prediction_log(f"sqlite:///{home.settings.paths.home}/.serving/predictions.db")
 
 
 def serve(log: PredictionLog, images: list[tuple[str, bytes]], first: int = 0, **changes: object) -> None:
@@ -47,14 +47,14 @@ def serve(log: PredictionLog, images: list[tuple[str, bytes]], first: int = 0, *
 
 
 def members(home: Home) -> set[str]:
-    with zipfile.ZipFile(home.settings.raw / f"{BATCH}.zip") as archive:
+    with zipfile.ZipFile(home.settings.paths.raw / f"{BATCH}.zip") as archive:
         return set(archive.namelist())
 
 
 def test_a_home_without_a_service_has_no_days(home: Home) -> None:
     assert home.update(OF_DAYS) == []
     assert home.instance.get_dynamic_partitions("day") == []
-    assert not (home.settings.home / ".serving").exists()
+    assert not (home.settings.paths.home / ".serving").exists()
     assert not any("prediction_log" in step or "corrections" in step for step in home.stale())
 
 
@@ -72,12 +72,12 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
         assert [outcome.error for outcome in outcomes if outcome.error] == []
         assert log.pending_corrections() == 0
 
-    table = pl.read_parquet(str(home.settings.prediction_log(DAY)))
+    table = pl.read_parquet(str(home.settings.paths.prediction_log(DAY)))
     assert table.height == 40
     assert table["corrected_label"].drop_nulls().to_list() == [label for label, _ in images[:10]]
     wanted = {f"{label}_{xxhash.xxh3_128_hexdigest(image)}.png" for label, image in images[:10]}
     assert members(home) == wanted
-    splits = pl.read_parquet(str(home.settings.splits))
+    splits = pl.read_parquet(str(home.settings.paths.splits))
     assert splits.filter(pl.col("batch") == BATCH).height == 10
     assert home.update(THROUGH_SPLITS) == []
 
@@ -89,7 +89,7 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
         assert log.pending_corrections() == 0
     assert {f"prediction_log [{DAY}]", f"corrections [{DAY}]", f"raw_batch [{BATCH}]"} <= changed
     assert len(members(home)) == 12
-    index = pl.read_parquet(str(home.settings.image_index))
+    index = pl.read_parquet(str(home.settings.paths.image_index))
     assert index.filter(pl.col("status") == LABEL_CONFLICT).height == 1
     assert home.update(THROUGH_SPLITS) == []
 
@@ -113,14 +113,14 @@ def test_a_batch_of_corrections_is_removed_as_any_batch(home: Home, images: list
         for number in range(10):
             log.correct(f"id-{number}", images[number][0])
     home.update(THROUGH_SPLITS)
-    succeeded(home.settings.home, "batch", "remove", BATCH)
-    assert not (home.settings.raw / f"{BATCH}.zip").exists()
-    succeeded(home.settings.home, "update", "--select", OF_DAYS)
-    assert BATCH not in succeeded(home.settings.home, "batch", "list")
+    succeeded(home.settings.paths.home, "batch", "remove", BATCH)
+    assert not (home.settings.paths.raw / f"{BATCH}.zip").exists()
+    succeeded(home.settings.paths.home, "update", "--select", OF_DAYS)
+    assert BATCH not in succeeded(home.settings.paths.home, "batch", "list")
     with open_log(home) as log:
         log.correct("id-20", images[20][0])
-    succeeded(home.settings.home, "update", "--select", OF_DAYS)
-    assert BATCH in succeeded(home.settings.home, "batch", "list")
+    succeeded(home.settings.paths.home, "update", "--select", OF_DAYS)
+    assert BATCH in succeeded(home.settings.paths.home, "batch", "list")
 
 
 def test_predictions_that_contradict_themselves_block_their_day(
@@ -133,16 +133,16 @@ def test_predictions_that_contradict_themselves_block_their_day(
     outcomes = home.update(OF_DAYS)
     assert "score_is_highest_probability" in str(outcomes[0].error)
     assert outcomes[1].error == "waits for prediction_log"
-    assert not home.settings.corrections(DAY).exists()
+    assert not home.settings.paths.corrections(DAY).exists()
 
 
 def test_a_table_that_is_lost_is_made_again(home: Home, images: list[tuple[str, bytes]]) -> None:
     with open_log(home) as log:
         serve(log, images[:3])
     home.update(OF_DAYS)
-    home.settings.prediction_log(DAY).unlink()
+    home.settings.paths.prediction_log(DAY).unlink()
     assert [str(one.step) for one in home.update(OF_DAYS)] == [f"prediction_log [{DAY}]"]
-    home.settings.corrections(DAY).unlink()
+    home.settings.paths.corrections(DAY).unlink()
     assert [str(one.step) for one in home.update(OF_DAYS)] == [f"corrections [{DAY}]"]
 
 
@@ -156,26 +156,28 @@ def test_the_retention_reaches_the_tables(
         log.correct("id-4", "a")
     home.update(OF_DAYS)
     gone, kept = (moment.date().isoformat() for moment in (old, old - timedelta(days=1)))
-    assert home.settings.prediction_log(gone).exists()
+    assert home.settings.paths.prediction_log(gone).exists()
     monkeypatch.setenv("CAPTCHA_SERVING_PREDICTION_LOG_RETENTION", "30")
-    url = f"sqlite:///{home.settings.home}/.serving/predictions.db"
+    url = f"sqlite:///{home.settings.paths.home}/.serving/predictions.db"
     with open_prediction_log(url, retention_days=30):
         pass
     home.update(OF_DAYS)
     assert home.instance.get_dynamic_partitions("day") == [kept]
-    assert not home.settings.prediction_log(gone).exists()
-    assert pl.read_parquet(str(home.settings.prediction_log(kept)))["inference_id"].to_list() == ["id-4"]
+    assert not home.settings.paths.prediction_log(gone).exists()
+    assert pl.read_parquet(str(home.settings.paths.prediction_log(kept)))["inference_id"].to_list() == [
+        "id-4"
+    ]
 
 
 def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[str, bytes]]) -> None:
     with open_log(home) as log:
         serve(log, images[:3])
     home.update(OF_DAYS)
-    (home.settings.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
+    (home.settings.paths.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
     assert home.update(OF_DAYS) == []
     error = home.make("prediction_log", partition=DAY)
     assert error == "the prediction log cannot be used: file is not a database"
-    assert f"waits    {error}" in succeeded(home.settings.home, "status")
+    assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
 
 
 def test_the_sensor_reports_a_running_day_once_in_a_while(

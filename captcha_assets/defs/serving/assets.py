@@ -10,6 +10,7 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.served_days import SERVED, log_address
+from captcha_assets.paths import Paths
 from captcha_assets.quality import suites, validation_result
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.settings import Settings
@@ -41,8 +42,8 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Copy the day's rows from the log, and validate them before anyone uses them."""
         from captcha_assets.quality import validation
 
-        day, table = context.partition_key, settings.prediction_log(context.partition_key)
-        written = daily_tables.write_day(_address(settings), day, table)
+        day, table = context.partition_key, settings.paths.prediction_log(context.partition_key)
+        written = daily_tables.write_day(_address(settings.paths), day, table)
         found = validation.validate_prediction_log(table, daily_tables.DAILY_SCHEMA, day, spec)
         results, report = published(settings, found, "prediction_log", day)
         return dg.MaterializeResult(
@@ -79,17 +80,15 @@ def corrections(
     """Write the day's corrected images as an archive, and register it as a batch."""
     from captcha_assets.sources import archives, corrections
 
-    day, archive = context.partition_key, settings.corrections(context.partition_key)
-    _require_valid(settings, day)
-    found = corrections.write_archive(settings.prediction_log(day), archive, dataset)
+    day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
+    _require_valid(settings.paths, day)
+    found = corrections.write_archive(settings.paths.prediction_log(day), archive, dataset)
     batch = corrections.batch_name(day) if found.images else None
     if batch:
         registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
         context.instance.add_dynamic_partitions(BATCH, [batch])
-        lost_outputs.report(
-            settings, context.instance
-        )  # an archive of this name is not the registered one now
-        daily_tables.record_batch(_address(settings), found.correction_ids, batch)
+        lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
+        daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(archives.digest_of(archive).sha256),
         metadata={
@@ -101,8 +100,8 @@ def corrections(
     )
 
 
-def _address(settings: Settings) -> str:
-    address = log_address(settings)
+def _address(paths: Paths) -> str:
+    address = log_address(paths)
     if address is None:
         raise NoPredictionsError(
             "the prediction log is off: unset CAPTCHA_SERVING_PREDICTION_LOG, or give its address"
@@ -110,8 +109,8 @@ def _address(settings: Settings) -> str:
     return address
 
 
-def _require_valid(settings: Settings, day: str) -> None:
-    if not validation_result.has_passed(settings.validation_results("prediction_log", day)):
+def _require_valid(paths: Paths, day: str) -> None:
+    if not validation_result.has_passed(paths.validation_results("prediction_log", day)):
         raise NoPredictionsError(
             f"the predictions of {day} failed a blocking check: see its report, or the checks of "
             "prediction_log in the UI"

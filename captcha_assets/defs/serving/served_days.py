@@ -12,10 +12,10 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
 from captcha_assets.defs.partitions import DAY, days
+from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
-from captcha_assets.settings import Settings
 from captcha_assets.storage import remove
 from captcha_assets.stored_outputs import Output
 
@@ -35,25 +35,25 @@ served_predictions = dg.AssetSpec(
 )
 
 
-def log_address(settings: Settings) -> str | None:
+def log_address(paths: Paths) -> str | None:
     """Return the address of the prediction log; None where logging is off."""
-    return load_serving_settings().prediction_log_at(settings.home)
+    return load_serving_settings().prediction_log_at(paths.home)
 
 
 def changed_days(
-    settings: Settings, instance: dg.DagsterInstance, at_most_every: timedelta | None = None
+    paths: Paths, instance: dg.DagsterInstance, at_most_every: timedelta | None = None
 ) -> list[dg.AssetObservation]:
     """Give every day its partition, and return the observations of the days that have changed.
 
     A log that cannot be read has not changed; `problem` says why it cannot be read.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         instance: what Dagster knows.
         at_most_every: a day that was observed less than this ago is left for later.
     """
     try:
-        versions = _versions(settings)
+        versions = _versions(paths)
     except (PredictionLogUnavailableError, PredictionLogUrlError):
         return []
     if not versions:
@@ -61,7 +61,7 @@ def changed_days(
     known = set(instance.get_dynamic_partitions(DAY))
     if new := sorted(versions.keys() - known):
         instance.add_dynamic_partitions(DAY, new)
-    _forget_removed(settings, instance, known - versions.keys())
+    _forget_removed(paths, instance, known - versions.keys())
     observed = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(SERVED), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
@@ -73,17 +73,17 @@ def changed_days(
     ]
 
 
-def problem(settings: Settings) -> str | None:
+def problem(paths: Paths) -> str | None:
     """Return why the prediction log cannot be read, in one line; None where it can be, or is off."""
     try:
-        _versions(settings)
+        _versions(paths)
     except (PredictionLogUnavailableError, PredictionLogUrlError) as error:
         return str(error)
     return None
 
 
-def _versions(settings: Settings) -> dict[str, str]:
-    address = log_address(settings)
+def _versions(paths: Paths) -> dict[str, str]:
+    address = log_address(paths)
     return daily_tables.day_versions(address) if address else {}
 
 
@@ -93,7 +93,7 @@ def _is_recent(instance: dg.DagsterInstance, day: str, interval: timedelta) -> b
     return any(datetime.now(UTC).timestamp() - one.timestamp < interval.total_seconds() for one in records)
 
 
-def _forget_removed(settings: Settings, instance: dg.DagsterInstance, gone: set[str]) -> None:
+def _forget_removed(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) -> None:
     """Remove what was made of days that the retention has removed from the log.
 
     A day that is missing for another reason keeps what was made of it.
@@ -103,8 +103,8 @@ def _forget_removed(settings: Settings, instance: dg.DagsterInstance, gone: set[
         return
     kept_from = (datetime.now(UTC) - timedelta(days=retention)).date().isoformat()
     for day in sorted(day for day in gone if day < kept_from):
-        remove(settings.validation_results("prediction_log", day))
-        remove(settings.prediction_log(day))
+        remove(paths.validation_results("prediction_log", day))
+        remove(paths.prediction_log(day))
         problem = f"{lost_outputs.REMOVED} the retention removed the predictions of {day}"
         instance.report_runless_asset_event(lost_outputs.lost(Output("prediction_log", day), problem))
         instance.delete_dynamic_partition(DAY, day)
