@@ -7,11 +7,12 @@ manifest.json    the SHA-256 of every file; written last
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import polars as pl
+import xxhash
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.local import batches_of
@@ -21,9 +22,11 @@ from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.monitoring import plots, report, sample
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Reference
-from captcha_assets.monitoring.served import served_drift
+from captcha_assets.monitoring.served import not_compared, served_drift
+from captcha_assets.paths import Paths
 from captcha_assets.quality import drift
 from captcha_assets.quality.drift import DriftError
+from captcha_assets.quality.validation_result import has_passed
 from captcha_assets.storage import AnyPath, fetched, json_text
 
 RESULT, REPORT = "drift.json", "report.html"
@@ -71,6 +74,37 @@ def model_of(table: AnyPath) -> str | None:
     return None if last.is_empty() else str(last["model_version"].item())
 
 
+def report_of_day(paths: Paths, day: str, days: Iterable[str], spec: DatasetSpec) -> DailyDrift:
+    """Write the drift report of a day: of the model that gave the day's last answer.
+
+    Days whose predictions failed a blocking check are left out.
+
+    Args:
+        paths: where things are kept.
+        day: YYYY-MM-DD.
+        days: the days that have predictions.
+        spec: how images are decoded.
+
+    Raises:
+        DriftError: the day has no predictions, or a table cannot be read.
+        ModelFolderError: the export of the model is damaged.
+    """
+    valid = [one for one in days if has_passed(paths.validation_results("prediction_log", one))]
+    tables = {one: paths.prediction_log(one) for one in sorted(valid)}
+    model_id = model_of(paths.prediction_log(day))
+    if model_id is None:
+        raise DriftError(f"{paths.prediction_log(day)} holds no predictions: nothing to compare")
+    model = ModelFiles(
+        model_id,
+        paths.onnx_model(model_id),
+        paths.training_splits(model_id),
+        paths.training_summary(model_id),
+        paths.drift_reference(model_id),
+    )
+    target = paths.drift_report(day)
+    return write_report(day, tables, model, target, image_table=paths.image_table, spec=spec)
+
+
 def write_report(
     day: str,
     tables: Mapping[str, AnyPath],
@@ -90,25 +124,46 @@ def write_report(
         image_table: path of the image table of a batch.
         spec: how images are decoded.
 
+    Returns:
+        The result; where there is nothing to compare with, it has no tests, and a note says why.
+
     Raises:
-        DriftError: there is nothing to compare with, or a table cannot be read.
-        ModelFolderError: the export is missing or damaged.
+        DriftError: a table cannot be read.
+        ModelFolderError: the export is damaged.
     """
-    with fetched(model.exported) as exported:
-        extractor = FeatureExtractor(exported)
-    reference = reference_of_model(model, extractor, image_table, spec)
-    result = served_drift(day, tables, reference, extractor, spec)
-    found = DailyDrift(
-        result,
-        {window.name: plots.plot(window) for window in result.windows if window.tests},
-        report.unusual_pngs(result, tables[day], spec),
-    )
-    with writing_folder(target) as part:
-        (part / RESULT).write_text(json_text(result.to_dict()))
-        (part / REPORT).write_text(report.render(result, found.plots, found.images))
+    found = _compared(day, tables, model, image_table, spec)
+    content = json_text(found.result.to_dict())
+    with writing_folder(target, version=xxhash.xxh3_128_hexdigest(content.encode())) as part:
+        (part / RESULT).write_text(content)
+        (part / REPORT).write_text(report.render(found.result, found.plots, found.images))
         for name, png in found.plots.items():
             (part / f"{re.sub('[^a-z0-9]+', '_', name)}.png").write_bytes(png)
     return found
+
+
+def _compared(
+    day: str,
+    tables: Mapping[str, AnyPath],
+    model: ModelFiles,
+    image_table: Callable[[str], AnyPath],
+    spec: DatasetSpec,
+) -> DailyDrift:
+    try:
+        extractor = _extractor(model)
+        reference = reference_of_model(model, extractor, image_table, spec)
+    except DriftError as error:
+        predictions = sample.errors_of([tables[day]], model.model_id).predictions
+        return DailyDrift(not_compared(day, model.model_id, predictions, str(error)), {}, {})
+    result = served_drift(day, tables, reference, extractor, spec)
+    shown = {window.name: plots.plot(window) for window in result.windows if window.tests}
+    return DailyDrift(result, shown, report.unusual_pngs(result, tables[day], spec))
+
+
+def _extractor(model: ModelFiles) -> FeatureExtractor:
+    if not model.exported.exists():
+        raise DriftError(f"{model.model_id} has no export any more: its features are not known")
+    with fetched(model.exported) as exported:
+        return FeatureExtractor(exported)
 
 
 def reference_of_model(

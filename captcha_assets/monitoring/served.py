@@ -96,6 +96,12 @@ def served_drift(
     return replace(found, unusual=unusual_images(samples[THE_DAY], reference))
 
 
+def not_compared(day: str, model_id: str, predictions: int, reason: str) -> ServedDrift:
+    """Return the result of a day that cannot be compared."""
+    window = Window(THE_DAY, predictions, (), (), (), (f"not compared: {reason}",))
+    return ServedDrift(model_id, day, 0, 0, FALSE_ALARMS, (window,), None)
+
+
 def compare(
     day: str,
     samples: Mapping[str, Sample],

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ from captcha_assets.models.manifest import verify_files
 from captcha_assets.monitoring import daily
 from captcha_assets.monitoring.daily import ModelFiles
 from captcha_assets.quality import drift
-from captcha_assets.quality.drift import DriftError
 from captcha_assets_tests.monitoring.served import DAY, MODEL_ID, Model, brighter, images
 
 pytestmark = pytest.mark.xdist_group("monitoring")
+
+Change = Callable[[ModelFiles, Path], ModelFiles]
 
 
 @pytest.fixture
@@ -57,23 +60,37 @@ def test_the_reference_is_computed_once(model: Model, files: ModelFiles, tmp_pat
     assert np.array_equal(daily.sample.load(files.reference).probabilities, model.reference.probabilities)
 
 
-def test_a_model_of_unknown_origin_is_not_compared(model: Model, files: ModelFiles, tmp_path: Path) -> None:
+def unlink_summary(files: ModelFiles, tmp_path: Path) -> ModelFiles:
     files.summary.unlink()
-    with pytest.raises(DriftError, match=f"it is not recorded what {MODEL_ID} was trained on"):
-        write(model, files, tmp_path, images(50, 9))
-    assert not (tmp_path / "report").exists()
+    return files
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (unlink_summary, f"it is not recorded what {MODEL_ID} was trained on"),
+        (
+            lambda files, folder: replace(files, exported=folder / "none"),
+            f"{MODEL_ID} has no export any more",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_compared_with_alarms_nobody(
+    model: Model, files: ModelFiles, tmp_path: Path, changed: Change, words: str
+) -> None:
+    result = write(model, changed(files, tmp_path), tmp_path, 255 - images(50, 9)).result
+    assert (result.severity, result.windows[0].predictions) == ("none", 50)
+    (sentence,) = result.sentences
+    assert words in sentence
+    assert words in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_validation_images_that_are_gone_are_named(model: Model, files: ModelFiles, tmp_path: Path) -> None:
-    with pytest.raises(DriftError, match=f"the validation images of {MODEL_ID} cannot be read"):
-        daily.write_report(
-            DAY,
-            {DAY: model.day(tmp_path, images(50, 9))},
-            files,
-            tmp_path / "report",
-            image_table=lambda _: tmp_path / "removed.parquet",
-            spec=CAPTCHA,
-        )
+    tables = {DAY: model.day(tmp_path, images(50, 9))}
+    written = daily.write_report(
+        DAY, tables, files, tmp_path / "report", image_table=lambda _: tmp_path / "none", spec=CAPTCHA
+    )
+    assert f"the validation images of {MODEL_ID} cannot be read" in written.result.sentences[0]
 
 
 def test_the_model_of_a_day_is_the_last_that_answered(model: Model, tmp_path: Path) -> None:
