@@ -20,13 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from captcha_assets.proportions import wilson
 
 from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
 from captcha_assets.monitoring.error_rate import p_value
 from captcha_assets.monitoring.served import FALSE_ALARMS
-from captcha_assets.proportions import wilson
 
 SIZES = (50, 500, 5000)
 #: Disturbances of a part of a day: name, and keyword arguments of `Day`.

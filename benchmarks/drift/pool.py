@@ -12,9 +12,9 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.quality.drift import STATISTICS, sharpness
-from captcha_assets.sources import generator_picture
+from captcha_assets.sources import captcha_image
+from captcha_assets.sources.captcha_image import LENGTH, Face
 from captcha_assets.sources.generator import generate
-from captcha_assets.sources.generator_picture import LENGTH, Face
 
 #: Seeds of the generator; the model is trained on seed 0.
 _SEED, _SEED_OF_THE_FONT = 101, 102
@@ -85,7 +85,7 @@ def pools(scratch: Path, model: Path, undisturbed: int, disturbed: int) -> dict[
             f"{name} {how}": pool(f"{name} {how}", disturbed, change) for how, change in strengths.items()
         }
     found[INVERSE] = pool(INVERSE, disturbed, lambda images: 255 - images)
-    with patch.object(generator_picture, "FACES", _FACES):
+    with patch.object(captcha_image, "FACES", _FACES):
         found[NEW_FONT] = pool(NEW_FONT, disturbed, seed=_SEED_OF_THE_FONT)
     return found
 

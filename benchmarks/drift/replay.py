@@ -9,7 +9,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.monitoring.result import Errors, ServedDrift
 from captcha_assets.monitoring.sample import MAX_FEATURES, Reference, Sample
 from captcha_assets.monitoring.served import compare
-from captcha_assets.sources.generator_picture import LENGTH
+from captcha_assets.sources.captcha_image import LENGTH
 
 #: Images that a reference is made of.
 TRAINING, VALIDATION = 4000, 2000

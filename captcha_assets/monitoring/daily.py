@@ -15,7 +15,7 @@ import polars as pl
 import xxhash
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.local import batches_of
+from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.reader import ReaderError, read_split
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.penultimate import FeatureExtractor

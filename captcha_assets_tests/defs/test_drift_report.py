@@ -30,7 +30,6 @@ def serve(home: Home, images: np.ndarray, day: str) -> None:
     with open_prediction_log(f"sqlite:///{home.settings.paths.home}/.serving/predictions.db") as log:
         for number, row in enumerate(probabilities.astype(float)):
             data = cv2.imencode(".png", images[number])[1].tobytes()
-            row /= row.sum()
             logged = prediction(
                 number,
                 inference_id=f"{day}-{number}",
