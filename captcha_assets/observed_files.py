@@ -7,7 +7,7 @@ from captcha_assets.images import decisions
 from captcha_assets.paths import Paths
 from captcha_assets.sources import catalog
 from captcha_assets.storage import AnyPath
-from captcha_assets.sweeps import production
+from captcha_assets.sweeps import production_settings
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ LABEL_DECISIONS = ObservedFile(
 TRAINING_SETTINGS = ObservedFile(
     "training_settings",
     lambda paths: paths.training_settings,
-    production.production_version,
-    production.problem,
+    production_settings.production_version,
+    production_settings.problem,
 )
 OBSERVED_FILES = (BATCH_CATALOG, LABEL_DECISIONS, TRAINING_SETTINGS)
 

@@ -19,7 +19,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.settings import load_settings
-from captcha_assets.sweeps.production import production_settings
+from captcha_assets.sweeps.production_settings import production_settings
 from captcha_assets.training.config import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]

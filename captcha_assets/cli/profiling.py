@@ -45,7 +45,7 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
 
 
 def _chosen_settings(paths: Paths, config: Path | None) -> "TrainingSettings":
-    from captcha_assets.sweeps.production import production_settings
+    from captcha_assets.sweeps.production_settings import production_settings
     from captcha_assets.training import yaml_file
     from captcha_assets.training.config import SettingsError
 

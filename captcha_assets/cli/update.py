@@ -45,7 +45,7 @@ def update(
     from captcha_assets.cli.orchestration import run_config, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs import lost_outputs
-    from captcha_assets.sweeps.production import production_settings
+    from captcha_assets.sweeps.production_settings import production_settings
 
     definitions = quiet_definitions()
     selection = _selection(definitions, select)

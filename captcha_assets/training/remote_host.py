@@ -20,7 +20,7 @@ import captcha_assets
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.storage import replacing_folder
-from captcha_assets.training import remote_training
+from captcha_assets.training import remote_host_program
 from captcha_assets.training.config import TrainingJob
 from captcha_assets.training.failures import process_error
 
@@ -63,13 +63,13 @@ class RemoteHost:
         return cls(parts.hostname or "", parts.path, parts.username, parts.port, python, ssh_config)
 
     def start(self, request: Mapping[str, Any], errors: IO[bytes] | None) -> subprocess.Popen[bytes]:
-        """Start the program of `remote_training` there, with a request on its standard input.
+        """Start the program of `remote_host_program` there, with a request on its standard input.
 
         Args:
             request: the request.
             errors: where its standard error goes; None for this process's own.
         """
-        program = Path(remote_training.__file__).read_bytes()
+        program = Path(remote_host_program.__file__).read_bytes()
         command = f"exec {shlex.quote(self.python)} -c {shlex.quote(_BEGIN.format(size=len(program)))}"
         try:
             # In a process group of its own: Ctrl+C must not close the connection before the last message.
@@ -195,7 +195,7 @@ def heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 def end_in(line: str) -> dict[str, Any] | None:
     """Return how a training ended, where a line says so."""
-    mark = remote_training.END
+    mark = remote_host_program.END
     return dict(json.loads(line.removeprefix(mark))) if line.startswith(mark) else None
 
 
@@ -347,7 +347,7 @@ def fetch(host: RemoteHost, staged: Staged, output: Path) -> str:
         with replacing_folder(output) as part:
             host.run(
                 {"step": "send", "name": staged.name},
-                take=lambda stream: remote_training.unpack(stream, part),
+                take=lambda stream: remote_host_program.unpack(stream, part),
             )
             return folder.verify(part)
     except ModelFolderError as error:

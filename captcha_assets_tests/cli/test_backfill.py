@@ -112,6 +112,7 @@ def test_a_step_whose_input_failed_is_not_tried(three: Home) -> None:
     assert second.error == "waits for raw_batch"
 
 
+@pytest.mark.slow
 def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
     for number in range(4):
         home.add(f"batch-{number}", f"synthetic:60:{number}")

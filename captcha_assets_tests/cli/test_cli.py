@@ -32,6 +32,7 @@ def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
     assert row["checks"].startswith("passed")
 
 
+@pytest.mark.slow
 def test_another_data_set_is_taken_by_one_variable(tmp_path: Path) -> None:
     digits = load_digits()
     with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
@@ -63,6 +64,7 @@ def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_removed_batch_is_gone(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:80:3", "--materialize")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:80:4", "--materialize")

@@ -91,6 +91,7 @@ def test_duplicates_are_counted_once_the_index_knows_the_batch(tmp_path: Path) -
     assert counted() == {"one": 0, "two": 40}
 
 
+@pytest.mark.slow
 def test_a_duplicate_counts_for_the_batch_that_came_later(tmp_path: Path) -> None:
     generator.write_archive(tmp_path / "images.zip", 40, seed=1)
     succeeded(tmp_path, "batch", "add", "october", str(tmp_path / "images.zip"), "--materialize")

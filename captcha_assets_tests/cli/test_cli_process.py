@@ -120,6 +120,7 @@ def test_every_command_that_needs_an_argument_says_which(tmp_path: Path) -> None
         assert "Missing argument" in said, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
 def test_after_the_first_command_of_a_home_was_killed_the_next_one_works(
     tmp_path: Path, seconds: float

@@ -58,6 +58,7 @@ def interrupted_randomly(tmp_path: Path, number: int) -> dict[str, dict[str, int
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_no_interrupt_at_a_random_moment_is_lost(tmp_path: Path) -> None:
     for found in interrupted_randomly(tmp_path, 3).values():
         assert found.pop("noticed") == 3

@@ -26,6 +26,7 @@ def update(*arguments: str) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_another_run_config_trains_and_the_model_is_stale_for_production_until_that_trains(
     finished: Home,
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
     assert "everything is up to date" in words
 
 
+@pytest.mark.slow
 def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
     assert agree() == []
     registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))

@@ -49,6 +49,7 @@ def test_a_dry_run_names_what_is_missing_and_makes_nothing(finished: Home) -> No
     assert finished.version("raw_batch", "second") is None
 
 
+@pytest.mark.slow
 def test_a_later_batch_touches_its_own_partition_and_what_depends_on_it(finished: Home) -> None:
     before = {asset: finished.runs_of(asset) for asset in PARTITIONED}
     finished.add("second", "synthetic:150:2")

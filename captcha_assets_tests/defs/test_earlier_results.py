@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import quarantined
 from captcha_assets_tests.defs.conftest import Home
@@ -30,6 +32,7 @@ def as_an_earlier_version_stored_it(home: Home, asset: str, batch: str | None = 
     (folder / "validation_result.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_home_of_an_earlier_version_keeps_its_batches_until_update_validates_them_again(home: Home) -> None:
     now = home.definitions
     home.definitions = now.map_asset_specs(

@@ -121,6 +121,7 @@ def test_two_ticks_that_race_ask_for_the_same_run(grown: Home) -> None:
     assert one.run_key == other.run_key, "Dagster starts one run for one key"
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(grown: Home) -> None:
     ticks = Ticks(grown, retrain_new_images=50)
     (request,) = ticks.tick()

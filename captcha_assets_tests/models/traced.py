@@ -1,9 +1,9 @@
 """A home made with the library alone: two batches, their tables and splits, a model."""
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import provenance, registry

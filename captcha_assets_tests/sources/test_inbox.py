@@ -433,6 +433,7 @@ def _drop_folder(settings: Settings) -> Path:
     return make_folder(settings.paths.inbox / "a", count=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [_drop_zip, _drop_folder])
 def test_killed_before_any_step_nothing_is_lost_and_a_rerun_finishes(tmp_path, drop):
     whole = Settings(paths=Paths(home=tmp_path / "whole"))

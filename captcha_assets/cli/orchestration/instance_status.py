@@ -22,7 +22,7 @@ from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
-from captcha_assets.sweeps.production import problem, production_version
+from captcha_assets.sweeps.production_settings import problem, production_version
 from captcha_assets.training.config import TRAINING_CODE
 
 _TRAINED = dg.AssetKey("resnet18")

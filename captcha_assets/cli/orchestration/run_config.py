@@ -11,7 +11,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
-from captcha_assets.sweeps.production import plain, production_settings
+from captcha_assets.sweeps.production_settings import plain, production_settings
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.yaml_file import YamlFile

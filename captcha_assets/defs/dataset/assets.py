@@ -18,8 +18,8 @@ from captcha_assets.defs.presentation import (
 )
 from captcha_assets.images import decisions, index
 from captcha_assets.images import splits as split_table
-from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.local_tables import batches_of
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.quality import suites, validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.stored_outputs import require_materialized

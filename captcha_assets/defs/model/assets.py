@@ -22,7 +22,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 from captcha_assets.stored_outputs import require_materialized
-from captcha_assets.sweeps.production import production_settings
+from captcha_assets.sweeps.production_settings import production_settings
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob
 from captcha_assets.training_jobs import job_for
 
@@ -127,7 +127,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 )
 def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
-    from captcha_assets.evaluation.export import export_stored
+    from captcha_assets.evaluation.onnx_export import export_stored
 
     model_id = resolve(settings.paths, "candidate")
     target, parity = settings.paths.onnx_model(model_id), export_stored(settings.paths, model_id)

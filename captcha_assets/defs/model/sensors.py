@@ -10,7 +10,7 @@ from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps.production import problem, production_version
+from captcha_assets.sweeps.production_settings import problem, production_version
 from captcha_assets.training.config import TRAINING_CODE
 
 #: Tag of a run that says why it was started.

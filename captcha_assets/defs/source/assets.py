@@ -7,7 +7,7 @@ import dagster as dg
 from captcha_assets.defs import input_versions, lost_outputs, split_assignments
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
-from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.settings import Settings
 from captcha_assets.sources import dvc_snapshot, registrations
 

@@ -10,7 +10,7 @@ import yaml
 from captcha_assets.images.table import content_hash
 from captcha_assets.sweeps import best_trial, trials
 from captcha_assets.sweeps.definition import SweepError
-from captcha_assets.sweeps.production import production_settings, production_version
+from captcha_assets.sweeps.production_settings import production_settings, production_version
 from captcha_assets.sweeps.trials import PRUNED
 from captcha_assets.training.config import SettingsError, TrainingSettings
 from captcha_assets_tests.sweeps.records import GRID, record
