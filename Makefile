@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types ui lock clean
+.PHONY: help setup demo test test-all lint types ui serve lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -61,6 +61,9 @@ types: setup ## Check types
 
 ui: setup ## Start Dagster's web UI on port 3000, with its reports on 3001
 	$(BIN)/captcha-assets ui
+
+serve: setup ## Serve the champion over HTTP on port 8000
+	$(BIN)/captcha-assets serve
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -1,32 +1,24 @@
 """What an installation decides: read once from the environment, validated, with a clear error."""
 
-import difflib
-import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from captcha_assets import environment
+from captcha_assets.environment import SettingsError
 from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath
-from captcha_assets.validation_errors import reason_of, setting_of
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
 
 _PREFIX = "CAPTCHA_"
-#: Variables of the prefix that are no settings: `captcha-assets` itself reads them.
-_NO_SETTINGS = {"DEBUG"}
-#: What Kubernetes sets in every container of a service that is called `captcha…`.
-_OF_KUBERNETES = re.compile(
-    r"(^|_)(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$", re.ASCII
-)
+#: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
+_OTHERS = {"DEBUG", "SERVING_"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_WITH_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message names the variable and says what to do."""
 
 
 class Settings(BaseSettings):
@@ -162,24 +154,6 @@ def _is_web_address(url: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(named) and not re.search(r"\s", url)
 
 
-def _check_variables() -> None:
-    """Refuse a variable of the prefix that nothing reads: it is a typing error, or meant for another version.
-
-    Raises:
-        SettingsError: there is one; the message names it, and the one that it resembles.
-    """
-    fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
-    known = {name.upper() for name in fields} | _NO_SETTINGS
-    for variable in sorted(os.environ):
-        name = variable.upper().removeprefix(_PREFIX)
-        known_as_written = name in known and variable == variable.upper()
-        if name == variable.upper() or known_as_written or _OF_KUBERNETES.search(name):
-            continue
-        near = difflib.get_close_matches(name, sorted(known), n=1)
-        meant = f"is {_PREFIX}{near[0]} meant?" if near else "docs/settings.md lists all settings."
-        raise SettingsError(f"{variable} is no setting: {meant} Rename the variable, or unset it")
-
-
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment.
 
@@ -189,12 +163,8 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
-    _check_variables()
+    fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
+    others = _OTHERS | {name.upper() for name in fields}
     kept = {name: overrides.pop(name) for name in Paths.model_fields if name in overrides}
-    try:
-        return Settings(paths=Paths(**kept), **overrides)
-    except ValidationError as error:
-        field, value = setting_of(error), str(error.errors()[0]["input"])
-        secret = field == "alert_webhook" or _WITH_PASSWORD.search(value)
-        given = f"{_PREFIX}{field.upper()}" + ("" if secret else f"={value!r}")
-        raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error
+    paths = environment.load(Paths, kept, others=others)
+    return environment.load(Settings, {"paths": paths, **overrides}, others=others, secrets={"alert_webhook"})

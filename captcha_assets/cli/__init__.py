@@ -16,6 +16,7 @@ try:
     from captcha_assets.cli.profiling import profile
     from captcha_assets.cli.reproduce import reproduce
     from captcha_assets.cli.root import main
+    from captcha_assets.cli.serve import serve
     from captcha_assets.cli.status import status
     from captcha_assets.cli.sweeps import sweep
     from captcha_assets.cli.update import update
@@ -36,6 +37,7 @@ for _command in (
     lineage,
     reproduce,
     status,
+    serve,
     ui,
     reports,
     data_docs,

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models import registry
-from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor
+from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor, spec_of_inputs
 from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched
 
@@ -78,11 +78,9 @@ def read_files(predictor: Predictor, paths: Iterable[Path], spec: DatasetSpec) -
     Args:
         predictor: the model.
         paths: image files.
-        spec: which formats are read, and whether images of another size are resized; size and channels are
-            the model's.
+        spec: whether images of another size are resized; size and channels are the model's.
     """
-    height, width = predictor.config.input_size
-    spec = replace(spec, height=height, width=width, channels=predictor.config.input_channels)
+    spec = spec_of_inputs(predictor.config, spec)
     for path in paths:
         try:
             image = decode(_content(path), spec).pixels

@@ -1,12 +1,14 @@
 """From images to probabilities, with torch or with onnxruntime, in the same words."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.manifest import ModelFolderError, verify_files
@@ -27,6 +29,17 @@ class Predictor(Protocol):
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probabilities (N, classes) of uint8 images (N, H, W), or (N, H, W, 3) in RGB."""
         ...
+
+
+def spec_of_inputs(config: ModelConfig, spec: DatasetSpec) -> DatasetSpec:
+    """Return what a model's images look like: size and channels are the model's, both formats are read.
+
+    Args:
+        config: the model.
+        spec: the data set: how large a file may be, and whether images of another size are resized.
+    """
+    height, width = config.input_size
+    return replace(spec, height=height, width=width, channels=config.input_channels, formats=("png", "jpeg"))
 
 
 def _checked(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:

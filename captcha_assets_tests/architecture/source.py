@@ -15,7 +15,7 @@ LAYERS = [
     ["definitions"],
     ["defs"],
     ["stored_outputs", "observed_files"],
-    ["sweeps", "reproduction", "training_jobs"],
+    ["sweeps", "reproduction", "training_jobs", "served_predictions"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
     ["models"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["paths"],
+    ["environment", "paths"],
     ["storage", "confidence_intervals", "interrupts", "validation_errors"],
 ]
 

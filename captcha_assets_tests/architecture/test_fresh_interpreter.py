@@ -51,6 +51,17 @@ def test_the_command_line_starts_without_any_heavy_library(tmp_path: Path) -> No
     assert loaded == []
 
 
+def test_the_service_imports_no_orchestrator_no_torch_and_no_data_frames(tmp_path: Path) -> None:
+    names = [one.name for one in modules() if one.package == "serving"]
+    assert "captcha_assets.serving.server" in names
+    script = (
+        f"import importlib, json, sys\n[importlib.import_module(name) for name in {names}]\n"
+        "unwanted = {'torch', 'dagster', 'polars', 'upath', 'pandas', 'pyarrow'}\n"
+        "print(json.dumps(sorted(unwanted & set(sys.modules))))"
+    )
+    assert json.loads(_run(script, tmp_path)) == []
+
+
 # --- a machine that has only one extra
 
 

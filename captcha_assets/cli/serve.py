@@ -1,0 +1,45 @@
+"""`captcha-assets serve`: the champion behind HTTP."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+
+from captcha_assets import interrupts
+from captcha_assets.dataset import load_dataset
+from captcha_assets.settings import Settings
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.pass_obj
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve the champion over HTTP until interrupted; a promotion or rollback is noticed by itself.
+
+    Settings are in docs/serving.md.
+    """
+    from captcha_assets import alerts
+    from captcha_assets.serving.server import listen
+    from captcha_assets.serving.server import serve as serve_champion
+    from captcha_assets.serving.settings import load_serving_settings
+
+    def alert(title: str, lines: Sequence[str]) -> None:
+        alerts.send(settings, alerts.Alert(title, tuple(lines)))
+
+    serving_settings = load_serving_settings()
+    with listen(host, port) as listener, suppress(KeyboardInterrupt):
+        address, number, *_ = listener.getsockname()
+        named = f"[{address}]" if ":" in address else address
+        click.echo(f"the champion answers at http://{named}:{number} (Ctrl-C stops)")
+        interrupts.check()
+        serve_champion(
+            serving_settings,
+            listener,
+            load_dataset(settings.dataset),
+            home=settings.paths.home,
+            models=settings.paths.models,
+            exports=settings.paths.artifact_root / "onnx_model",
+            alert=alert,
+        )
+    interrupts.answered()

@@ -1,0 +1,80 @@
+"""The application: routes, what stands before them, and the two tasks that run beside them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.types import ASGIApp
+
+from captcha_assets.serving.api_keys import ApiKeys
+from captcha_assets.serving.health import health_routes
+from captcha_assets.serving.limits import Authenticated, Limited, Observed
+from captcha_assets.serving.open_inference import InferRequest, inference_routes
+from captcha_assets.serving.predictions import prediction_routes
+from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
+from captcha_assets.serving.service import Service
+
+TITLE = "captcha-assets"
+
+
+def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
+    """Return the ASGI application of a service.
+
+    Args:
+        service: what answers.
+        keys: who may ask; None for everybody.
+    """
+    # The pages of documentation would load scripts from elsewhere.
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=_lifespan(service))
+    app.include_router(prediction_routes(service))
+    app.include_router(inference_routes(service))
+    app.include_router(health_routes(service))
+    answer_with_problems(app)
+    app.openapi = lambda: _described(app, secured=keys is not None)  # type: ignore[method-assign]
+    inner: ASGIApp = Limited(app, service.settings)
+    if keys:
+        inner = Authenticated(inner, keys)
+    return Observed(inner, service.metrics)
+
+
+def _lifespan(service: Service) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        tasks = [
+            asyncio.create_task(service.batcher.run()),
+            asyncio.create_task(service.champion.watch()),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if service.log:
+                await asyncio.to_thread(service.log.close)
+
+    return lifespan
+
+
+def _described(app: FastAPI, *, secured: bool) -> dict[str, Any]:
+    """Return the OpenAPI description, with the bodies that routes read by themselves."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=TITLE, version=version(TITLE), routes=app.routes)
+        schemas = found.setdefault("components", {}).setdefault("schemas", {})
+        for model in (ProblemDetails, InferRequest):
+            schemas |= _schemas_of(model)
+        if secured:
+            found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            found["security"] = [{"key": []}]
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+def _schemas_of(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs", {}), model.__name__: schema}

@@ -1,0 +1,295 @@
+"""The database of the prediction log: its tables, how it is opened, and what a row is in Python.
+
+SQLite in WAL mode or PostgreSQL, through SQLAlchemy Core. A row of `predictions` never changes; retention
+alone removes rows. `corrections` is append-only: the correction with the highest id counts.
+`correction_batches` says which correction went into which batch.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic_core import to_json
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+#: Statistics of an image, named as in `image_table`.
+STATISTICS = ("brightness", "contrast", "foreground_fraction")
+
+#: What an inference id may be; a caller may choose it.
+INFERENCE_ID = re.compile(r"[!-~]{1,200}", re.ASCII)
+
+#: Seconds that a statement waits for a lock, a connection or an answer. No request waits for them.
+TIMEOUT = 5
+
+#: Of the advisory lock under which the tables are created in PostgreSQL.
+_SCHEMA_LOCK = 7_216_301
+
+
+class PredictionLogUrlError(ValueError):
+    """An address that is none of a database that can be used; the message says what to give."""
+
+
+class _UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """A time with a time zone, stored in UTC without one."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value and value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value and value.replace(tzinfo=UTC)
+
+
+metadata = sa.MetaData()
+
+predictions = sa.Table(
+    "predictions",
+    metadata,
+    sa.Column("inference_id", sa.Text, primary_key=True),
+    sa.Column("time", _UtcDateTime, nullable=False, index=True),
+    sa.Column("model_name", sa.Text, nullable=False),
+    sa.Column("model_version", sa.Text, nullable=False),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("image", sa.LargeBinary, nullable=False),
+    sa.Column("image_hash", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("score", sa.Double, nullable=False),
+    sa.Column("probabilities", sa.JSON, nullable=False),  # {class: probability}, in the model's order
+    *(sa.Column(name, sa.Double) for name in STATISTICS),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("queue_seconds", sa.Double, nullable=False),
+    sa.Column("compute_seconds", sa.Double, nullable=False),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+)
+corrections = sa.Table(
+    "corrections",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("inference_id", sa.ForeignKey(predictions.c.inference_id), nullable=False, index=True),
+    sa.Column("time", _UtcDateTime, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("annotator", sa.Text),
+    sqlite_autoincrement=True,  # a number is never given twice
+)
+correction_batches = sa.Table(
+    "correction_batches",
+    metadata,
+    sa.Column("correction_id", sa.ForeignKey(corrections.c.id), primary_key=True),
+    sa.Column("batch", sa.Text, primary_key=True),
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer of the service, and what it was given.
+
+    Attributes:
+        inference_id: names the prediction; the caller's, or generated.
+        time: when the answer was given.
+        model_name: of the model that answered.
+        model_version: of the model that answered.
+        model_digest: hash of the model's file.
+        image: the image as received.
+        image_hash: hash of these bytes.
+        label: the predicted class.
+        score: its probability.
+        classes: the model's classes.
+        probabilities: of every class, in the same order.
+        statistics: of the decoded image, named as in `STATISTICS`.
+        status: HTTP status of the answer.
+        queue_seconds: how long the image waited.
+        compute_seconds: how long the model took for the mini-batch.
+        batch_size: images in the mini-batch.
+
+    Raises:
+        ValueError: a value that the log cannot hold.
+    """
+
+    inference_id: str
+    time: datetime
+    model_name: str
+    model_version: str
+    model_digest: str
+    image: bytes
+    image_hash: str
+    label: str
+    score: float
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    statistics: Mapping[str, float]
+    status: int
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if not INFERENCE_ID.fullmatch(self.inference_id):
+            raise ValueError("an inference id has 1 to 200 printable ASCII characters and no space")
+        if self.time.tzinfo is None:
+            raise ValueError("the time of a prediction needs a time zone")
+        if len(self.classes) != len(self.probabilities):
+            raise ValueError(f"{len(self.probabilities)} probabilities for {len(self.classes)} classes")
+        if not self.statistics.keys() <= set(STATISTICS):
+            raise ValueError(f"statistics are {', '.join(STATISTICS)}, not {', '.join(self.statistics)}")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A label that a person gave to a prediction's image; it may confirm the predicted one."""
+
+    id: int
+    inference_id: str
+    time: datetime
+    label: str
+    annotator: str | None
+
+
+@dataclass(frozen=True)
+class LoggedPrediction(Prediction):
+    """A prediction as the log holds it.
+
+    Attributes:
+        correction: the latest one, which counts.
+    """
+
+    correction: Correction | None = None
+
+
+_AS_THEY_ARE = [
+    field.name for field in fields(Prediction) if field.name not in {"classes", "probabilities", "statistics"}
+]
+
+
+def to_row(prediction: Prediction) -> dict[str, object]:
+    """Return a prediction as a row of `predictions`."""
+    row = {name: getattr(prediction, name) for name in _AS_THEY_ARE}
+    row["score"] = float(prediction.score)  # NumPy's numbers are none of the database's types
+    probabilities = map(float, prediction.probabilities)
+    row["probabilities"] = dict(zip(prediction.classes, probabilities, strict=True))
+    known = prediction.statistics
+    return row | {name: float(known[name]) if name in known else None for name in STATISTICS}
+
+
+def from_row(row: sa.RowMapping) -> LoggedPrediction:
+    """Return a row of `logged()` as a prediction with its latest correction."""
+    correction = None
+    if row["correction_id"] is not None:
+        correction = Correction(
+            row["correction_id"],
+            row["inference_id"],
+            row["correction_time"],
+            row["correction_label"],
+            row["annotator"],
+        )
+    return LoggedPrediction(
+        **{name: row[name] for name in _AS_THEY_ARE},
+        classes=tuple(row["probabilities"]),
+        probabilities=tuple(row["probabilities"].values()),
+        statistics={name: row[name] for name in STATISTICS if row[name] is not None},
+        correction=correction,
+    )
+
+
+def logged() -> sa.Select[Any]:
+    """Return the query of all predictions, each with its latest correction."""
+    later = corrections.alias()
+    latest = (
+        sa.select(sa.func.max(later.c.id))
+        .where(later.c.inference_id == predictions.c.inference_id)
+        .scalar_subquery()
+    )
+    return sa.select(
+        predictions,
+        corrections.c.id.label("correction_id"),
+        corrections.c.time.label("correction_time"),
+        corrections.c.label.label("correction_label"),
+        corrections.c.annotator,
+    ).select_from(predictions.outerjoin(corrections, corrections.c.id == latest))
+
+
+def insert_missing(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
+    """Return the statement that inserts a row unless there is one of the same key."""
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
+
+
+def open_engine(url: str, timeout: int = TIMEOUT) -> sa.Engine:
+    """Return the engine of a prediction log's database; connects to nothing yet.
+
+    Args:
+        url: `sqlite:////absolute/path` or `postgresql://user:password@host/database`.
+        timeout: seconds that a statement may take or wait.
+
+    Raises:
+        PredictionLogUrlError: it is none of the two.
+    """
+    wanted = "give sqlite:////absolute/path/of/a/file or postgresql://user:password@host/database"
+    try:
+        address = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise PredictionLogUrlError(f"the prediction log's address is no database URL: {wanted}") from None
+    name = address.drivername.partition("+")[0]
+    if name == "postgresql":
+        options = {
+            "connect_timeout": TIMEOUT,
+            "tcp_user_timeout": TIMEOUT * 1000,
+            "options": f"-c statement_timeout={timeout * 1000}",
+        }
+    elif name == "sqlite" and address.database not in {None, "", ":memory:"}:
+        options = {"timeout": timeout}
+    else:
+        raise PredictionLogUrlError(f"a prediction log cannot be kept in {name}: {wanted}")
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg2")
+    try:
+        engine = sa.create_engine(
+            address, connect_args=options, pool_pre_ping=name == "postgresql", json_serializer=_json
+        )
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise PredictionLogUrlError(
+            f"{address.drivername} cannot be used: {error}; install psycopg2-binary"
+        ) from error
+    if name == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _json(value: object) -> str:
+    """Return JSON ten times as fast as the standard library writes numbers."""
+    return to_json(value).decode()
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing that was committed
+    connection.execute("PRAGMA secure_delete=ON")  # what the retention removes is overwritten
+
+
+def sqlite_file(engine: sa.Engine) -> Path | None:
+    """Return the file of an SQLite database, None for another."""
+    return Path(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+
+
+def create_schema(engine: sa.Engine) -> None:
+    """Create the tables where they don't exist; several processes may do so at once."""
+    file = sqlite_file(engine)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    with engine.begin() as connection:
+        if file is None:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+        for table in metadata.sorted_tables:
+            connection.execute(CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))

@@ -1,0 +1,119 @@
+"""The process of the service: its socket, uvicorn, and how it ends."""
+
+import logging
+import resource
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from captcha_assets.dataset import DatasetSpec
+from captcha_assets.serving.api_keys import read_api_keys
+from captcha_assets.serving.app import build_app
+from captcha_assets.serving.champion import Alert, ChampionWatcher
+from captcha_assets.serving.connections import connection_class
+from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
+from captcha_assets.serving.service import Service
+from captcha_assets.serving.settings import ServingSettings
+from captcha_assets.storage import AnyPath
+
+#: Seconds that requests in progress have when the service is stopped.
+GRACE = 10
+#: Seconds that an idle connection is kept.
+IDLE = 15
+
+
+class ServiceError(RuntimeError):
+    """The service cannot be started; the message says what to do."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        ServiceError: the port is taken, or the host is none of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ServiceError(
+            f"the service cannot listen on port {port} of {host} ({error.strerror}): stop what uses "
+            "the port, or choose another one with --port or --host"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def serve(
+    settings: ServingSettings,
+    listener: socket.socket,
+    spec: DatasetSpec,
+    *,
+    home: Path,
+    models: AnyPath,
+    exports: AnyPath,
+    alert: Alert,
+) -> None:
+    """Serve the champion until the process is interrupted.
+
+    Args:
+        settings: limits and policies.
+        listener: what `listen` returned.
+        spec: the data set.
+        home: folder of the prediction log, where no other address is set.
+        models: folder or address of the registry.
+        exports: folder or address of the exports, `<model id>/` each.
+        alert: how people are told of a champion that cannot be loaded.
+
+    Raises:
+        SettingsError: the file of the API keys cannot be used.
+        PredictionLogUrlError: the address of the prediction log cannot be used.
+    """
+    keys = read_api_keys(settings.api_keys) if settings.api_keys else None
+    champion = ChampionWatcher(
+        models, exports, spec, alert, threads=settings.threads, interval=settings.champion_interval
+    )
+    _raise_limit_of_files(settings.max_connections)
+    service = Service(settings, champion, _log(settings, home))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    config = uvicorn.Config(
+        build_app(service, keys),
+        http=connection_class(settings.read_timeout, settings.max_connections),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _log(settings: ServingSettings, home: Path) -> PredictionLog | None:
+    url = settings.prediction_log_at(home)
+    if url is None:
+        return None
+    return open_prediction_log(
+        url,
+        buffer=settings.prediction_log_buffer,
+        sampling=settings.prediction_log_sampling,
+        retention_days=settings.prediction_log_retention,
+    )
+
+
+def _raise_limit_of_files(connections: int) -> None:
+    """Allow as many open files as there may be connections, and some more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # the limit that is stays
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE,
+                (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
+            )
