@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 _PREFIX = "CAPTCHA_"
 #: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
-_OTHERS = {"DEBUG", "SERVING_"}
+_OTHERS = {"API_KEY", "DEBUG", "SERVING_"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
