@@ -61,6 +61,9 @@ class Batcher:
         queue_length: most images that wait.
         deadline: seconds after which a request is given up.
         observe: is told every finished call: images, seconds.
+
+    Attributes:
+        waiting: images that wait now.
     """
 
     def __init__(
@@ -69,14 +72,10 @@ class Batcher:
         self._batch_size, self._queue_length, self._deadline = batch_size, queue_length, deadline
         self._observe = observe
         self._queue: deque[_Waiting] = deque()
+        self.waiting = 0
         self._arrival = asyncio.Event()
         self._seconds_per_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-
-    @property
-    def waiting(self) -> int:
-        """Images that wait now."""
-        return sum(len(one.images) for one in self._queue)
 
     async def predict(self, model: ServedModel, images: NDArray[np.uint8]) -> Computed:
         """Return what a model says about images.
@@ -85,12 +84,12 @@ class Batcher:
             QueueFullError: too many images wait.
             DeadlineError: the model did not come to these in time.
         """
-        waiting = self.waiting
-        if waiting + len(images) > self._queue_length:
-            raise QueueFullError(max(1, math.ceil(waiting * self._seconds_per_image)))
+        if self.waiting + len(images) > self._queue_length:
+            raise QueueFullError(max(1, math.ceil(self.waiting * self._seconds_per_image)))
         loop = asyncio.get_running_loop()
         one = _Waiting(model, images, loop.create_future(), time.monotonic())
         self._queue.append(one)
+        self.waiting += len(images)
         self._arrival.set()
         try:
             async with asyncio.timeout(self._deadline):
@@ -122,6 +121,7 @@ class Batcher:
                 batch.append(one)
                 images += len(one.images)
             self._queue.popleft()
+            self.waiting -= len(one.images)
         return batch
 
     async def _answer(self, batch: list[_Waiting]) -> None:
