@@ -45,7 +45,7 @@ demo: setup ## From nothing to a promoted model, every asset materialized
 	@echo "Let it run by itself (inbox, retraining):  $(BIN)/captcha-assets automation on"
 
 test: setup ## Run the test suite, all but the slow tests
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: setup ## Run the whole test suite, as CI does
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov
