@@ -159,6 +159,14 @@ class Paths(BaseSettings):
         """One row per prediction of a day, with its latest correction."""
         return self.artifact_root / "prediction_log" / f"{day}.parquet"
 
+    def drift_report(self, day: str) -> AnyPath:
+        """Folder of the drift report of a day of the service."""
+        return self.artifact_root / "drift_report" / day
+
+    def drift_reference(self, model_id: str) -> AnyPath:
+        """What the predictions of a model are compared with."""
+        return self.artifact_root / "drift_reference" / f"{model_id}.npz"
+
     def corrections(self, day: str) -> Path:
         """The corrected images of a day, as the archive of a batch."""
         return self.serving / "corrections" / f"corrections-{day}.zip"

@@ -269,6 +269,12 @@ def _corrections(versions: StoredVersions, paths: Paths, output: Output) -> str:
     return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
 
 
+def _drift_report(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    return versions.version(
+        paths.drift_report(str(output.partition)), lambda folder: str(verify_files(folder)["version"])
+    )
+
+
 _Look = Callable[[StoredVersions, Paths, Output], str]
 
 _LOOKS: Mapping[str, _Look] = {
@@ -285,6 +291,7 @@ _LOOKS: Mapping[str, _Look] = {
     "sweep_trial": _trial,
     "prediction_log": _validated_table(lambda paths, output: paths.prediction_log(str(output.partition))),
     "corrections": _corrections,
+    "drift_report": _drift_report,
     "sweep_leaderboard": _table(lambda paths, _: paths.sweep_leaderboard),
 }
 

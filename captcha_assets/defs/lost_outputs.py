@@ -36,6 +36,7 @@ _PARTITIONED = {
     "sweep_trial": TRIAL,
     "prediction_log": DAY,
     "corrections": DAY,
+    "drift_report": DAY,
 }
 #: The stored assets that are partitioned by day.
 OF_DAYS = frozenset(asset for asset, partition_set in _PARTITIONED.items() if partition_set == DAY)

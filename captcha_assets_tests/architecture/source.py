@@ -16,7 +16,7 @@ LAYERS = [
     ["defs"],
     ["stored_outputs", "observed_files"],
     ["sweeps", "reproduction", "training_jobs", "served_predictions"],
-    ["training", "evaluation", "serving", "reports", "alerts"],
+    ["training", "evaluation", "serving", "monitoring", "reports", "alerts"],
     ["start_page"],
     ["models"],
     ["quality", "sources"],

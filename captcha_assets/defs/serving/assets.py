@@ -9,17 +9,13 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
-from captcha_assets.defs.serving.served_days import SERVED, log_address
+from captcha_assets.defs.serving.served_days import SERVED, NoPredictionsError, log_address, require_valid
 from captcha_assets.paths import Paths
-from captcha_assets.quality import suites, validation_result
+from captcha_assets.quality import suites
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.registrations import LocalSource
-
-
-class NoPredictionsError(RuntimeError):
-    """Predictions that cannot be had, or cannot be used; the message says why, and what to do."""
 
 
 def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -81,7 +77,7 @@ def corrections(
     from captcha_assets.sources import archives, corrections
 
     day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
-    _require_valid(settings.paths, day)
+    require_valid(settings.paths, day)
     found = corrections.write_archive(settings.paths.prediction_log(day), archive, dataset)
     batch = corrections.batch_name(day) if found.images else None
     if batch:
@@ -107,11 +103,3 @@ def _address(paths: Paths) -> str:
             "the prediction log is off: unset CAPTCHA_SERVING_PREDICTION_LOG, or give its address"
         )
     return address
-
-
-def _require_valid(paths: Paths, day: str) -> None:
-    if not validation_result.has_passed(paths.validation_results("prediction_log", day)):
-        raise NoPredictionsError(
-            f"the predictions of {day} failed a blocking check: see its report, or the checks of "
-            "prediction_log in the UI"
-        )

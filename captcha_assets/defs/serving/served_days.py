@@ -14,6 +14,7 @@ from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
 from captcha_assets.defs.partitions import DAY, days
 from captcha_assets.paths import Paths
+from captcha_assets.quality import validation_result
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
@@ -49,6 +50,10 @@ def served_predictions(
     """Look at a day of the log; the data version says how many rows and which correction it has last."""
     version = _versions(settings.paths).get(context.partition_key, "none")
     return dg.ObserveResult(data_version=dg.DataVersion(version))
+
+
+class NoPredictionsError(RuntimeError):
+    """Predictions that cannot be had, or cannot be used; the message says why, and what to do."""
 
 
 def log_address(paths: Paths) -> str | None:
@@ -121,6 +126,17 @@ def _forget_removed(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) 
     for day in sorted(day for day in gone if day < kept_from):
         remove(paths.validation_results("prediction_log", day))
         remove(paths.prediction_log(day))
+        remove(paths.drift_report(day))
         problem = f"{lost_outputs.REMOVED} the retention removed the predictions of {day}"
-        instance.report_runless_asset_event(lost_outputs.lost(Output("prediction_log", day), problem))
+        for asset in ("prediction_log", "drift_report"):
+            instance.report_runless_asset_event(lost_outputs.lost(Output(asset, day), problem))
         instance.delete_dynamic_partition(DAY, day)
+
+
+def require_valid(paths: Paths, day: str) -> None:
+    """Raise an error that names the day if its predictions may not be used."""
+    if not validation_result.has_passed(paths.validation_results("prediction_log", day)):
+        raise NoPredictionsError(
+            f"the predictions of {day} failed a blocking check: see its report, or the checks of "
+            "prediction_log in the UI"
+        )
