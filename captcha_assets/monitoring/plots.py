@@ -73,6 +73,7 @@ def _draw_probabilities(axes: Axes, window: Window) -> None:
     axes.annotate(
         "tolerated", (1, tolerated), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=MUTED
     )
+    axes.set_xlim(-0.8, len(tests) + 1.2)  # room for the word
     axes.set_ylim(0, max(0.2, *(1.1 * test.effect for test in tests)))
     _name_classes(axes, window)
 
