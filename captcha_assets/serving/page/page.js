@@ -4,7 +4,7 @@ const POLL_SECONDS = 5;
 const AT_ONCE = 4; // images that are sent at the same time
 const MOST_IMAGES = 500; // of the view "Try"; the oldest ones leave
 const QUEUE = 100; // predictions that are asked for at a time
-const BARS = 8;
+const BARS = 6;
 const TRIES = 6; // of a request that is answered 429
 
 const $ = (id) => document.getElementById(id);
@@ -154,7 +154,7 @@ function showStatus() {
   $("model").replaceChildren(...(model ? [model.name, element("small", { textContent: model.version })] : ["none"]));
   $("pending").textContent = pending ?? (log === "off" ? "not kept" : "unknown");
   $("wanted").textContent = model
-    ? `${model.formats.join(" or ").toUpperCase()}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels`}, ` +
+    ? `${model.formats.map((name) => name.toUpperCase()).join(" or ")}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels`}, ` +
       `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB each`
     : "";
 }
@@ -202,37 +202,45 @@ class Item {
     this.saving = Promise.resolve(); // one correction after the other
     this.received = blob && URL.createObjectURL(blob);
     this.decoded = null;
-    this.isLoading = false;
+    this.isLoading = { received: false, decoded: false };
     this.hasFailedToLoad = false;
     this.tile = tileOf(this);
   }
 
-  // Fetch what the panel shows: the image as it was sent, and as the model sees it.
+  // The image as it was sent.
+  loadReceived() {
+    return this.#load("received", async () => {
+      const id = encodeURIComponent(this.prediction.inference_id);
+      this.blob = await (await ask(`v1/predictions/${id}/image`)).blob();
+      return this.blob;
+    });
+  }
+
+  // The image as it was sent, and as the model sees it.
   async load() {
-    if (this.isLoading || this.decoded || this.hasFailedToLoad) return;
-    this.isLoading = true;
+    await this.loadReceived();
+    if (this.blob && status?.model)
+      await this.#load("decoded", async () => {
+        const request = { method: "POST", headers: typeOf(this.blob), body: this.blob };
+        return (await ask("v1/decode", request)).blob();
+      });
+  }
+
+  async #load(which, fetchImage) {
+    if (this.isLoading[which] || this[which] || this.hasFailedToLoad) return;
+    this.isLoading[which] = true;
     try {
-      await this.#fetchImages();
+      this[which] = URL.createObjectURL(await fetchImage());
     } catch {
       this.hasFailedToLoad = true; // tried again when it is selected again
     }
-    this.isLoading = false;
+    this.isLoading[which] = false;
     show();
-  }
-
-  async #fetchImages() {
-    if (!this.blob) {
-      const id = encodeURIComponent(this.prediction.inference_id);
-      this.blob = await (await ask(`v1/predictions/${id}/image`)).blob();
-      this.received = URL.createObjectURL(this.blob);
-      show();
-    }
-    const response = await ask("v1/decode", { method: "POST", headers: typeOf(this.blob), body: this.blob });
-    this.decoded = URL.createObjectURL(await response.blob());
   }
 
   forget() {
     for (const url of [this.received, this.decoded]) if (url) URL.revokeObjectURL(url);
+    seen.unobserve(this.tile);
     this.tile.remove();
   }
 }
@@ -466,10 +474,9 @@ function drawItem(item) {
   $("name").textContent = item.name;
   $("problem").textContent = item.problem ?? (prediction ? "" : "…");
   $("problem").hidden = prediction !== null;
-  for (const id of ["verdict", "bars", "bars-title", "answered-by"]) $(id).hidden = !prediction;
+  for (const id of ["verdict", "probabilities"]) $(id).hidden = !prediction;
   $("correct").hidden = !canCorrect(item);
   $("no-correct").hidden = !prediction || canCorrect(item);
-  $("no-correct").textContent = "Predictions are not logged here, so this one cannot be corrected.";
   if (!prediction) return;
   drawAnswer(item);
   drawBars(item);
@@ -552,6 +559,10 @@ function drawClasses(item) {
   }
 }
 
+const seen = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) if (isIntersecting) target.item.loadReceived();
+});
+
 function tileOf(item) {
   const button = element("button", { type: "button" }, element("img", { alt: "" }),
     element("span", { className: "class" }), element("span", { className: "share" }));
@@ -560,7 +571,9 @@ function tileOf(item) {
     $("panel").focus({ preventScroll: true });
     $("panel").scrollIntoView({ block: "nearest" });
   };
-  return element("li", {}, button);
+  const tile = element("li", { item }, button);
+  if (!item.received) seen.observe(tile);
+  return tile;
 }
 
 function drawStrip() {
