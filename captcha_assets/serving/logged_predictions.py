@@ -191,7 +191,9 @@ async def _status(service: Service, reads: _LogReads) -> ServiceStatus:
 
 def _described(service: Service) -> ModelDescription | None:
     model = service.champion.current
-    return model and ModelDescription(
+    if model is None:
+        return None
+    return ModelDescription(
         name=model.name,
         version=model.version,
         classes=list(model.classes),
@@ -203,9 +205,10 @@ def _described(service: Service) -> ModelDescription | None:
 
 
 def _entry(found: LoggedPrediction) -> PredictionEntry:
-    correction = found.correction and CorrectedLabel(
-        label=found.correction.label, annotator=found.correction.annotator, time=found.correction.time
-    )
+    given = found.correction
+    correction = None
+    if given:
+        correction = CorrectedLabel(label=given.label, annotator=given.annotator, time=given.time)
     scores = [round(probability, DECIMALS) for probability in found.probabilities]
     return PredictionEntry(
         inference_id=found.inference_id,

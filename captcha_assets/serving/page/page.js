@@ -598,7 +598,8 @@ function drawTile(item) {
   button.setAttribute("aria-label", tileText(item));
   const isSelected = item === selected();
   if (isSelected && !button.hasAttribute("aria-current")) item.tile.scrollIntoView({ block: "nearest", inline: "nearest" });
-  button.toggleAttribute("aria-current", isSelected);
+  if (isSelected) button.setAttribute("aria-current", "true");
+  else button.removeAttribute("aria-current");
 }
 
 function tileText(item) {
