@@ -155,7 +155,7 @@ function showStatus() {
   $("pending").textContent = pending ?? (log === "off" ? "not kept" : "unknown");
   $("wanted").textContent = model
     ? `${model.formats.map((name) => name.toUpperCase()).join(" or ")}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels`}, ` +
-      `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB each`
+      `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB`
     : "";
 }
 
@@ -433,6 +433,7 @@ function draw() {
     if (name === view) $(`to-${name}`).setAttribute("aria-current", "page");
     else $(`to-${name}`).removeAttribute("aria-current");
   }
+  document.body.classList.toggle("labelling", view === "label");
   document.body.classList.toggle("first", view === "try" && items().length === 0);
   drawQueue();
   const item = selected();
@@ -597,7 +598,10 @@ function drawTile(item) {
   button.title = item.problem ?? item.name;
   button.setAttribute("aria-label", tileText(item));
   const isSelected = item === selected();
-  if (isSelected && !button.hasAttribute("aria-current")) item.tile.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (isSelected && !button.hasAttribute("aria-current")) {
+    const strip = $("strip"); // on a telephone it scrolls; the page stays where it is
+    strip.scrollLeft = item.tile.offsetLeft - (strip.clientWidth - item.tile.clientWidth) / 2;
+  }
   if (isSelected) button.setAttribute("aria-current", "true");
   else button.removeAttribute("aria-current");
 }
