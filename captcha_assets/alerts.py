@@ -7,6 +7,7 @@ and the log says so.
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -56,13 +57,32 @@ def send(settings: Settings, alert: Alert) -> bool:
     if posted is not None:
         line["webhook"] = posted
     try:
-        settings.alerts.parent.mkdir(parents=True, exist_ok=True)
-        with settings.alerts.open("a", encoding="utf-8") as log:
+        settings.paths.alerts.parent.mkdir(parents=True, exist_ok=True)
+        with settings.paths.alerts.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
-        _logger.warning("the alert %r could not be written to %s: %s", alert.title, settings.alerts, error)
+        _logger.warning(
+            "the alert %r could not be written to %s: %s", alert.title, settings.paths.alerts, error
+        )
         return False
     return posted in (None, "delivered")
+
+
+def send_new(settings: Settings, alerts: Sequence[Alert], cursor: str | None) -> str:
+    """Send the alerts that are not among those of the cursor.
+
+    Returns:
+        The next cursor: all these alerts.
+    """
+    try:
+        sent = {str(one) for one in json.loads(cursor or "[]")}
+    except (ValueError, TypeError):  # of an earlier version
+        sent = set()
+    named = {"; ".join([alert.title, *alert.lines]): alert for alert in alerts}
+    for name, alert in named.items():
+        if name not in sent:
+            send(settings, alert)
+    return json.dumps(sorted(named))
 
 
 def _posted(url: str, alert: Alert) -> str:

@@ -1,4 +1,4 @@
-"""A small web server for the reports that the Dagster UI links to: pages, pictures and small files."""
+"""A small web server for the reports that the Dagster UI links to: pages, plots and small files."""
 
 import errno
 import mimetypes
@@ -36,11 +36,12 @@ def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
     parts = [part for part in unquote(urlsplit(address).path).split("/") if part not in ("", ".")]
     if parts in ([], ["index.html"]):
         return "text/html", start_page.page(settings).encode(errors="backslashreplace")
-    path = settings.artifact_root.joinpath(*parts)
+    root = settings.paths.artifact_root
+    path = root.joinpath(*parts)
     if ".." in parts or path.suffix not in _SHOWN:
         return None
     try:
-        if isinstance(path, Path) and not path.resolve().is_relative_to(settings.artifact_root.resolve()):
+        if isinstance(path, Path) and not path.resolve().is_relative_to(str(root.resolve())):
             return None  # a link that leads out
         return mimetypes.guess_type(path.name)[0] or "text/plain", path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):

@@ -25,9 +25,10 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, provenance, registry
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.provenance import Origin
-from captcha_assets.models.seen import splits_of
-from captcha_assets.settings import REPOSITORY, Settings
-from captcha_assets.sources import archives, registrations, snapshot
+from captcha_assets.models.trained_images import splits_of
+from captcha_assets.paths import REPOSITORY, Paths
+from captcha_assets.settings import Settings
+from captcha_assets.sources import archives, dvc_snapshot, registrations
 from captcha_assets.sources.kaggle import KaggleNotFoundError
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -104,15 +105,17 @@ def reproduce(
             training failed.
         ModelFolderError: the model is damaged.
     """
-    work = settings.scratch / "reproduce" / model_id
+    work = settings.paths.scratch / "reproduce" / model_id
     shutil.rmtree(work, ignore_errors=True)
     try:
-        with fetched(registry.model_folder(settings.models, model_id)) as model:
+        with fetched(registry.model_folder(settings.paths.models, model_id)) as model:
             folder.verify(model)
             config = folder.read_config(model)
             tables = [_table((settings, spec), work, origin, say) for origin in _origins(config)]
             with _code(config, work, code_version, worktree=worktree) as (place, version, code):
-                job = _job(settings, work, tuple(path for path, _ in tables), (model_id, config), version)
+                job = _job(
+                    settings.paths, work, tuple(path for path, _ in tables), (model_id, config), version
+                )
                 found = (*(one for _, changed in tables for one in changed), *code)
                 again = _train(job, config, place, found, say)
             return _compared(model, again, found)
@@ -136,7 +139,7 @@ def _table(
     """Make the image table of a batch anew, and say what is not as it was."""
     settings, spec = home
     archive, differences = _archive(settings, work, origin, say)
-    scratch = Settings(home=work, artifacts=None)
+    scratch = Paths(home=work, artifacts=None)
     table, batch = Path(str(scratch.image_table(origin.batch))), origin.batch
     table.parent.mkdir(parents=True, exist_ok=True)
     rejected = scratch.rejected_images(batch)
@@ -151,7 +154,7 @@ def _archive(
     settings: Settings, work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
     """Find the bytes that were delivered: in `data/raw`, in DVC's cache or remote, or at their source."""
-    here = registrations.archive_path(settings, origin.batch)
+    here = registrations.archive_path(settings.paths, origin.batch)
     digest = archives.digest_of(here).sha256 if here.exists() else None
     if digest == origin.sha256 and digest is not None:
         return here, ()
@@ -159,7 +162,7 @@ def _archive(
     missed = []
     for words, get in (("DVC", _from_dvc), ("its source", _from_source)):
         try:
-            found = get(settings, work, origin)
+            found = get(settings.paths, work, origin)
         except _UnavailableError as error:
             missed.append(str(error))
         else:
@@ -178,26 +181,26 @@ class _UnavailableError(Exception):
     """A place that does not give an archive; the message says which, and why."""
 
 
-def _from_dvc(settings: Settings, work: Path, origin: Origin) -> Path:
+def _from_dvc(paths: Paths, work: Path, origin: Origin) -> Path:
     target = work / "dvc" / f"{origin.batch}.zip"
     if origin.md5 is None:
         raise _UnavailableError("DVC cannot be asked, because the model recorded no MD5")
     try:
-        found = snapshot.restore(settings.home, origin.md5, target)
-    except snapshot.SnapshotError as error:
+        found = dvc_snapshot.restore(paths.home, origin.md5, target)
+    except dvc_snapshot.SnapshotError as error:
         raise _UnavailableError(f"DVC could not be asked ({error})") from error
     if not found:
         raise _UnavailableError("DVC does not have it")
     return target
 
 
-def _from_source(settings: Settings, work: Path, origin: Origin) -> Path:  # noqa: ARG001
+def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG001
     """Fetch the archive anew.
 
     Raises:
         _UnavailableError: the source no longer has it, or could not be asked: two different things to mend.
     """
-    fetched_home = Settings(home=work / "source", artifacts=None)
+    fetched_home = Settings(paths=Paths(home=work / "source", artifacts=None))
     if origin.dataset:
         fetched_home = fetched_home.model_copy(update={"kaggle_dataset": origin.dataset})
     name = origin.dataset or origin.source
@@ -266,10 +269,10 @@ def _git(*arguments: str) -> None:
 
 
 def _job(
-    settings: Settings, work: Path, tables: tuple[Path, ...], model: tuple[str, ModelConfig], version: str
+    paths: Paths, work: Path, tables: tuple[Path, ...], model: tuple[str, ModelConfig], version: str
 ) -> TrainingJob:
     model_id, config = model
-    splits = splits_of(settings, model_id, config)
+    splits = splits_of(paths, model_id, config)
     if splits is None:
         raise ReproductionError(
             f"the splits that {model_id} was trained with (version {config.splits_version}) were not kept"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
+from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
@@ -19,14 +20,16 @@ _LEVELS = {"passed": "passed", "warning": "warnings", "failed": "quarantined"}
 
 def page(settings: Settings) -> str:
     """Return the page as HTML."""
-    return report.start([_batches(settings), _dataset(settings), _models(settings)], settings.ui_url)
+    return report.start(
+        [_batches(settings.paths), _dataset(settings), _models(settings.paths)], settings.ui_url
+    )
 
 
-def _batches(settings: Settings) -> Section:
-    root = settings.validation_results("image_table")
-    drift = _with_report(settings.validation_results("drift"))
+def _batches(paths: Paths) -> Section:
+    root = paths.validation_results("image_table")
+    drift = _with_report(paths.validation_results("drift"))
     validated = _with_report(root)
-    names = sorted(set(known_batches(settings)) | validated)
+    names = sorted(set(known_batches(paths)) | validated)
     rows = [
         [
             [Cell(name)],
@@ -59,9 +62,9 @@ def _state(folder: AnyPath) -> Cell:
 
 def _dataset(settings: Settings) -> Section:
     pages = {
-        "image index": settings.validation_results("image_index") / "report.html",
-        "splits": settings.validation_results("splits") / "report.html",
-        "images whose labels contradict each other": settings.label_conflicts,
+        "image index": settings.paths.validation_results("image_index") / "report.html",
+        "splits": settings.paths.validation_results("splits") / "report.html",
+        "images whose labels contradict each other": settings.paths.label_conflicts,
     }
     rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]
     words = "The checks of all batches together." if rows else "Nothing is materialized yet."
@@ -72,19 +75,19 @@ def _address(settings: Settings, path: AnyPath) -> str:
     return settings.public_url(path).removeprefix(f"{settings.reports_url}/")
 
 
-def _models(settings: Settings) -> Section:
+def _models(paths: Paths) -> Section:
     words = "Every model with its figures on the test split."
     try:
-        names, roles = registry.list_models(settings.models), dict(_roles(settings))
+        names, roles = registry.list_models(paths.models), dict(_roles(paths))
     except RegistryError as error:
         return Section("Models", f"The registry cannot be read: {error}")
     rows = [
         [
             [Cell(name)],
             [Cell(roles[name], level="passed")] if name in roles else [],
-            [Cell(_accuracy(settings, name))],
+            [Cell(_accuracy(paths, name))],
             [Cell("evaluation", f"evaluation/{name}/report.html")]
-            if (settings.evaluation(name) / "report.html").exists()
+            if (paths.evaluation(name) / "report.html").exists()
             else [],
         ]
         for name in sorted(names, key=lambda name: (name not in roles, name))
@@ -94,17 +97,17 @@ def _models(settings: Settings) -> Section:
     return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", ""), rows)
 
 
-def _roles(settings: Settings) -> Iterator[tuple[str, str]]:
-    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+def _roles(paths: Paths) -> Iterator[tuple[str, str]]:
+    candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
     if candidate:
         yield candidate.model_id, "candidate"
     if champion:
         yield champion.model_id, "champion"
 
 
-def _accuracy(settings: Settings, model_id: str) -> str:
+def _accuracy(paths: Paths, model_id: str) -> str:
     try:
-        figures = overview.read_metrics(settings, model_id)
+        figures = overview.read_metrics(paths, model_id)
         if figures is None:
             return "not evaluated yet"
         low, high = figures["accuracy_low"], figures["accuracy_high"]

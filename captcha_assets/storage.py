@@ -28,9 +28,13 @@ AnyPath: TypeAlias = Union[Path, "UPath"]
 
 
 @contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a folder, which falls with this process; a BlockingIOError says it is taken."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder; the system drops it when this process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process has it, and this one is not to wait.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -42,7 +46,7 @@ def _sweep(target: Path) -> None:
     """Remove what killed writers of `target` left behind; a living writer's folder is let be."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         # taken: its writer lives; not found: its writer has just ended well
-        with suppress(BlockingIOError, FileNotFoundError), _locked(left, wait=False):
+        with suppress(BlockingIOError, FileNotFoundError), locked(left, wait=False):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -52,10 +56,10 @@ def _workshop(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # Under the parent's lock nobody sweeps a folder that is made but not locked yet.
-        with _locked(target.parent):
+        with locked(target.parent):
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-            stack.enter_context(_locked(folder))
+            stack.enter_context(locked(folder))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         (folder / "new").mkdir()
         yield folder
@@ -121,7 +125,7 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
         yield part
         for entry in (part, *part.rglob("*")):
             sync(entry)
-        with _locked(target.parent):
+        with locked(target.parent):
             if target.exists():
                 target.rename(workshop / "old")
             part.rename(target)
@@ -197,7 +201,7 @@ def remove(target: AnyPath) -> None:
             target.fs.rm(target.path, recursive=True)
         return
     if target.parent.is_dir():
-        with _locked(target.parent):
+        with locked(target.parent):
             _sweep(target)
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)

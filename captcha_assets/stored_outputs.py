@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from captcha_assets.images.assignments import read_file
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.split_assignments import read_file
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
-from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, registrations
 from captcha_assets.storage import AnyPath, fetched, write_json
 from captcha_assets.sweeps import trials
@@ -63,26 +63,54 @@ class Missing(Exception):  # noqa: N818 - a state of a file rather than an error
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
+class Outdated(Exception):  # noqa: N818 - a state of a file rather than an error of the program
+    """A file that is whole, and not what it ought to be; the message says why."""
+
+
+class MissingInputError(RuntimeError):
+    """An input that was never materialized; the message says what to do."""
+
+
+def require_materialized(paths: Paths, path: AnyPath, asset: str) -> None:
+    """Check that the input of an asset is there.
+
+    Args:
+        paths: they know the batches.
+        path: where the input lies.
+        asset: the asset that makes it.
+
+    Raises:
+        MissingInputError: it is not there.
+    """
+    if path.exists():
+        return
+    if not registrations.known_batches(paths):
+        raise MissingInputError("there is no batch yet: captcha-assets batch add NAME SOURCE")
+    raise MissingInputError(f"{asset} is not materialized yet: captcha-assets update")
+
+
 class StoredVersions:
     """Looks up what is stored, and computes each version once for as long as its files do not change.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         verify: compute every version from the content, whatever size and times say.
     """
 
-    def __init__(self, settings: Settings, *, verify: bool = False) -> None:
-        self._settings = settings
-        self._place = settings.scratch / "checksums.json"
+    def __init__(self, paths: Paths, *, verify: bool = False) -> None:
+        self._paths = paths
+        self._place = paths.scratch / "checksums.json"
         self._known = {} if verify else _read(self._place)
         self._current: dict[str, list[str]] = {}
 
     def look(self, output: Output) -> Stored:
         """Return the data version of an output as it lies on disk, or what is wrong with it."""
         try:
-            return Stored(version=_LOOKS[output.asset](self, self._settings, output))
+            return Stored(version=_LOOKS[output.asset](self, self._paths, output))
         except Missing as missing:
             return Stored(problem=f"missing: {missing}")
+        except Outdated as outdated:
+            return Stored(problem=str(outdated))
         except _DAMAGED as error:
             words = " ".join(str(error).split()) or type(error).__name__
             return Stored(problem=f"damaged: {words}")
@@ -145,25 +173,25 @@ def _remote(path: Any) -> Iterator[tuple[str, ...]]:
         yield (name, str(info.get("size")), str(tag))
 
 
-def _table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
-    return lambda versions, settings, output: versions.version(path(settings, output), content_hash)
+def _table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
+    return lambda versions, paths, output: versions.version(path(paths, output), content_hash)
 
 
-def _validated_table(path: Callable[[Settings, Output], AnyPath]) -> "_Look":
+def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
     """Look at a table that comes with its validation results, without which nobody may use it."""
 
-    def look(versions: StoredVersions, settings: Settings, output: Output) -> str:
-        versions.version(settings.validation_results(output.asset, output.partition), _validation)
-        return versions.version(path(settings, output), content_hash)
+    def look(versions: StoredVersions, paths: Paths, output: Output) -> str:
+        versions.version(paths.validation_results(output.asset, output.partition), _validation)
+        return versions.version(path(paths, output), content_hash)
 
     return look
 
 
-def _splits(versions: StoredVersions, settings: Settings, output: Output) -> str:
+def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the version of the splits, provided the assignments that they were made from are recorded."""
-    for name in files_named_by(settings.splits) or ():
-        versions.version(settings.split_assignments / name, lambda path: str(len(read_file(path))))
-    return _validated_table(lambda settings, _: settings.splits)(versions, settings, output)
+    for name in files_named_by(paths.splits) or ():
+        versions.version(paths.split_assignments / name, lambda path: str(len(read_file(path))))
+    return _validated_table(lambda paths, _: paths.splits)(versions, paths, output)
 
 
 def _validation(results: Path) -> str:
@@ -171,75 +199,86 @@ def _validation(results: Path) -> str:
     return "readable"
 
 
-def _archive(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    path = registrations.archive_path(settings, str(output.partition))
-    return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    """Return the hash of an archive, provided it is the one that is registered."""
+    batch = str(output.partition)
+    path = registrations.archive_path(paths, batch)
+    stored = versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+    try:
+        known = registrations.registration(paths, batch)
+    except archives.BatchError as error:
+        raise Outdated(str(error)) from error
+    if known is not None and known.is_to_be_asked:
+        raise Outdated(f"registered anew: {known.source} is asked for its newest version")
+    if known is not None and known.sha256 not in (None, stored):
+        raise Outdated(f"not what is registered: the archive of {batch} has other content")
+    return stored
 
 
-def _snapshot(versions: StoredVersions, settings: Settings, _output: Output) -> str:
+def _snapshot(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     return versions.version(
-        settings.home / "data.dvc", lambda path: str(yaml.safe_load(path.read_text())["outs"][0]["md5"])
+        paths.home / "data.dvc", lambda path: str(yaml.safe_load(path.read_text())["outs"][0]["md5"])
     )
 
 
-def _candidate(versions: StoredVersions, settings: Settings, output: Output) -> str:
+def _candidate(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the id of the model folder, provided it is the candidate and the splits it saw are kept."""
-    pointer = registry.candidate(settings.models)
+    pointer = registry.candidate(paths.models)
     if pointer is None:
-        raise Missing(settings.models / "candidate.json")
+        raise Missing(paths.models / "candidate.json")
     if pointer.model_id != output.model:
         return pointer.model_id
-    versions.version(settings.training_splits(pointer.model_id), content_hash)
-    return _model(versions, settings, output)
+    versions.version(paths.training_splits(pointer.model_id), content_hash)
+    return _model(versions, paths, output)
 
 
-def _model(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    return versions.version(settings.models / str(output.model), folder.verify)
+def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    return versions.version(paths.models / str(output.model), folder.verify)
 
 
-def _evaluation(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    place = settings.evaluation(str(output.model))
+def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    place = paths.evaluation(str(output.model))
     return versions.version(place, lambda local: str(verify_files(local)["version"]))
 
 
-def _export(versions: StoredVersions, settings: Settings, output: Output) -> str:
-    place = settings.onnx_model(str(output.model))
+def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    place = paths.onnx_model(str(output.model))
     return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
 
 
-def _champion(versions: StoredVersions, settings: Settings, _output: Output) -> str:
+def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     """Return the id of the model that serves, provided its folder and its export are whole."""
-    champion = registry.champion(settings.models)
+    champion = registry.champion(paths.models)
     if champion is None:
         return "none"
     output = Output("champion", model=champion.model_id)
-    _export(versions, settings, output)
-    return _model(versions, settings, output)
+    _export(versions, paths, output)
+    return _model(versions, paths, output)
 
 
-def _trial(versions: StoredVersions, settings: Settings, output: Output) -> str:
+def _trial(versions: StoredVersions, paths: Paths, output: Output) -> str:
     def version_of(_path: Path) -> str:
-        record = trials.load(settings, str(output.partition))
+        record = trials.load(paths, str(output.partition))
         return record.version if record else ""
 
-    return versions.version(settings.sweep_trial(str(output.partition)), version_of)
+    return versions.version(paths.sweep_trial(str(output.partition)), version_of)
 
 
-_Look = Callable[[StoredVersions, Settings, Output], str]
+_Look = Callable[[StoredVersions, Paths, Output], str]
 
 _LOOKS: Mapping[str, _Look] = {
     "raw_batch": _archive,
     "data_snapshot": _snapshot,
-    "image_table": _validated_table(lambda settings, output: settings.image_table(str(output.partition))),
-    "rejected_images": _table(lambda settings, output: settings.rejected_images(str(output.partition))),
-    "image_index": _validated_table(lambda settings, _: settings.image_index),
+    "image_table": _validated_table(lambda paths, output: paths.image_table(str(output.partition))),
+    "rejected_images": _table(lambda paths, output: paths.rejected_images(str(output.partition))),
+    "image_index": _validated_table(lambda paths, _: paths.image_index),
     "splits": _splits,
     "resnet18": _candidate,
     "evaluation": _evaluation,
     "onnx_model": _export,
     "champion": _champion,
     "sweep_trial": _trial,
-    "sweep_leaderboard": _table(lambda settings, _: settings.sweep_leaderboard),
+    "sweep_leaderboard": _table(lambda paths, _: paths.sweep_leaderboard),
 }
 
 #: The assets whose files can be compared with what was recorded of them.

@@ -22,7 +22,7 @@ def _import_all() -> None:
 
     from captcha_assets import definitions
     from captcha_assets.cli import main  # noqa: F401
-    from captcha_assets.defs import backfills, execution, instance_status  # noqa: F401
+    from captcha_assets.cli.orchestration import backfills, execution, instance_status  # noqa: F401
 
     definitions.defs()
 

@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from upath import UPath
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ def _an_environment_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings of a new, empty home."""
-    return Settings(home=tmp_path / "home")
+    return Settings(paths=Paths(home=tmp_path / "home"))
 
 
 @pytest.fixture

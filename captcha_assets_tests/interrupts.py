@@ -58,11 +58,12 @@ class Ended:
 
 def prepared(folder: Path) -> Path:
     """A home with four small batches, of which nothing is made yet."""
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.paths import Paths
     from captcha_assets.settings import Settings
     from captcha_assets.sources import registrations
 
-    settings = Settings(home=folder)
+    settings = Settings(paths=Paths(home=folder))
     for number in range(4):
         registrations.register(
             settings, f"batch-{number}", registrations.parse_source(f"synthetic:40:{number}")
@@ -74,7 +75,7 @@ def prepared(folder: Path) -> Path:
 def imported() -> None:
     """Import what the commands import, so that forked processes need not."""
     from captcha_assets import cli, definitions  # noqa: F401
-    from captcha_assets.defs import backfills, console_logger, instance_status  # noqa: F401
+    from captcha_assets.cli.orchestration import backfills, console_logger, instance_status  # noqa: F401
 
 
 def _become(arguments: list[str], home: Path, output: int, ready: int) -> None:

@@ -54,7 +54,7 @@ def webhook(request: pytest.FixtureRequest) -> Iterator[Webhook]:
 
 
 def logged(settings: Settings) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in settings.alerts.read_text().splitlines()]
+    return [json.loads(line) for line in settings.paths.alerts.read_text().splitlines()]
 
 
 def test_an_alert_is_a_line_of_the_log_file(settings: Settings) -> None:
@@ -67,7 +67,7 @@ def test_an_alert_is_a_line_of_the_log_file(settings: Settings) -> None:
 
 
 def test_a_webhook_is_told_in_the_format_of_slack(settings: Settings, webhook: Webhook) -> None:
-    assert send(load_settings(home=settings.home, alert_webhook=webhook.url), ALERT)
+    assert send(load_settings(home=settings.paths.home, alert_webhook=webhook.url), ALERT)
     text = (
         "*splits: the run failed*\n• held &lt;back&gt; &amp; more\n<http://localhost:3000/runs/1|look at it>"
     )
@@ -86,7 +86,7 @@ def test_a_webhook_is_told_in_the_format_of_slack(settings: Settings, webhook: W
 def test_a_webhook_that_is_broken_or_slow_breaks_nothing(
     settings: Settings, webhook: Webhook, said: str
 ) -> None:
-    assert not send(load_settings(home=settings.home, alert_webhook=webhook.url), ALERT)
+    assert not send(load_settings(home=settings.paths.home, alert_webhook=webhook.url), ALERT)
     assert webhook.received
     assert logged(settings)[0]["webhook"] == said
 
@@ -98,10 +98,10 @@ def test_a_webhook_that_is_absent_breaks_nothing_and_its_address_is_not_told(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert not send(load_settings(home=settings.home, alert_webhook=url.format(port=port)), ALERT)
+    assert not send(load_settings(home=settings.paths.home, alert_webhook=url.format(port=port)), ALERT)
     (line,) = logged(settings)
     assert line["webhook"].startswith("not delivered: ")
-    assert "secret" not in settings.alerts.read_text()
+    assert "secret" not in settings.paths.alerts.read_text()
 
 
 def test_the_address_of_the_webhook_does_not_show_in_the_settings() -> None:
@@ -111,6 +111,6 @@ def test_the_address_of_the_webhook_does_not_show_in_the_settings() -> None:
 def test_an_alert_that_cannot_be_written_breaks_nothing(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings.alerts.mkdir(parents=True)
+    settings.paths.alerts.mkdir(parents=True)
     assert not send(settings, ALERT)
     assert "could not be written" in caplog.text

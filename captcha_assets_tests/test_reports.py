@@ -11,6 +11,7 @@ import pytest
 from upath import UPath
 
 from captcha_assets.models import registry
+from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.reports import serving
 from captcha_assets.settings import Settings
@@ -24,7 +25,7 @@ def settings_of(home: Path, artifacts: str | None = None) -> Settings:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    return Settings(home=home, artifacts=artifacts, reports_url=f"http://localhost:{port}")
+    return Settings(paths=Paths(home=home, artifacts=artifacts), reports_url=f"http://localhost:{port}")
 
 
 def ask(settings: Settings, address: str, method: str = "GET") -> tuple[int, str, http.client.HTTPMessage]:
@@ -43,17 +44,21 @@ def fill(settings: Settings, work: Path) -> str:
     for name, passed in (("october", True), ("mostly-bad", False)):
         registrations.register(settings, name, registrations.parse_source("synthetic:10:1"))
         found = validated(stored("share_of_rejects", success=passed), subject=f"image_table/{name}")
-        validation_result.save(found, report.page(found), settings.validation_results("image_table", name))
+        validation_result.save(
+            found, report.page(found), settings.paths.validation_results("image_table", name)
+        )
         if passed:
-            validation_result.save(found, report.page(found), settings.validation_results("drift", name))
+            validation_result.save(
+                found, report.page(found), settings.paths.validation_results("drift", name)
+            )
             for table in ("image_index", "splits"):
-                validation_result.save(found, report.page(found), settings.validation_results(table))
-    (settings.validation_results("image_table") / "index.html").write_text("<h1>history</h1>")
+                validation_result.save(found, report.page(found), settings.paths.validation_results(table))
+    (settings.paths.validation_results("image_table") / "index.html").write_text("<h1>history</h1>")
     make_model(work / "model")
-    model_id = registry.add_candidate(settings.models, work / "model")
-    registry.promote(settings.models, model_id, "the first")
-    settings.evaluation(model_id).mkdir(parents=True)
-    (settings.evaluation(model_id) / "report.html").write_text("<h1>evaluation</h1>")
+    model_id = registry.add_candidate(settings.paths.models, work / "model")
+    registry.promote(settings.paths.models, model_id, "the first")
+    settings.paths.evaluation(model_id).mkdir(parents=True)
+    (settings.paths.evaluation(model_id) / "report.html").write_text("<h1>evaluation</h1>")
     return model_id
 
 
@@ -73,7 +78,7 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     assert re.search(r"mostly-bad.*?badge failed.*?quarantined", page, re.DOTALL)
     links = re.findall(r'href="([^":]+)"', page)
-    (model_id,) = registry.list_models(served.models)
+    (model_id,) = registry.list_models(served.paths.models)
     wanted = {
         "quality/image_table/index.html",
         "quality/image_table/october/report.html",
@@ -105,8 +110,8 @@ def test_an_unknown_address_is_a_404_that_names_the_start_page(served: Settings)
 def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: Path) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text("hush")
-    served.home.mkdir(exist_ok=True)
-    (served.home / "secret.json").write_text("hush")
+    served.paths.home.mkdir(exist_ok=True)
+    (served.paths.home / "secret.json").write_text("hush")
     addresses = [
         "/../secret.json",
         "/quality/../../secret.json",
@@ -116,9 +121,9 @@ def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: 
         f"/{secret}",
         f"//{str(secret).replace('/', '%2f')}",
     ]
-    if isinstance(served.artifact_root, Path):
-        (served.artifact_root / "link.json").symlink_to(secret)
-        (served.artifact_root / "folder").symlink_to(tmp_path)
+    if isinstance(served.paths.artifact_root, Path):
+        (served.paths.artifact_root / "link.json").symlink_to(secret)
+        (served.paths.artifact_root / "folder").symlink_to(tmp_path)
         addresses += ["/link.json", "/folder/secret.json"]
     for address in addresses:
         status, body, _ = ask(served, address)
@@ -137,8 +142,10 @@ def test_the_start_page_of_an_empty_home_says_how_to_begin(tmp_path: Path) -> No
 def test_the_start_page_shows_what_it_can_where_a_record_is_damaged(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "home")
     model_id = fill(settings, tmp_path)
-    (settings.validation_results("image_table", "october") / "validation_result.json").write_text("garbage")
-    (settings.evaluation(model_id) / "metrics.json").write_text("[]")
+    (settings.paths.validation_results("image_table", "october") / "validation_result.json").write_text(
+        "garbage"
+    )
+    (settings.paths.evaluation(model_id) / "metrics.json").write_text("[]")
     with serving(settings):
         status, page, _ = ask(settings, "/")
     assert status == 200

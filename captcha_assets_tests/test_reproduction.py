@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.defs.model.training import TRAINING_CODE
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import folder, provenance, registry
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 
@@ -33,31 +33,31 @@ TINY = TrainingSettings(
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """A home with a batch from a file, which is gone now, and a tiny model that was trained on it."""
-    settings = Settings(home=tmp_path_factory.mktemp("reproduced") / "home")
-    delivered = settings.home.parent / "delivered.zip"
+    settings = Settings(paths=Paths(home=tmp_path_factory.mktemp("reproduced") / "home"))
+    delivered = settings.paths.home.parent / "delivered.zip"
     generator.write_archive(delivered, 120, 1)
     deliver(settings, "first", str(delivered))
     delivered.unlink()
     job = TrainingJob(
-        tables=(Path(str(settings.image_table("first"))),),
-        splits=Path(str(settings.splits)),
-        splits_version=content_hash(settings.splits),
+        tables=(Path(str(settings.paths.image_table("first"))),),
+        splits=Path(str(settings.paths.splits)),
+        splits_version=content_hash(settings.paths.splits),
         classes=CAPTCHA.classes,
         image_shape=CAPTCHA.shape,
-        output=settings.scratch / "model",
-        checkpoints=settings.scratch / "checkpoints",
+        output=settings.paths.scratch / "model",
+        checkpoints=settings.paths.scratch / "checkpoints",
         code_version=TRAINING_CODE,
         settings=TINY,
-        provenance={"batches": ["first"], **provenance.recorded(settings, ["first"])},
+        provenance={"batches": ["first"], **provenance.recorded(settings.paths, ["first"])},
     )
-    job.save(settings.scratch / "job.json")
-    command = [sys.executable, "-m", "captcha_assets.training", str(settings.scratch / "job.json")]
+    job.save(settings.paths.scratch / "job.json")
+    command = [sys.executable, "-m", "captcha_assets.training", str(settings.paths.scratch / "job.json")]
     subprocess.run(command, check=True, capture_output=True)
-    model_id = registry.add_candidate(settings.models, job.output)
-    kept = Path(str(settings.training_splits(model_id)))
+    model_id = registry.add_candidate(settings.paths.models, job.output)
+    kept = Path(str(settings.paths.training_splits(model_id)))
     kept.parent.mkdir(parents=True)
     shutil.copyfile(job.splits, kept)
-    return settings.home
+    return settings.paths.home
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting
     """A copy of that home, to change at will."""
     shutil.copytree(made, tmp_path / "home")
     monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / "home"))
-    return Settings(home=tmp_path / "home")
+    return Settings(paths=Paths(home=tmp_path / "home"))
 
 
 def reproduced(*arguments: str) -> tuple[int, str]:
@@ -74,12 +74,12 @@ def reproduced(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_same_model_comes_out_and_the_home_stays_as_it_was(home: Settings) -> None:
-    before = snapshot(home.artifact_root)
+    before = snapshot(home.paths.artifact_root)
     status, said = reproduced()
     assert status == 0, said
-    assert f"the same model, bit for bit: {registry.candidate(home.models).model_id}" in said
-    assert snapshot(home.artifact_root) == before
-    assert not list((home.scratch / "reproduce").iterdir())
+    assert f"the same model, bit for bit: {registry.candidate(home.paths.models).model_id}" in said
+    assert snapshot(home.paths.artifact_root) == before
+    assert not list((home.paths.scratch / "reproduce").iterdir())
 
 
 def snapshot(place: object) -> dict[str, bytes]:
@@ -89,17 +89,17 @@ def snapshot(place: object) -> dict[str, bytes]:
 
 def told_otherwise(home: Settings, **changes: object) -> str:
     """Make the candidate a model that says it was trained with other settings."""
-    model = registry.model_folder(home.models, registry.candidate(home.models).model_id)
+    model = registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)
     loaded = folder.load(Path(str(model)))
     config = replace(
         loaded.config, settings=loaded.config.settings | changes, seed=changes.get("seed", TINY.seed)
     )
     history, metrics = folder.read_history(model), folder.read_metrics(model)
-    folder.save(home.scratch / "told", loaded.model, config, history, metrics)
-    model_id = registry.add_candidate(home.models, home.scratch / "told")
+    folder.save(home.paths.scratch / "told", loaded.model, config, history, metrics)
+    model_id = registry.add_candidate(home.paths.models, home.paths.scratch / "told")
     shutil.copyfile(
-        str(next(home.training_splits(model_id).parent.glob("*.splits.parquet"))),
-        str(home.training_splits(model_id)),
+        str(next(home.paths.training_splits(model_id).parent.glob("*.splits.parquet"))),
+        str(home.paths.training_splits(model_id)),
     )
     return model_id
 
@@ -113,13 +113,13 @@ def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings
     assert result["again"] != told
     assert len(result["validation_accuracy"]) == 2
     assert result["largest_weight_difference"] > 0
-    assert registry.candidate(home.models).model_id == told
+    assert registry.candidate(home.paths.models).model_id == told
 
 
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
-    source = Path(str(registrations.registration(home, "first").source))
+    source = Path(str(registrations.registration(home.paths, "first").source))
     generator.write_archive(source, 120, 1)
-    (home.raw / "first.zip").write_bytes(b"something else")
+    (home.paths.raw / "first.zip").write_bytes(b"something else")
     status, said = reproduced()
     source.unlink()
     assert status == 0, said
@@ -128,7 +128,7 @@ def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
 
 
 def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None:
-    (home.raw / "first.zip").unlink()
+    (home.paths.raw / "first.zip").unlink()
     status, said = reproduced()
     assert status == 1
     assert "the archive of first (sha256 " in said
@@ -139,15 +139,15 @@ def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None
 
 def from_kaggle(home: Settings) -> None:
     """Make the candidate a model that was trained on Kaggle's data set, whose archive is lost."""
-    place = Path(str(registry.model_folder(home.models, registry.candidate(home.models).model_id)))
+    place = Path(str(registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)))
     loaded = folder.load(place)
     (source,) = loaded.config.provenance["sources"]
     source |= {"source": "kaggle:2", "dataset": "someone/letters", "kaggle_version": 2}
     told = replace(loaded.config, provenance={**loaded.config.provenance, "sources": [source]}, seed=11)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
-    folder.save(home.scratch / "kaggle", loaded.model, told, history, metrics)
-    registry.add_candidate(home.models, home.scratch / "kaggle")
-    (home.raw / "first.zip").unlink()
+    folder.save(home.paths.scratch / "kaggle", loaded.model, told, history, metrics)
+    registry.add_candidate(home.paths.models, home.paths.scratch / "kaggle")
+    (home.paths.raw / "first.zip").unlink()
 
 
 @pytest.fixture
@@ -163,13 +163,13 @@ def kaggle_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "what", "why"),
     [
-        (401, "could not be asked", "Kaggle refused the credentials (401)"),
+        (401, "could not be asked", "Kaggle rejected the credentials (401)"),
         (403, "could not be asked", "this account may not read it (403)"),
         (404, "no longer has it", "there is none (404)"),
         (503, "could not be asked", "Kaggle answered with an error (503)"),
     ],
 )
-def test_a_source_that_no_longer_has_an_archive_and_one_that_refuses_are_told_apart(
+def test_a_source_that_no_longer_has_an_archive_and_one_that_rejects_are_told_apart(
     home: Settings, kaggle_user: None, status: int, what: str, why: str
 ) -> None:
     from_kaggle(home)
@@ -209,7 +209,7 @@ def test_missing_credentials_are_not_said_to_be_a_lost_archive(
 
 
 def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> None:
-    generator.write_archive(home.raw / "first.zip", 120, 2)
+    generator.write_archive(home.paths.raw / "first.zip", 120, 2)
     status, said = reproduced()
     assert status == 1
     assert "not as it was: first.zip in data/raw" in said
@@ -217,28 +217,28 @@ def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> N
 
 
 def test_bytes_come_back_from_dvcs_cache(home: Settings) -> None:
-    from captcha_assets.sources.snapshot import restore, take_snapshot
+    from captcha_assets.sources.dvc_snapshot import restore, take_snapshot
 
-    take_snapshot(home.home)
-    before = (home.raw / "first.zip").read_bytes()
-    md5 = provenance.origin(home, "first").md5
-    (home.raw / "first.zip").unlink()
+    take_snapshot(home.paths.home)
+    before = (home.paths.raw / "first.zip").read_bytes()
+    md5 = provenance.origin(home.paths, "first").md5
+    (home.paths.raw / "first.zip").unlink()
     assert md5
-    assert restore(home.home, md5, home.scratch / "back.zip")
-    assert (home.scratch / "back.zip").read_bytes() == before
-    assert not restore(home.home, "0" * 32, home.scratch / "none.zip")
+    assert restore(home.paths.home, md5, home.paths.scratch / "back.zip")
+    assert (home.paths.scratch / "back.zip").read_bytes() == before
+    assert not restore(home.paths.home, "0" * 32, home.paths.scratch / "none.zip")
 
 
 def test_splits_that_were_not_kept_end_in_one_line(home: Settings) -> None:
-    Path(str(home.training_splits(registry.candidate(home.models).model_id))).unlink()
+    Path(str(home.paths.training_splits(registry.candidate(home.paths.models).model_id))).unlink()
     deliver(home, "second", "synthetic:40:3")
     status, said = reproduced()
     assert status == 1
     assert "were not kept" in said
 
 
-def test_a_damaged_model_is_refused(home: Settings) -> None:
-    model = Path(str(home.models)) / registry.candidate(home.models).model_id
+def test_a_damaged_model_is_rejected(home: Settings) -> None:
+    model = Path(str(home.paths.models)) / registry.candidate(home.paths.models).model_id
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"seed": 7}))
     status, said = reproduced()
@@ -247,12 +247,12 @@ def test_a_damaged_model_is_refused(home: Settings) -> None:
 
 
 def test_a_model_of_before_says_that_it_is_too_old(home: Settings) -> None:
-    place = Path(str(registry.model_folder(home.models, registry.candidate(home.models).model_id)))
+    place = Path(str(registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)))
     loaded = folder.load(place)
     told = replace(loaded.config, provenance={"batches": ["first"]}, seed=9)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
-    folder.save(home.scratch / "old", loaded.model, told, history, metrics)
-    registry.add_candidate(home.models, home.scratch / "old")
+    folder.save(home.paths.scratch / "old", loaded.model, told, history, metrics)
+    registry.add_candidate(home.paths.models, home.paths.scratch / "old")
     status, said = reproduced()
     assert status == 1
     assert "too old" in said

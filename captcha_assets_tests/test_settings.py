@@ -1,4 +1,4 @@
-"""Everything hangs off one home; what cannot be used is refused with the variable's name and a reason."""
+"""Everything hangs off one home; what cannot be used is rejected with the variable's name and a reason."""
 
 import subprocess
 import sys
@@ -10,25 +10,26 @@ from click.testing import CliRunner
 from upath import UPath
 
 from captcha_assets.cli import main
-from captcha_assets.settings import REPOSITORY, Settings, SettingsError, load_settings
+from captcha_assets.paths import REPOSITORY
+from captcha_assets.settings import Settings, SettingsError, load_settings
 from captcha_assets.storage import write_json
 
 
 def _places(settings: Settings) -> dict[str, Path]:
     return {
-        "raw": settings.raw,
-        "inbox": settings.inbox,
-        "dagster_home": settings.dagster_home,
-        "scratch": settings.scratch,
-        "artifact_root": Path(str(settings.artifact_root)),
-        "image_table": Path(str(settings.image_table("starter"))),
-        "rejected_images": Path(str(settings.rejected_images("starter"))),
-        "validation_results": Path(str(settings.validation_results("image_table", "starter"))),
-        "image_index": Path(str(settings.image_index)),
-        "splits": Path(str(settings.splits)),
-        "models": Path(str(settings.models)),
-        "evaluation": Path(str(settings.evaluation("one"))),
-        "onnx_model": Path(str(settings.onnx_model("one"))),
+        "raw": settings.paths.raw,
+        "inbox": settings.paths.inbox,
+        "dagster_home": settings.paths.dagster_home,
+        "scratch": settings.paths.scratch,
+        "artifact_root": Path(str(settings.paths.artifact_root)),
+        "image_table": Path(str(settings.paths.image_table("starter"))),
+        "rejected_images": Path(str(settings.paths.rejected_images("starter"))),
+        "validation_results": Path(str(settings.paths.validation_results("image_table", "starter"))),
+        "image_index": Path(str(settings.paths.image_index)),
+        "splits": Path(str(settings.paths.splits)),
+        "models": Path(str(settings.paths.models)),
+        "evaluation": Path(str(settings.paths.evaluation("one"))),
+        "onnx_model": Path(str(settings.paths.onnx_model("one"))),
     }
 
 
@@ -49,15 +50,15 @@ def test_every_thing_has_a_place_of_its_own(settings: Settings) -> None:
 
 def test_the_repository_is_the_home_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAPTCHA_HOME")
-    assert load_settings().home == REPOSITORY
+    assert load_settings().paths.home == REPOSITORY
     assert (REPOSITORY / "pyproject.toml").is_file()
 
 
 def test_an_empty_variable_is_an_unset_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTCHA_HOME", "")
     monkeypatch.setenv("CAPTCHA_ARTIFACTS", "")
-    assert load_settings().home == REPOSITORY
-    assert Path(load_settings().artifact_root) == REPOSITORY / "artifacts"
+    assert load_settings().paths.home == REPOSITORY
+    assert Path(load_settings().paths.artifact_root) == REPOSITORY / "artifacts"
 
 
 def test_the_home_is_read_from_the_environment_when_settings_are_loaded(
@@ -65,14 +66,14 @@ def test_the_home_is_read_from_the_environment_when_settings_are_loaded(
 ) -> None:
     for name in ("one", "two"):
         monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / name))
-        assert load_settings().home == tmp_path / name
+        assert load_settings().paths.home == tmp_path / name
 
 
 def test_what_is_given_explicitly_wins_over_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / "environment"))
-    assert load_settings(home=tmp_path / "given").home == tmp_path / "given"
+    assert load_settings(home=tmp_path / "given").paths.home == tmp_path / "given"
 
 
 def test_a_home_is_absolute_whatever_folder_a_step_runs_in(
@@ -80,11 +81,11 @@ def test_a_home_is_absolute_whatever_folder_a_step_runs_in(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert load_settings(home="captcha").home == tmp_path / "captcha"
-    assert load_settings(home="~/captcha").home == tmp_path / "me" / "captcha"
+    assert load_settings(home="captcha").paths.home == tmp_path / "captcha"
+    assert load_settings(home="~/captcha").paths.home == tmp_path / "me" / "captcha"
 
 
-def test_a_home_that_is_a_file_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("CAPTCHA_HOME", str(file))
@@ -116,15 +117,15 @@ def test_a_folder_of_artifacts_is_local_and_absolute(
     monkeypatch.setenv("HOME", str(tmp_path))
     home = tmp_path / "home"
     settings = load_settings(home=home, artifacts=artifacts.format(tmp=tmp_path))
-    assert isinstance(settings.artifact_root, Path)
-    assert str(settings.artifact_root) == place.format(tmp=tmp_path, home=home)
+    assert isinstance(settings.paths.artifact_root, Path)
+    assert str(settings.paths.artifact_root) == place.format(tmp=tmp_path, home=home)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/captcha", "gs://bucket/captcha", "s3://bucket/captcha/"])
 def test_the_same_places_exist_on_an_object_store(tmp_path: Path, address: str) -> None:
     settings = load_settings(home=tmp_path, artifacts=address)
-    assert str(settings.splits) == f"{address.rstrip('/')}/splits.parquet"
-    assert settings.raw == tmp_path / "data" / "raw"
+    assert str(settings.paths.splits) == f"{address.rstrip('/')}/splits.parquet"
+    assert settings.paths.raw == tmp_path / "data" / "raw"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_same_places_exist_on_an_object_store(tmp_path: Path, address: str) 
         ("s3://", "name a bucket: s3://<bucket>/<folder>"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_with_what_to_do(
+def test_an_address_that_cannot_be_used_is_rejected_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, artifacts: str, reason: str
 ) -> None:
     monkeypatch.setenv("CAPTCHA_ARTIFACTS", artifacts)
@@ -173,7 +174,7 @@ WANTED = "give local, or ssh://[user@]host[:port]/absolute/folder"
         ("ssh://-oProxyCommand=true/scratch", f"no name begins with a dash: {WANTED}"),
     ],
 )
-def test_a_machine_that_cannot_be_meant_is_refused_by_name(
+def test_a_machine_that_cannot_be_meant_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, place: str, reason: str
 ) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE", place)
@@ -183,7 +184,7 @@ def test_a_machine_that_cannot_be_meant_is_refused_by_name(
     assert str(caught.value) == f"{given} cannot be used: {reason}"
 
 
-def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
+def test_a_configuration_of_ssh_that_is_not_there_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE_SSH_CONFIG", str(tmp_path / "none"))
@@ -196,8 +197,8 @@ def test_a_configuration_of_ssh_that_is_not_there_is_refused_by_name(
 # --- what a command says of the environment
 
 
-def refused(name: str, value: str) -> str:
-    """What a command says that is refused for a variable: one line, and exit status 1."""
+def rejected(name: str, value: str) -> str:
+    """What a command says that is rejected for a variable: one line, and exit status 1."""
     done = CliRunner(env={name: value}).invoke(main, ["batch", "list"])
     assert done.exit_code == 1, done.output
     assert len(done.output.strip().splitlines()) == 1
@@ -219,17 +220,17 @@ def refused(name: str, value: str) -> str:
         ("CAPTCHA_PROMOTION_LATENCY", "nan", "finite number"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_with_the_variables_name(
+def test_a_value_that_cannot_be_used_is_rejected_with_the_variables_name(
     name: str, value: str, reason: str
 ) -> None:
-    said = refused(name, value)
+    said = rejected(name, value)
     assert f"{name}='{value}' cannot be used: " in said
     assert reason in said
 
 
 @pytest.mark.parametrize("value", ["hush", "hush://hooks.example.com", "https://", "https://a b/hush"])
-def test_a_webhook_that_is_no_address_is_refused_and_its_value_is_not_shown(value: str) -> None:
-    said = refused("CAPTCHA_ALERT_WEBHOOK", value)
+def test_a_webhook_that_is_no_address_is_rejected_and_its_value_is_not_shown(value: str) -> None:
+    said = rejected("CAPTCHA_ALERT_WEBHOOK", value)
     assert "CAPTCHA_ALERT_WEBHOOK cannot be used: give an address that begins with https://" in said
     assert "hush" not in said
 
@@ -243,16 +244,16 @@ def test_a_webhook_that_is_no_address_is_not_shown_by_a_traceback_either(
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_variable_that_nothing_reads_is_refused_with_the_one_that_is_meant() -> None:
-    said = refused("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
+def test_a_variable_that_nothing_reads_is_rejected_with_the_one_that_is_meant() -> None:
+    said = rejected("CAPTCHA_RETRAIN_NEW_IMAGE", "5")
     assert "CAPTCHA_RETRAIN_NEW_IMAGE is no setting: is CAPTCHA_RETRAIN_NEW_IMAGES meant?" in said
-    assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in refused("CAPTCHA_XYZ", "5")
-    assert "CAPTCHA_HOMe is no setting: is CAPTCHA_HOME meant?" in refused("CAPTCHA_HOMe", "/tmp")
+    assert "CAPTCHA_XYZ is no setting: docs/settings.md lists all" in rejected("CAPTCHA_XYZ", "5")
+    assert "CAPTCHA_HOMe is no setting: is CAPTCHA_HOME meant?" in rejected("CAPTCHA_HOMe", "/tmp")
 
 
 @pytest.mark.parametrize("name", ["who?", "ten%20"])
-def test_a_home_whose_path_a_database_address_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
-    said = refused("CAPTCHA_HOME", str(tmp_path / name))
+def test_a_home_whose_path_a_database_address_cannot_hold_is_rejected(tmp_path: Path, name: str) -> None:
+    said = rejected("CAPTCHA_HOME", str(tmp_path / name))
     assert "no folder may be used whose path holds ? or %" in said
     assert list(tmp_path.iterdir()) == []
 
@@ -270,7 +271,7 @@ def test_variables_that_others_set_are_none_of_ours(monkeypatch: pytest.MonkeyPa
 def test_an_address_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CAPTCHA_REPORTS_URL", "https://reports.example.com/captcha/")
     settings = load_settings(home=tmp_path)
-    assert settings.public_url(settings.splits) == "https://reports.example.com/captcha/splits.parquet"
+    assert settings.public_url(settings.paths.splits) == "https://reports.example.com/captcha/splits.parquet"
 
 
 # --- links and stores
@@ -280,7 +281,7 @@ def test_a_report_has_an_address_below_the_report_servers(tmp_path: Path) -> Non
     local = load_settings(home=tmp_path)
     stored = load_settings(home=tmp_path, artifacts="s3://bucket/made")
     for settings in (local, stored):
-        report = settings.evaluation("one") / "report.html"
+        report = settings.paths.evaluation("one") / "report.html"
         assert settings.public_url(report) == "http://localhost:3001/evaluation/one/report.html"
 
 
@@ -288,13 +289,13 @@ STORE_ONE = """
 import sys
 from captcha_assets.settings import load_settings
 from captcha_assets.storage import write_json
-write_json(load_settings().models / "champion.json", sys.argv[1])
+write_json(load_settings().paths.models / "champion.json", sys.argv[1])
 """
 
 
 def test_what_another_process_stores_is_seen_at_once(bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTCHA_ARTIFACTS", str(bucket / "made"))
-    models = load_settings().models
+    models = load_settings().paths.models
     write_json(models / "history.json", [])
     assert [path.name for path in models.iterdir()] == ["history.json"]
     for content in ("first", "second, and longer"):

@@ -16,10 +16,10 @@ from benchmarks.accuracy.data import GENERATED, KAGGLE, REAL, TEST, all_of, deli
 from benchmarks.accuracy.measure import Trial, trial
 from benchmarks.accuracy.report import cells, headings, lined_up, report
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.settings import load_settings
-from captcha_assets.sweeps.production import production_settings
+from captcha_assets.sweeps.production_settings import production_settings
 from captcha_assets.training.config import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def _options() -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> TrainingSettings:
-    production, named = production_settings(load_settings()), {}
+    production, named = production_settings(load_settings().paths), {}
     if options.config:
         named = yaml.safe_load(options.config.read_text())["ops"]["resnet18"]["config"]
     return production.replaced(**{**named, "sample_size": options.sample_size})

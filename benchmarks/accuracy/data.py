@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.assignments import AssignmentRecord
 from captcha_assets.images.index import build_image_index
-from captcha_assets.images.local import LocalTables, batches_of
+from captcha_assets.images.local_tables import LocalTables, batches_of
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.quality.validation import validate_image_table
@@ -28,18 +28,18 @@ def new_home(folder: Path) -> Settings:
     """An empty home: an image keeps its split for ever, so what was there before would decide."""
     shutil.rmtree(folder, ignore_errors=True)
     settings = load_settings(home=folder, artifacts=str(folder / "artifacts"))
-    settings.raw.mkdir(parents=True)
+    settings.paths.raw.mkdir(parents=True)
     return settings
 
 
 def deliver(settings: Settings, name: str, source: Path | int, *, validated: bool = True) -> None:
     """Make the image table of an archive, a folder, or so many generated images, and validate it."""
-    archive = settings.raw / f"{name}.zip"
+    archive = settings.paths.raw / f"{name}.zip"
     if isinstance(source, int):
         write_archive(archive, source)
     else:
         archive_to(source, archive)
-    table, rejected = settings.image_table(name), settings.rejected_images(name)
+    table, rejected = settings.paths.image_table(name), settings.paths.rejected_images(name)
     build_image_table(archive, name, table, rejected, CAPTCHA)
     if validated:
         failures = validate_image_table(table, rejected, CAPTCHA).failures
@@ -49,12 +49,18 @@ def deliver(settings: Settings, name: str, source: Path | int, *, validated: boo
 
 def split(settings: Settings, names: Iterable[str]) -> LocalTables:
     """Bring batches together and give every image its split."""
-    build_image_index({name: settings.image_table(name) for name in names}, settings.image_index, CAPTCHA)
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record, CAPTCHA, settings.image_table)
-    batches = batches_of(settings.splits)
+    build_image_index(
+        {name: settings.paths.image_table(name) for name in names}, settings.paths.image_index, CAPTCHA
+    )
+    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    update_splits(
+        settings.paths.image_index, settings.paths.splits, record, CAPTCHA, settings.paths.image_table
+    )
+    batches = batches_of(settings.paths.splits)
     return LocalTables(
-        tuple(Path(settings.image_table(name)) for name in batches), Path(settings.splits), batches
+        tuple(Path(settings.paths.image_table(name)) for name in batches),
+        Path(settings.paths.splits),
+        batches,
     )
 
 

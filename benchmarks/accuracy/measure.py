@@ -18,7 +18,7 @@ from captcha_assets.evaluation.metrics import (
     compute_metrics,
     expected_calibration_error,
 )
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.table import content_hash
 from captcha_assets.models.folder import read_metrics

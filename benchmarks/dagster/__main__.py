@@ -71,11 +71,11 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     """One materialization in this process: the library's work alone, and the run that does it."""
     os.environ["CAPTCHA_HOME"] = str(home)
     os.environ.pop("DAGSTER_HOME", None)
+    from captcha_assets.cli.orchestration import execution, staleness
+    from captcha_assets.cli.orchestration.console_logger import with_quiet_console
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.dataset import CAPTCHA
     from captcha_assets.definitions import defs
-    from captcha_assets.defs import execution, staleness
-    from captcha_assets.defs.console_logger import with_quiet_console
-    from captcha_assets.defs.instance import open_instance
     from captcha_assets.images.table import build_image_table
     from captcha_assets.quality import report, validation, validation_result
     from captcha_assets.settings import load_settings
@@ -83,12 +83,14 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
 
     settings = load_settings()
     registrations.register(settings, "tiny", registrations.parse_source(f"synthetic:{IMAGES}:1"))
-    table, rejected = settings.image_table("tiny"), settings.rejected_images("tiny")
+    table, rejected = settings.paths.image_table("tiny"), settings.paths.rejected_images("tiny")
 
     def library() -> None:
-        build_image_table(settings.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
+        build_image_table(settings.paths.raw / "tiny.zip", "tiny", table, rejected, CAPTCHA)
         found = validation.validate_image_table(table, rejected, CAPTCHA)
-        validation_result.save(found, report.page(found), settings.validation_results("image_table", "tiny"))
+        validation_result.save(
+            found, report.page(found), settings.paths.validation_results("image_table", "tiny")
+        )
 
     definitions = with_quiet_console(defs())
     with open_instance(settings) as instance:

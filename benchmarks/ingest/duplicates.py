@@ -14,8 +14,8 @@ import numpy as np
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.duplicates import correlations, smoothed
 from captcha_assets.images.features import ACROSS, DOWN, signatures
+from captcha_assets.images.near_duplicates import correlations, smoothed
 from captcha_assets.sources.generator import generate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "kaptcha_characters.zip"

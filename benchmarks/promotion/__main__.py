@@ -169,7 +169,7 @@ def lines_once(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
             rounds = max(200, told.rounds // max(1, images // 3000))
             found = once(images, difference, rounds, told)
             newer, same = (
-                f"promoted {percent(share)}" if difference <= 0 else f"refused {percent(1 - share)}"
+                f"promoted {percent(share)}" if difference <= 0 else f"not promoted {percent(1 - share)}"
                 for share in (found.newer, found.same)
             )
             yield f"{images:,}", f"{difference:+g}", newer, same, percent(found.vetoed)
@@ -187,7 +187,7 @@ def lines_in_a_row(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
                     f"{images:,}",
                     f"{difference:+g}",
                     "yes" if newer else "no",
-                    f"{'some promoted' if difference <= 0 else 'all refused'} {some}",
+                    f"{'some promoted' if difference <= 0 else 'none promoted'} {some}",
                     f"{found.promoted:.2f}",
                     f"{found.points:+.2f}",
                     f"{found.flattered:+.2f}",

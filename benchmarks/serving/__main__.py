@@ -256,8 +256,8 @@ def compare(home: Path, told: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(
         f"{cores} cores, load of the machine {os.getloadavg()[0]:.1f}; the session alone: "
-        f"{before.per_second:.0f} images/s with {before.batch_size} at once ({before.cpu_ms:.2f} ms of CPU time "
-        f"each), {before.one_ms:.2f} ms for one\n"
+        f"{before.per_second:.0f} images/s with {before.batch_size} at once ({before.cpu_ms:.2f} ms of CPU "
+        f"time each), {before.one_ms:.2f} ms for one\n"
     )
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     for server in servers(port := free_port()):

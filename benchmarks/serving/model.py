@@ -23,9 +23,9 @@ def make_home(home: Path) -> Path:
 
     from captcha_assets.models import folder, onnx, registry
     from captcha_assets.models.network import build
-    from captcha_assets.settings import Settings
+    from captcha_assets.paths import Paths
 
-    settings, channels = Settings(home=home), (64, 128, 256, 512)
+    paths, channels = Paths(home=home), (64, 128, 256, 512)
     torch.manual_seed(0)
     config = folder.ModelConfig(
         architecture="resnet18", channels=channels, classes=CAPTCHA.classes,
@@ -33,10 +33,10 @@ def make_home(home: Path) -> Path:
         splits_version="none", code_version="none",
     )  # fmt: skip
     folder.save(home / "model", build("resnet18", channels, len(CAPTCHA.classes)), config, [], {})
-    model_id = registry.add_candidate(settings.models, home / "model")
-    onnx.export(home / "model", settings.onnx_model(model_id), images(16))
-    registry.promote(settings.models, model_id, "a benchmark")
-    return Path(settings.onnx_model(model_id))
+    model_id = registry.add_candidate(paths.models, home / "model")
+    onnx.export(home / "model", paths.onnx_model(model_id), images(16))
+    registry.promote(paths.models, model_id, "a benchmark")
+    return Path(paths.onnx_model(model_id))
 
 
 def images(count: int) -> np.ndarray:

@@ -14,9 +14,9 @@ def automation() -> None:
 @click.pass_obj
 def on(settings: Settings) -> None:
     """Take batches from the inbox, make what has new input, retrain when there is a reason."""
+    from captcha_assets.cli.orchestration import staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import staleness
-    from captcha_assets.defs.instance import open_instance
 
     _switch(settings, on=True)
     with open_instance(settings) as instance:
@@ -44,8 +44,8 @@ def show(settings: Settings) -> None:
 
 
 def _switch(settings: Settings, *, on: bool) -> None:
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.sensor_switches import switch
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.cli.orchestration.sensor_switches import switch
 
     with open_instance(settings) as instance:
         switch(instance, on=on)
@@ -53,8 +53,8 @@ def _switch(settings: Settings, *, on: bool) -> None:
 
 
 def _show(settings: Settings) -> None:
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.sensor_switches import switched_on
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs.sensor_states import switched_on
 
     with open_instance(settings) as instance:
         for name, is_on in switched_on(instance).items():

@@ -7,14 +7,15 @@ import click
 
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.cli.update import quiet_definitions
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs.backfills import Backfill
-    from captcha_assets.defs.execution import Outcome
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration.backfills import Backfill
+    from captcha_assets.cli.orchestration.execution import Outcome
+    from captcha_assets.cli.orchestration.staleness import Step
 
 
 @click.command()
@@ -32,23 +33,23 @@ if TYPE_CHECKING:
 @click.pass_obj
 def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cuts: str | None) -> None:
     """Make ASSETs anew for chosen partitions, stale or not, one after the other, to completion."""
-    from captcha_assets.defs import backfills
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration import backfills
+    from captcha_assets.cli.orchestration.instance import open_instance
 
     if bool(assets) == (resume is not None):
         raise click.UsageError("name the assets to make, or --resume")
     definitions = quiet_definitions()
     with open_instance(settings) as instance:
         if resume is not None:
-            chosen = backfills.find(settings, resume)
+            chosen = backfills.find(settings.paths, resume)
         else:
             wanted = {cut: _keys(keys) for cut, keys in cuts.items() if keys is not None}
             try:
                 steps = backfills.plan(definitions, instance, assets, wanted)
             except backfills.BackfillError as error:
                 raise click.UsageError(str(error)) from error
-            chosen = backfills.begin(settings, steps)
-        _make(settings, definitions, instance, chosen)
+            chosen = backfills.begin(settings.paths, steps)
+        _make(settings.paths, definitions, instance, chosen)
 
 
 def _keys(keys: str) -> list[str] | None:
@@ -56,9 +57,9 @@ def _keys(keys: str) -> list[str] | None:
 
 
 def _make(
-    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
+    paths: Paths, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.defs import backfills, killed_runs
+    from captcha_assets.cli.orchestration import backfills, command_process
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -66,13 +67,13 @@ def _make(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
-        with killed_runs.alone(instance, click.echo):
-            outcomes.extend(_shown(backfills.make(settings, definitions, instance, chosen), len(steps)))
+        with command_process.alone(instance, click.echo):
+            outcomes.extend(_shown(backfills.make(paths, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
         if not left:
-            backfills.forget(settings, chosen)
+            backfills.forget(paths, chosen)
             raise Interrupted(words) from stop
         raise Interrupted(f"{words}; go on with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
@@ -90,7 +91,7 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from captcha_assets.defs.execution import Outcome
+    from captcha_assets.cli.orchestration.execution import Outcome
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()

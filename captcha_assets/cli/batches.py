@@ -54,7 +54,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.registrations import known_batches
 
-    rows = [row.to_dict() for row in describe_batches(settings, known_batches(settings))]
+    rows = [row.to_dict() for row in describe_batches(settings.paths, known_batches(settings.paths))]
     columns = ["batch", "delivered", "usable", "rejected", "duplicates", "checks"]
     print_rows(columns, rows, as_json=as_json)
 
@@ -67,16 +67,16 @@ def remove(settings: Settings, name: str) -> None:
 
     Its images keep their split assignments, and have the same splits if they come back.
     """
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.removal import remove_batch
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs.batch_removal import remove_batch
     from captcha_assets.sources import registrations
 
     registrations.check_batch_name(name)
     with open_instance(settings) as instance:
         _check_idle(instance, name)
-        waiting = registrations.waiting_in_inbox(settings, name)
+        waiting = registrations.waiting_in_inbox(settings.paths, name)
         try:
-            remove_batch(settings, instance, name, _say)
+            remove_batch(settings.paths, instance, name, _say)
         except KeyboardInterrupt as stop:
             words = f"interrupted: batch {name} is not removed yet; the same command does it"
             raise Interrupted(words) from stop

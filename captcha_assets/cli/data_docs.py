@@ -12,4 +12,4 @@ def data_docs(settings: Settings) -> None:
     from captcha_assets.dataset import load_dataset
     from captcha_assets.quality.data_docs import build
 
-    click.echo(build(settings, load_dataset(settings.dataset)))
+    click.echo(build(settings.paths, load_dataset(settings.dataset)))

@@ -6,7 +6,7 @@ import click
 @click.command()
 def graph() -> None:
     """Print the asset graph as a Mermaid flowchart: the one in the README."""
+    from captcha_assets.cli.orchestration.mermaid_graph import mermaid
     from captcha_assets.definitions import defs
-    from captcha_assets.defs.graph import mermaid
 
     click.echo(mermaid(defs()), nl=False)

@@ -27,7 +27,7 @@ def lineage(settings: Settings, what: str, direction: str | None, as_json: bool)
     """
     from captcha_assets.models.lineage import trace
 
-    found = trace(settings, what)
+    found = trace(settings.paths, what)
     if as_json:
         values = found.to_dict()
         dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")

@@ -15,7 +15,7 @@ from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.models.reading import Reading
+    from captcha_assets.models.predict_files import Reading
     from captcha_assets.models.registry import Champion
 
 
@@ -49,9 +49,9 @@ def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | No
 def _own_readings(
     settings: Settings, model: str, files: Iterable[Path], spec: DatasetSpec
 ) -> Iterator["Reading"]:
-    from captcha_assets.models.reading import opened_predictor, read_files
+    from captcha_assets.models.predict_files import opened_predictor, read_files
 
-    with opened_predictor(settings, model) as predictor:
+    with opened_predictor(settings.paths, model) as predictor:
         yield from read_files(predictor, files, spec)
 
 
@@ -61,7 +61,7 @@ def _served_readings(url: str, files: Iterable[Path]) -> Iterator["Reading"]:
     Raises:
         PredictionClientError: it does not answer, for a reason that is not the file's.
     """
-    from captcha_assets.models.reading import Reading, UnreadableFileError, read_image_file
+    from captcha_assets.models.predict_files import Reading, UnreadableFileError, read_image_file
     from captcha_assets.serving.client import PredictionClient, PredictionClientError
 
     with PredictionClient(url, api_key=os.environ.get("CAPTCHA_API_KEY")) as client:
@@ -131,7 +131,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     """List the models: role, test accuracy, what each was trained on."""
     from captcha_assets.models import overview
 
-    rows = overview.list_models(settings)
+    rows = overview.list_models(settings.paths)
     if not rows and not as_json:
         click.echo("there is no model yet; make one with: captcha-assets update")
         return
@@ -158,7 +158,7 @@ def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Make the model NAME (an id, or `candidate`) the champion."""
     from captcha_assets.models import overview
 
-    _announce(settings, overview.promote_by_hand(settings, name, reason, force=force))
+    _announce(settings, overview.promote_by_hand(settings.paths, name, reason, force=force))
 
 
 @model.command()
@@ -175,7 +175,7 @@ def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> No
 
     if force and not to:
         raise click.UsageError("--force needs --to MODEL: name the model to go back to")
-    _announce(settings, overview.roll_back(settings, reason, to, force=force))
+    _announce(settings, overview.roll_back(settings.paths, reason, to, force=force))
 
 
 @model.command()
@@ -185,7 +185,7 @@ def evaluate(settings: Settings, name: str) -> None:
     """Measure the model NAME (an id, `champion` or `candidate`) on today's test split again."""
     from captcha_assets.evaluation.evaluate import evaluate_named
 
-    metrics = evaluate_named(settings, name).metrics
+    metrics = evaluate_named(settings.paths, name).metrics
     low, high = metrics.accuracy_low, metrics.accuracy_high
     click.echo(f"accuracy {metrics.accuracy:.4f} ({low:.4f} to {high:.4f}, n = {metrics.n:,})")
 
@@ -195,9 +195,9 @@ def evaluate(settings: Settings, name: str) -> None:
 @click.pass_obj
 def export(settings: Settings, name: str) -> None:
     """Export the model NAME (an id, or `candidate`) as ONNX again, and compare both on the test split."""
-    from captcha_assets.evaluation.export import export_stored
+    from captcha_assets.evaluation.onnx_export import export_stored
 
-    parity = export_stored(settings, name)
+    parity = export_stored(settings.paths, name)
     click.echo(f"exported: the same class on {parity.agreement:.2%} of {parity.images:,} images")
     if not parity.passed:
         raise click.ClickException("the export does not say the same as the model: do not serve it")
@@ -210,9 +210,9 @@ def export(settings: Settings, name: str) -> None:
 def refuse(settings: Settings, name: str, reason: str) -> None:
     """Keep the model NAME (an id, or `candidate`) from being promoted by itself."""
     from captcha_assets.models import registry
-    from captcha_assets.models.reading import resolve
+    from captcha_assets.models.predict_files import resolve
 
-    refusal = registry.refuse(settings.models, resolve(settings, name), reason)
+    refusal = registry.refuse(settings.paths.models, resolve(settings.paths, name), reason)
     click.echo(f"refused: {refusal.model_id}")
 
 
@@ -223,15 +223,15 @@ def history(settings: Settings, as_json: bool) -> None:
     """List every change of the champion, the first one first."""
     from captcha_assets.models import registry
 
-    rows = [asdict(entry) for entry in registry.history(settings.models)]
+    rows = [asdict(entry) for entry in registry.history(settings.paths.models)]
     columns = ["number", "since", "action", "by", "model_id", "instead_of", "reason"]
     print_rows(columns, rows, as_json=as_json)
 
 
 def _announce(settings: Settings, champion: "Champion") -> None:
     """Say who serves now, here and in Dagster."""
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.model.promotion import report_champion
+    from captcha_assets.cli.orchestration.champion_events import report_champion
+    from captcha_assets.cli.orchestration.instance import open_instance
 
     click.echo(f"champion: {champion.model_id} (instead of {champion.instead_of or 'none'})")
     with open_instance(settings) as instance:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
 
     Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
     """
-    chosen = _chosen_settings(settings, config)
+    chosen = _chosen_settings(settings.paths, config)
     pixels, labels = _images(settings, chosen, steps)
     # The profiler's own lines, above all that there is no GPU, are for those who develop it.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -43,12 +44,12 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
     click.echo(f"trace: {output}")
 
 
-def _chosen_settings(settings: Settings, config: Path | None) -> "TrainingSettings":
-    from captcha_assets.sweeps.production import production_settings
+def _chosen_settings(paths: Paths, config: Path | None) -> "TrainingSettings":
+    from captcha_assets.sweeps.production_settings import production_settings
     from captcha_assets.training import yaml_file
     from captcha_assets.training.config import SettingsError
 
-    production, keys = production_settings(settings), ("ops", "resnet18", "config")
+    production, keys = production_settings(paths), ("ops", "resnet18", "config")
     if config is None:
         return production
     file = yaml_file.read(config)
@@ -60,12 +61,12 @@ def _chosen_settings(settings: Settings, config: Path | None) -> "TrainingSettin
 def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple[Any, Any]:
     """Return images (N, H, W) and their classes (N,), not many more than are needed."""
     from captcha_assets.dataset import load_dataset
-    from captcha_assets.images.local import local_tables
+    from captcha_assets.images.local_tables import local_tables
     from captcha_assets.images.reader import read_split
 
-    if not settings.splits.exists():
+    if not settings.paths.splits.exists():
         return _generated(min(steps * chosen.batch_size, 2_000))
-    with local_tables(settings) as data:
+    with local_tables(settings.paths) as data:
         spec, size = load_dataset(settings.dataset), chosen.sample_size
         images = read_split(data.tables, data.splits, "train", size, classes=spec.classes, shape=spec.shape)
     return images.pixels, images.labels
@@ -78,5 +79,5 @@ def _generated(count: int) -> tuple[Any, Any]:
     from captcha_assets.sources.generator import generate
 
     click.echo("this home has no splits yet: generated images are taken")
-    labels, pictures = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
-    return np.stack(pictures), np.array([CAPTCHA.classes.index(label) for label in labels])
+    labels, images = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
+    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])

@@ -25,9 +25,9 @@ def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> 
     Exit status 0: the same model, bit for bit. 1: another one; what differs is listed. The registry
     and the home's tables stay as they are.
     """
-    from captcha_assets.defs.model.training import TRAINING_CODE
-    from captcha_assets.models.reading import resolve
+    from captcha_assets.models.predict_files import resolve
     from captcha_assets.reproduction import reproduce as again
+    from captcha_assets.training.config import TRAINING_CODE
 
     def say(line: str) -> None:
         if not as_json:
@@ -36,7 +36,7 @@ def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> 
     result = again(
         settings,
         load_dataset(settings.dataset),
-        resolve(settings, model),
+        resolve(settings.paths, model),
         TRAINING_CODE,
         say,
         worktree=worktree,

@@ -48,7 +48,7 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
         return process.Interrupted()
     if isinstance(error, BrokenPipeError) and error.filename == process.STANDARD_OUTPUT:
         return error  # click ends without a word, as other commands do whose reader has gone away
-    place = os.environ.get("DAGSTER_HOME") or (settings.dagster_home if settings else "DAGSTER_HOME")
+    place = os.environ.get("DAGSTER_HOME") or (settings.paths.dagster_home if settings else "DAGSTER_HOME")
     return click.ClickException(errors.in_one_line(error, place))
 
 
@@ -66,5 +66,5 @@ def main(ctx: click.Context) -> None:
         return  # it is given whatever the settings are
     settings = load_settings()
     ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
-    if problem := inbox.prepare(ctx.obj):
+    if problem := inbox.prepare(ctx.obj.paths):
         click.echo(f"warning: {problem}", err=True)

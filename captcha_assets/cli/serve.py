@@ -37,9 +37,9 @@ def serve(settings: Settings, host: str, port: int) -> None:
             serving_settings,
             listener,
             load_dataset(settings.dataset),
-            home=settings.home,
-            models=settings.models,
-            exports=settings.artifact_root / "onnx_model",
+            home=settings.paths.home,
+            models=settings.paths.models,
+            exports=settings.paths.artifact_root / "onnx_model",
             alert=alert,
         )
     interrupts.answered()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from captcha_assets.dataset import load_dataset
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 
@@ -16,8 +17,12 @@ from captcha_assets.settings import Settings
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
     """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
-    found = {"champion": _champion(settings), **_state(settings), "quarantined": _quarantined(settings)}
-    found["inbox"] = _inbox(settings)
+    found = {
+        "champion": _champion(settings.paths),
+        **_state(settings),
+        "quarantined": _quarantined(settings.paths),
+    }
+    found["inbox"] = _inbox(settings.paths)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -27,27 +32,27 @@ def status(settings: Settings, as_json: bool) -> None:
 
 def _state(settings: Settings) -> dict[str, Any]:
     """What Dagster says of the home, after lost files were reported to it."""
+    from captcha_assets.cli.orchestration import instance_status
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import instance_status
-    from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
         return instance_status.look(settings, load_dataset(settings.dataset), quiet_definitions(), instance)
 
 
-def _champion(settings: Settings) -> dict[str, Any] | None:
+def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures
     from captcha_assets.models.records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
-        serves = registry.champion(settings.models)
+        serves = registry.champion(paths.models)
     except RegistryError as error:
         return {"model": None, "problem": str(error), "selection": None, "outdated": None}
     if serves is None:
         return None
-    versions = StoredVersions(settings)
+    versions = StoredVersions(paths)
     problem = versions.look(Output("champion")).problem
     versions.save()
     return {
@@ -55,26 +60,26 @@ def _champion(settings: Settings) -> dict[str, Any] | None:
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
-        **champion_figures(settings, serves),
+        **champion_figures(paths, serves),
     }
 
 
-def _quarantined(settings: Settings) -> list[dict[str, Any]]:
+def _quarantined(paths: Paths) -> list[dict[str, Any]]:
     """The batches that failed a blocking check, and which."""
     from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.registrations import known_batches
 
     found = quarantined(
-        {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
+        {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     )
     return [{"batch": name, "failed": checks} for name, checks in found.items()]
 
 
-def _inbox(settings: Settings) -> list[dict[str, str]]:
+def _inbox(paths: Paths) -> list[dict[str, str]]:
     """What lies in the inbox, and why it is still there."""
     from captcha_assets.sources import inbox
 
-    found = inbox.scan(settings)
+    found = inbox.scan(paths)
     taken = "can be taken: the inbox sensor does it, once it is on (captcha-assets automation on)"
     rows = [(one.path.name, taken) for one in found.arrivals]
     rows += [(one.name, one.reason) for one in found.left]
@@ -97,13 +102,13 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         figures of its promotion: {found['champion']['outdated']}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
+    if candidate := found["not_promoted"]:
+        yield f"         candidate {candidate['model']} is not promoted: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
     if found["drifted"]:
         yield f"         batches that drifted: {', '.join(found['drifted'])}"
-    if found["refused"]:
-        yield f"refused  {found['refused']['model']}: {found['refused']['reason']}"
 
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:

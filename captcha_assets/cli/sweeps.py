@@ -16,12 +16,13 @@ import click
 from captcha_assets import interrupts
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.cli.process import Interrupted
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration.staleness import Step
     from captcha_assets.sweeps.definition import Sweep
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
@@ -40,29 +41,29 @@ def start(settings: Settings, file: Path | None) -> None:
 
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code.
     """
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.cli.orchestration.instance import open_instance
 
-    file, chosen = _loaded(settings, file)
+    file, chosen = _loaded(settings.paths, file)
     with open_instance(settings) as instance:
-        _register(settings, instance, chosen)
+        _register(settings.paths, instance, chosen)
     click.echo(f"next: captcha-assets sweep run {file}")
 
 
-def _loaded(settings: Settings, file: Path | None) -> "tuple[Path, Sweep]":
+def _loaded(paths: Paths, file: Path | None) -> "tuple[Path, Sweep]":
     """Read the file that is meant, and say which that is where none was named."""
     from captcha_assets.sweeps import definition
 
     if file is None:
-        file = settings.sweep_file
+        file = paths.sweep_file
         click.echo(f"no FILE was named: {file} is taken")
     return file, definition.load(file)
 
 
-def _register(settings: Settings, instance: "dg.DagsterInstance", chosen: "Sweep") -> None:
+def _register(paths: Paths, instance: "dg.DagsterInstance", chosen: "Sweep") -> None:
     from captcha_assets.defs.partitions import TRIAL
     from captcha_assets.sweeps import definition
 
-    definition.register(settings, chosen)
+    definition.register(paths, chosen)
     known = set(instance.get_dynamic_partitions(TRIAL))
     new = [name for name in chosen.trial_names if name not in known]
     if new:
@@ -79,14 +80,16 @@ def run(settings: Settings, file: Path | None) -> None:
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
     train side by side as the pool `sweep` has slots; one, unless it was given more.
     """
+    from captcha_assets.cli.orchestration import command_process, execution, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import execution, killed_runs, lost_outputs, staleness
-    from captcha_assets.defs.instance import open_instance
+    from captcha_assets.defs import lost_outputs
 
-    chosen, definitions = _loaded(settings, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, killed_runs.alone(instance, click.echo):
-        _register(settings, instance, chosen)
-        lost_outputs.report(settings, instance)  # a trial whose record is lost or damaged is trained again
+    chosen, definitions = _loaded(settings.paths, file)[1], quiet_definitions()
+    with open_instance(settings) as instance, command_process.alone(instance, click.echo):
+        _register(settings.paths, instance, chosen)
+        # A trial whose record is lost or damaged is trained again.
+        lost_outputs.report(settings.paths, instance)
         names = set(chosen.trial_names)
         steps = [
             one
@@ -112,7 +115,7 @@ def _run_trials(
         with closing(_made(settings, definitions, instance, steps)) as made:
             for trial, error in made:
                 number += 1
-                click.echo(f"[{number}/{len(steps)}] {_became(settings, trial, error)}")
+                click.echo(f"[{number}/{len(steps)}] {_became(settings.paths, trial, error)}")
                 failed += [trial] if error else []
     except KeyboardInterrupt as stop:
         message = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
@@ -124,7 +127,7 @@ def _made(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> Generator[tuple[str, str | None], None, None]:
     """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
-    from captcha_assets.defs import execution
+    from captcha_assets.cli.orchestration import execution
 
     slots = instance.event_log_storage.get_concurrency_info("sweep").slot_count or 1
     if slots == 1:
@@ -135,7 +138,8 @@ def _made(
     pool, started = ThreadPoolExecutor(slots), list[subprocess.Popen[str]]()
     try:
         waiting = {
-            pool.submit(_made_in_process, settings, str(step.partition), started): step for step in steps
+            pool.submit(_made_in_process, settings.paths, str(step.partition), started): step
+            for step in steps
         }
         interrupts.check()
         for ended in as_completed(waiting):
@@ -147,10 +151,10 @@ def _made(
         pool.shutdown()
 
 
-def _made_in_process(settings: Settings, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
+def _made_in_process(paths: Paths, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
     """Make a trial in a process of its own, since Dagster makes one run at a time in each."""
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
-    homes = {"CAPTCHA_HOME": str(settings.home)}
+    homes = {"CAPTCHA_HOME": str(paths.home)}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=os.environ | homes, stdout=pipe, stderr=pipe, text=True) as process:
         started.append(process)
@@ -167,9 +171,9 @@ def _made_in_process(settings: Settings, trial: str, started: list[subprocess.Po
 @click.pass_obj
 def trial(settings: Settings, name: str) -> None:
     """Train the one trial NAME."""
+    from captcha_assets.cli.orchestration import execution, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
-    from captcha_assets.defs import execution, staleness
-    from captcha_assets.defs.instance import open_instance
 
     with open_instance(settings) as instance:
         error = execution.materialize(quiet_definitions(), instance, staleness.Step(("sweep_trial",), name))[
@@ -179,10 +183,10 @@ def trial(settings: Settings, name: str) -> None:
         raise click.ClickException(error)
 
 
-def _became(settings: Settings, trial: str, error: str | None) -> str:
+def _became(paths: Paths, trial: str, error: str | None) -> str:
     from captcha_assets.sweeps import trials
 
-    record = trials.load(settings, trial)
+    record = trials.load(paths, trial)
     if error or record is None or record.value is None:
         return f"{trial}: failed: {error}"
     how = f"stopped after {len(record.history)} epochs at" if record.state == trials.PRUNED else "accuracy"
@@ -200,9 +204,9 @@ def show(settings: Settings, as_json: bool) -> None:
     from captcha_assets.images.table import content_hash
     from captcha_assets.sweeps import leaderboard, trials
 
-    version = content_hash(settings.splits) if settings.splits.exists() else ""
-    records = trials.load_all(settings)
-    waiting = leaderboard.waiting(settings, records)
+    version = content_hash(settings.paths.splits) if settings.paths.splits.exists() else ""
+    records = trials.load_all(settings.paths)
+    waiting = leaderboard.waiting(settings.paths, records)
     rows = leaderboard.rows(records, version) + waiting
     if as_json:
         print_rows([], _unpacked(rows), as_json=True)
@@ -247,8 +251,8 @@ def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path
     from captcha_assets.sweeps import best_trial
 
     if target:
-        click.echo(best_trial.write_run_config(settings, target, trial, only_varied=only_varied))
+        click.echo(best_trial.write_run_config(settings.paths, target, trial, only_varied=only_varied))
         click.echo(f"next: captcha-assets update --config {target}")
     else:
-        click.echo(best_trial.apply(settings, trial, only_varied=only_varied))
+        click.echo(best_trial.apply(settings.paths, trial, only_varied=only_varied))
         click.echo("next: captcha-assets update")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from captcha_assets.cli.process import Interrupted
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from captcha_assets.defs import execution
-    from captcha_assets.defs.staleness import Step
+    from captcha_assets.cli.orchestration import execution
+    from captcha_assets.cli.orchestration.staleness import Step
 
 
 _HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
@@ -41,32 +42,32 @@ def update(
     A training without --config takes the production settings; with it, a model that was trained with other
     settings than those is trained again.
     """
-    from captcha_assets.defs import lost_outputs, staleness
-    from captcha_assets.defs.instance import open_instance
-    from captcha_assets.defs.model import run_config
-    from captcha_assets.sweeps.production import production_settings
+    from captcha_assets.cli.orchestration import run_config, staleness
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs import lost_outputs
+    from captcha_assets.sweeps.production_settings import production_settings
 
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
     if staleness.includes(definitions, selection, "resnet18"):
-        production_settings(settings)  # a typing error in them is said before anything runs
-    given = run_config.load(config, settings, definitions, selection) if config else {}
-    if _is_empty(settings) and not dry_run:
+        production_settings(settings.paths)  # a typing error in them is said before anything runs
+    given = run_config.load(config, settings.paths, definitions, selection) if config else {}
+    if _is_empty(settings.paths) and not dry_run:
         raise click.ClickException(_HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
-            lost_outputs.report(settings, instance, verify=True)
+            lost_outputs.report(settings.paths, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
-            if _is_empty(settings):
+            if _is_empty(settings.paths):
                 click.echo(_HOW_TO_BEGIN)
         else:
             _update(definitions, instance, selection, given)
-            _name_quarantined(settings)
+            _name_quarantined(settings.paths)
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
-    from captcha_assets.defs import staleness
+    from captcha_assets.cli.orchestration import staleness
 
     try:
         return staleness.checked_selection(definitions, text)
@@ -80,7 +81,7 @@ def _dry_run(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import staleness
+    from captcha_assets.cli.orchestration import staleness
 
     planned = staleness.plan(definitions, instance, selection, run_config)
     for step, reasons in planned:
@@ -103,11 +104,11 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.defs import execution, killed_runs
+    from captcha_assets.cli.orchestration import command_process, execution
 
     outcomes: list[execution.Outcome] = []
     try:
-        with killed_runs.alone(instance, click.echo):
+        with command_process.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)
@@ -126,19 +127,19 @@ def _update(
         click.echo(f"{len(outcomes)} made")
 
 
-def _is_empty(settings: Settings) -> bool:
+def _is_empty(paths: Paths) -> bool:
     """Whether there is no batch, and was none, to materialize anything from."""
     from captcha_assets.sources.registrations import known_batches
 
-    return not known_batches(settings) and not settings.image_index.exists()
+    return not known_batches(paths) and not paths.image_index.exists()
 
 
-def _name_quarantined(settings: Settings) -> None:
+def _name_quarantined(paths: Paths) -> None:
     """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
     from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.registrations import known_batches
 
-    folders = {name: settings.validation_results("image_table", name) for name in known_batches(settings)}
+    folders = {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
 
@@ -153,7 +154,7 @@ def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
 
 def quiet_definitions() -> "dg.Definitions":
     """The code location, with a console that a person can read."""
+    from captcha_assets.cli.orchestration.console_logger import with_quiet_console
     from captcha_assets.definitions import defs
-    from captcha_assets.defs.console_logger import with_quiet_console
 
     return with_quiet_console(defs())

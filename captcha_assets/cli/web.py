@@ -12,7 +12,8 @@ import click
 import psutil
 
 from captcha_assets import interrupts
-from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.paths import REPOSITORY
+from captcha_assets.settings import Settings
 
 
 @click.command()
@@ -23,7 +24,7 @@ def ui(settings: Settings, port: int) -> None:
 
     Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end with it.
     """
-    from captcha_assets.defs.instance import dagster_home, open_instance
+    from captcha_assets.cli.orchestration.instance import dagster_home, open_instance
     from captcha_assets.reports import serving
 
     with open_instance(settings):
@@ -31,9 +32,9 @@ def ui(settings: Settings, port: int) -> None:
     if "CAPTCHA_UI_URL" not in os.environ:  # reports and alerts lead to this UI
         settings = settings.model_copy(update={"ui_url": f"http://localhost:{port}"})
     homes = {
-        "CAPTCHA_HOME": str(settings.home),
+        "CAPTCHA_HOME": str(settings.paths.home),
         "CAPTCHA_UI_URL": settings.ui_url,
-        "DAGSTER_HOME": str(dagster_home(settings)),
+        "DAGSTER_HOME": str(dagster_home(settings.paths)),
     }
     command = [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(port)]
     click.echo(f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}")
@@ -96,7 +97,7 @@ def reports(settings: Settings) -> None:
 
     # Ctrl-C at any moment is how it is ended.
     with suppress(KeyboardInterrupt), serving(settings) as server:
-        click.echo(f"reports of {settings.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
+        click.echo(f"reports of {settings.paths.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
         interrupts.check()
         server.join()
     interrupts.answered()

@@ -3,7 +3,7 @@
 A command alerts about its own runs; the sensors alert about all others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -11,7 +11,8 @@ from captcha_assets.alerts import Alert, send
 from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
-from captcha_assets.images.frames import MissingTableError
+from captcha_assets.defs.sensor_states import switched_on
+from captcha_assets.images.table_files import MissingTableError
 from captcha_assets.settings import Settings
 
 _LOOKED_AT = {
@@ -21,10 +22,11 @@ _LOOKED_AT = {
     dg.DagsterEventType.ASSET_MATERIALIZATION,
 }
 _BATCHES = dg.AssetKey("image_table")
+_CHAMPION = dg.AssetKey("champion")
 
 _Events = Sequence[dg.DagsterEvent]
 #: The title and the lines of an alert; None where there is nothing to act on.
-_Said = tuple[str, list[str]] | None
+_Content = tuple[str, list[str]] | None
 
 
 def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> Alert | None:
@@ -39,12 +41,11 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
     ]
     if _is_mended_by_automation(instance, run, events):
         return None
-    rules: tuple[Callable[[dg.DagsterRun, _Events], _Said], ...] = (_quarantined, _blocked, _failed, _refused)
-    said = next((found for rule in rules if (found := rule(run, events))), None)
-    said = said or _drifted(instance, run, events)
-    if said is None:
+    found = _quarantined(run, events) or _blocked(events) or _failed(run, events) or _not_promoted(events)
+    found = found or _drifted(instance, run, events)
+    if found is None:
         return None
-    title, lines = said
+    title, lines = found
     return Alert(title, tuple(dict.fromkeys(lines)), f"{settings.ui_url}/runs/{run.run_id}")
 
 
@@ -53,8 +54,6 @@ def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, e
 
     The automation makes what is missing, or alerts of why it cannot, and then what the run was to make.
     """
-    from captcha_assets.defs.sensor_switches import switched_on
-
     steps = [event for event in events if event.is_step_failure]
     met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
     return met and PROCESS_TAG not in run.tags and switched_on(instance)["automation"]
@@ -74,7 +73,7 @@ def _blocking(events: _Events) -> list[dg.AssetCheckEvaluation]:
     return [check for check in _failed_checks(events) if check.severity == dg.AssetCheckSeverity.ERROR]
 
 
-def _quarantined(run: dg.DagsterRun, events: _Events) -> _Said:
+def _quarantined(run: dg.DagsterRun, events: _Events) -> _Content:
     failed = [check for check in _blocking(events) if check.asset_key == _BATCHES]
     if not failed:
         return None
@@ -86,7 +85,7 @@ def _quarantined(run: dg.DagsterRun, events: _Events) -> _Said:
     return f"batch {batch} is quarantined", [*_in_words(failed), advice]
 
 
-def _blocked(_run: dg.DagsterRun, events: _Events) -> _Said:
+def _blocked(events: _Events) -> _Content:
     failed = _blocking(events)
     if not failed:
         return None
@@ -98,7 +97,7 @@ def _blocked(_run: dg.DagsterRun, events: _Events) -> _Said:
     return f"{assets}: a blocking check failed", [*_in_words(failed), advice]
 
 
-def _failed(run: dg.DagsterRun, events: _Events) -> _Said:
+def _failed(run: dg.DagsterRun, events: _Events) -> _Content:
     if run.status != dg.DagsterRunStatus.FAILURE:
         return None
     steps = [event for event in events if event.is_step_failure]  # they say more than that the run failed
@@ -110,22 +109,20 @@ def _failed(run: dg.DagsterRun, events: _Events) -> _Said:
     ]
 
 
-def _refused(_run: dg.DagsterRun, events: _Events) -> _Said:
+def _not_promoted(events: _Events) -> _Content:
     for event in events:
-        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
-            metadata = event.step_materialization_data.materialization.metadata
-            refused, candidate = metadata.get("refused"), metadata.get("candidate")
-            if refused and candidate and refused.value != "no":
-                command = f"captcha-assets model promote {candidate.value} --reason WHY"
-                lines = [str(refused.value), f"to promote it all the same: {command}"]
-                return f"candidate {candidate.value} is refused, the champion serves on", lines
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key == _CHAMPION:
+            found = event.step_materialization_data.materialization.metadata
+            candidate = found["candidate"].value
+            if candidate != found["champion"].value:
+                command = f"captcha-assets model promote {candidate} --reason WHY"
+                lines = [str(found["why"].value), f"to promote it all the same: {command}"]
+                return f"candidate {candidate} is not promoted, the champion serves on", lines
     return None
 
 
-def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Said:
+def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Content:
     """Drift is to be acted on only where nothing else does: `update` and the sensor `retraining` retrain."""
-    from captcha_assets.defs.sensor_switches import switched_on
-
     found = [check for check in _failed_checks(events) if check.check_name == DRIFT.name]
     if not found or PROCESS_TAG in run.tags or switched_on(instance)["retraining"]:
         return None
@@ -186,8 +183,8 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
     run_status=dg.DagsterRunStatus.SUCCESS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="After successful runs: alerts about refused candidates, and about drift where nothing "
-    "retrains.",
+    description="After successful runs: alerts about candidates that are not promoted, and about drift where "
+    "nothing retrains.",
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
     """Alert about what someone must act on after a run that succeeded."""

@@ -3,9 +3,13 @@
 The policy acts only while the sensor `automation` runs, and that is off until switched on.
 """
 
+import warnings
 from typing import Any
 
 import dagster as dg
+
+# Every command would repeat it; an upgrade of Dagster is tested like any other.
+warnings.filterwarnings("ignore", ".*map_resolved_asset_specs", dg.PreviewWarning)
 
 OWNERS = ["team:captcha-assets"]
 
@@ -60,26 +64,9 @@ automation = dg.AutomationConditionSensorDefinition(
 
 def with_policies(definitions: dg.Definitions) -> dg.Definitions:
     """Give every materializable asset its owners and its automation policy, in one place."""
-    return dg.Definitions(
-        assets=[_with_policy(asset) for asset in definitions.assets or ()],
-        asset_checks=definitions.asset_checks,
-        jobs=definitions.jobs,
-        schedules=definitions.schedules,
-        sensors=definitions.sensors,
-        resources=definitions.resources,
-        loggers=definitions.loggers,
-        executor=definitions.executor,
-    )
-
-
-def _with_policy(asset: Any) -> Any:
-    if not isinstance(asset, dg.AssetsDefinition) or not asset.is_materializable:
-        return asset
-    return asset.map_asset_specs(
-        lambda spec: spec.replace_attributes(
-            owners=OWNERS,
-            automation_condition=_condition(spec),
-        )
+    return definitions.map_resolved_asset_specs(
+        func=lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=_condition(spec)),
+        selection=dg.AssetSelection.all(),
     )
 
 

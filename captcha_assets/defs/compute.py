@@ -1,11 +1,7 @@
 """The resource `compute`: it runs trainings on this machine or a remote host, over Dagster Pipes."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,25 +16,11 @@ from captcha_assets.defs.dagster_internals import (
     extract_message_or_forward_to_stdout,
 )
 from captcha_assets.settings import Settings
-from captcha_assets.training import remote_host, remote_training
-from captcha_assets.training.__main__ import STATUS_DISK_FULL, is_done
+from captcha_assets.training import remote_host
+from captcha_assets.training.__main__ import is_done
 from captcha_assets.training.config import TrainingJob
-from captcha_assets.training.remote_host import RemoteHost, RemoteHostError, Staged
-
-#: Seconds between the heartbeats that the remote host waits for.
-_HEARTBEAT = 10.0
-
-
-class TrainingFailedError(RuntimeError):
-    """A training that failed; the message says why."""
-
-
-class TrainingStoppedError(RuntimeError):
-    """A training whose process was ended from outside; the same training, started again, continues."""
-
-
-class RemoteHostFailedError(TrainingFailedError):
-    """The remote host failed, not the training; the message says what to do."""
+from captcha_assets.training.failures import process_error
+from captcha_assets.training.remote_host import RemoteHost, Staged
 
 
 class Compute(Protocol):
@@ -55,7 +37,7 @@ class Compute(Protocol):
 
         Raises:
             TrainingFailedError: with the message of the training process.
-            RemoteHostFailedError: it could not be run.
+            RemoteHostError: the remote host failed, not the training.
             TrainingStoppedError: the process was ended from outside.
         """
         ...
@@ -101,32 +83,7 @@ class LocalCompute:
             return [dict(message) for message in ended.get_custom_messages()]
         # Outside of the block, so that Dagster's own exception, which says less, is not shown beneath.
         why = path.with_suffix(".error")
-        raise _ended(status, "", why.read_text().strip() if why.exists() else None)
-
-
-def _ended(status: int, where: str, said: str | None) -> Exception:
-    """What to raise for a training process that ended with an error.
-
-    Args:
-        status: its exit status; negative for the signal that killed it.
-        where: " on HOST", or empty for this machine.
-        said: its own message, if there is one.
-    """
-    number = -status if status < 0 else status - 128
-    if not said and number in set(signal.Signals):
-        name = signal.Signals(number).name
-        hint = ": perhaps the memory did not suffice, lower batch_size" if number == signal.SIGKILL else ""
-        return TrainingStoppedError(
-            f"the training process{where} was ended from outside by {name}{hint}; start the training again "
-            "and it continues from its last checkpoint, if it finished an epoch"
-        )
-    if not said and status == STATUS_DISK_FULL:
-        said = "no space left on the disk or in the quota: free some and run it again"
-    return TrainingFailedError(
-        said
-        or f"the training process{where} ended with status {status} and did not say why: "
-        "its output stands in the run's log"
-    )
+        raise process_error(status, "", why.read_text().strip() if why.exists() else None)
 
 
 class _Lines(dg.PipesMessageReader):
@@ -145,49 +102,14 @@ class _Lines(dg.PipesMessageReader):
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip("\n")
-            if line.startswith(remote_training.END):
-                return dict(json.loads(line.removeprefix(remote_training.END)))
+            if ended := remote_host.end_in(line):
+                return ended
             extract_message_or_forward_to_stdout(self.handler, line)
-            self.error = _error_in(line) or self.error
+            self.error = remote_host.error_in(line) or self.error
         return None
 
     def no_messages_debug_text(self) -> str:
         return "Attempted to read messages from the output of ssh."
-
-
-def _error_in(line: str) -> str | None:
-    """Return the text of an error, where a line is a message that reports one."""
-    try:
-        message = json.loads(line)
-        parameters = message["params"]
-        if message["method"] == "closed":
-            return f"{parameters['exception']['name']}: {parameters['exception']['message']}".strip()
-        return str(parameters["message"]).removeprefix("error: ") if parameters["level"] == "ERROR" else None
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-@contextmanager
-def _heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Send heartbeats while the block runs, then close the connection."""
-    assert process.stdin is not None
-    over, line = threading.Event(), process.stdin.fileno()
-
-    def beat() -> None:
-        while not over.wait(_HEARTBEAT):
-            try:
-                os.write(line, b"\n")
-            except BrokenPipeError:
-                return
-
-    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        remote_host.hang_up(process, 25)
 
 
 @dataclass(frozen=True)
@@ -203,15 +125,12 @@ class RemoteCompute:
         if is_done(job):
             context.log.info(f"{job.output} is the model of this very job already")
             return []
-        try:
-            staged = remote_host.stage(self.host, job, context.log.info)
-            said = self._train(context, staged)
-            if not any(one.get("stopped") for one in said):
-                remote_host.fetch(self.host, staged, job.output)
-            remote_host.forget(self.host, staged)
-        except RemoteHostError as error:
-            raise RemoteHostFailedError(str(error)) from error
-        return said
+        staged = remote_host.stage(self.host, job, context.log.info)
+        messages = self._train(context, staged)
+        if not any(one.get("stopped") for one in messages):
+            remote_host.fetch(self.host, staged, job.output)
+        remote_host.forget(self.host, staged)
+        return messages
 
     def _train(self, context: dg.AssetExecutionContext, staged: Staged) -> list[dict[str, Any]]:
         _without_preview_warning()
@@ -220,19 +139,7 @@ class RemoteCompute:
             request = {**staged.request, "environment": session.get_bootstrap_env_vars()}
             process = self.host.start(request, None)
             context.log.info(f"training on {self.host.host}, in {staged.job['output']}")
-            with _heartbeat(process):
+            with remote_host.heartbeat(process):
                 ended = lines.read(process)
-        self._check(ended, lines.error)
+        remote_host.check_end(self.host, ended, lines.error)
         return [dict(message) for message in session.get_custom_messages()]
-
-    def _check(self, ended: dict[str, Any] | None, error: str | None) -> None:
-        host = self.host.host
-        if ended is None:
-            raise RemoteHostError(
-                f"the connection to {host} broke: the training there ends itself; start it again and it "
-                "goes on from its last checkpoint, if it finished an epoch"
-            )
-        if ended.get("machine"):
-            raise RemoteHostError(f"{host}: {ended['machine']}")
-        if ended["status"]:
-            raise _ended(int(ended["status"]), f" on {host}", error)

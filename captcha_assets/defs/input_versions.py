@@ -4,7 +4,7 @@ Dagster compares the inputs of an asset by itself, but it does not see that a ba
 from a hundred batches on it compares none of them. What is recorded here closes both gaps.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 
@@ -12,38 +12,26 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.partitions import BATCH
 
 
-def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
-    """The data version of an asset for each batch that is there and for which it is materialized."""
-    versions = instance.event_log_storage.get_latest_tags_by_partition(
+def recorded_versions(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version that Dagster knows last of each partition, `NO_VALUE` for one that is lost."""
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
-    there = sorted(instance.get_dynamic_partitions(BATCH))
-    found = {name: versions[name].get(DATA_VERSION_TAG, NO_VALUE) for name in there if name in versions}
-    return {name: version for name, version in found.items() if version != NO_VALUE}
+    return {partition: found.get(DATA_VERSION_TAG, NO_VALUE) for partition, found in tags.items()}
+
+
+def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The data version of an asset for each batch that is there and for which it is materialized."""
+    recorded = recorded_versions(instance, asset)
+    there = (name for name in sorted(instance.get_dynamic_partitions(BATCH)) if name in recorded)
+    return {name: recorded[name] for name in there if recorded[name] != NO_VALUE}
 
 
 def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
     """Metadata that records what an asset was made from: ask before anything is read."""
-    return {_name(asset): dg.MetadataValue.json(versions)}
+    return {metadata_key(asset): dg.MetadataValue.json(versions)}
 
 
-def changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
-    """What became of the batches since `key` was made from its input `parent`, in words."""
-    event = instance.get_latest_materialization_event(key)
-    if event is None or event.asset_materialization is None:
-        return []
-    recorded = event.asset_materialization.metadata.get(_name(parent))
-    if recorded is None:
-        return []
-    before, now = cast("dict[str, str]", recorded.value), versions_now(instance, parent)
-    changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
-    there = set(instance.get_dynamic_partitions(BATCH))
-    gone = [
-        f"{parent} [{name}] is missing" if name in there else f"batch {name} was removed"
-        for name in sorted(before.keys() - now.keys())
-    ]
-    return changed + gone
-
-
-def _name(asset: str) -> str:
+def metadata_key(asset: str) -> str:
+    """Return the name under which the versions of an input are recorded."""
     return f"{asset} by batch"

@@ -6,19 +6,18 @@ Dagster's own for "no value": Dagster then calls the asset missing, and what dep
 content is back, the last real materialization is reported again, and everything is as before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
+from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.partitions import BATCH, TRIAL
-from captcha_assets.settings import Settings
-from captcha_assets.sources import snapshot
-from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.registrations import registration
-from captcha_assets.stored_outputs import Output, Stored, StoredVersions
+from captcha_assets.paths import Paths
+from captcha_assets.sources import dvc_snapshot
+from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
 REMOVED = "removed:"
@@ -29,23 +28,8 @@ PROBLEM = "on disk"
 #: Metadata of `data_snapshot`: the DVC remote that has the data.
 PUSHED_TO = "pushed to"
 
-#: The stored assets, by the partition set of each.
-_PARTITIONED = {
-    "raw_batch": BATCH,
-    "image_table": BATCH,
-    "rejected_images": BATCH,
-    "sweep_trial": TRIAL,
-}
-_NOT_PARTITIONED = (
-    "data_snapshot",
-    "image_index",
-    "splits",
-    "resnet18",
-    "evaluation",
-    "onnx_model",
-    "champion",
-    "sweep_leaderboard",
-)
+#: The partition set of each stored asset that is partitioned.
+_PARTITIONED = {"raw_batch": BATCH, "image_table": BATCH, "rejected_images": BATCH, "sweep_trial": TRIAL}
 _MODEL = "model"
 
 #: Statuses of runs that may be writing now.
@@ -61,40 +45,32 @@ _STEPS = {
 
 
 def report(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
+    paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
-    """Compare Dagster's record with the disk, report what differs, and return what was reported.
+    """Report the events that make Dagster's record agree with the disk, and return them.
+
+    What a run may be writing at this moment is left for the next look.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         instance: where it is reported.
         verify: read every file, whatever its size and times say.
     """
-    found = differences(settings, instance, verify=verify)
-    for event in found:
-        instance.report_runless_asset_event(event)
-    return found
-
-
-def differences(
-    settings: Settings, instance: dg.DagsterInstance, *, verify: bool = False
-) -> list[dg.AssetMaterialization]:
-    """Return the events that make Dagster's record agree with the disk.
-
-    What a run may be writing at this moment is left for the next look.
-    """
     writing, recorded = _being_written(instance), _recorded(instance)
-    versions = StoredVersions(settings, verify=verify)
-    found = {output: _state(settings, instance, output, versions) for output in recorded}
+    versions = StoredVersions(paths, verify=verify)
+    found = {output: _look(paths, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
-    return [
+    events = [
         event
         for output, stored in found.items()
         if output.asset not in writing and now.get(output) == recorded[output]
         for event in _event(instance, output, recorded[output], stored)
     ]
+    for event in events:
+        instance.report_runless_asset_event(event)
+    return events
 
 
 def _being_written(instance: dg.DagsterInstance) -> set[str]:
@@ -122,13 +98,12 @@ def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[str]:
 
 def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
     """Return the data version that Dagster knows of every output that was ever materialized."""
-    found = {}
-    for asset, partitions in _PARTITIONED.items():
-        there = set(instance.get_dynamic_partitions(partitions))
-        for partition, tags in _tags_by_partition(instance, asset).items():
-            if partition in there:
-                found[Output(asset, partition)] = tags[DATA_VERSION_TAG]
-    for asset in _NOT_PARTITIONED:
+    found: dict[Output, str] = {}
+    for asset, partition_set in _PARTITIONED.items():
+        there = set(instance.get_dynamic_partitions(partition_set))
+        versions = recorded_versions(instance, asset)
+        found |= {Output(asset, key): version for key, version in versions.items() if key in there}
+    for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys()):
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
         known = event.asset_materialization if event else None
         if known and DATA_VERSION_TAG in (known.tags or {}):
@@ -138,36 +113,12 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
     return found
 
 
-def _tags_by_partition(instance: dg.DagsterInstance, asset: str) -> Mapping[str, Mapping[str, str]]:
-    return instance.event_log_storage.get_latest_tags_by_partition(
-        dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
-    )
-
-
-def _state(
-    settings: Settings, instance: dg.DagsterInstance, output: Output, versions: StoredVersions
-) -> Stored:
-    """Return what lies on disk; an archive that is not the registered one is none."""
+def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
+    """Return what lies on disk; a snapshot that was not pushed to today's default remote is none."""
     stored = versions.look(output)
-    if output.asset == "data_snapshot" and stored.version is not None:
-        return _pushed(settings, instance, stored)
-    if output.asset != "raw_batch" or stored.version is None:
+    if output.asset != "data_snapshot" or stored.version is None:
         return stored
-    try:
-        known = registration(settings, str(output.partition))
-    except BatchError as error:
-        return Stored(problem=str(error))
-    if known is not None and known.is_to_be_asked:
-        return Stored(problem=f"registered anew: {known.source} is asked for its newest version")
-    if known is None or known.sha256 in (None, stored.version):
-        return stored
-    return Stored(problem=f"not what is registered: the archive of {output.partition} has other content")
-
-
-def _pushed(settings: Settings, instance: dg.DagsterInstance, stored: Stored) -> Stored:
-    """Return the snapshot that lies on disk; one that was not pushed to today's default remote is none."""
-    remote = snapshot.default_remote(settings.home)
-    made = last_materialized(instance, Output("data_snapshot"))
+    remote, made = dvc_snapshot.default_remote(paths.home), last_materialized(instance, output)
     pushed_to = made and made.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return stored
@@ -237,10 +188,8 @@ def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
 
 def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
     """Report that all of a batch is gone, and delete its partition. The same again changes nothing."""
-    for asset, partitions in _PARTITIONED.items():
-        tags = _tags_by_partition(instance, asset).get(batch, {}) if partitions == BATCH else {}
-        version = tags.get(DATA_VERSION_TAG, NO_VALUE)
-        if version != NO_VALUE:
+    for asset, partition_set in _PARTITIONED.items():
+        if partition_set == BATCH and recorded_versions(instance, asset).get(batch, NO_VALUE) != NO_VALUE:
             event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed")
             instance.report_runless_asset_event(event)
     instance.delete_dynamic_partition(BATCH, batch)

@@ -4,16 +4,15 @@ A change is an observation of the source, logged without a run: by the next comm
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
 
-from captcha_assets.alerts import Alert, send
+from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.batch_removal import apply_remote_removals
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
@@ -21,103 +20,78 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
-from captcha_assets.defs.removal import apply_remote_removals
-from captcha_assets.defs.sensor_switches import is_on
-from captcha_assets.images import decisions
+from captcha_assets.defs.sensor_states import is_on
+from captcha_assets.observed_files import (
+    BATCH_CATALOG,
+    LABEL_DECISIONS,
+    OBSERVED_FILES,
+    TRAINING_SETTINGS,
+    ObservedFile,
+    problems,
+)
 from captcha_assets.settings import Settings
-from captcha_assets.sources import catalog, registrations
-from captcha_assets.storage import AnyPath
-from captcha_assets.sweeps.production import problem, production_version
+from captcha_assets.sources import registrations
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
 
 
-@dataclass(frozen=True)
-class ObservedFile:
-    """A file: where it lies, and the version of what it says (None: as if nobody had looked at it yet)."""
-
-    name: str
-    path: Callable[[Settings], AnyPath]
-    version: Callable[[Settings], str | None]
-    problem: Callable[[Settings], str | None] = lambda _: None
-    """Why the file cannot be used, in one line; None where it can be."""
-
-    def data_version(self, settings: Settings) -> dg.DataVersion:
-        """The version as Dagster knows it."""
-        found = self.version(settings)
-        return dg.DataVersion(found) if found else DEFAULT_DATA_VERSION
-
-    def observation(self, settings: Settings) -> dg.AssetObservation:
-        """What there is to say of the file now."""
-        tags = {DATA_VERSION_TAG: self.data_version(settings).value}
-        return dg.AssetObservation(self.name, tags=tags, metadata=self.metadata(settings))
-
-    def metadata(self, settings: Settings) -> dict[str, Any]:
-        """Where it lies."""
-        return {"path": dg.MetadataValue.path(str(self.path(settings)))}
-
-    def has_changed(self, settings: Settings, instance: dg.DagsterInstance) -> bool:
-        """Whether the file says something else than the instance knows."""
-        return observed_version(instance, self.name) != self.data_version(settings)
+def _data_version(file: ObservedFile, settings: Settings) -> dg.DataVersion:
+    found = file.version(settings.paths)
+    return dg.DataVersion(found) if found else DEFAULT_DATA_VERSION
 
 
-_CATALOG = ObservedFile("batch_catalog", lambda settings: settings.registrations, catalog.version)
-_DECISIONS = ObservedFile(
-    "label_decisions",
-    lambda settings: settings.label_decisions,
-    lambda settings: decisions.version_of(settings.label_decisions),
-)
-_TRAINING = ObservedFile(
-    "training_settings", lambda settings: settings.training_settings, production_version, problem
-)
-_SOURCES = (_CATALOG, _DECISIONS, _TRAINING)
+def _metadata(file: ObservedFile, settings: Settings) -> dict[str, dg.MetadataValue]:
+    return {"path": dg.MetadataValue.path(str(file.path(settings.paths)))}
 
 
 def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
     """The observations of the sources that have changed, but of those that cannot be used."""
+    now = {file: _data_version(file, settings) for file in OBSERVED_FILES if not file.problem(settings.paths)}
     return [
-        file.observation(settings)
-        for file in _SOURCES
-        if file.problem(settings) is None and file.has_changed(settings, instance)
+        dg.AssetObservation(
+            file.name, tags={DATA_VERSION_TAG: version.value}, metadata=_metadata(file, settings)
+        )
+        for file, version in now.items()
+        if version != observed_version(instance, file.name)
     ]
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
     """Record the sources that have changed, and the batches that were removed on another machine."""
-    apply_remote_removals(settings, instance)
+    apply_remote_removals(settings.paths, instance)
     for observation in changed_sources(settings, instance):
         instance.report_runless_asset_event(observation)
 
 
-def _source(source: ObservedFile, group: str, kind: str, description: str) -> Any:
-    spec = dg.AssetSpec(source.name, group_name=group, kinds={kind}, description=description, owners=OWNERS)
+def _source(file: ObservedFile, group: str, kind: str, description: str) -> dg.AssetsDefinition:
+    spec = dg.AssetSpec(file.name, group_name=group, kinds={kind}, description=description, owners=OWNERS)
 
-    @dg.multi_observable_source_asset(specs=[spec], name=source.name)
+    @dg.multi_observable_source_asset(specs=[spec], name=file.name)
     def look(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
         return dg.ObserveResult(
-            data_version=source.data_version(settings), metadata=source.metadata(settings)
+            data_version=_data_version(file, settings), metadata=_metadata(file, settings)
         )
 
     return look
 
 
 batch_catalog = _source(
-    _CATALOG,
+    BATCH_CATALOG,
     "source",
     "json",
     "Which batches are registered, each with what identifies its content: what ought to be. Observed; a "
     "batch that is added or removed makes stale what is made from all batches.",
 )
 label_decisions = _source(
-    _DECISIONS,
+    LABEL_DECISIONS,
     "source",
     "csv",
     "What somebody decided about images whose labels contradict each other: `label_decisions.csv` of the "
     "home. Observed.",
 )
 training_settings = _source(
-    _TRAINING,
+    TRAINING_SETTINGS,
     "model",
     "yaml",
     "The production settings of a training: the code's defaults, and over them "
@@ -140,32 +114,25 @@ def observed_sources(
 ) -> dg.SensorResult:
     """Report what changed without a run; ask for a run for what is missing or damaged.
 
-    The cursor holds the problem that an alert was sent of.
+    The cursor holds the alerts of files that cannot be used.
     """
     for lost in fail_killed_runs(context.instance):
         alert_about(context.instance, lost, settings)
-    apply_remote_removals(settings, context.instance)
+    apply_remote_removals(settings.paths, context.instance)
     observed = changed_sources(settings, context.instance)
-    for event in lost_outputs.report(settings, context.instance):
+    for event in lost_outputs.report(settings.paths, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
     requests = list(_restorations(settings, context.instance)) if automated else []
-    problem = _alert_of_problem(settings, context.cursor)
-    skipped = problem or "the sources are as they were observed last"
+    unusable = problems(settings.paths)
+    alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
+    skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
         asset_events=observed,
         run_requests=requests,
         skip_reason=None if observed or requests else skipped,
-        cursor=problem or "all sources can be used",
+        cursor=send_new(settings, alerts, context.cursor),
     )
-
-
-def _alert_of_problem(settings: Settings, alerted: str | None) -> str:
-    """Return what is wrong with a source, empty for nothing; alert of it unless that was done before."""
-    found = "; ".join(words for source in _SOURCES if (words := source.problem(settings)))
-    if found and found != alerted:
-        send(settings, Alert("a file of the home cannot be used", (found,)))
-    return found
 
 
 #: What is lost with them no run can make again by itself: somebody has to know.
@@ -174,25 +141,14 @@ _ALERTED = {"champion": "the champion is not whole", "raw_batch": "an archive is
 
 def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
     """Send an alert of a loss that somebody must act on."""
-    title, problem = _ALERTED.get(event.asset_key.to_user_string()), event.description
+    asset = event.asset_key.to_user_string()
+    title, problem = _ALERTED.get(asset), event.description
     if title and problem and (event.tags or {})[DATA_VERSION_TAG] == NO_VALUE:
-        send(
-            settings, Alert(title, (problem,), f"{settings.ui_url}/assets/{event.asset_key.to_user_string()}")
-        )
+        send(settings, Alert(title, (problem,), f"{settings.ui_url}/assets/{asset}"))
 
 
-#: It only points to a model, whose files are others'.
-_CHAMPION = dg.AssetKey("champion")
-
-
-#: The assets of `image_tables`.
-_OF_A_BATCH = frozenset({dg.AssetKey("image_table"), dg.AssetKey("rejected_images")})
-
-
-def _assets_of_its_function(asset: str) -> Set[dg.AssetKey]:
-    """Return the assets of the function that makes an asset: Dagster runs all of them, or none."""
-    key = dg.AssetKey(asset)
-    return _OF_A_BATCH if key in _OF_A_BATCH else {key}
+#: The assets of one function: Dagster runs both of them, or none.
+_IMAGE_TABLES = {"image_table", "rejected_images"}
 
 
 def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
@@ -203,16 +159,16 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
-        if loss.removed and registrations.came_by_inbox(settings, str(loss.output.partition)):
+        if loss.removed and registrations.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
-        if dg.AssetKey(loss.output.asset) not in (*ONLY_WHEN_ASKED, _CHAMPION):
+        if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():
+        assets = {loss.output.asset for loss in lost}
+        assets |= _IMAGE_TABLES if assets & _IMAGE_TABLES else set()
         yield dg.RunRequest(
             # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.
             run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
-            asset_selection=sorted(
-                {key for loss in lost for key in _assets_of_its_function(loss.output.asset)}
-            ),
+            asset_selection=[dg.AssetKey(asset) for asset in sorted(assets)],
             partition_key=partition,
         )

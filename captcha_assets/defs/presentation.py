@@ -1,36 +1,24 @@
-"""How results of the library look in the Dagster UI: schemas, pictures, checks, links."""
+"""How results of the library look in the Dagster UI: schemas, tables, images, checks, links."""
 
 import base64
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.decisions import write_conflicts
-from captcha_assets.images.index import list_conflicts
-from captcha_assets.quality import validation_result
 from captcha_assets.quality.suites import Suite
-from captcha_assets.quality.validation_result import (
-    ExpectationResult,
-    ValidationResult,
-    ValidationResultError,
-)
+from captcha_assets.quality.validation_result import ExpectationResult, ValidationResult
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath, replacing
+from captcha_assets.storage import AnyPath
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
 
-#: So many batches stand on the page of the history: more nobody reads, and each costs a file to open.
-_LATEST = 200
-
 
 def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[str, Any]:
-    """Metadata that shows a table's columns, their types and what they mean."""
+    """Return metadata that shows a table's columns, their types and what they mean."""
     columns = [
         dg.TableColumn(field.name, str(field.type), description=descriptions.get(field.name))
         for field in schema
@@ -39,7 +27,7 @@ def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[st
 
 
 def column_lineage(origins: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, Any]:
-    """Metadata that says from which columns of which assets each column of a table is made."""
+    """Return metadata that says from which columns of which assets each column of a table is made."""
     deps = {
         column: [dg.TableColumnDep(asset, name) for asset, name in sources]
         for column, sources in origins.items()
@@ -47,40 +35,43 @@ def column_lineage(origins: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
-def picture(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    """A picture that the UI shows behind [Show Markdown]."""
+def image(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """Return an image that the UI shows behind [Show Markdown]."""
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def table(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str]
+) -> dg.TableMetadataValue:
+    """Return rows as a table.
+
+    Args:
+        rows: values by column.
+        columns: names of the columns, with Dagster's types where they are not strings.
+    """
+    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "string")
+    schema = dg.TableSchema([dg.TableColumn(name, type_) for name, type_ in types.items()])
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema)
+
+
 def counts(values: Mapping[str, int], name: str) -> dg.TableMetadataValue:
-    """A two-column table of counts."""
-    records = [dg.TableRecord({name: key, "images": value}) for key, value in values.items()]
-    return dg.MetadataValue.table(records, _count_schema(name))
+    """Return numbers of images by name as a table."""
+    rows = ({name: key, "images": value} for key, value in values.items())
+    return table(rows, {name: "string", "images": "int"})
 
 
-def _count_schema(name: str) -> dg.TableSchema:
-    return dg.TableSchema([dg.TableColumn(name, "string"), dg.TableColumn("images", "int")])
+def figures(values: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Return the plain values among some as metadata, numbers rounded to four decimals."""
+    return {
+        name.replace("_", " "): round(value, 4) if isinstance(value, float) else value
+        for name, value in values.items()
+        if isinstance(value, int | float | str)
+    }
 
 
 def link(settings: Settings, path: AnyPath) -> dg.MetadataValue:
-    """A link to a file among the artifacts, as the report server shows it."""
+    """Return a link to a file among the artifacts, as the report server shows it."""
     return dg.MetadataValue.url(settings.public_url(path))
-
-
-def conflict_metadata(
-    settings: Settings, tables: Mapping[str, AnyPath], spec: DatasetSpec
-) -> dict[str, dg.MetadataValue]:
-    """Write the file of all label conflicts, and show the first of them with what to do."""
-    from captcha_assets.quality import conflicts
-
-    found = list_conflicts(settings.image_index)
-    write_conflicts(found, settings.label_conflicts)
-    if found.is_empty():
-        return {}
-    return {
-        "conflicts": dg.MetadataValue.md(conflicts.markdown(found, tables, settings.label_decisions, spec)),
-        "all conflicts": link(settings, settings.label_conflicts),
-    }
 
 
 def check_specs(
@@ -102,7 +93,7 @@ def check_specs(
 def published(
     settings: Settings, validation: ValidationResult, asset: str, batch: str | None = None
 ) -> tuple[list[dg.AssetCheckResult], dg.MetadataValue]:
-    """Keep validation results and their report.
+    """Store validation results and their report.
 
     Returns:
         One check result for each expectation (what was expected, what was found, the unexpected rows with
@@ -110,46 +101,12 @@ def published(
     """
     from captcha_assets.quality import report
 
-    folder = settings.validation_results(asset, batch)
-    validation_result.save(validation, report.page(validation), folder)
-    address = link(settings, folder / validation_result.REPORT_FILE)
+    address = link(settings, report.publish(validation, settings.paths.validation_results(asset, batch)))
     results = [
         _check_result(result, asset, address, validation.images, plotted=batch is None)
         for result in validation.results
     ]
     return results, address
-
-
-def history(settings: Settings, batches: Sequence[str]) -> dg.MetadataValue:
-    """Write the page that shows every check of the latest batches, drift among them.
-
-    Args:
-        settings: where validation results lie.
-        batches: all batches, in the order in which they came.
-
-    Returns:
-        The link to the page.
-    """
-    from captcha_assets.quality import report
-
-    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(settings, name))}
-    page = settings.validation_results("image_table") / "index.html"
-    with replacing(page) as part:
-        part.write_text(report.history(shown, of=len(batches)), "utf-8", "backslashreplace")
-    return link(settings, page)
-
-
-def _with_drift(settings: Settings, batch: str) -> ValidationResult | None:
-    """Return the validation results of a batch, its drift among them; None where there are none yet."""
-    try:
-        found = validation_result.load(settings.validation_results("image_table", batch))
-    except ValidationResultError:
-        return None
-    try:
-        drift = validation_result.load(settings.validation_results("drift", batch))
-    except ValidationResultError:
-        return found
-    return replace(found, suites=[*found.suites, *drift.suites])
 
 
 def _check_result(

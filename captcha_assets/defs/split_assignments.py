@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import dagster as dg
 
-from captcha_assets.images.assignments import GO_ON, RESTORE, AssignmentError, AssignmentRecord
+from captcha_assets.images.split_assignments import GO_ON, RESTORE, AssignmentError, AssignmentRecord
 from captcha_assets.images.splits import files_named_by
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 
 _FILES = "split assignments"
 #: Materializations that are looked through for one that names the record's files; only reports lie between.
@@ -18,21 +18,21 @@ def named(record: AssignmentRecord) -> dict[str, Any]:
     return {_FILES: dg.MetadataValue.json(record.files())}
 
 
-def require_known(instance: dg.DagsterInstance, settings: Settings, record: AssignmentRecord) -> None:
+def require_known(instance: dg.DagsterInstance, paths: Paths, record: AssignmentRecord) -> None:
     """Accept the record if it holds what the last materialization of `splits` and its file name.
 
     Raises:
         AssignmentError: assignments are lost.
     """
-    record.require(files_named_by(settings.splits) or (), str(settings.splits))
+    record.require(files_named_by(paths.splits) or (), str(paths.splits))
     known = instance.fetch_materializations(dg.AssetKey("splits"), limit=_LOOKED_AT).records
     for event in known:
         files = event.asset_materialization and event.asset_materialization.metadata.get(_FILES)
         if files:
             record.require(cast("list[str]", files.value), "the last materialization of splits")
             return
-    if known and not settings.splits.exists() and not record.files():
+    if known and not paths.splits.exists() and not record.files():
         raise AssignmentError(
-            f"split assignments are lost: splits were materialized before, but neither {settings.splits} nor "
+            f"split assignments are lost: splits were materialized before, but neither {paths.splits} nor "
             f"{record.folder} is there. No image is assigned anew: {RESTORE}, {GO_ON}"
         )

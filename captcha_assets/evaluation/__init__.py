@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, pictures, a report, and the comparison with the champion."""
+"""What a model is worth: metrics, plots, a report, and the comparison with the champion."""

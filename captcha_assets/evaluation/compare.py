@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from captcha_assets.confidence_intervals import Interval, images_needed, paired_difference
 from captcha_assets.evaluation.criteria import Criterion
 from captcha_assets.evaluation.formatting import counted, percent, points
 from captcha_assets.evaluation.metrics import (
@@ -21,7 +22,6 @@ from captcha_assets.evaluation.metrics import (
     expected_calibration_error,
     holm,
 )
-from captcha_assets.proportions import Interval, images_needed, paired_difference
 
 _KEYS = ["image_id", "label"]
 

@@ -2,7 +2,7 @@
 
     metrics.json          the figures, with the model's id and the split
     predictions.parquet   one row per image: what was said of it, how surely
-    *.png                 the pictures of `plots`
+    *.png                 the plots of `plots`
     report.html           all of it as one page
     manifest.json         the SHA-256 of every file; written last
 
@@ -23,15 +23,15 @@ from captcha_assets.evaluation import plots
 from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
 from captcha_assets.evaluation.report import Batch, render
-from captcha_assets.images.content import content_hash
-from captcha_assets.images.local import LocalTables, local_tables
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.local_tables import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import writing_folder
+from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.predictor import TorchPredictor
-from captcha_assets.models.reading import resolve
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched, json_text
 
 
@@ -44,7 +44,7 @@ class Evaluation:
     """What a model is worth on a split.
 
     `predictions` has a row per image, in order of image id: image_id, label, predicted, probability (of
-    the predicted class), split, batch. `pictures` are PNGs by name: confusion_matrix, per_class,
+    the predicted class), split, batch. `plot_images` are PNGs by name: confusion_matrix, per_class,
     calibration, mistakes and, where the training left a history, training_curves. `report` is where the
     page lies. `version` is a hash of the figures and the predictions.
     """
@@ -53,7 +53,7 @@ class Evaluation:
     split: str
     metrics: Metrics
     predictions: pl.DataFrame
-    pictures: Mapping[str, bytes]
+    plot_images: Mapping[str, bytes]
     report: AnyPath
     version: str
 
@@ -93,12 +93,12 @@ def evaluate(
     metrics = compute_metrics(probabilities, images.labels, images.classes)
     predictions = _predictions(images, probabilities, split)
     mistakes = _mistakes(images, predictions)
-    pictures = _pictures(metrics, mistakes, read_history(model_folder))
+    plot_images = _plot_images(metrics, mistakes, read_history(model_folder))
     page = render(
         model_id=name,
         split=split,
         metrics=metrics,
-        pictures=pictures,
+        plot_images=plot_images,
         mistakes=mistakes,
         batches=_batches(predictions),
         facts=_facts(predictor.config, splits_version),
@@ -108,43 +108,43 @@ def evaluate(
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
     version = xxhash.xxh3_128_hexdigest((json_text(figures) + predictions.write_csv()).encode())
     with writing_folder(target, model_id=name, version=version) as part:
-        _write(part, {**figures, "splits_version": splits_version}, predictions, pictures, page)
-    return Evaluation(name, split, metrics, predictions, pictures, target / "report.html", version)
+        _write(part, {**figures, "splits_version": splits_version}, predictions, plot_images, page)
+    return Evaluation(name, split, metrics, predictions, plot_images, target / "report.html", version)
 
 
-def evaluate_stored(settings: Settings, data: LocalTables, model_id: str) -> Evaluation:
+def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluation:
     """Measure a model of the registry on today's test split, and keep the report in its place.
 
     Raises:
         RegistryError: there is no such model.
         EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
     """
-    candidate = registry.candidate(settings.models)
-    compared = promotion_decisions.compared(settings.models) | {model_id}
+    candidate = registry.candidate(paths.models)
+    compared = promotion_decisions.compared(paths.models) | {model_id}
     if candidate is not None:
         compared.add(candidate.model_id)  # it is compared with the champion on these images now
-    with fetched(registry.model_folder(settings.models, model_id)) as folder:
+    with fetched(registry.model_folder(paths.models, model_id)) as folder:
         return evaluate(
             folder,
             data.tables,
             data.splits,
-            settings.evaluation(model_id),
+            paths.evaluation(model_id),
             splits_version=content_hash(data.splits),
             batch_link="../../quality/image_table/{batch}/report.html",
             compared=len(compared),
         )
 
 
-def evaluate_named(settings: Settings, name: str) -> Evaluation:
+def evaluate_named(paths: Paths, name: str) -> Evaluation:
     """Measure a model ("champion", "candidate" or an id) on today's test split, and keep the report.
 
     Raises:
         ModelChoiceError: there is no such model.
         EvaluationError, MissingTableError, ModelFolderError, ReaderError: as `evaluate_stored`.
     """
-    model_id = resolve(settings, name)
-    with local_tables(settings) as data:
-        return evaluate_stored(settings, data, model_id)
+    model_id = resolve(paths, name)
+    with local_tables(paths) as data:
+        return evaluate_stored(paths, data, model_id)
 
 
 def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
@@ -196,16 +196,16 @@ def _batches(predictions: pl.DataFrame) -> list[Batch]:
     return [Batch(**row) for row in counted.sort("batch").iter_rows(named=True)]
 
 
-def _pictures(
+def _plot_images(
     metrics: Metrics, mistakes: Sequence[Mistake], history: Sequence[Mapping[str, Any]]
 ) -> dict[str, bytes]:
-    pictures = {
+    plot_images = {
         "confusion_matrix": plots.confusion_matrix(metrics),
         "per_class": plots.per_class(metrics),
         "calibration": plots.reliability(metrics),
         "mistakes": plots.gallery(mistakes, metrics.n),
     }
-    return {**pictures, "training_curves": plots.training_curves(history)} if history else pictures
+    return {**plot_images, "training_curves": plots.training_curves(history)} if history else plot_images
 
 
 def _facts(config: ModelConfig, splits_version: str | None) -> dict[str, dict[str, Any]]:
@@ -240,11 +240,11 @@ def _write(
     folder: Path,
     figures: Mapping[str, Any],
     predictions: pl.DataFrame,
-    pictures: Mapping[str, bytes],
+    plot_images: Mapping[str, bytes],
     page: str,
 ) -> None:
     (folder / "metrics.json").write_text(json_text(figures))
     predictions.write_parquet(folder / "predictions.parquet")
-    for name, png in pictures.items():
+    for name, png in plot_images.items():
         (folder / f"{name}.png").write_bytes(png)
     (folder / "report.html").write_text(page)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from captcha_assets.proportions import wilson
+from captcha_assets.confidence_intervals import wilson
 
 #: Bins of equal width over the confidence, for the calibration error and its diagram.
 CALIBRATION_BINS = 15

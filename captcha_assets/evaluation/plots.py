@@ -9,7 +9,10 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from captcha_assets.evaluation.canvas import (
+from captcha_assets.evaluation.formatting import counted, percent
+from captcha_assets.evaluation.metrics import CalibrationBin, ClassMetrics, Metrics
+from captcha_assets.evaluation.mistakes import Mistake
+from captcha_assets.evaluation.plot_style import (
     BLUE,
     GRID,
     INK,
@@ -19,13 +22,10 @@ from captcha_assets.evaluation.canvas import (
     RED,
     WIDTH,
     add_axes,
+    as_png,
     new_figure,
-    picture,
     write,
 )
-from captcha_assets.evaluation.formatting import counted, percent
-from captcha_assets.evaluation.metrics import CalibrationBin, ClassMetrics, Metrics
-from captcha_assets.evaluation.mistakes import Mistake
 
 #: Mistakes that the gallery shows at most.
 GALLERY_LIMIT = 40
@@ -35,7 +35,7 @@ _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
 _COUNT = FuncFormatter(lambda count, _: f"{count:,.0f}")
 
 
-@picture
+@as_png
 def confusion_matrix(metrics: Metrics) -> Figure:
     """Draw the confusion matrix: counts, coloured by their share of the true class; mistakes stand out."""
     count = len(metrics.classes)
@@ -63,7 +63,7 @@ def confusion_matrix(metrics: Metrics) -> Figure:
     return figure
 
 
-@picture
+@as_png
 def per_class(metrics: Metrics) -> Figure:
     """Draw recall with its 95 % interval and F1 of each class, the weakest first."""
     tested = [entry for entry in metrics.per_class if entry.support]
@@ -83,7 +83,7 @@ def per_class(metrics: Metrics) -> Figure:
     return figure
 
 
-@picture
+@as_png
 def reliability(metrics: Metrics) -> Figure:
     """Draw how often the model is right when it is how sure, and how often it is how sure."""
     figure = new_figure(
@@ -98,7 +98,7 @@ def reliability(metrics: Metrics) -> Figure:
     return figure
 
 
-@picture
+@as_png
 def gallery(mistakes: Sequence[Mistake], tested: int) -> Figure:
     """Draw the first `GALLERY_LIMIT` mistakes, enlarged, with what was taken for what and how surely.
 
@@ -122,7 +122,7 @@ def gallery(mistakes: Sequence[Mistake], tested: int) -> Figure:
     return figure
 
 
-@picture
+@as_png
 def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw loss and accuracy over the epochs.
 

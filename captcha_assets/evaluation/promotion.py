@@ -15,8 +15,8 @@ from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compa
 from captcha_assets.evaluation.criteria import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
-from captcha_assets.images.content import content_hash
-from captcha_assets.images.local import LocalTables
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
@@ -26,6 +26,7 @@ from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
 from captcha_assets.models.records import RegistryError, now
 from captcha_assets.models.registry import NEWER_DATA, Champion
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 
@@ -57,11 +58,6 @@ class Promotion:
     criteria: tuple[Criterion, ...] = ()
     without: str = "no champion to compare with"
 
-    @property
-    def refused(self) -> bool:
-        """Whether the candidate was looked at and not promoted."""
-        return not self.promoted and not (self.champion and self.champion.model_id == self.candidate)
-
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """Make the candidate champion if there is none, or if it is no worse on today's test split, for a reason.
@@ -76,29 +72,29 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
         RegistryError: a record of the registry is damaged.
         ModelFolderError: one of the models is damaged.
     """
-    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+    candidate, champion = registry.candidate(settings.paths.models), registry.champion(settings.paths.models)
     if candidate is None:
         raise PromotionError("there is no candidate: make resnet18 first")
     new = candidate.model_id
     if champion and champion.model_id == new:
-        return _as_recorded(settings, champion, new, "the candidate is the champion already")
-    if barred := registry.barred(settings.models, new):
-        return _as_recorded(settings, champion, new, barred)
+        return _as_recorded(settings.paths, champion, new, "the candidate is the champion already")
+    if barred := registry.barred(settings.paths.models, new):
+        return _as_recorded(settings.paths, champion, new, barred)
     test_split = _version_of_test_split(data.splits)
     against = champion.model_id if champion else None
-    decision = promotion_decisions.find(settings.models, new, against, test_split)
+    decision = promotion_decisions.find(settings.paths.models, new, against, test_split)
     if decision is None:
         decision = promotion_decisions.record(
-            settings.models, _decision(settings, data, new, champion, test_split)
+            settings.paths.models, _decision(settings, data, new, champion, test_split)
         )
-        return _carried_out(settings, decision, champion, decision.reason)
+        return _carried_out(settings.paths, decision, champion, decision.reason)
     again = f"{decision.reason} (decided {decision.since}: a candidate is compared once on a test split)"
-    return _carried_out(settings, decision, champion, again)
+    return _carried_out(settings.paths, decision, champion, again)
 
 
-def _as_recorded(settings: Settings, champion: Champion | None, candidate: str, reason: str) -> Promotion:
+def _as_recorded(paths: Paths, champion: Champion | None, candidate: str, reason: str) -> Promotion:
     """Return that nothing is decided now, with the criteria of the last decision on the candidate."""
-    decision = promotion_decisions.last(settings.models, candidate)
+    decision = promotion_decisions.last(paths.models, candidate)
     criteria = _criteria(decision) if decision else ()
     without = "no champion to compare with" if decision else f"not compared: {reason}"
     return Promotion(champion, candidate, promoted=False, reason=reason, criteria=criteria, without=without)
@@ -114,16 +110,16 @@ def _criteria(decision: Decision) -> tuple[Criterion, ...]:
         ) from error
 
 
-def _carried_out(settings: Settings, decision: Decision, champion: Champion | None, reason: str) -> Promotion:
+def _carried_out(paths: Paths, decision: Decision, champion: Champion | None, reason: str) -> Promotion:
     """Do what was decided: a decision that was recorded by a process that then died is carried out too."""
     new, criteria = decision.candidate, _criteria(decision)
     if not decision.promoted:
         return Promotion(champion, new, promoted=False, reason=reason, criteria=criteria)
     promoted = registry.promote(
-        settings.models,
+        paths.models,
         new,
         decision.reason,
-        {**accuracy_figures(settings, new), "ground": decision.ground},
+        {**accuracy_figures(paths, new), "ground": decision.ground},
         instead_of=champion.model_id if champion else None,
     )
     return Promotion(promoted, new, promoted=True, reason=reason, criteria=criteria)
@@ -140,7 +136,7 @@ def _decision(
     settings: Settings, data: LocalTables, new: str, champion: Champion | None, test_split: str
 ) -> Decision:
     """Judge a candidate."""
-    parity = _parity(settings, new)
+    parity = _parity(settings.paths, new)
     comparison = _compared(settings, data, champion.model_id, new) if champion else None
     criteria = (*(comparison.criteria if comparison else ()), parity, _latency(settings, champion, new))
     failed = [criterion.words for criterion in criteria if not criterion.passed]
@@ -173,28 +169,28 @@ def _reason(comparison: Comparison | None, ground: str) -> str:
 
 def _compared(settings: Settings, data: LocalTables, champion: str, candidate: str) -> Comparison:
     """Compare the candidate with the champion, both measured on today's test split."""
-    reference = registry.reference(registry.history(settings.models))
+    reference = registry.reference(registry.history(settings.paths.models))
     return compare(
-        evaluate_stored(settings, data, champion).predictions,
-        _predictions(settings, data, candidate),
+        evaluate_stored(settings.paths, data, champion).predictions,
+        _predictions(settings.paths, data, candidate),
         PromotionLimits(
             margin=settings.promotion_margin,
             level=settings.promotion_level,
             calibration_error=settings.promotion_calibration_error,
         ),
-        newer_data=newer_data(settings, candidate, champion, content_hash(data.splits)),
+        newer_data=newer_data(settings.paths, candidate, champion, content_hash(data.splits)),
         reference_predictions=None
         if reference == champion
-        else evaluate_stored(settings, data, reference).predictions,
+        else evaluate_stored(settings.paths, data, reference).predictions,
     )
 
 
-def _predictions(settings: Settings, data: LocalTables, model_id: str) -> pl.DataFrame:
+def _predictions(paths: Paths, data: LocalTables, model_id: str) -> pl.DataFrame:
     """Return what the candidate read on today's test split: measured again if the splits have changed."""
-    metrics = read_metrics(settings, model_id)
+    metrics = read_metrics(paths, model_id)
     if metrics is not None and metrics.get("splits_version") != content_hash(data.splits):
-        return evaluate_stored(settings, data, model_id).predictions
-    path = settings.evaluation(model_id) / "predictions.parquet"
+        return evaluate_stored(paths, data, model_id).predictions
+    path = paths.evaluation(model_id) / "predictions.parquet"
     if not path.exists():
         raise PromotionError(f"the candidate {model_id} is not evaluated: materialize evaluation first")
     try:
@@ -203,8 +199,8 @@ def _predictions(settings: Settings, data: LocalTables, model_id: str) -> pl.Dat
         raise PromotionError(f"{path} is damaged ({error}): materialize evaluation again") from error
 
 
-def _parity(settings: Settings, candidate: str) -> Criterion:
-    path = settings.onnx_model(candidate) / "parity.json"
+def _parity(paths: Paths, candidate: str) -> Criterion:
+    path = paths.onnx_model(candidate) / "parity.json"
     if not path.exists():
         raise PromotionError(f"the candidate {candidate} is not exported: materialize onnx_model first")
     with fetched(path) as local:
@@ -217,11 +213,11 @@ def _parity(settings: Settings, candidate: str) -> Criterion:
 def _latency(settings: Settings, champion: Champion | None, candidate: str) -> Criterion:
     limit = settings.promotion_latency
     with ExitStack() as stack:
-        predictors = {candidate: _exported(settings, stack, candidate)}
+        predictors = {candidate: _exported(settings.paths, stack, candidate)}
         if champion:
             # A champion that cannot be opened keeps no candidate from its place.
             with suppress(ModelFolderError, OSError):
-                predictors[champion.model_id] = _exported(settings, stack, champion.model_id)
+                predictors[champion.model_id] = _exported(settings.paths, stack, champion.model_id)
         times = _median_times(predictors)
     new, old = times[candidate], times.get(champion.model_id) if champion else None
     passed = new <= max(limit, old or 0)
@@ -230,14 +226,14 @@ def _latency(settings: Settings, champion: Champion | None, candidate: str) -> C
     return Criterion("latency", passed, figures, f"{words} (champion {old:.1f} ms)" if old else words)
 
 
-def _exported(settings: Settings, stack: ExitStack, model_id: str) -> OnnxPredictor:
-    return OnnxPredictor(stack.enter_context(fetched(settings.onnx_model(model_id))), threads=1)
+def _exported(paths: Paths, stack: ExitStack, model_id: str) -> OnnxPredictor:
+    return OnnxPredictor(stack.enter_context(fetched(paths.onnx_model(model_id))), threads=1)
 
 
 def _median_times(predictors: Mapping[str, OnnxPredictor], rounds: int = 50) -> dict[str, float]:
     """Median time of the exported models for one image, in ms, measured in turns on one thread.
 
-    The processor's time: a machine that is busy otherwise is no reason to refuse a model.
+    The processor's time: a machine that is busy otherwise is no reason not to promote a model.
     """
     times: dict[str, list[float]] = {model: [] for model in predictors}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""The evaluation as one page of HTML that needs nothing beside it: styles and pictures are inside."""
+"""The evaluation as one page of HTML that needs nothing beside it: styles and plots are inside."""
 
 import base64
 import io
@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from captcha_assets.confidence_intervals import Interval, best_of, wilson
 from captcha_assets.evaluation.formatting import percent
 from captcha_assets.evaluation.metrics import Metrics
 from captcha_assets.evaluation.mistakes import Mistake, most_confused
-from captcha_assets.proportions import Interval, best_of, wilson
 
 #: Mistakes that the page shows at most.
 SHOWN_MISTAKES = 200
@@ -47,7 +47,7 @@ def render(
     model_id: str,
     split: str,
     metrics: Metrics,
-    pictures: Mapping[str, bytes],
+    plot_images: Mapping[str, bytes],
     mistakes: Sequence[Mistake],
     batches: Sequence[Batch],
     facts: Mapping[str, Mapping[str, Any]],
@@ -60,7 +60,7 @@ def render(
         model_id: the model that was measured.
         split: the split it was measured on.
         metrics: its figures.
-        pictures: PNGs by name: confusion_matrix, calibration and, if there is one, training_curves.
+        plot_images: PNGs by name: confusion_matrix, calibration and, if there is one, training_curves.
         mistakes: all of them, the worst first; the page shows `SHOWN_MISTAKES`.
         batches: the batches that the images came from.
         facts: what else there is to know about the model: heading, name, value.
@@ -81,7 +81,7 @@ def render(
         model_id=model_id,
         split=split,
         metrics=metrics,
-        pictures=pictures,
+        plot_images=plot_images,
         mistakes=mistakes,
         shown=mistakes[:SHOWN_MISTAKES],
         confusions=most_confused(metrics.confusion, metrics.classes),
@@ -97,7 +97,7 @@ def render(
         percent=percent,
         place=_place,
         image=_image,
-        picture=lambda name, alt: _picture(pictures[name], alt),
+        plot=lambda name, alt: _plot(plot_images[name], alt),
     )
 
 
@@ -112,8 +112,8 @@ def _place(share: float, floor: float, from_the_right: bool = False) -> str:
     return f"{100 - place if from_the_right else place:.2f}%"
 
 
-def _picture(png: bytes, alt: str) -> Markup:
-    return Markup('<img class="picture" alt="{}" src="{}">').format(alt, _data_address(png))
+def _plot(png: bytes, alt: str) -> Markup:
+    return Markup('<img class="plot" alt="{}" src="{}">').format(alt, _data_address(png))
 
 
 def _image(pixels: npt.NDArray[np.uint8]) -> str:

@@ -20,7 +20,7 @@ image that no batch holds, and `keep` of a label that no source states, where th
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -224,3 +224,9 @@ def with_decisions(images: pl.LazyFrame, decisions: pl.DataFrame) -> pl.LazyFram
         .with_columns(decided=pl.when(holds).then("decided"))
         .drop("decision", "line")
     )
+
+
+def describe_idle(lines: Sequence[str]) -> str:
+    """Say in one line which decisions have no effect: the first five, and how many more."""
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more if lines else "every line has an effect"

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
-from captcha_assets.images.duplicates import Rows, near_duplicate_groups, rule
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
-from captcha_assets.images.frames import StaleTableError, require_columns, require_table, write_frame
+from captcha_assets.images.near_duplicates import Rows, near_duplicate_groups, rule
+from captcha_assets.images.table_files import StaleTableError, require_columns, require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"

@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.assignments import (
+from captcha_assets.images.index import LABEL_CONFLICT, USABLE
+from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
+from captcha_assets.images.split_assignments import (
     GO_ON,
     RESTORE,
     AssignmentError,
     AssignmentRecord,
     no_assignments,
 )
-from captcha_assets.images.frames import repeated, write_frame
-from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.images.regroup import Regroup, regroup_in
+from captcha_assets.images.table_files import repeated, write_frame
 from captcha_assets.storage import AnyPath, fetched
 
 SPLITS = ("train", "validation", "test")

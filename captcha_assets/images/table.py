@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.archive import list_members
-from captcha_assets.images.content import ContentHash, content_hash
-from captcha_assets.images.rows import Chunk, arrow_array, chunk_size, read_chunks
+from captcha_assets.images.content_hash import ContentHash, content_hash
+from captcha_assets.images.ingest_worker import Chunk, arrow_array, chunk_size, read_chunks
 from captcha_assets.storage import AnyPath, replacing
 
 __all__ = [
@@ -195,7 +195,7 @@ class _Worker:
     def __init__(self, archive: Path, share: list[Chunk], spec: DatasetSpec) -> None:
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "captcha_assets.images.rows"]
+        command = [sys.executable, "-m", "captcha_assets.images.ingest_worker"]
         # there is a worker per processor already: more threads of each would only wait for each other
         single = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"], "1")
         environment = {**os.environ, **single, "PYTHONPATH": path}

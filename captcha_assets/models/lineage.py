@@ -10,13 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.splits import SPLITS
 from captcha_assets.models import provenance, registry
 from captcha_assets.models.overview import read_metrics
 from captcha_assets.models.provenance import Origin, trained_batches
-from captcha_assets.models.seen import NOT_RECORDED, Trained, trained, trained_models
-from captcha_assets.settings import Settings
+from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
+from captcha_assets.paths import Paths
 from captcha_assets.sources import registrations
 from captcha_assets.storage import AnyPath
 
@@ -60,29 +60,29 @@ class Lineage:
         }
 
 
-def trace(settings: Settings, what: str) -> Lineage:
+def trace(paths: Paths, what: str) -> Lineage:
     """Trace a model (an id, "champion" or "candidate"), a batch, or an image.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         what: its name; of a model's or an image's id, as many characters as make it unique.
 
     Raises:
         LineageError: nothing or more than one thing is called so, or it was removed.
     """
     for find in _KINDS:
-        found = find(settings, what)
+        found = find(paths, what)
         if found is not None:
             return found
-    raise LineageError(_unknown(settings, what))
+    raise LineageError(_unknown(paths, what))
 
 
-def _unknown(settings: Settings, what: str) -> str:
-    trained_on = [one.model_id for one in trained_models(settings) if what in _batches(one)]
+def _unknown(paths: Paths, what: str) -> str:
+    trained_on = [one.model_id for one in trained_models(paths) if what in _batches(one)]
     if trained_on:
         return f"the batch {what} was removed; models trained on it: {', '.join(trained_on)}"
-    models = ", ".join(registry.list_models(settings.models)) or "none"
-    batches = ", ".join(registrations.known_batches(settings)) or "none"
+    models = ", ".join(registry.list_models(paths.models)) or "none"
+    batches = ", ".join(registrations.known_batches(paths)) or "none"
     return (
         f"{what!r} is no model ({models}), no batch ({batches}), and no image: "
         "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
@@ -102,31 +102,31 @@ def _one(what: str, ids: list[str], kind: str) -> str | None:
 # --- a model
 
 
-def _model(settings: Settings, what: str) -> Lineage | None:
+def _model(paths: Paths, what: str) -> Lineage | None:
     pointers = {"champion": registry.champion, "candidate": registry.candidate}
     if what in pointers:
-        pointer = pointers[what](settings.models)
+        pointer = pointers[what](paths.models)
         if pointer is None:
             raise LineageError(f"there is no {what} yet; make one with: captcha-assets update")
-        if pointer.model_id not in registry.list_models(settings.models):
+        if pointer.model_id not in registry.list_models(paths.models):
             raise LineageError(
-                f"the {what} {pointer.model_id} is missing: restore {settings.models / pointer.model_id}"
+                f"the {what} {pointer.model_id} is missing: restore {paths.models / pointer.model_id}"
             )
         what = pointer.model_id
-    ids = registry.list_models(settings.models)
+    ids = registry.list_models(paths.models)
     model_id = _one(what, ids, "models") if "-" in what else None  # no batch hides behind a prefix
-    if model_id is None or (what != model_id and what in registrations.known_batches(settings)):
+    if model_id is None or (what != model_id and what in registrations.known_batches(paths)):
         return None
-    model = trained(settings, model_id)
+    model = trained(paths, model_id)
     return Lineage(
-        Node("model", model_id, {"role": _role(settings, model_id)}),
-        (_training(model), _splits_of(settings, model), *_data(model)),
-        tuple(_uses(settings, model_id)),
+        Node("model", model_id, {"role": _role(paths, model_id)}),
+        (_training(model), _splits_of(paths, model), *_data(model)),
+        tuple(_uses(paths, model_id)),
     )
 
 
-def _role(settings: Settings, model_id: str) -> str:
-    champion, candidate = registry.champion(settings.models), registry.candidate(settings.models)
+def _role(paths: Paths, model_id: str) -> str:
+    champion, candidate = registry.champion(paths.models), registry.candidate(paths.models)
     roles = {"champion": champion, "candidate": candidate}
     held = [role for role, pointer in roles.items() if pointer and pointer.model_id == model_id]
     return ", ".join(held) or "none"
@@ -147,19 +147,19 @@ def _training(model: Trained) -> Node:
     return Node("training run", recorded.get("run_id") or "unknown", facts)
 
 
-def _splits_of(settings: Settings, model: Trained) -> Node:
+def _splits_of(paths: Paths, model: Trained) -> Node:
     counts = model.counts()
     facts = {"images": counts if counts is not None else NOT_RECORDED}
-    return Node("splits", model.config.splits_version, facts, tuple(_origins(settings, model)))
+    return Node("splits", model.config.splits_version, facts, tuple(_origins(paths, model)))
 
 
 def _batches(model: Trained) -> list[str]:
     return trained_batches(model.config.provenance)
 
 
-def _origins(settings: Settings, model: Trained) -> Iterator[Node]:
+def _origins(paths: Paths, model: Trained) -> Iterator[Node]:
     recorded = {origin.batch: origin for origin in provenance.origins(model.config.provenance)}
-    known = registrations.known_batches(settings)
+    known = registrations.known_batches(paths)
     for batch in _batches(model):
         now = {} if batch in known else {"today": "removed"}
         if batch in recorded:
@@ -184,8 +184,8 @@ def _data(model: Trained) -> Iterator[Node]:
         yield Node("DVC's record of data/", model.config.provenance["dvc_md5"])
 
 
-def _uses(settings: Settings, model_id: str) -> Iterator[Node]:
-    metrics = read_metrics(settings, model_id)
+def _uses(paths: Paths, model_id: str) -> Iterator[Node]:
+    metrics = read_metrics(paths, model_id)
     if metrics:
         facts = {
             "accuracy": metrics["accuracy"],
@@ -193,10 +193,10 @@ def _uses(settings: Settings, model_id: str) -> Iterator[Node]:
             "test_images": metrics["n"],
             "splits": metrics["splits_version"],
         }
-        yield Node("evaluation", str(settings.evaluation(model_id)), facts)
-    if settings.onnx_model(model_id).exists():
-        yield Node("onnx_model", str(settings.onnx_model(model_id)))
-    for entry in registry.history(settings.models):
+        yield Node("evaluation", str(paths.evaluation(model_id)), facts)
+    if paths.onnx_model(model_id).exists():
+        yield Node("onnx_model", str(paths.onnx_model(model_id)))
+    for entry in registry.history(paths.models):
         if entry.model_id == model_id:
             by = {"by": entry.by, "action": entry.action, "because": entry.reason}
             yield Node("champion", f"since {entry.since}", by | {"instead_of": entry.instead_of})
@@ -205,25 +205,25 @@ def _uses(settings: Settings, model_id: str) -> Iterator[Node]:
 # --- a batch
 
 
-def _batch(settings: Settings, what: str) -> Lineage | None:
-    if what not in registrations.known_batches(settings):
+def _batch(paths: Paths, what: str) -> Lineage | None:
+    if what not in registrations.known_batches(paths):
         return None
-    known, path = registrations.registration(settings, what), registrations.archive_path(settings, what)
-    table = settings.image_table(what)
+    known, path = registrations.registration(paths, what), registrations.archive_path(paths, what)
+    table = paths.image_table(what)
     facts = {"archive": str(path) if path.exists() else "not fetched"}
     if table.exists():
-        source = _facts(provenance.origin(settings, what))
+        source = _facts(provenance.origin(paths, what))
         del source["image_table"]
     else:
         source = {"source": str(known.source) if known else registrations.FOUND}
-    used = (*_tables(settings, what), *_places(settings, what), *_models_of_batch(settings, what))
-    record = provenance.dvc_md5(settings)
+    used = (*_tables(paths, what), *_places(paths, what), *_models_of_batch(paths, what))
+    record = provenance.dvc_md5(paths)
     data = [Node("DVC's record of data/, today", record)] if record else []
     return Lineage(Node("batch", what, facts), (Node("source", source.pop("source"), source), *data), used)
 
 
-def _tables(settings: Settings, batch: str) -> Iterator[Node]:
-    tables = {"image_table": settings.image_table(batch), "rejected_images": settings.rejected_images(batch)}
+def _tables(paths: Paths, batch: str) -> Iterator[Node]:
+    tables = {"image_table": paths.image_table(batch), "rejected_images": paths.rejected_images(batch)}
     for name, path in tables.items():
         if path.exists():
             yield Node(name, content_hash(path), {"rows": _rows(path)})
@@ -233,65 +233,65 @@ def _rows(path: AnyPath) -> int:
     return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
 
 
-def _ids(settings: Settings, batch: str) -> pl.Series:
-    return pl.read_parquet(str(settings.image_table(batch)), columns=["image_id"])["image_id"].unique()
+def _ids(paths: Paths, batch: str) -> pl.Series:
+    return pl.read_parquet(str(paths.image_table(batch)), columns=["image_id"])["image_id"].unique()
 
 
-def _places(settings: Settings, batch: str) -> Iterator[Node]:
-    if not (settings.image_table(batch).exists() and settings.splits.exists()):
+def _places(paths: Paths, batch: str) -> Iterator[Node]:
+    if not (paths.image_table(batch).exists() and paths.splits.exists()):
         return
-    here = pl.col("image_id").is_in(_ids(settings, batch).implode())
-    places = pl.read_parquet(str(settings.splits), columns=["image_id", "split", "batch"]).filter(here)
+    here = pl.col("image_id").is_in(_ids(paths, batch).implode())
+    places = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
     found = dict(places.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
     first = int((places["batch"] == batch).sum())
     facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
-    yield Node("splits", content_hash(settings.splits), facts)
+    yield Node("splits", content_hash(paths.splits), facts)
 
 
-def _models_of_batch(settings: Settings, batch: str) -> Iterator[Node]:
-    ids = _ids(settings, batch) if settings.image_table(batch).exists() else None
-    for model in trained_models(settings):
+def _models_of_batch(paths: Paths, batch: str) -> Iterator[Node]:
+    ids = _ids(paths, batch) if paths.image_table(batch).exists() else None
+    for model in trained_models(paths):
         counts = model.counts(ids) if ids is not None else None
         if batch in _batches(model) or (counts and any(counts.values())):
             images = counts if counts is not None else NOT_RECORDED
-            facts = {"role": _role(settings, model.model_id), "images_of_it": images}
+            facts = {"role": _role(paths, model.model_id), "images_of_it": images}
             yield Node("model", model.model_id, facts)
 
 
 # --- an image
 
 
-def _image(settings: Settings, what: str) -> Lineage | None:
-    if re.fullmatch(r"[0-9a-f]{1,32}", what) is None or not settings.image_index.exists():
+def _image(paths: Paths, what: str) -> Lineage | None:
+    if re.fullmatch(r"[0-9a-f]{1,32}", what) is None or not paths.image_index.exists():
         return None
-    index = pl.scan_parquet(str(settings.image_index))
+    index = pl.scan_parquet(str(paths.image_index))
     wanted = index.filter(pl.col("image_id").str.starts_with(what)).collect()
     image_id = _one(what, wanted["image_id"].to_list(), "images")
     if image_id is None:
         return None
     image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
-    facts = {"label": image["label"], "status": image["status"], **_place(settings, image_id)}
+    facts = {"label": image["label"], "status": image["status"], **_place(paths, image_id)}
     others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
     return Lineage(
         Node("image", image_id, facts),
-        (*_sources(settings, image["sources"]), *_neighbours(image["group"], others.collect())),
-        tuple(_models_of_image(settings, image_id)),
+        (*_sources(paths, image["sources"]), *_neighbours(image["group"], others.collect())),
+        tuple(_models_of_image(paths, image_id)),
     )
 
 
-def _place(settings: Settings, image_id: str) -> dict[str, Any]:
-    if not settings.splits.exists():
+def _place(paths: Paths, image_id: str) -> dict[str, Any]:
+    if not paths.splits.exists():
         return {"split": None}
-    scan = pl.scan_parquet(str(settings.splits)).filter(pl.col("image_id") == image_id)
+    scan = pl.scan_parquet(str(paths.splits)).filter(pl.col("image_id") == image_id)
     # splits of an earlier version of the code say no reason
     rows = scan.select(pl.col("^(split|exclusion_reason)$")).collect().to_dicts()
     return rows[0] if rows else {"split": None}
 
 
-def _sources(settings: Settings, sources: list[dict[str, Any]]) -> Iterator[Node]:
+def _sources(paths: Paths, sources: list[dict[str, Any]]) -> Iterator[Node]:
     for source in sources:
-        known = registrations.registration(settings, source["batch"])
+        known = registrations.registration(paths, source["batch"])
         origin: dict[str, Any] = (
             {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
         )
@@ -308,11 +308,11 @@ def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:
         yield Node("near-duplicate group", group, {"others": ids[:_MOST_NEIGHBOURS], **more})
 
 
-def _models_of_image(settings: Settings, image_id: str) -> Iterator[Node]:
-    for model in trained_models(settings):
-        facts = {"role": _role(settings, model.model_id), "this_image": model.saw(image_id)}
+def _models_of_image(paths: Paths, image_id: str) -> Iterator[Node]:
+    for model in trained_models(paths):
+        facts = {"role": _role(paths, model.model_id), "this_image": model.saw(image_id)}
         yield Node("model", model.model_id, facts)
 
 
 #: How a name is looked up, in this order. The id of a prediction, once a service logs them, is one more.
-_KINDS: tuple[Callable[[Settings, str], Lineage | None], ...] = (_model, _batch, _image)
+_KINDS: tuple[Callable[[Paths, str], Lineage | None], ...] = (_model, _batch, _image)

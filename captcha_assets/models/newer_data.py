@@ -2,18 +2,18 @@
 
 import polars as pl
 
-from captcha_assets.models.seen import Trained, trained
-from captcha_assets.settings import Settings
+from captcha_assets.models.trained_images import Trained, trained
+from captcha_assets.paths import Paths
 
 
-def newer_data(settings: Settings, candidate: str, champion: str, splits_version: str) -> str | None:
+def newer_data(paths: Paths, candidate: str, champion: str, splits_version: str) -> str | None:
     """Say what the candidate was trained on and the champion was not; None where there is nothing.
 
     New images come first. Where there are none, or it is not recorded which images the two were trained on,
     today's splits are newer than former ones: images may have been removed from them, or relabelled.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         candidate: id of a model of the registry.
         champion: likewise.
         splits_version: data version of today's splits.
@@ -22,7 +22,7 @@ def newer_data(settings: Settings, candidate: str, champion: str, splits_version
         RegistryError: there is no such model.
         ModelFolderError: a configuration is damaged.
     """
-    new, old = trained(settings, candidate), trained(settings, champion)
+    new, old = trained(paths, candidate), trained(paths, champion)
     images, before = _training_images(new), _training_images(old)
     if images is not None and before is not None:
         added = len(images.filter(~images.is_in(before.implode())))

@@ -3,27 +3,28 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from captcha_assets.confidence_intervals import best_of
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
+from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.provenance import trained_batches
-from captcha_assets.models.reading import resolve
 from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
-from captcha_assets.proportions import best_of
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 
 _FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "n")
 
 
-def read_metrics(settings: Settings, model_id: str) -> dict[str, Any] | None:
+def read_metrics(paths: Paths, model_id: str) -> dict[str, Any] | None:
     """The test figures of a model, or None where it was not evaluated.
 
     Raises:
         ModelFolderError: the file is damaged.
     """
-    path = settings.evaluation(model_id) / "metrics.json"
+    path = paths.evaluation(model_id) / "metrics.json"
     if not path.exists():
         return None
     try:
@@ -47,12 +48,12 @@ def _figures_of(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     return figures if all(numbers) else None
 
 
-def accuracy_figures(settings: Settings, model_id: str) -> dict[str, Any]:
+def accuracy_figures(paths: Paths, model_id: str) -> dict[str, Any]:
     """Return what the history keeps of a model's evaluation; nothing where it was not evaluated."""
-    return _figures_of(read_metrics(settings, model_id) or {}) or {}
+    return _figures_of(read_metrics(paths, model_id) or {}) or {}
 
 
-def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
+def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
     """Return the champion's accuracy with its interval, and what the interval means after selection.
 
     Returns:
@@ -64,13 +65,13 @@ def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
     """
     measured, outdated = None, None
     try:
-        measured = read_metrics(settings, champion.model_id)
+        measured = read_metrics(paths, champion.model_id)
     except ModelFolderError as error:
         outdated = str(error)
     if measured is None:
         outdated = outdated or f"its evaluation is missing; {_measure_again(champion.model_id)}"
     figures = _figures_of(measured or champion.metrics)
-    compared = len(promotion_decisions.compared(settings.models) | {champion.model_id})
+    compared = len(promotion_decisions.compared(paths.models) | {champion.model_id})
     if figures is None:
         return {**dict.fromkeys(_FIGURES), "compared": compared, "outdated": outdated, **_NO_SELECTION}
     found = best_of(compared, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
@@ -90,24 +91,24 @@ def champion_figures(settings: Settings, champion: Champion) -> dict[str, Any]:
 _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
 
 
-def list_models(settings: Settings) -> list[dict[str, Any]]:
+def list_models(paths: Paths) -> list[dict[str, Any]]:
     """One row per model: its id, its role, its test accuracy with the interval, what it was trained on."""
     return [
         {
             "model": model_id,
-            "role": ", ".join(_roles(settings, model_id)) or None,
-            **_accuracy_and_batches(settings, model_id),
+            "role": ", ".join(_roles(paths, model_id)) or None,
+            **_accuracy_and_batches(paths, model_id),
         }
-        for model_id in registry.list_models(settings.models)
+        for model_id in registry.list_models(paths.models)
     ]
 
 
-def _accuracy_and_batches(settings: Settings, model_id: str) -> dict[str, Any]:
+def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
     """What a model is and can do; one that is damaged keeps no other from being listed."""
     try:
         return {
-            "test accuracy": _accuracy(settings, model_id),
-            "trained on": ", ".join(trained_batches(_config(settings, model_id).provenance)),
+            "test accuracy": _accuracy(paths, model_id),
+            "trained on": ", ".join(trained_batches(_config(paths, model_id).provenance)),
         }
     except ModelFolderError:
         return {"test accuracy": f"damaged: captcha-assets model show {model_id}", "trained on": None}
@@ -119,53 +120,53 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
     Raises:
         ModelChoiceError: there is no such model.
     """
-    model_id = resolve(settings, name)
-    config, champion = _config(settings, model_id), registry.champion(settings.models)
-    shown: dict[str, Any] = {"model": model_id, "role": ", ".join(_roles(settings, model_id)) or "none"}
+    model_id = resolve(settings.paths, name)
+    config, champion = _config(settings.paths, model_id), registry.champion(settings.paths.models)
+    shown: dict[str, Any] = {"model": model_id, "role": ", ".join(_roles(settings.paths, model_id)) or "none"}
     if champion and champion.model_id == model_id:
         shown |= {
             "champion since": champion.since,
             "instead of": champion.instead_of,
             "because": champion.reason,
-            "selection": champion_figures(settings, champion)["selection"]
+            "selection": champion_figures(settings.paths, champion)["selection"]
             or "none: no other model was compared",
         }
-    elif why := why_not_promoted(settings, model_id):
+    elif why := why_not_promoted(settings.paths, model_id):
         shown["not promoted because"] = why
     shown |= {
-        "test accuracy (95 %)": _accuracy(settings, model_id),
-        "report": settings.public_url(settings.evaluation(model_id) / "report.html"),
-        "report file": str(settings.evaluation(model_id) / "report.html"),
+        "test accuracy (95 %)": _accuracy(settings.paths, model_id),
+        "report": settings.public_url(settings.paths.evaluation(model_id) / "report.html"),
+        "report file": str(settings.paths.evaluation(model_id) / "report.html"),
         "batches": ", ".join(trained_batches(config.provenance)),
         "training run": config.provenance.get("run_id"),
         "splits": config.splits_version,
         "code version": config.code_version,
         "seed": config.seed,
-        "folder": str(registry.model_folder(settings.models, model_id)),
+        "folder": str(registry.model_folder(settings.paths.models, model_id)),
     }
     return shown
 
 
-def why_not_promoted(settings: Settings, model_id: str) -> str | None:
+def why_not_promoted(paths: Paths, model_id: str) -> str | None:
     """Return why a model was refused, replaced or not promoted; None where nothing is known against it.
 
     Raises:
         RegistryError: a record is damaged.
     """
-    decision = promotion_decisions.last(settings.models, model_id)
-    barred = registry.barred(settings.models, model_id)
+    decision = promotion_decisions.last(paths.models, model_id)
+    barred = registry.barred(paths.models, model_id)
     if barred or decision is None or decision.promoted:
         return barred
-    champion = registry.champion(settings.models)
+    champion = registry.champion(paths.models)
     then = decision.champion if champion and decision.champion != champion.model_id else None
     return f"{decision.reason} (compared with {then}, which served then)" if then else decision.reason
 
 
-def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool = False) -> Champion:
+def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
     """Make a model the champion because a person says so; the history keeps the reason.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         name: "champion", "candidate" or an id.
         reason: one line, for the history.
         force: promote it although it was never evaluated or exported, or was refused.
@@ -175,27 +176,27 @@ def promote_by_hand(settings: Settings, name: str, reason: str, *, force: bool =
         ModelFolderError: the model or its export is damaged.
         RegistryError: it serves already, or something speaks against it and `force` is not given.
     """
-    model_id = resolve(settings, name)
-    serves = registry.champion(settings.models)
+    model_id = resolve(paths, name)
+    serves = registry.champion(paths.models)
     if serves and serves.model_id == model_id:
         raise RegistryError(f"{model_id} serves already, since {serves.since}")
-    if not force and (against := list(_missing(settings, model_id))):
+    if not force and (against := list(_missing(paths, model_id))):
         raise RegistryError(
             f"{model_id} {', '.join(against)}: materialize evaluation and onnx_model while it is the "
             "candidate (captcha-assets update), or promote it all the same with --force"
         )
-    if not force and (refusal := registry.refusal(settings.models, model_id)):
+    if not force and (refusal := registry.refusal(paths.models, model_id)):
         raise RegistryError(f"{model_id} was refused: {refusal}; promote it all the same with --force")
-    verify_export(settings, model_id)
-    figures = accuracy_figures(settings, model_id)
-    return registry.promote(settings.models, model_id, reason, figures, by="human")
+    verify_export(paths, model_id)
+    figures = accuracy_figures(paths, model_id)
+    return registry.promote(paths.models, model_id, reason, figures, by="human")
 
 
-def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
+def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
     """Make a champion of before serve again: the one before today's, or `to`.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         reason: one line, for the history.
         to: a model that served: its id, or "candidate".
         force: go back to `to` although it was refused or is not exported.
@@ -206,46 +207,46 @@ def roll_back(settings: Settings, reason: str, to: str | None = None, *, force: 
     """
 
     def verify(model_id: str) -> None:
-        if not force and not settings.onnx_model(model_id).exists():
+        if not force and not paths.onnx_model(model_id).exists():
             raise RegistryError(
-                f"the export of {model_id} is missing ({settings.onnx_model(model_id)}): make it again with "
+                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): make it again with "
                 f"captcha-assets model export {model_id}, or add --to {model_id} --force"
             )
-        verify_export(settings, model_id)
+        verify_export(paths, model_id)
 
     if to is not None:
-        to = resolve(settings, to)
-    return registry.rollback(settings.models, reason, to, force=force, verify=verify)
+        to = resolve(paths, to)
+    return registry.rollback(paths.models, reason, to, force=force, verify=verify)
 
 
-def require_whole(settings: Settings, champion: Champion) -> None:
+def require_whole(paths: Paths, champion: Champion) -> None:
     """Refuse a champion whose folder or export is missing or damaged.
 
     Raises:
         RegistryError: the message says what to do.
     """
     model_id = champion.model_id
-    if not registry.holds(settings.models, model_id):
-        folder = settings.models / model_id
+    if not registry.holds(paths.models, model_id):
+        folder = paths.models / model_id
         raise RegistryError(
             f"the champion {model_id} is not whole: {folder} is missing or damaged; restore it from a "
             "backup, or let another model serve (captcha-assets model list, captcha-assets model promote)"
         )
-    if not settings.onnx_model(model_id).exists():
+    if not paths.onnx_model(model_id).exists():
         raise RegistryError(
             f"the champion {model_id} is not whole: it is not exported; export it with: captcha-assets model "
             f"export {model_id}"
         )
-    verify_export(settings, model_id)
+    verify_export(paths, model_id)
 
 
-def verify_export(settings: Settings, model_id: str) -> None:
+def verify_export(paths: Paths, model_id: str) -> None:
     """Refuse an exported model that is damaged or of another model; one that is not there passes.
 
     Raises:
         ModelFolderError: the message says what to do.
     """
-    place = settings.onnx_model(model_id)
+    place = paths.onnx_model(model_id)
     if not place.exists():
         return
     try:
@@ -262,28 +263,28 @@ def _export_again(model_id: str) -> str:
     return f"restore the folder, or make it again with: captcha-assets model export {model_id}"
 
 
-def _missing(settings: Settings, model_id: str) -> Iterator[str]:
-    if read_metrics(settings, model_id) is None:
+def _missing(paths: Paths, model_id: str) -> Iterator[str]:
+    if read_metrics(paths, model_id) is None:
         yield "was never evaluated"
-    if not settings.onnx_model(model_id).exists():
+    if not paths.onnx_model(model_id).exists():
         yield "was never exported"
 
 
-def _config(settings: Settings, model_id: str) -> ModelConfig:
-    with fetched(registry.model_folder(settings.models, model_id)) as folder:
+def _config(paths: Paths, model_id: str) -> ModelConfig:
+    with fetched(registry.model_folder(paths.models, model_id)) as folder:
         return read_config(folder)
 
 
-def _roles(settings: Settings, model_id: str) -> list[str]:
-    candidate, champion = registry.candidate(settings.models), registry.champion(settings.models)
+def _roles(paths: Paths, model_id: str) -> list[str]:
+    candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
     pointers = {"champion": champion, "candidate": candidate}
     roles = [role for role, pointer in pointers.items() if pointer and pointer.model_id == model_id]
-    barred = "champion" not in roles and registry.barred(settings.models, model_id)
+    barred = "champion" not in roles and registry.barred(paths.models, model_id)
     return [*roles, barred.partition(":")[0]] if barred else roles
 
 
-def _accuracy(settings: Settings, model_id: str) -> str | None:
-    figures = _figures_of(read_metrics(settings, model_id) or {})
+def _accuracy(paths: Paths, model_id: str) -> str | None:
+    figures = _figures_of(read_metrics(paths, model_id) or {})
     if figures is None:
         return None
     low, high = figures["accuracy_low"], figures["accuracy_high"]

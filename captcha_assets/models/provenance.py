@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from captcha_assets.images.content import content_hash
-from captcha_assets.settings import REPOSITORY, Settings
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.sources import archives, registrations
 
 
@@ -52,12 +52,12 @@ class Commit:
     modified: bool
 
 
-def recorded(settings: Settings, batches: Iterable[str]) -> dict[str, Any]:
+def recorded(paths: Paths, batches: Iterable[str]) -> dict[str, Any]:
     """Return what to record with a model that is about to be trained on these batches."""
     commit = code_commit()
     return {
-        "sources": [asdict(origin(settings, batch)) for batch in batches],
-        "dvc_md5": dvc_md5(settings),
+        "sources": [asdict(origin(paths, batch)) for batch in batches],
+        "dvc_md5": dvc_md5(paths),
         "commit": commit.id if commit else None,
         "commit_modified": commit.modified if commit else None,
     }
@@ -68,9 +68,9 @@ def origins(provenance: dict[str, Any]) -> list[Origin]:
     return [Origin(**row) for row in provenance.get("sources", ())]
 
 
-def origin(settings: Settings, batch: str) -> Origin:
+def origin(paths: Paths, batch: str) -> Origin:
     """Describe a batch from its registration, its archive and its image table."""
-    known, archive = registrations.registration(settings, batch), registrations.archive_path(settings, batch)
+    known, archive = registrations.registration(paths, batch), registrations.archive_path(paths, batch)
     digest = archives.digest_of(archive) if archive.exists() else None
     return Origin(
         batch=batch,
@@ -79,13 +79,13 @@ def origin(settings: Settings, batch: str) -> Origin:
         kaggle_version=known.kaggle_version if known else None,
         sha256=digest.sha256 if digest else known.sha256 if known else None,
         md5=digest.md5 if digest else None,
-        image_table=content_hash(settings.image_table(batch)),
+        image_table=content_hash(paths.image_table(batch)),
     )
 
 
-def dvc_md5(settings: Settings) -> str | None:
+def dvc_md5(paths: Paths) -> str | None:
     """Return DVC's hash of `data/` as `data.dvc` of the home has it; None where there is no such file."""
-    path = settings.home / "data.dvc"
+    path = paths.home / "data.dvc"
     if not path.is_file():
         return None
     outs = (yaml.safe_load(path.read_text()) or {}).get("outs") or [{}]

@@ -13,13 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.images.local import batches_of
+from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.provenance import trained_batches
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
-from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
 
 
@@ -71,59 +71,59 @@ class Reason:
     words: str
 
 
-def situation(settings: Settings, code: str, configuration: str) -> Situation:
+def situation(paths: Paths, code: str, configuration: str) -> Situation:
     """Look at the splits, at the validation results, and at the model that was trained last.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         code: version of the training's code now.
         configuration: version of the production settings now.
 
     Raises:
         RegistryError: the registry is damaged.
     """
-    blocked = tuple(_blocked(settings))
-    candidate = registry.candidate(settings.models)
+    blocked = tuple(_blocked(paths))
+    candidate = registry.candidate(paths.models)
     if candidate is None:
-        new = 0 if blocked else len(_training_images(str(settings.splits)))
+        new = 0 if blocked else len(_training_images(str(paths.splits)))
         return Situation(None, 0, new, (), (code, None), (configuration, None), blocked)
-    with fetched(registry.model_folder(settings.models, candidate.model_id)) as folder:
+    with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         trained = read_config(folder)
-    seen = settings.training_splits(candidate.model_id)
+    seen = paths.training_splits(candidate.model_id)
     before = pl.DataFrame(schema={"image_id": pl.String})
     try:
         before = _training_images(str(seen)) if seen.exists() else before
     except (pl.exceptions.PolarsError, OSError):
         blocked += (f"{seen} cannot be read: materialize resnet18 again (captcha-assets update)",)
-    now = before.clear() if blocked else _training_images(str(settings.splits))
+    now = before.clear() if blocked else _training_images(str(paths.splits))
     return Situation(
         model_id=candidate.model_id,
         trained_images=len(before),
         new_images=len(now.join(before, on="image_id", how="anti")),
         removed_images=0 if blocked else len(before.join(now, on="image_id", how="anti")),
-        drifted=() if blocked else tuple(_drifted(settings, trained)),
+        drifted=() if blocked else tuple(_drifted(paths, trained)),
         code=(code, trained.code_version),
         configuration=(configuration, trained.provenance.get("configuration")),
         blocked=blocked,
     )
 
 
-def _blocked(settings: Settings) -> Iterator[str]:
-    if not settings.splits.exists():
+def _blocked(paths: Paths) -> Iterator[str]:
+    if not paths.splits.exists():
         yield "there are no splits yet"
         return
     for table in ("image_index", "splits"):
-        if not validation_result.has_passed(settings.validation_results(table)):
+        if not validation_result.has_passed(paths.validation_results(table)):
             yield f"a blocking check of {table} fails"
     try:
-        batches = batches_of(settings.splits)
+        batches = batches_of(paths.splits)
     except (pl.exceptions.PolarsError, OSError):
-        yield f"{settings.splits} cannot be read: materialize it again (captcha-assets update)"
+        yield f"{paths.splits} cannot be read: materialize it again (captcha-assets update)"
         return
     for batch in batches:
-        if not settings.image_table(batch).exists():
+        if not paths.image_table(batch).exists():
             yield f"the splits hold images of batch {batch}, whose image_table is not there"
-    if why := lacking_images(settings.splits):
+    if why := lacking_images(paths.splits):
         yield why
 
 
@@ -131,10 +131,10 @@ def _training_images(splits: str) -> pl.DataFrame:
     return pl.scan_parquet(splits).filter(pl.col("split") == "train").select("image_id").collect()
 
 
-def _drifted(settings: Settings, trained: ModelConfig) -> Iterator[str]:
+def _drifted(paths: Paths, trained: ModelConfig) -> Iterator[str]:
     seen = set(trained_batches(trained.provenance))
-    for batch in batches_of(settings.splits):
-        folder = settings.validation_results("drift", batch)
+    for batch in batches_of(paths.splits):
+        folder = paths.validation_results("drift", batch)
         if batch not in seen and validation_result.has_warnings(folder):
             yield batch
 

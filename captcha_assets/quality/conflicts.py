@@ -5,12 +5,27 @@ from collections.abc import Mapping
 import polars as pl
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.decisions import claims
+from captcha_assets.images.decisions import claims, write_conflicts
+from captcha_assets.images.index import list_conflicts
+from captcha_assets.paths import Paths
 from captcha_assets.quality import example_images, report
 from captcha_assets.storage import AnyPath
 
 #: So many are shown; all of them stand in a file.
 SHOWN = 20
+
+
+def publish(paths: Paths, tables: Mapping[str, AnyPath], spec: DatasetSpec) -> str | None:
+    """Write the file of all label conflicts, and return the first of them as Markdown; None without any.
+
+    Args:
+        paths: where the index lies, and the file.
+        tables: image tables by batch.
+        spec: the size of an image.
+    """
+    found = list_conflicts(paths.image_index)
+    write_conflicts(found, paths.label_conflicts)
+    return None if found.is_empty() else markdown(found, tables, paths.label_decisions, spec)
 
 
 def markdown(

@@ -16,16 +16,16 @@ from great_expectations.data_context.types.resource_identifiers import (
 )
 
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation, validation_result
 from captcha_assets.quality.suites import SUITES
 from captcha_assets.quality.validation_result import RESULT_FILE, ValidationResultError
-from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath, replacing_folder
 
 _Results = Iterator[tuple[ValidationResultIdentifier, ExpectationSuiteValidationResult]]
 
 
-def build(settings: Settings, spec: DatasetSpec) -> AnyPath:
+def build(paths: Paths, spec: DatasetSpec) -> AnyPath:
     """Build the site anew in `settings.data_docs`, and return the path of its first page.
 
     Results that cannot be read, and those of versions with a format of their own, are left out.
@@ -33,7 +33,7 @@ def build(settings: Settings, spec: DatasetSpec) -> AnyPath:
     Raises:
         ValidationResultError: there are no results.
     """
-    found = dict(_stored(settings))
+    found = dict(_stored(paths))
     if not found:
         raise ValidationResultError(
             "there are no validation results yet: captcha-assets update materializes the tables"
@@ -43,10 +43,10 @@ def build(settings: Settings, spec: DatasetSpec) -> AnyPath:
         context.suites.add(validation.suite_of(name, suite(spec)))
     for identifier, result in found.items():
         context.validation_results_store.set(identifier, result)
-    with replacing_folder(settings.data_docs) as folder:
+    with replacing_folder(paths.data_docs) as folder:
         context.add_data_docs_site("data_docs", _site(folder))
         context.build_data_docs(["data_docs"])
-    return settings.data_docs / "index.html"
+    return paths.data_docs / "index.html"
 
 
 def _site(folder: Path) -> Any:
@@ -57,8 +57,9 @@ def _site(folder: Path) -> Any:
     }
 
 
-def _stored(settings: Settings) -> _Results:
-    for path in sorted((settings.artifact_root / "quality").glob(f"**/{RESULT_FILE}")):
+def _stored(paths: Paths) -> _Results:
+    found_files: list[AnyPath] = [*(paths.artifact_root / "quality").glob(f"**/{RESULT_FILE}")]
+    for path in sorted(found_files, key=str):
         try:
             found = validation_result.load(path.parent)
         except ValidationResultError:

@@ -24,7 +24,7 @@ from scipy import stats
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.features import thumbnails
-from captcha_assets.images.frames import require_columns
+from captcha_assets.images.table_files import require_columns
 from captcha_assets.storage import AnyPath, fetched, replacing
 
 Array = NDArray[Any]
@@ -43,9 +43,9 @@ MIN_REFERENCE = 200
 
 #: Rate of alarms among undisturbed batches, all features together (divided among them).
 FALSE_ALARMS = 0.01
-#: Images cut from one picture resemble each other, so that many tell less than their number: the effective
-#: sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is margin. (Their
-#: classes do not depend on each other.)
+#: Images cut from one drawn image resemble each other, so that many tell less than their number: the
+#: effective sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is
+#: margin. (Their classes do not depend on each other.)
 DESIGN_EFFECT = 2.0
 #: Tolerated difference of the distributions of a statistic: at most this share of the images would have to
 #: change places (the Kolmogorov-Smirnov distance). A shift by a quarter of a standard deviation.
@@ -111,6 +111,11 @@ class DriftFeature:
     p_value: float
     passed: bool
 
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class DriftResult:
@@ -140,7 +145,7 @@ class DriftResult:
         """Return what the suite `drift` validates: a row for each feature."""
         rows = [
             {
-                "feature": one.name.replace("_", " "),
+                "feature": one.title,
                 "found": one.words,
                 "difference": one.statistic,
                 "threshold": one.threshold,

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
-from captcha_assets.settings import Settings
 from captcha_assets.storage import AnyPath
 
 
@@ -20,7 +20,7 @@ class BatchOverview:
         batch: its name.
         delivered: members of the archive, usable or not.
         usable: images that could be decoded and labelled.
-        rejected: members that were refused.
+        rejected: members that cannot be used.
         duplicates: usable images that another member, of this batch or an earlier one, holds already.
         checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
     """
@@ -37,19 +37,19 @@ class BatchOverview:
         return asdict(self)
 
 
-def describe_batches(settings: Settings, batches: Iterable[str]) -> list[BatchOverview]:
+def describe_batches(paths: Paths, batches: Iterable[str]) -> list[BatchOverview]:
     """Describe batches from what they left among the artifacts; nothing is computed anew."""
-    firsts = _firsts_by_batch(settings)
-    return [_describe(settings, name, firsts) for name in sorted(batches)]
+    firsts = _firsts_by_batch(paths)
+    return [_describe(paths, name, firsts) for name in sorted(batches)]
 
 
-def _describe(settings: Settings, batch: str, firsts: dict[str, int]) -> BatchOverview:
-    folder = settings.validation_results("image_table", batch)
+def _describe(paths: Paths, batch: str, firsts: dict[str, int]) -> BatchOverview:
+    folder = paths.validation_results("image_table", batch)
     if not validation_result.is_stored(folder):
         return BatchOverview(batch, None, None, None, None, "not made")
     try:
-        usable = _rows(settings.image_table(batch))
-        rejected = _rows(settings.rejected_images(batch))
+        usable = _rows(paths.image_table(batch))
+        rejected = _rows(paths.rejected_images(batch))
         validation = validation_result.load(folder)
     except (pl.exceptions.PolarsError, OSError, ValidationResultError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
@@ -62,19 +62,19 @@ def _rows(path: AnyPath) -> int:
     return pl.scan_parquet(str(path)).select(pl.len()).collect().item()
 
 
-def _firsts_by_batch(settings: Settings) -> dict[str, int]:
+def _firsts_by_batch(paths: Paths) -> dict[str, int]:
     """How many images each batch of the index was the first to bring; empty where there is no index.
 
     The splits know which batch that was; of an image that they do not hold yet, the index names one.
     """
-    if not settings.image_index.exists():
+    if not paths.image_index.exists():
         return {}
     try:
-        images = pl.scan_parquet(str(settings.image_index)).select("image_id", "batch", "sources")
+        images = pl.scan_parquet(str(paths.image_index)).select("image_id", "batch", "sources")
         known = images.select(pl.col("sources").explode().struct.field("batch").unique()).collect()
         first = pl.col("batch")
-        if settings.splits.exists():
-            split = pl.scan_parquet(str(settings.splits)).select("image_id", first="batch")
+        if paths.splits.exists():
+            split = pl.scan_parquet(str(paths.splits)).select("image_id", first="batch")
             images, first = images.join(split, on="image_id", how="left"), pl.coalesce("first", "batch")
         counted = images.group_by(batch=first).len().collect()
     except (pl.exceptions.PolarsError, OSError):

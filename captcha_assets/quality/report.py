@@ -3,13 +3,20 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult
+from captcha_assets.paths import Paths
+from captcha_assets.quality import validation_result
+from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
+from captcha_assets.storage import AnyPath, replacing
+
+#: So many batches stand on the page of the history: more nobody reads, and each costs a file to open.
+_LATEST = 200
 
 
 @cache
@@ -56,6 +63,47 @@ def history(validations: Mapping[str, ValidationResult], of: int | None = None) 
     return _template("history.html.jinja").render(
         validations=dict(reversed(list(validations.items()))), checks=checks, of=of or len(validations)
     )
+
+
+def publish(
+    validation: ValidationResult, folder: AnyPath, figures: Mapping[str, bytes] | None = None
+) -> AnyPath:
+    """Store validation results in a folder with their report, and return the report's path.
+
+    Args:
+        validation: the validation results of a table.
+        folder: theirs.
+        figures: PNGs by title.
+    """
+    validation_result.save(validation, page(validation, figures), folder)
+    return folder / validation_result.REPORT_FILE
+
+
+def publish_history(paths: Paths, batches: Sequence[str]) -> AnyPath:
+    """Write the page that shows every check of the latest batches, drift among them, and return its path.
+
+    Args:
+        paths: where validation results lie.
+        batches: all batches, in the order in which they came.
+    """
+    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(paths, name))}
+    path = paths.validation_results("image_table") / "index.html"
+    with replacing(path) as part:
+        part.write_text(history(shown, of=len(batches)), "utf-8", "backslashreplace")
+    return path
+
+
+def _with_drift(paths: Paths, batch: str) -> ValidationResult | None:
+    """Return the validation results of a batch, its drift among them; None where there are none yet."""
+    try:
+        found = validation_result.load(paths.validation_results("image_table", batch))
+    except ValidationResultError:
+        return None
+    try:
+        drift = validation_result.load(paths.validation_results("drift", batch))
+    except ValidationResultError:
+        return found
+    return replace(found, suites=[*found.suites, *drift.suites])
 
 
 class Cell(NamedTuple):

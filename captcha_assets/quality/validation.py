@@ -22,7 +22,7 @@ from great_expectations.data_context.types.base import (
 )
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.quality import derived_tables, example_images, suites
 from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan

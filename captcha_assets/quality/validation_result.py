@@ -111,6 +111,12 @@ class ValidationResult:
         return not self.failures
 
     @property
+    def state(self) -> str:
+        """How a batch stands after its checks, in words."""
+        failed = ", ".join(one.name for one in self.failures)
+        return f"quarantined: {failed}" if failed else "usable"
+
+    @property
     def failures(self) -> tuple[ExpectationResult, ...]:
         """The blocking checks that failed."""
         return tuple(one for one in self.results if one.level == "failed")

@@ -35,7 +35,12 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
     # The pages of documentation would load scripts from elsewhere; telemetry would hold bodies of requests.
     telemetry: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(
-        title=TITLE, docs_url=None, redoc_url=None, lifespan=_lifespan(service), telemetry=telemetry
+        title=TITLE,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat what the request says its host is
+        lifespan=_lifespan(service),
+        telemetry=telemetry,
     )
     app.include_router(prediction_routes(service))
     app.include_router(inference_routes(service))

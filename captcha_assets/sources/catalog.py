@@ -3,28 +3,28 @@
 import hashlib
 import json
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.registrations import known_batches, registration
 
 
-def identities(settings: Settings) -> dict[str, str]:
+def identities(paths: Paths) -> dict[str, str]:
     """Return each batch's name and what identifies its content, in order of the names.
 
     A fetch never changes it: generated and downloaded images are identified by what was asked for, a zip or
     folder by the SHA-256 of its archive, an archive without a registration by its name alone.
     """
-    return {name: _identity(settings, name) for name in known_batches(settings)}
+    return {name: _identity(paths, name) for name in known_batches(paths)}
 
 
-def _identity(settings: Settings, name: str) -> str:
+def _identity(paths: Paths, name: str) -> str:
     try:
-        entry = registration(settings, name)
+        entry = registration(paths, name)
     except BatchError:
         return "damaged"  # the next fetch says so, and the other batches go on
     return entry.identity if entry else "archive"
 
 
-def version(settings: Settings) -> str:
+def version(paths: Paths) -> str:
     """Return the data version of the catalog: a hash of `identities`, 32 hex digits."""
-    return hashlib.sha256(json.dumps(identities(settings)).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(identities(paths)).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
 """The built-in generator of CAPTCHA characters, and of nothing else: single characters as Kaptcha draws them.
 
-The same count and seed give the same archive, byte for byte, on any machine: pictures are made by
-integer arithmetic (`generator_picture`), chance is numpy's PCG64 seeded by picture, and the PNG files
+The same count and seed give the same archive, byte for byte, on any machine: images are made by
+integer arithmetic (`captcha_image`), chance is numpy's PCG64 seeded by image, and the PNG files
 hold their pixels uncompressed, since no two builds of zlib promise the same compressed bytes. The first
 `n` images of a longer archive are the images of the shorter one.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.generator_picture import LENGTH, cut, draw
+from captcha_assets.sources.captcha_image import LENGTH, cut, draw
 from captcha_assets.storage import replacing
 
 #: Kaptcha's alphabet, in which n stands twice.
@@ -56,12 +56,12 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _cut(word: str, rng: np.random.Generator) -> NDArray[Any]:
-    picture, spans = draw(word, rng)
-    return cut(picture, word, spans, rng)
+    image, spans = draw(word, rng)
+    return cut(image, word, spans, rng)
 
 
 def generate(count: int, seed: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield `count` labelled images, five from each picture: (label, uint8 (52, 32)).
+    """Yield `count` labelled images, five from each image: (label, uint8 (52, 32)).
 
     Every 21 images hold all classes, n twice.
 
@@ -75,9 +75,9 @@ def generate(count: int, seed: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
 
 def _endless(seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
     labels = _labels(seed)
-    for picture in count_up():
+    for image in count_up():
         word = list(islice(labels, LENGTH))
-        rng = _stream(seed, 1, picture)
+        rng = _stream(seed, 1, image)
         yield from zip(word, _cut("".join(word), rng), strict=True)
 
 

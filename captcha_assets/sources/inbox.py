@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.sources import archives, registrations
 from captcha_assets.sources.archives import BatchError, Digest, Survey
 from captcha_assets.sources.registrations import RESERVED, LocalSource, Registration
@@ -72,7 +72,7 @@ class InboxScan:
         return [one for one in self.left if not one.waiting]
 
 
-def prepare(settings: Settings) -> str | None:
+def prepare(paths: Paths) -> str | None:
     """Make the folder, so that what is copied to it lands in it.
 
     Returns:
@@ -80,9 +80,9 @@ def prepare(settings: Settings) -> str | None:
         to there need not be a folder.
     """
     with suppress(OSError):
-        settings.inbox.mkdir(parents=True, exist_ok=True)
-    if not settings.inbox.is_dir() and (settings.inbox.exists() or settings.inbox.is_symlink()):
-        return _no_folder(settings.inbox)
+        paths.inbox.mkdir(parents=True, exist_ok=True)
+    if not paths.inbox.is_dir() and (paths.inbox.exists() or paths.inbox.is_symlink()):
+        return _no_folder(paths.inbox)
     return None
 
 
@@ -95,30 +95,30 @@ def _no_folder(inbox: Path) -> str:
     )
 
 
-def scan(settings: Settings, settled_seconds: float = 5.0, now: float | None = None) -> InboxScan:
+def scan(paths: Paths, settled_seconds: float = 5.0, now: float | None = None) -> InboxScan:
     """Look into the inbox. Nothing is changed; the same inbox gives the same answer.
 
     What was taken but not fetched yet is an arrival again, under the name it has: taking it twice is taking
     it once.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         settled_seconds: how long nothing may have changed in a batch.
         now: seconds since the epoch; the clock's by default.
     """
     found = InboxScan()
-    if not settings.inbox.is_dir():
-        if settings.inbox.exists() or settings.inbox.is_symlink():
-            found.left.append(Left(settings.inbox, _no_folder(settings.inbox)))
+    if not paths.inbox.is_dir():
+        if paths.inbox.exists() or paths.inbox.is_symlink():
+            found.left.append(Left(paths.inbox, _no_folder(paths.inbox)))
         return found
-    ledger = _Ledger(settings)
+    ledger = _Ledger(paths)
     moment = time.time() if now is None else now
     try:
-        paths = sorted(settings.inbox.resolve().iterdir())
+        entries = sorted(paths.inbox.resolve().iterdir())
     except OSError as error:
-        found.left.append(Left(settings.inbox, f"cannot be read: {error.strerror or error}"))
+        found.left.append(Left(paths.inbox, f"cannot be read: {error.strerror or error}"))
         return found
-    for path in paths:
+    for path in entries:
         if path.name.startswith("."):
             continue
         try:
@@ -135,7 +135,7 @@ def _plain(path: Path, reason: str) -> str:
     return reason.removeprefix(f"{path} ").encode(errors="backslashreplace").decode()
 
 
-def take(settings: Settings, arrival: Arrival) -> Registration:
+def take(paths: Paths, arrival: Arrival) -> Registration:
     """Register what arrived; `registrations.fetch` then copies it and removes it from the inbox.
 
     Raises:
@@ -146,15 +146,15 @@ def take(settings: Settings, arrival: Arrival) -> Registration:
     entry = Registration(
         arrival.batch, source, sha256=arrival.sha256, fingerprint=arrival.fingerprint or None
     )
-    known = registrations.claim(settings, entry)
+    known = registrations.claim(paths, entry)
     if known is None:
         raise BatchError(f"{arrival.batch} is being removed: scan the inbox again")
     if known.sha256 == arrival.sha256 and (known.source == source or _still_there(known)):
         return known
     # The same content from another place than before, or other content than was taken but never fetched.
-    fetched = registrations.archive_path(settings, arrival.batch).exists()
+    fetched = registrations.archive_path(paths, arrival.batch).exists()
     if known.sha256 == arrival.sha256 or (known.source == source and not fetched):
-        return registrations.record(settings, replace(entry, dataset=known.dataset))
+        return registrations.record(paths, replace(entry, dataset=known.dataset))
     raise BatchError(f"{arrival.batch} is the batch from {known.source} now: scan the inbox again")
 
 
@@ -209,37 +209,37 @@ def _holds(archive: Path, digest: Digest) -> bool:
 class _Ledger:
     """All batches that are known, those found earlier in the same scan included."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
         self._entries: dict[str, Registration] = {}
-        self._names = set(registrations.known_batches(settings)) | RESERVED
+        self._names = set(registrations.known_batches(paths)) | RESERVED
         self._here: set[str] = set()
         for batch in self._names:
             with suppress(BatchError):  # a damaged registration is reported where it is used
-                if entry := registrations.registration(settings, batch):
+                if entry := registrations.registration(paths, batch):
                     self._entries[batch] = entry
 
     def enter(self, seen: Survey) -> Arrival:
-        """Give what was found the name it has, or a new one; refuse what is known already."""
+        """Give what was found the name it has, or a new one; reject what is known already."""
         batch, sha256 = self._identify(seen)
         if batch is None:
             batch = self._waiting_at(seen.root) or self._new_name(seen.root, sha256)
         elif self._is_fetched(batch, sha256):
             raise BatchError(f"has been delivered already, as {batch}: it can be deleted here")
         else:
-            self._refuse_second(batch, seen.root)
+            self._reject_second(batch, seen.root)
         self._here.add(batch)
         self._names.add(batch)
         self._entries[batch] = Registration(batch, LocalSource(seen.root), sha256=sha256)
         return Arrival(seen.root, batch, sha256, seen.fingerprint)
 
     def _is_fetched(self, batch: str, sha256: str) -> bool:
-        archive = registrations.archive_path(self._settings, batch)
+        archive = registrations.archive_path(self._paths, batch)
         # one that is damaged is fetched again
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
-    def _refuse_second(self, batch: str, path: Path) -> None:
-        """Refuse what comes from another place too, as long as it can be had there."""
+    def _reject_second(self, batch: str, path: Path) -> None:
+        """Reject what comes from another place too, as long as it can be had there."""
         source = self._entries[batch].source
         if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
             raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
@@ -247,7 +247,7 @@ class _Ledger:
     def _waiting_at(self, path: Path) -> str | None:
         """Return the batch that was taken at this place and never fetched: other content takes its place."""
         for batch, entry in self._entries.items():
-            fetched = registrations.archive_path(self._settings, batch).exists()
+            fetched = registrations.archive_path(self._paths, batch).exists()
             if entry.source == LocalSource(path) and batch not in self._here and not fetched:
                 return batch
         return None
@@ -273,7 +273,7 @@ class _Ledger:
                 continue
             if entry is not None and entry.source == LocalSource(path):
                 return batch
-            if _holds(registrations.archive_path(self._settings, batch), digest):
+            if _holds(registrations.archive_path(self._paths, batch), digest):
                 return batch
         return None
 

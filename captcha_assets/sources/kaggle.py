@@ -49,7 +49,7 @@ class KaggleError(BatchError):
 
 
 class KaggleCredentialsError(KaggleError):
-    """There are no credentials for Kaggle, or it refused them."""
+    """There are no credentials for Kaggle, or it rejected them."""
 
 
 class KaggleNotFoundError(KaggleError):
@@ -80,7 +80,7 @@ def published_version(dataset: str) -> KaggleVersion:
     """Ask Kaggle which version of a data set (`owner/slug`) is the newest.
 
     Raises:
-        KaggleCredentialsError: no credentials, or refused.
+        KaggleCredentialsError: no credentials, or rejected.
         KaggleError: no such data set, or Kaggle cannot be asked now.
     """
     from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest  # noqa: PLC0415
@@ -111,7 +111,7 @@ def download(
         progress: is handed one line at a time, from another thread too.
 
     Raises:
-        KaggleCredentialsError: no credentials, or refused.
+        KaggleCredentialsError: no credentials, or rejected.
         KaggleError: no such data set or version, Kaggle cannot be asked now, or the archive is corrupt.
         OSError: the disk is full, say.
     """
@@ -311,7 +311,7 @@ def _explained(handle: "DatasetHandle", error: requests.HTTPError) -> KaggleErro
     assert error.response is not None
     status, what = _status(error.response), _what(handle)
     if status == 401:
-        return KaggleCredentialsError(f"{what}: Kaggle refused the credentials (401): {_HOW_TO_SIGN_IN}")
+        return KaggleCredentialsError(f"{what}: Kaggle rejected the credentials (401): {_HOW_TO_SIGN_IN}")
     if status == 403:
         return KaggleError(
             f"{what}: this account may not read it (403): accept its terms at {handle.to_url()}, or"

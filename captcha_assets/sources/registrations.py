@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from captcha_assets.images.archive import COUNT_LIMIT
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError, Digest, Progress, Unreadable
@@ -207,19 +208,19 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:99]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def archive_path(settings: Settings, batch: str) -> Path:
+def archive_path(paths: Paths, batch: str) -> Path:
     """Where a batch's archive lies once it is fetched."""
-    return settings.raw / f"{batch}.zip"
+    return paths.raw / f"{batch}.zip"
 
 
-def require_archives(settings: Settings, batches: Iterable[str]) -> None:
+def require_archives(paths: Paths, batches: Iterable[str]) -> None:
     """Check that the archives of these batches are there, so that no one records `data/` without one.
 
     Raises:
         BatchError: an archive is missing; the message says how to restore it.
     """
     for batch in batches:
-        path = archive_path(settings, batch)
+        path = archive_path(paths, batch)
         if not path.exists():
             raise BatchError(
                 f"{path} is missing: restore it (dvc checkout data.dvc, or dvc pull), fetch it again"
@@ -257,24 +258,24 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
             _check_local(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
             asked = replace(asked, sha256=digest.sha256, fingerprint=fingerprint)
-        with _locked(settings, batch, progress):
-            return _enter(settings, asked, progress)
+        with _locked(settings.paths, batch, progress):
+            return _enter(settings.paths, asked, progress)
 
 
-def _enter(settings: Settings, asked: Registration, progress: Progress) -> Registration:
+def _enter(paths: Paths, asked: Registration, progress: Progress) -> Registration:
     """Register a batch, or say what its registration has to do with it. The batch is locked."""
-    known = registration(settings, asked.batch)
+    known = registration(paths, asked.batch)
     if known is None:
-        _check_unregistered(settings, asked)
-        if claim(settings, asked) == asked:
+        _check_unregistered(paths, asked)
+        if claim(paths, asked) == asked:
             progress(f"{asked.batch}: registered from {asked.source}")
             return asked
-        known = registration(settings, asked.batch)  # another machine came first
+        known = registration(paths, asked.batch)  # another machine came first
         if known is None:
-            raise BatchError(f"{asked.batch} is being registered and removed elsewhere: run it again")
+            raise BatchError(f"{asked.batch} is registered and removed by another process: run it again")
     entry, done = _compared(known, asked)
     progress(f"{asked.batch}: {done}")
-    return known if entry == known else record(settings, entry)
+    return known if entry == known else record(paths, entry)
 
 
 def _compared(known: Registration, asked: Registration) -> tuple[Registration, str]:
@@ -300,14 +301,14 @@ def _compared(known: Registration, asked: Registration) -> tuple[Registration, s
     )
 
 
-def claim(settings: Settings, entry: Registration) -> Registration | None:
+def claim(paths: Paths, entry: Registration) -> Registration | None:
     """Register a name that is free, and return what is registered under it now.
 
     Of several processes, on several machines, exactly one is handed its own entry back.
     """
-    if create(settings.registration(entry.batch), _written(entry)):
+    if create(paths.registration(entry.batch), _written(entry)):
         return entry
-    return registration(settings, entry.batch)
+    return registration(paths, entry.batch)
 
 
 def _dataset(settings: Settings) -> str:
@@ -331,9 +332,9 @@ def _check_local(path: Path) -> None:
             raise BatchError(f"{path} holds no files: give a zip archive of images")
 
 
-def _check_unregistered(settings: Settings, asked: Registration) -> None:
+def _check_unregistered(paths: Paths, asked: Registration) -> None:
     """Reject a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
-    archive = archive_path(settings, asked.batch)
+    archive = archive_path(paths, asked.batch)
     if asked.sha256 and archive.exists() and archives.digest_of(archive).sha256 != asked.sha256:
         raise _other_archive(archive, asked)
 
@@ -345,9 +346,9 @@ def _other_archive(archive: Path, asked: Registration) -> BatchError:
     )
 
 
-def record(settings: Settings, entry: Registration) -> Registration:
+def record(paths: Paths, entry: Registration) -> Registration:
     """Write a registration, complete or not at all, over what was recorded under its name."""
-    write_json(settings.registration(entry.batch), _fields(entry))
+    write_json(paths.registration(entry.batch), _fields(entry))
     return entry
 
 
@@ -359,23 +360,23 @@ def _written(entry: Registration) -> str:
     return json_text(_fields(entry))
 
 
-def registration(settings: Settings, batch: str) -> Registration | None:
+def registration(paths: Paths, batch: str) -> Registration | None:
     """Return where a batch comes from, or `None` when it was not registered here.
 
     Raises:
         BatchError: the record cannot be read.
     """
-    place = settings.registration(batch)
+    place = paths.registration(batch)
     try:
         text = place.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise _damaged(settings, batch, error) from error
+        raise _damaged(paths, batch, error) from error
     try:
         return _read(json.loads(text), batch)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(settings, batch, error) from error
+        raise _damaged(paths, batch, error) from error
 
 
 def _read(fields: dict[str, Any], batch: str) -> Registration:
@@ -386,53 +387,53 @@ def _read(fields: dict[str, Any], batch: str) -> Registration:
     return entry
 
 
-def _damaged(settings: Settings, batch: str, error: Exception) -> BatchError:
+def _damaged(paths: Paths, batch: str, error: Exception) -> BatchError:
     return BatchError(
-        f"{settings.registration(batch)} is damaged ({error}): remove the batch"
+        f"{paths.registration(batch)} is damaged ({error}): remove the batch"
         f" (captcha-assets batch remove {batch}) and add it again"
     )
 
 
-def all_registrations(settings: Settings) -> list[Registration]:
+def all_registrations(paths: Paths) -> list[Registration]:
     """Return all registrations in order of their names."""
-    names = sorted(place.stem for place in settings.registrations.glob("*.json"))
-    return [entry for name in names if (entry := registration(settings, name)) is not None]
+    names = sorted(place.stem for place in paths.registrations.glob("*.json"))
+    return [entry for name in names if (entry := registration(paths, name)) is not None]
 
 
-def known_batches(settings: Settings) -> list[str]:
+def known_batches(paths: Paths) -> list[str]:
     """Return the names of all batches, sorted: those registered and those whose archive is here."""
-    registered = {place.stem for place in settings.registrations.glob("*.json")}
-    present = {place.stem for place in settings.raw.glob("*.zip")}
+    registered = {place.stem for place in paths.registrations.glob("*.json")}
+    present = {place.stem for place in paths.raw.glob("*.zip")}
     return sorted(name for name in registered | present if BATCH_NAME.fullmatch(name))
 
 
-def _places(settings: Settings, batch: str) -> list[AnyPath]:
+def _places(paths: Paths, batch: str) -> list[AnyPath]:
     """Return where a batch may lie, in the order in which it is removed.
 
     What its name is known by, the archive and the registration, goes last: after a kill it can be removed
     again. The quality report goes first: without it no index takes the tables.
     """
     return [
-        settings.validation_results("image_table", batch),
-        settings.validation_results("drift", batch),
-        settings.image_table(batch),
-        settings.rejected_images(batch),
-        _made(settings, batch),
-        archive_path(settings, batch),
-        settings.registration(batch),
+        paths.validation_results("image_table", batch),
+        paths.validation_results("drift", batch),
+        paths.image_table(batch),
+        paths.rejected_images(batch),
+        _made(paths, batch),
+        archive_path(paths, batch),
+        paths.registration(batch),
     ]
 
 
-def has_left(settings: Settings, batch: str) -> bool:
+def has_left(paths: Paths, batch: str) -> bool:
     """Whether anything of a batch lies on the disk, its tables without its archive included."""
-    return any(_lies(place) for place in _places(settings, batch))
+    return any(_lies(place) for place in _places(paths, batch))
 
 
 def _lies(place: AnyPath) -> bool:
     return place.exists() or (isinstance(place, Path) and place.is_symlink())
 
 
-def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None:
+def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
     """Remove a batch: its tables, reports, archive and registration. Split assignments stay.
 
     Killed at any moment, a second call ends in the same state. A fetch under way is waited for.
@@ -441,35 +442,35 @@ def remove(settings: Settings, batch: str, progress: Progress = _silent) -> None
         BatchError: there is no such batch, or the disk cannot be written to.
     """
     check_batch_name(batch)
-    with _plain_errors(f"{batch} cannot be removed"), _locked(settings, batch, progress):
-        if not has_left(settings, batch):
-            raise unknown_batch(settings, batch)
-        _finish_fetch(settings, batch)
-        for place in _places(settings, batch):
+    with _plain_errors(f"{batch} cannot be removed"), _locked(paths, batch, progress):
+        if not has_left(paths, batch):
+            raise unknown_batch(paths, batch)
+        _finish_fetch(paths, batch)
+        for place in _places(paths, batch):
             remove_path(place)
 
 
-def _finish_fetch(settings: Settings, batch: str) -> None:
+def _finish_fetch(paths: Paths, batch: str) -> None:
     """Let a fetch that was killed while it cleared the inbox finish, so that no hidden file stays there."""
     try:
-        known = registration(settings, batch)
+        known = registration(paths, batch)
     except BatchError:
         return  # damaged, and about to go
-    archive = archive_path(settings, batch)
-    if known is None or not in_inbox(settings, known) or not archive.exists():
+    archive = archive_path(paths, batch)
+    if known is None or not in_inbox(paths, known) or not archive.exists():
         return
     aside = _aside(known)
     if aside is not None and aside.exists() and archives.digest_of(archive).sha256 == known.sha256:
-        _clear_inbox(settings, known, archive)
+        _clear_inbox(paths, known, archive)
 
 
-def unknown_batch(settings: Settings, batch: str) -> BatchError:
+def unknown_batch(paths: Paths, batch: str) -> BatchError:
     """Return the error that says that nothing is known of a batch."""
-    return BatchError(f"there is no batch {batch}; known are: {_listed(settings)}")
+    return BatchError(f"there is no batch {batch}; known are: {_listed(paths)}")
 
 
-def _listed(settings: Settings) -> str:
-    return ", ".join(known_batches(settings)) or "none"
+def _listed(paths: Paths) -> str:
+    return ", ".join(known_batches(paths)) or "none"
 
 
 def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBatch:
@@ -489,31 +490,31 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
             archive is damaged, or the disk is full.
     """
     check_batch_name(batch)
-    target = archive_path(settings, batch)
-    with _plain_errors(f"{batch} cannot be fetched"), _locked(settings, batch, progress):
-        known = registration(settings, batch)
+    target = archive_path(settings.paths, batch)
+    with _plain_errors(f"{batch} cannot be fetched"), _locked(settings.paths, batch, progress):
+        known = registration(settings.paths, batch)
         if known is None:
             if not target.exists():
                 raise BatchError(
-                    f"there is no batch {batch} (known are: {_listed(settings)}): bring its archive with"
-                    f" `dvc pull`, register it (captcha-assets batch add {batch} SOURCE), or remove what is"
-                    f" left of it (captcha-assets batch remove {batch})"
+                    f"there is no batch {batch} (known are: {_listed(settings.paths)}): bring its archive "
+                    f"with `dvc pull`, register it (captcha-assets batch add {batch} SOURCE), or remove "
+                    f"what is left of it (captcha-assets batch remove {batch})"
                 )
             return _describe(target, None)
         here = archives.digest_of(target).sha256 if target.exists() else None
         if here is not None and known.sha256 is None and isinstance(known.source, LocalSource):
-            known = record(settings, replace(known, sha256=here))  # registered before hashes were
+            known = record(settings.paths, replace(known, sha256=here))  # registered before hashes were
         if here is None or here != known.sha256:
             known = _bring(settings, known, here, progress)
         raw = _describe(target, known)
-        _clear_inbox(settings, known, target)
+        _clear_inbox(settings.paths, known, target)
     return raw
 
 
 @contextmanager
-def _locked(settings: Settings, batch: str, progress: Progress = _silent) -> Iterator[None]:
+def _locked(paths: Paths, batch: str, progress: Progress = _silent) -> Iterator[None]:
     """Let one process at a time work on a batch; the lock goes with the process."""
-    place = settings.scratch / "locks" / f"{batch}.lock"
+    place = paths.scratch / "locks" / f"{batch}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("w") as lock:
         try:
@@ -537,8 +538,8 @@ def _plain_errors(what: str) -> Iterator[None]:
         raise BatchError(message) from error
 
 
-def _made(settings: Settings, batch: str) -> Path:
-    return settings.scratch / "deliveries" / f"{batch}.zip"
+def _made(paths: Paths, batch: str) -> Path:
+    return paths.scratch / "deliveries" / f"{batch}.zip"
 
 
 def _bring(settings: Settings, known: Registration, here: str | None, progress: Progress) -> Registration:
@@ -550,7 +551,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
         here: hash of the archive that lies at this place and is not what is registered, None without one.
         progress: see `fetch`.
     """
-    target, made = archive_path(settings, known.batch), _made(settings, known.batch)
+    target, made = archive_path(settings.paths, known.batch), _made(settings.paths, known.batch)
     progress(f"{known.batch}: fetching {known.source}")
     try:
         with replacing(made) as part, _restoring(target, known, here):
@@ -558,7 +559,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
             archives.contents(part)
             if _is_anothers(known, now, here):
                 raise _other_archive(target, known)
-            record(settings, now)
+            record(settings.paths, now)
         move(made, target)
     finally:
         made.unlink(missing_ok=True)
@@ -601,7 +602,7 @@ def _write(settings: Settings, known: Registration, part: Path, progress: Progre
         return replace(known, sha256=digest.sha256, fingerprint=fingerprint)
     if isinstance(source, KaggleSource):
         return _download(settings, known, part, progress)
-    from captcha_assets.sources import generator  # noqa: PLC0415 - its fonts and pictures take a second
+    from captcha_assets.sources import generator  # noqa: PLC0415 - its fonts and images take a second
 
     generator.write_archive(part, source.count, source.seed)
     return replace(known, sha256=archives.digest_of(part).sha256)
@@ -617,7 +618,7 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
         known.dataset or _dataset(settings),
         version,
         part,
-        settings.scratch / "kaggle",
+        settings.paths.scratch / "kaggle",
         progress,
     )
     return replace(known, sha256=archives.digest_of(part).sha256, kaggle_version=got.version)
@@ -652,44 +653,44 @@ def _describe(archive: Path, known: Registration | None) -> RawBatch:
 
 
 def _aside(known: Registration) -> Path | None:
-    """Where in the inbox a batch is moved to before it is removed; None for one from elsewhere."""
+    """Where in the inbox a batch is moved to before it is removed; None for one that came another way."""
     place = known.source.path if isinstance(known.source, LocalSource) else None
     return None if place is None else place.with_name(f".taken-{known.batch}")
 
 
-def in_inbox(settings: Settings, known: Registration) -> bool:
+def in_inbox(paths: Paths, known: Registration) -> bool:
     """Whether a batch comes from the inbox."""
-    return isinstance(known.source, LocalSource) and known.source.path.parent == settings.inbox.resolve()
+    return isinstance(known.source, LocalSource) and known.source.path.parent == paths.inbox.resolve()
 
 
-def came_by_inbox(settings: Settings, batch: str) -> bool:
+def came_by_inbox(paths: Paths, batch: str) -> bool:
     """Whether a batch is registered from the inbox; what cannot be read is not."""
     try:
-        known = registration(settings, batch)
+        known = registration(paths, batch)
     except BatchError:
         return False
-    return known is not None and in_inbox(settings, known)
+    return known is not None and in_inbox(paths, known)
 
 
-def waiting_in_inbox(settings: Settings, batch: str) -> Path | None:
+def waiting_in_inbox(paths: Paths, batch: str) -> Path | None:
     """Return where in the inbox a registered batch lies that has not been fetched from there yet."""
     try:
-        known = registration(settings, batch)
+        known = registration(paths, batch)
     except BatchError:
         return None
-    if known is None or not isinstance(known.source, LocalSource) or not in_inbox(settings, known):
+    if known is None or not isinstance(known.source, LocalSource) or not in_inbox(paths, known):
         return None
     return known.source.path if known.source.path.exists() else None
 
 
-def _clear_inbox(settings: Settings, known: Registration, archive: Path) -> None:
+def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
     """Remove a batch from the inbox now that its archive is safe.
 
     It is moved aside under a hidden name first, so that a kill half-way leaves nothing in sight that
     would look like another batch. What the archive does not hold is put back.
     """
     aside = _aside(known)
-    if aside is None or not in_inbox(settings, known):
+    if aside is None or not in_inbox(paths, known):
         return
     assert isinstance(known.source, LocalSource)
     place = known.source.path
@@ -699,10 +700,10 @@ def _clear_inbox(settings: Settings, known: Registration, archive: Path) -> None
         aside.rename(place)
 
 
-def finish_taking(settings: Settings) -> None:
+def finish_taking(paths: Paths) -> None:
     """Remove from the inbox what a killed fetch had moved aside there, its archive being safe."""
-    for aside in sorted(settings.inbox.glob(".taken-*")):
+    for aside in sorted(paths.inbox.glob(".taken-*")):
         batch = aside.name.removeprefix(".taken-")
-        if BATCH_NAME.fullmatch(batch) and archive_path(settings, batch).exists():
-            with _plain_errors(f"{batch} cannot be removed from the inbox"), _locked(settings, batch):
-                _finish_fetch(settings, batch)
+        if BATCH_NAME.fullmatch(batch) and archive_path(paths, batch).exists():
+            with _plain_errors(f"{batch} cannot be removed from the inbox"), _locked(paths, batch):
+                _finish_fetch(paths, batch)

@@ -5,48 +5,46 @@ from typing import Any
 
 import yaml
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import replacing
 from captcha_assets.sweeps.leaderboard import best
-from captcha_assets.sweeps.production import make_production, production_settings
+from captcha_assets.sweeps.production_settings import make_production, production_settings
 from captcha_assets.sweeps.trials import Record, described
 from captcha_assets.training.config import TrainingSettings
 
 
-def apply(settings: Settings, trial: str | None = None, *, only_varied: bool = False) -> str:
+def apply(paths: Paths, trial: str | None = None, *, only_varied: bool = False) -> str:
     """Make the settings of a trial the production settings, and say so in one line.
 
     Args:
-        settings: where things are kept.
+        paths: where things are kept.
         trial: which; None takes the best complete one on today's images.
         only_varied: take what its sweep varied, and leave the rest as it is in production.
 
     Raises:
         SweepError: there is no such trial.
     """
-    record = best(settings, trial)
-    path = make_production(settings, _chosen(settings, record, only_varied), _why(record))
+    record = best(paths, trial)
+    path = make_production(paths, _chosen(paths, record, only_varied), _why(record))
     return f"{path}: the settings of {record.trial} ({_figure(record)}; {described(record.parameters)})"
 
 
-def write_run_config(
-    settings: Settings, path: Path, trial: str | None = None, *, only_varied: bool = False
-) -> str:
+def write_run_config(paths: Paths, path: Path, trial: str | None = None, *, only_varied: bool = False) -> str:
     """Write the settings of a trial as run config of `resnet18`; production stays as it is.
 
     Raises:
         SweepError: there is no such trial.
     """
-    record = best(settings, trial)
-    chosen = TrainingSettings.of(_chosen(settings, record, only_varied)).model_dump(mode="json")
+    record = best(paths, trial)
+    chosen = TrainingSettings.of(_chosen(paths, record, only_varied)).model_dump(mode="json")
     config = {"ops": {"resnet18": {"config": chosen}}}
     with replacing(path) as part:
         part.write_text(f"# {_why(record)}\n{yaml.safe_dump(config, sort_keys=False)}")
     return f"{path}: run config with the settings of {record.trial} ({_figure(record)})"
 
 
-def _chosen(settings: Settings, record: Record, only_varied: bool) -> dict[str, Any]:
-    rest = production_settings(settings).model_dump() if only_varied else record.settings
+def _chosen(paths: Paths, record: Record, only_varied: bool) -> dict[str, Any]:
+    rest = production_settings(paths).model_dump() if only_varied else record.settings
     return {**rest, **record.parameters}
 
 

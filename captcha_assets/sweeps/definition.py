@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import write_json
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TrainingSettings
@@ -179,28 +179,28 @@ def _parsed(value: Mapping[str, Any], where: str) -> Sweep:
         raise SweepError(f"{where}: {one_line(error, Sweep.model_fields)}") from error
 
 
-def register(settings: Settings, sweep: Sweep) -> None:
+def register(paths: Paths, sweep: Sweep) -> None:
     """Keep what a sweep tries, so that each of its trials can be made from its name alone."""
-    write_json(settings.sweep(sweep.identity), sweep.model_dump())
+    write_json(paths.sweep(sweep.identity), sweep.model_dump())
 
 
-def all_registered(settings: Settings) -> list[Sweep]:
+def all_registered(paths: Paths) -> list[Sweep]:
     """Return the sweeps that were registered, in order of their names.
 
     Raises:
         SweepError: one is damaged.
     """
-    names = sorted(path.stem for path in settings.sweeps.glob("*.json")) if settings.sweeps.exists() else []
-    return [registered(settings, name) for name in names]
+    names = sorted(path.stem for path in paths.sweeps.glob("*.json")) if paths.sweeps.exists() else []
+    return [registered(paths, name) for name in names]
 
 
-def registered(settings: Settings, identity: str) -> Sweep:
+def registered(paths: Paths, identity: str) -> Sweep:
     """Return a sweep that was registered.
 
     Raises:
         SweepError: there is none of that name, or it is damaged.
     """
-    path = settings.sweep(identity)
+    path = paths.sweep(identity)
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:

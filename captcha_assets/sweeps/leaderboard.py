@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.images.table import content_hash
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import replacing
 from captcha_assets.sweeps import trials
 from captcha_assets.sweeps.definition import SweepError, all_registered
@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+#: The columns that the first ranks are shown with, and how many of them.
+SHOWN = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
+_FIRST = 20
+
 DESCRIPTIONS = {
     "rank": "1 is the best; none for what is not complete, or was trained on other images",
     "accuracy": "on the validation split, after the last epoch that was trained",
@@ -43,9 +47,9 @@ DESCRIPTIONS = {
 }
 
 
-def splits_now(settings: Settings) -> str:
+def splits_now(paths: Paths) -> str:
     """Return the data version of today's splits; empty where there are none yet."""
-    return content_hash(settings.splits) if settings.splits.exists() else ""
+    return content_hash(paths.splits) if paths.splits.exists() else ""
 
 
 def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
@@ -83,7 +87,13 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
     return made
 
 
-def waiting(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
+def first_ranks(paths: Paths, records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return the first rows of the leaderboard, with the columns of `SHOWN`, as text."""
+    first = rows(records, splits_now(paths))[:_FIRST]
+    return [{name: "" if row[name] is None else str(row[name]) for name in SHOWN} for row in first]
+
+
+def waiting(paths: Paths, records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the registered trials that have no record, as rows like those of `rows`."""
     ended = {record.trial for record in records}
     empty: dict[str, Any] = dict.fromkeys(SCHEMA.names)
@@ -96,33 +106,33 @@ def waiting(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any
             "parameters": json.dumps(sweep.combination(number) if sweep.grid else {}),
             "settings": json.dumps(sweep.fixed),
         }
-        for sweep in all_registered(settings)
+        for sweep in all_registered(paths)
         for number, name in enumerate(sweep.trial_names)
         if name not in ended
     ]
 
 
-def write(settings: Settings, records: Sequence[Record]) -> str:
+def write(paths: Paths, records: Sequence[Record]) -> str:
     """Write the leaderboard and return the hash of its content."""
-    table = pa.Table.from_pylist(rows(records, splits_now(settings)), schema=SCHEMA)
-    with replacing(settings.sweep_leaderboard) as part:
+    table = pa.Table.from_pylist(rows(records, splits_now(paths)), schema=SCHEMA)
+    with replacing(paths.sweep_leaderboard) as part:
         pq.write_table(table, part)
-    return content_hash(settings.sweep_leaderboard)
+    return content_hash(paths.sweep_leaderboard)
 
 
-def best(settings: Settings, trial: str | None = None) -> Record:
+def best(paths: Paths, trial: str | None = None) -> Record:
     """Return the best complete trial on today's splits, or the complete trial of that name.
 
     Raises:
         SweepError: there is none.
     """
     if trial is not None:
-        record = trials.load(settings, trial)
+        record = trials.load(paths, trial)
         if record is None or record.state != COMPLETE:
             raise SweepError(f"{trial} is no complete trial; see: captcha-assets sweep show")
         return record
-    version = splits_now(settings)
-    for record in ranked(trials.load_all(settings), version):
+    version = splits_now(paths)
+    for record in ranked(trials.load_all(paths), version):
         if record.state == COMPLETE and record.splits_version == version:
             return record
     raise SweepError("no trial is complete on today's images: captcha-assets sweep run FILE")

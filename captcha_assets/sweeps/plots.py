@@ -1,4 +1,4 @@
-"""Pictures of sweeps. Each function returns a PNG, `canvas.WIDTH` pixels wide."""
+"""Plots of sweeps. Each function returns a PNG, `plot_style.WIDTH` pixels wide."""
 
 import json
 import math
@@ -10,17 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from captcha_assets.evaluation.canvas import (
+from captcha_assets.evaluation.formatting import counted, percent
+from captcha_assets.evaluation.plot_style import (
     BLUE,
     MUTED,
     RED,
     WIDTH,
     add_axes,
+    as_png,
     new_figure,
-    picture,
     write,
 )
-from captcha_assets.evaluation.formatting import counted, percent
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 
 #: Parameters that are shown at most.
@@ -32,7 +32,7 @@ _FEW = 6
 _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
 
 
-@picture
+@as_png
 def progress(records: Sequence[Record]) -> Figure:
     """Draw the accuracy of every trial in the order of the trials, and the best so far.
 
@@ -59,7 +59,7 @@ def progress(records: Sequence[Record]) -> Figure:
     return figure
 
 
-@picture
+@as_png
 def parameters(records: Sequence[Record]) -> Figure:
     """Draw the accuracy over each parameter that was varied; the best trial is circled.
 
@@ -78,6 +78,17 @@ def parameters(records: Sequence[Record]) -> Figure:
         axes = add_axes(figure, left, top + 15, 330, 165)
         _parameter(axes, name, shown, best)
     return figure
+
+
+def of_sweeps(records: Sequence[Record]) -> dict[str, bytes]:
+    """Return the plots of every sweep among the records, by title."""
+    made = {}
+    for sweep in sorted({record.sweep for record in records}):
+        members = [record for record in records if record.sweep == sweep]
+        made[f"{sweep}: trials"] = progress(members)
+        if any(record.value is not None for record in members):
+            made[f"{sweep}: parameters"] = parameters(members)
+    return made
 
 
 def _subtitle(best: Record | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets.storage import write_json
 from captcha_assets.sweeps.definition import Sweep, SweepError
 
@@ -50,22 +50,22 @@ class Record:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def save(settings: Settings, record: Record) -> None:
+def save(paths: Paths, record: Record) -> None:
     """Write a record. A failure does not replace what was achieved before."""
     if record.state == FAILED:
-        before = _readable(settings, record.trial)
+        before = _readable(paths, record.trial)
         if before is not None and before.state != FAILED:
             return
-    write_json(settings.sweep_trial(record.trial), asdict(record))
+    write_json(paths.sweep_trial(record.trial), asdict(record))
 
 
-def load(settings: Settings, trial: str) -> Record | None:
+def load(paths: Paths, trial: str) -> Record | None:
     """Return what became of a trial; None where it has not ended.
 
     Raises:
         SweepError: the record is damaged.
     """
-    path = settings.sweep_trial(trial)
+    path = paths.sweep_trial(trial)
     try:
         return Record(**json.loads(path.read_text()))
     except FileNotFoundError:
@@ -74,21 +74,21 @@ def load(settings: Settings, trial: str) -> Record | None:
         raise SweepError(f"{path} is damaged: remove it and run the trial again") from error
 
 
-def load_all(settings: Settings, sweep: str | None = None) -> list[Record]:
+def load_all(paths: Paths, sweep: str | None = None) -> list[Record]:
     """Return the records of a sweep, or of all sweeps, in order of the trials' names.
 
     A damaged record is as none: its trial waits, and the next `sweep run` trains it again.
     """
-    if not settings.sweep_trials.exists():
+    if not paths.sweep_trials.exists():
         return []
-    names = sorted(folder.name for folder in settings.sweep_trials.iterdir() if folder.is_dir())
-    records = [_readable(settings, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
+    names = sorted(folder.name for folder in paths.sweep_trials.iterdir() if folder.is_dir())
+    records = [_readable(paths, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
     return [record for record in records if record is not None]
 
 
-def _readable(settings: Settings, trial: str) -> Record | None:
+def _readable(paths: Paths, trial: str) -> Record | None:
     with suppress(SweepError):
-        return load(settings, trial)
+        return load(paths, trial)
     return None
 
 

@@ -20,9 +20,7 @@ from typing import Any
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.training.config import JobError, SettingsError, TrainingError, TrainingJob
-
-#: Exit status when the disk is full: then the reason may not fit on it.
-STATUS_DISK_FULL = 3
+from captcha_assets.training.failures import STATUS_DISK_FULL
 
 
 @dataclass(frozen=True)

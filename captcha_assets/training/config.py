@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from captcha_assets.validation_errors import one_line, setting_of
 
+#: The version of the training's code: raise it with a change that should train again.
+TRAINING_CODE = "2"
+
 
 class SettingsError(ValueError):
     """A training setting that cannot be used; the message names it and says what can.
@@ -126,6 +129,12 @@ class TrainingSettings(BaseModel):
             SettingsError: a name is unknown, or a value cannot be used.
         """
         return self.of({**self.model_dump(), **values})
+
+    @property
+    def version(self) -> str:
+        """The version of the settings: equal ones have equal versions; 12 hex digits."""
+        content = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 class TrainingJob(BaseModel):

@@ -3,12 +3,14 @@
 import hashlib
 import importlib.util
 import json
+import os
 import shlex
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +20,12 @@ import captcha_assets
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.storage import replacing_folder
-from captcha_assets.training import remote_training
+from captcha_assets.training import remote_host_program
 from captcha_assets.training.config import TrainingJob
+from captcha_assets.training.failures import process_error
+
+#: Seconds between the heartbeats that the remote host waits for.
+_HEARTBEAT = 10.0
 
 #: The packages that the remote host must have; the source of this package is sent.
 NEEDED = ("torch", "timm", "pytorch_lightning", "torchmetrics", "safetensors", "numpy", "pyarrow", "pydantic")
@@ -57,13 +63,13 @@ class RemoteHost:
         return cls(parts.hostname or "", parts.path, parts.username, parts.port, python, ssh_config)
 
     def start(self, request: Mapping[str, Any], errors: IO[bytes] | None) -> subprocess.Popen[bytes]:
-        """Start the program of `remote_training` there, with a request on its standard input.
+        """Start the program of `remote_host_program` there, with a request on its standard input.
 
         Args:
             request: the request.
             errors: where its standard error goes; None for this process's own.
         """
-        program = Path(remote_training.__file__).read_bytes()
+        program = Path(remote_host_program.__file__).read_bytes()
         command = f"exec {shlex.quote(self.python)} -c {shlex.quote(_BEGIN.format(size=len(program)))}"
         try:
             # In a process group of its own: Ctrl+C must not close the connection before the last message.
@@ -159,6 +165,74 @@ def hang_up(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def heartbeat(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Send heartbeats while the block runs, then close the connection."""
+    assert process.stdin is not None
+    over, line = threading.Event(), process.stdin.fileno()
+
+    def beat() -> None:
+        while not over.wait(_HEARTBEAT):
+            try:
+                os.write(line, b"\n")
+            except BrokenPipeError:
+                return
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        hang_up(process, 25)
+
+
+# --- messages of a training
+
+
+def end_in(line: str) -> dict[str, Any] | None:
+    """Return how a training ended, where a line says so."""
+    mark = remote_host_program.END
+    return dict(json.loads(line.removeprefix(mark))) if line.startswith(mark) else None
+
+
+def error_in(line: str) -> str | None:
+    """Return the text of an error, where a line is a message that reports one."""
+    try:
+        message = json.loads(line)
+        parameters = message["params"]
+        if message["method"] == "closed":
+            return f"{parameters['exception']['name']}: {parameters['exception']['message']}".strip()
+        return str(parameters["message"]).removeprefix("error: ") if parameters["level"] == "ERROR" else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def check_end(host: RemoteHost, ended: dict[str, Any] | None, error: str | None) -> None:
+    """Check that a training ended well.
+
+    Args:
+        host: where it ran.
+        ended: how it ended; None where the connection broke.
+        error: the last error that it reported.
+
+    Raises:
+        RemoteHostError: the host failed, or the connection to it.
+        TrainingFailedError: with the message of the training process.
+        TrainingStoppedError: the process was ended from outside.
+    """
+    if ended is None:
+        raise RemoteHostError(
+            f"the connection to {host.host} broke: the training there ends itself; start it again and it "
+            "goes on from its last checkpoint, if it finished an epoch"
+        )
+    if ended.get("machine"):
+        raise RemoteHostError(f"{host.host}: {ended['machine']}")
+    if ended["status"]:
+        raise process_error(int(ended["status"]), f" on {host.host}", error)
 
 
 # --- sending
@@ -273,7 +347,7 @@ def fetch(host: RemoteHost, staged: Staged, output: Path) -> str:
         with replacing_folder(output) as part:
             host.run(
                 {"step": "send", "name": staged.name},
-                take=lambda stream: remote_training.unpack(stream, part),
+                take=lambda stream: remote_host_program.unpack(stream, part),
             )
             return folder.verify(part)
     except ModelFolderError as error:

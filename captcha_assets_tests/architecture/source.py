@@ -14,8 +14,8 @@ LAYERS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
-    ["stored_outputs"],
-    ["sweeps", "reproduction"],
+    ["stored_outputs", "observed_files"],
+    ["sweeps", "reproduction", "training_jobs"],
     ["training", "evaluation", "serving", "reports", "alerts"],
     ["start_page"],
     ["models"],
@@ -23,8 +23,8 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["environment"],
-    ["storage", "proportions", "interrupts", "validation_errors"],
+    ["environment", "paths"],
+    ["storage", "confidence_intervals", "interrupts", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

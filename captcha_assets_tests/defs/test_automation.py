@@ -17,6 +17,7 @@ import yaml
 
 from captcha_assets.defs.model.sensors import WHY_TAG
 from captcha_assets.models import registry
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
 from captcha_assets_tests.defs.conftest import NARROW
@@ -41,12 +42,12 @@ class Platform:
     log: Path
 
     def runs(self) -> list[dg.DagsterRun]:
-        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+        with dg.DagsterInstance.from_config(str(self.settings.paths.dagster_home)) as instance:
             return list(instance.get_runs())
 
     def ticks(self) -> dict[str, int]:
         """How often each sensor ticked to an end."""
-        with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
+        with dg.DagsterInstance.from_config(str(self.settings.paths.dagster_home)) as instance:
             states = {state.instigator_name: state for state in instance.all_instigator_state()}
             return {
                 name: len(instance.get_ticks(states[name].instigator_origin_id, states[name].selector_id))
@@ -67,10 +68,10 @@ class Platform:
         )
 
     def drop(self, name: str, seed: int) -> Path:
-        archive = self.settings.home / name
+        archive = self.settings.paths.home / name
         generator.write_archive(archive, 400, seed=seed)
-        self.settings.inbox.mkdir(exist_ok=True)
-        return archive.rename(self.settings.inbox / name)
+        self.settings.paths.inbox.mkdir(exist_ok=True)
+        return archive.rename(self.settings.paths.inbox / name)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     command = [COMMAND, "ui", "--port", str(free_port())]
     process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
     try:
-        yield Platform(Settings(home=home), environment, process, log)
+        yield Platform(Settings(paths=Paths(home=home)), environment, process, log)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -96,20 +97,20 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 def test_a_batch_in_the_inbox_becomes_the_champion_without_a_further_hand(platform: Platform) -> None:
     """Drop a batch and wait; drop the same again, and nothing happens; a command works beside it."""
     archive = platform.drop("october.zip", seed=1)
-    copy = shutil.copy2(archive, platform.settings.home / "kept.zip")
-    platform.wait(lambda: registry.champion(platform.settings.models) is not None, "no champion")
+    copy = shutil.copy2(archive, platform.settings.paths.home / "kept.zip")
+    platform.wait(lambda: registry.champion(platform.settings.paths.models) is not None, "no champion")
     platform.wait(lambda: all(run.is_finished for run in platform.runs()), "runs that never end")
 
     runs = platform.runs()
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(runs)
     (training,) = [run for run in runs if run.job_name == "retrain"]
     assert training.tags[WHY_TAG] == "the first training: no model was there"
-    champion = registry.champion(platform.settings.models)
+    champion = registry.champion(platform.settings.paths.models)
     assert champion is not None
-    assert (platform.settings.evaluation(champion.model_id) / "report.html").exists()
-    assert (platform.settings.onnx_model(champion.model_id) / "model.onnx").exists()
+    assert (platform.settings.paths.evaluation(champion.model_id) / "report.html").exists()
+    assert (platform.settings.paths.onnx_model(champion.model_id) / "model.onnx").exists()
 
-    shutil.move(copy, platform.settings.inbox / "october.zip")
+    shutil.move(copy, platform.settings.paths.inbox / "october.zip")
     platform.wait_for_ticks(2)
     assert {run.run_id for run in platform.runs()} == {run.run_id for run in runs}
 

@@ -12,7 +12,7 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
-from captcha_assets_tests.sources.test_snapshot import dvc
+from captcha_assets_tests.sources.test_dvc_snapshot import dvc
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow

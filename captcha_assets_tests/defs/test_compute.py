@@ -15,20 +15,19 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.compute import (
     Compute,
     LocalCompute,
     RemoteCompute,
-    RemoteHostFailedError,
-    TrainingFailedError,
     compute_of,
 )
 from captcha_assets.models import folder
 from captcha_assets.settings import load_settings
 from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.failures import TrainingFailedError
+from captcha_assets.training.remote_host import RemoteHostError
 from captcha_assets_tests.defs.test_training_run import wait_until
-from captcha_assets_tests.training.examples import write_batch
+from captcha_assets_tests.training.examples import job_on, write_batch
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -118,19 +117,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
 
 @pytest.fixture
 def job(batch: tuple[list[Path], Path], tmp_path: Path) -> TrainingJob:
-    tables, splits = batch
-    work = tmp_path / "work"
-    return TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=work / "model",
-        checkpoints=work / "checkpoints",
-        code_version="c1",
-        settings=TINY,
-    )
+    return job_on(batch, tmp_path / "work", TINY)
 
 
 def run(compute: Compute, job: TrainingJob) -> tuple[list[dict[str, Any]], list[str]]:
@@ -220,9 +207,7 @@ def test_a_remote_training_goes_on_where_it_was_and_ends_in_the_model_of_this_ma
 
     cutter = threading.Thread(target=cut_the_line)
     cutter.start()
-    with pytest.raises(
-        RemoteHostFailedError, match=r"the connection to 127\.0\.0\.1 broke: .* start it again"
-    ):
+    with pytest.raises(RemoteHostError, match=r"the connection to 127\.0\.0\.1 broke: .* start it again"):
         run(compute, job)
     cutter.join()
     assert not job.output.exists()
@@ -241,7 +226,7 @@ def test_a_remote_training_that_fails_gives_its_own_message(
 ) -> None:
     with pytest.raises(TrainingFailedError, match="raise sample_size") as caught:
         run(variables(), job.model_copy(update={"settings": TINY.replaced(sample_size=1)}))
-    assert not isinstance(caught.value, RemoteHostFailedError)
+    assert not isinstance(caught.value, RemoteHostError)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +249,7 @@ def test_a_remote_host_that_cannot_be_used_is_one_clear_line(
     (tmp_path / "strange").write_text(known.replace(f"{there / 'known_hosts'}", f"{tmp_path / 'nobody'}"))
     (tmp_path / "bare").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     (tmp_path / "bare").chmod(0o755)
-    with pytest.raises(RemoteHostFailedError) as caught:
+    with pytest.raises(RemoteHostError) as caught:
         run(variables(**{name: value.format(tmp=tmp_path) for name, value in values.items()}), job)
     assert why in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
@@ -275,6 +260,6 @@ def test_a_full_disk_of_the_remote_host_is_one_clear_line_and_leaves_nothing_hal
     variables: Callable[..., Compute], there: Path, job: TrainingJob, small_disk: Path
 ) -> None:
     address = f"ssh://127.0.0.1:{(there / 'port').read_text()}{small_disk}"
-    with pytest.raises(RemoteHostFailedError, match=f"the disk there is full, in {small_disk}: free some"):
+    with pytest.raises(RemoteHostError, match=f"the disk there is full, in {small_disk}: free some"):
         run(variables(COMPUTE=address), job)
     assert list((small_disk / "parts").iterdir()) == []

@@ -17,8 +17,8 @@ from captcha_assets.defs.dagster_internals import (
     remote_repository,
     stale_status_resolver,
 )
-from captcha_assets.defs.sensor_switches import SENSORS
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.defs.sensor_states import SENSORS
+from captcha_assets.paths import REPOSITORY
 
 with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
 

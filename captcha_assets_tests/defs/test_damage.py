@@ -19,7 +19,7 @@ __all__ = ["challenged"]
 def test_a_pointer_to_the_candidate_is_written_anew_without_a_training(
     finished: Home, content: str | None
 ) -> None:
-    pointer, model = finished.settings.models / "candidate.json", finished.version("resnet18")
+    pointer, model = finished.settings.paths.models / "candidate.json", finished.version("resnet18")
     if content is None:
         pointer.unlink()
     else:
@@ -29,7 +29,7 @@ def test_a_pointer_to_the_candidate_is_written_anew_without_a_training(
     (trained,) = [outcome for outcome in outcomes if "resnet18" in outcome.step.assets]
     said = [entry.user_message for entry in finished.instance.all_logs(str(trained.run_id))]
     assert f"{model} is the model of this very training" in said
-    assert registry.pointed_at(finished.settings.models) == model
+    assert registry.pointed_at(finished.settings.paths.models) == model
     assert finished.update() == []
 
 
@@ -39,7 +39,7 @@ def test_the_evaluation_of_a_champion_that_is_no_candidate_is_made_again_by_a_co
 ) -> None:
     home, _ = challenged
     compare(home)
-    metrics = Path(home.settings.evaluation(serving(home))) / "metrics.json"
+    metrics = Path(home.settings.paths.evaluation(serving(home))) / "metrics.json"
     before = say("model", "show", "champion")
     if content is None:
         metrics.unlink()
@@ -59,12 +59,12 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     home, _ = challenged
     compare(home)
     champion = serving(home)
-    exported = Path(home.settings.onnx_model(champion)) / "model.onnx"
+    exported = Path(home.settings.paths.onnx_model(champion)) / "model.onnx"
     exported.write_bytes(exported.read_bytes()[:1000])
     assert f"captcha-assets model export {champion}" in str(home.make("champion"))
     say("model", "export", champion)
     assert home.make("champion") is None
-    (home.settings.models / champion / "model.safetensors").unlink()
+    (home.settings.paths.models / champion / "model.safetensors").unlink()
     told = str(home.make("champion"))
     assert f"the champion {champion} is not whole" in told
     assert "captcha-assets model promote" in told
@@ -76,8 +76,8 @@ def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
     home, candidate = challenged
     compare(home)
     say("model", "refuse", candidate, "--reason", "by a person")
-    assert "refused  " in say("status")
-    models = home.settings.models
+    assert " is not promoted: " in say("status")
+    models = home.settings.paths.models
     (decision,) = (models / "decisions").glob(f"{candidate}--*.json")
     for path in (models / "refused" / f"{candidate}.json", decision, models / "history" / "000001.json"):
         kept = path.read_text()
@@ -88,7 +88,7 @@ def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(
 
 def test_a_damaged_model_keeps_no_other_from_being_listed(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    (home.settings.models / candidate / "config.json").write_text("{}")
+    (home.settings.paths.models / candidate / "config.json").write_text("{}")
     rows = {row["model"]: row for row in map(json.loads, say("model", "list", "--json").splitlines())}
     assert rows[candidate]["test accuracy"] == f"damaged: captcha-assets model show {candidate}"
     assert rows[serving(home)]["test accuracy"].endswith(")")
@@ -96,5 +96,5 @@ def test_a_damaged_model_keeps_no_other_from_being_listed(challenged: tuple[Home
 
 def test_lineage_names_a_champion_whose_folder_is_gone(finished: Home) -> None:
     model = serving(finished)
-    (finished.settings.models / model).rename(finished.settings.home / "elsewhere")
+    (finished.settings.paths.models / model).rename(finished.settings.paths.home / "elsewhere")
     assert f"the champion {model} is missing" in fails("lineage", "champion")

@@ -6,10 +6,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.defs import staleness
-from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.table_files import StaleTableError
 from captcha_assets.models import lineage
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
@@ -38,7 +38,7 @@ def earlier(home: Home) -> Home:
 
 def _rename(settings: Settings) -> None:
     """Give the tables the column names of then."""
-    for table in (settings.image_table("first"), settings.image_index, settings.splits):
+    for table in (settings.paths.image_table("first"), settings.paths.image_index, settings.paths.splits):
         pl.read_parquet(str(table)).rename(RENAMED, strict=False).write_parquet(str(table))
 
 
@@ -50,15 +50,15 @@ def test_tables_of_earlier_are_stale_with_a_reason_and_are_made_again(earlier: H
     for step, why in reasons.items():
         assert any("code version" in reason for reason in why), (step, why)
     _rename(settings)
-    before = pl.read_parquet(str(settings.splits)).select("image_id", "label", "split")
+    before = pl.read_parquet(str(settings.paths.splits)).select("image_id", "label", "split")
     # what reads them before they are made again says so, or does without
     with pytest.raises(StaleTableError, match="without foreground_fraction: materialize it again"):
-        build_image_index({"first": settings.image_table("first")}, tmp_path / "i.parquet", CAPTCHA)
-    assert before["image_id"][0] in str(lineage.trace(settings, before["image_id"][0]))
+        build_image_index({"first": settings.paths.image_table("first")}, tmp_path / "i.parquet", CAPTCHA)
+    assert before["image_id"][0] in str(lineage.trace(settings.paths, before["image_id"][0]))
     assert [outcome.error for outcome in earlier.update("*splits")] == [None, None, None]
-    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.image_table("first")))
-    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.image_index))
-    after = pl.read_parquet(str(settings.splits))
+    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.paths.image_table("first")))
+    assert "foreground_fraction" in pl.read_parquet_schema(str(settings.paths.image_index))
+    after = pl.read_parquet(str(settings.paths.splits))
     assert "exclusion_reason" in after.columns
     assert after.select("image_id", "label", "split").equals(before)
     assert earlier.update("*splits") == []

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import quarantined
 from captcha_assets_tests.defs.conftest import Home
@@ -10,7 +12,7 @@ SELECTION = "key:raw_batch or key:image_table or key:rejected_images or key:imag
 
 
 def as_an_earlier_version_stored_it(home: Home, asset: str, batch: str | None = None) -> None:
-    folder = home.settings.validation_results(asset, batch)
+    folder = home.settings.paths.validation_results(asset, batch)
     found = validation_result.load(folder)
     findings = [
         {
@@ -30,6 +32,7 @@ def as_an_earlier_version_stored_it(home: Home, asset: str, batch: str | None = 
     (folder / "validation_result.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_home_of_an_earlier_version_keeps_its_batches_until_update_validates_them_again(home: Home) -> None:
     now = home.definitions
     home.definitions = now.map_asset_specs(
@@ -42,7 +45,7 @@ def test_a_home_of_an_earlier_version_keeps_its_batches_until_update_validates_t
     as_an_earlier_version_stored_it(home, "image_index")
     home.definitions = now
 
-    folder = home.settings.validation_results("image_table", "first")
+    folder = home.settings.paths.validation_results("image_table", "first")
     assert quarantined({"first": folder}) == {}
     assert home.make("image_index") is None, "the batch goes on before it is validated again"
     assert home.version("image_index") == before["image_index",]

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import lost_outputs, sensor_switches
+from captcha_assets.cli.orchestration import sensor_switches
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
@@ -20,8 +21,8 @@ from captcha_assets_tests.defs.conftest import Home, open_home
 
 
 def drop(home: Home, name: str, seed: int, *, settled: bool = True) -> Path:
-    home.settings.inbox.mkdir(parents=True, exist_ok=True)
-    path = home.settings.inbox / name
+    home.settings.paths.inbox.mkdir(parents=True, exist_ok=True)
+    path = home.settings.paths.inbox / name
     generator.write_archive(path, 40, seed=seed)
     if settled:
         before = time.time() - 60
@@ -79,14 +80,14 @@ def ingest(home: Home, request: dg.RunRequest) -> str:
 
 
 def alerts(home: Home) -> list[str]:
-    if not home.settings.alerts.exists():
+    if not home.settings.paths.alerts.exists():
         return []
-    return [json.loads(line)["title"] for line in home.settings.alerts.read_text().splitlines()]
+    return [json.loads(line)["title"] for line in home.settings.paths.alerts.read_text().splitlines()]
 
 
 def test_an_empty_inbox_starts_nothing_and_is_a_folder(home: Home) -> None:
     assert "nothing in" in skipped(tick(home))
-    assert home.settings.inbox.is_dir()
+    assert home.settings.paths.inbox.is_dir()
 
 
 def test_a_dropped_archive_is_registered_and_starts_its_run(home: Home) -> None:
@@ -95,8 +96,8 @@ def test_a_dropped_archive_is_registered_and_starts_its_run(home: Home) -> None:
     assert requests(answer) == ["october-2026"]
     assert home.instance.get_dynamic_partitions("batch") == ["october-2026"]
     assert home.make("raw_batch", partition="october-2026") is None
-    assert not list(home.settings.inbox.glob("*.zip"))
-    assert (home.settings.raw / "october-2026.zip").exists()
+    assert not list(home.settings.paths.inbox.glob("*.zip"))
+    assert (home.settings.paths.raw / "october-2026.zip").exists()
 
 
 def test_a_file_that_is_still_being_copied_is_not_taken(home: Home) -> None:
@@ -106,10 +107,10 @@ def test_a_file_that_is_still_being_copied_is_not_taken(home: Home) -> None:
 
 def test_the_same_batch_is_never_taken_twice(home: Home) -> None:
     first = drop(home, "one.zip", seed=1)
-    keep = shutil.copy2(first, home.settings.home / "kept.zip")
+    keep = shutil.copy2(first, home.settings.paths.home / "kept.zip")
     tick(home)
     home.make("raw_batch", partition="one")
-    shutil.copy2(keep, home.settings.inbox / "other-name.zip")
+    shutil.copy2(keep, home.settings.paths.inbox / "other-name.zip")
     assert requests(tick(home)) == []
 
 
@@ -135,15 +136,15 @@ def test_a_tick_that_was_lost_is_made_good_by_the_next(home: Home) -> None:
 
 
 def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(home: Home) -> None:
-    kept = shutil.copy2(drop(home, "one.zip", seed=1), home.settings.home / "kept.zip")
+    kept = shutil.copy2(drop(home, "one.zip", seed=1), home.settings.paths.home / "kept.zip")
     keys = []
     for _ in range(2):
-        shutil.copy2(kept, home.settings.inbox / "one.zip")
+        shutil.copy2(kept, home.settings.paths.inbox / "one.zip")
         (request,) = tick(home).run_requests or ()
         keys.append(request.run_key)
         ingest(home, request)
-        assert not (home.settings.inbox / "one.zip").exists()
-        registrations.remove(home.settings, "one")
+        assert not (home.settings.paths.inbox / "one.zip").exists()
+        registrations.remove(home.settings.paths, "one")
         home.instance.delete_dynamic_partition("batch", "one")
     assert len(set(keys)) == 2
 
@@ -194,7 +195,7 @@ def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
         assert f"{len(sensors.RETRY_AFTER) + 1} runs failed" in skipped(answer)
         assert "touch" in skipped(answer)
     assert len(alerts(home)) == 1
-    os.utime(home.settings.inbox / "one.zip", (1e9, 1e9))
+    os.utime(home.settings.paths.inbox / "one.zip", (1e9, 1e9))
     assert requests(tick(home)) == ["one"]
 
 
@@ -219,21 +220,21 @@ def test_a_disk_that_was_full_keeps_nothing_in_the_inbox_for_ever(
         failed = opened.instance.get_run_by_id(ingest(opened, request))
         assert failed is not None
         assert failed.status == dg.DagsterRunStatus.FAILURE
-        assert (opened.settings.inbox / "one.zip").exists()
+        assert (opened.settings.paths.inbox / "one.zip").exists()
         (small_disk / "filler").unlink()
         (request,) = tick(opened).run_requests or ()
         ingest(opened, request)
-        assert (opened.settings.raw / "one.zip").exists()
-        assert not (opened.settings.inbox / "one.zip").exists()
+        assert (opened.settings.paths.raw / "one.zip").exists()
+        assert not (opened.settings.paths.inbox / "one.zip").exists()
 
 
 # --- what cannot be taken
 
 
 def test_what_cannot_be_taken_is_an_alert_once_and_the_skip_message_always(home: Home) -> None:
-    home.settings.inbox.mkdir(parents=True)
-    (home.settings.inbox / "notes.txt").write_text("hello")
-    (home.settings.inbox / os.fsdecode(b"\xff.zip")).write_text("hello")
+    home.settings.paths.inbox.mkdir(parents=True)
+    (home.settings.paths.inbox / "notes.txt").write_text("hello")
+    (home.settings.paths.inbox / os.fsdecode(b"\xff.zip")).write_text("hello")
     cursor = None
     for _ in range(3):
         answer = tick(home, cursor)
@@ -243,16 +244,16 @@ def test_what_cannot_be_taken_is_an_alert_once_and_the_skip_message_always(home:
         r"inbox: notes.txt: is neither a zip archive nor a folder",
         r"inbox: \udcff.zip: has a name that is not UTF-8: rename it",
     ]
-    (home.settings.inbox / "notes.txt").unlink()
+    (home.settings.paths.inbox / "notes.txt").unlink()
     cursor = tick(home, cursor).cursor
-    (home.settings.inbox / "notes.txt").write_text("again")
+    (home.settings.paths.inbox / "notes.txt").write_text("again")
     tick(home, cursor)
     assert len(alerts(home)) == 3
 
 
 def test_a_problem_beside_a_batch_that_can_be_taken_is_told_of_too(home: Home) -> None:
     drop(home, "one.zip", seed=1)
-    (home.settings.inbox / "notes.txt").write_text("hello")
+    (home.settings.paths.inbox / "notes.txt").write_text("hello")
     assert requests(tick(home)) == ["one"]
     assert len(alerts(home)) == 1
 
@@ -264,6 +265,6 @@ def test_what_is_still_being_copied_is_no_alert(home: Home) -> None:
 
 
 def test_an_inbox_that_is_a_file_is_an_alert(home: Home) -> None:
-    home.settings.inbox.write_text("a zip, say")
+    home.settings.paths.inbox.write_text("a zip, say")
     assert "is a file" in skipped(tick(home))
     assert len(alerts(home)) == 1

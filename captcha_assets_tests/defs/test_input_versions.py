@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import staleness
+from captcha_assets.cli.orchestration import staleness
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets_tests.defs.conftest import Home, open_home
 
@@ -40,9 +40,9 @@ def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
         with opened.instance:
-            opened.settings.raw.mkdir(parents=True)
+            opened.settings.paths.raw.mkdir(parents=True)
             for name in MANY:
-                (opened.settings.raw / f"{name}.zip").write_bytes(b"what DVC records")
+                (opened.settings.paths.raw / f"{name}.zip").write_bytes(b"what DVC records")
             observe(opened.settings, opened.instance)
             for upstream, asset in OVER_ALL:
                 deliver(opened, upstream, dict.fromkeys(MANY, "1"))

@@ -10,7 +10,7 @@ import uuid
 import dagster as dg
 import pytest
 
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, UNFINISHED
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
@@ -19,8 +19,9 @@ from captcha_assets_tests.defs.conftest import Home
 MAKING = """
 import sys, time, uuid
 import dagster as dg
-from captcha_assets.defs.instance import open_instance
-from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, this_process
+from captcha_assets.cli.orchestration.instance import open_instance
+from captcha_assets.cli.orchestration.command_process import this_process
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import load_settings
 
 with open_instance(load_settings()) as instance:
@@ -54,7 +55,7 @@ def test_runs_of_a_killed_command_end_whatever_their_status_with_one_alert_each(
     process.wait()
     assert unfinished(home) == unfinished(home) == []
     assert {run.status.value for run in home.instance.get_runs()} == {"FAILURE"}
-    alerts = [json.loads(line) for line in home.settings.alerts.read_text().splitlines()]
+    alerts = [json.loads(line) for line in home.settings.paths.alerts.read_text().splitlines()]
     assert [alert["title"] for alert in alerts] == ["splits: the run failed"] * 3
     assert all("was killed" in "".join(alert["lines"]) for alert in alerts)
 

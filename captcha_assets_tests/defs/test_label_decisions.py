@@ -10,12 +10,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from captcha_assets.defs import execution, staleness
-from captcha_assets.defs.instance import open_instance
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
+from captcha_assets_tests.cli.test_update import requested
 from captcha_assets_tests.defs.conftest import Home, open_home
-from captcha_assets_tests.defs.test_update import requested
 
 HEAD = "image_id,decision,label,reason"
 #: So many images come a second time with another label.
@@ -60,12 +60,12 @@ def contradicted(
 
 
 def decide(home: Home, *lines: str) -> None:
-    home.settings.label_decisions.write_text("\n".join([HEAD, *lines]) + "\n")
+    home.settings.paths.label_decisions.write_text("\n".join([HEAD, *lines]) + "\n")
 
 
 def conflicts(home: Home) -> list[dict[str, str]]:
     """The file of all conflicts."""
-    with home.settings.label_conflicts.open(newline="") as file:
+    with home.settings.paths.label_conflicts.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -99,7 +99,7 @@ def sensor_tick(home: Home) -> dg.SensorResult:
     return answer
 
 
-def test_conflicts_are_shown_with_their_sources_and_pictures(contradicted: Home) -> None:
+def test_conflicts_are_shown_with_their_sources_and_images(contradicted: Home) -> None:
     metadata = index_metadata(contradicted)
     assert metadata["label conflicts"].value == CONFLICTS
     shown = str(metadata["conflicts"].value)
@@ -107,7 +107,9 @@ def test_conflicts_are_shown_with_their_sources_and_pictures(contradicted: Home)
     assert shown.count("data:image/png;base64,") == 20
     assert "label_decisions.csv" in shown
     one = (
-        pl.read_parquet(contradicted.settings.image_index).filter(status="label_conflict").row(0, named=True)
+        pl.read_parquet(contradicted.settings.paths.image_index)
+        .filter(status="label_conflict")
+        .row(0, named=True)
     )
     for source in one["sources"]:
         assert source["batch"] in shown
@@ -122,7 +124,7 @@ def test_the_file_of_conflicts_lists_every_one_with_its_sources(contradicted: Ho
 
 
 def test_decisions_in_a_copy_of_the_file_of_conflicts_are_followed(contradicted: Home) -> None:
-    lines = contradicted.settings.label_conflicts.read_text().splitlines()[1:]
+    lines = contradicted.settings.paths.label_conflicts.read_text().splitlines()[1:]
     keep, relabel, drop, *rest = lines
     label = conflicts(contradicted)[0]["reason"].split(" says ")[1][0]
     decide(
@@ -136,7 +138,7 @@ def test_decisions_in_a_copy_of_the_file_of_conflicts_are_followed(contradicted:
     assert [(str(one.step), one.reasons, one.error) for one in outcomes] == [
         ("image_index", ("label_decisions changed",), None)
     ]
-    index = pl.read_parquet(contradicted.settings.image_index)
+    index = pl.read_parquet(contradicted.settings.paths.image_index)
     found = {
         name: (label, status) for name, label, status in index["image_id", "label", "status"].iter_rows()
     }
@@ -156,7 +158,7 @@ def test_a_file_of_decisions_that_comes_changes_or_goes_makes_the_index_stale(co
     assert next_command(contradicted) == []
     decide(contradicted, f"{'0' * 32},drop,,nobody has it")
     assert next_command(contradicted) == CHANGED
-    contradicted.settings.label_decisions.unlink()
+    contradicted.settings.paths.label_decisions.unlink()
     assert contradicted.make("image_index") is None
     assert next_command(contradicted) == CHANGED
     assert contradicted.make("image_index") is None
@@ -164,12 +166,12 @@ def test_a_file_of_decisions_that_comes_changes_or_goes_makes_the_index_stale(co
 
 
 def test_a_file_that_cannot_be_followed_fails_the_index_and_leaves_it(contradicted: Home) -> None:
-    before = contradicted.settings.image_index.read_bytes()
+    before = contradicted.settings.paths.image_index.read_bytes()
     decide(contradicted, "this,is,no,decision")
     (outcome,) = next_update(contradicted)
     assert outcome.error is not None
     assert "label_decisions.csv, line 2" in outcome.error
-    assert contradicted.settings.image_index.read_bytes() == before
+    assert contradicted.settings.paths.image_index.read_bytes() == before
 
 
 def test_the_sensor_notes_a_change_once_and_starts_no_run(contradicted: Home) -> None:

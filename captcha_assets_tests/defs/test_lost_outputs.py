@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import lost_outputs, sensor_switches, staleness
+from captcha_assets.cli.orchestration import sensor_switches, staleness
+from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import NO_VALUE
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.images import index
@@ -29,14 +30,14 @@ def planned(home: Home) -> dict[str, str]:
 def files(settings: Settings, model: str) -> dict[str, Path]:
     """A file of each asset that can be materialized again."""
     return {
-        "raw_batch [first]": settings.raw / "first.zip",
-        "image_table + rejected_images [first]": Path(settings.image_table("first")),
-        "image_index": Path(settings.image_index),
-        "splits": Path(settings.splits),
-        "data_snapshot": settings.home / "data.dvc",
-        "evaluation": Path(settings.evaluation(model)) / "metrics.json",
-        "onnx_model": Path(settings.onnx_model(model)) / "model.onnx",
-        "resnet18": Path(settings.models) / model / "model.safetensors",
+        "raw_batch [first]": settings.paths.raw / "first.zip",
+        "image_table + rejected_images [first]": Path(settings.paths.image_table("first")),
+        "image_index": Path(settings.paths.image_index),
+        "splits": Path(settings.paths.splits),
+        "data_snapshot": settings.paths.home / "data.dvc",
+        "evaluation": Path(settings.paths.evaluation(model)) / "metrics.json",
+        "onnx_model": Path(settings.paths.onnx_model(model)) / "model.onnx",
+        "resnet18": Path(settings.paths.models) / model / "model.safetensors",
     }
 
 
@@ -51,7 +52,7 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     for step, path in lost.items():
         assert str(path.parent if path.parent.name == model else path) in found[step], step
     assert finished.version("splits") == NO_VALUE
-    assert f"{model} is not whole: " in succeeded(finished.settings.home, "status")
+    assert f"{model} is not whole: " in succeeded(finished.settings.paths.home, "status")
     outcomes = finished.update()
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     assert {name: finished.version(name) for name in before} == before
@@ -83,14 +84,14 @@ def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
 
 
 def test_a_damaged_file_of_any_kind_leaves_status_and_batch_list_working(finished: Home) -> None:
-    home, settings = finished.settings.home, finished.settings
+    home, settings = finished.settings.paths.home, finished.settings
     damaged = [
-        settings.splits,
-        settings.image_index,
-        settings.image_table("first"),
-        settings.validation_results("image_table", "first") / "validation_result.json",
-        settings.models / "candidate.json",
-        settings.training_splits(str(finished.version("resnet18"))),
+        settings.paths.splits,
+        settings.paths.image_index,
+        settings.paths.image_table("first"),
+        settings.paths.validation_results("image_table", "first") / "validation_result.json",
+        settings.paths.models / "candidate.json",
+        settings.paths.training_splits(str(finished.version("resnet18"))),
     ]
     for path in damaged:
         kept = path.read_bytes()
@@ -117,13 +118,13 @@ def test_garbage_in_any_file_is_named_with_its_path_and_never_a_traceback(finish
         ["update", "--dry-run"],
         ["lineage", "champion"],
     ):
-        done = run(finished.settings.home, *arguments)
+        done = run(finished.settings.paths.home, *arguments)
         assert "Traceback" not in done.stdout + done.stderr, arguments
         assert done.returncode in (0, 1), arguments
 
 
 def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished: Home) -> None:
-    home, model = finished.settings.home, str(finished.version("resnet18"))
+    home, model = finished.settings.paths.home, str(finished.version("resnet18"))
     (home / "artifacts" / "onnx_model" / model / "model.onnx").unlink()
     assert run(home, "predict", str(home)).returncode == 1
     succeeded(home, "model", "export", "champion")
@@ -132,7 +133,9 @@ def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished
 
 
 def reported(home: Home) -> set[str]:
-    return {event.asset_key.to_user_string() for event in lost_outputs.report(home.settings, home.instance)}
+    return {
+        event.asset_key.to_user_string() for event in lost_outputs.report(home.settings.paths, home.instance)
+    }
 
 
 def test_what_a_step_is_writing_at_this_moment_is_no_loss(
@@ -142,7 +145,7 @@ def test_what_a_step_is_writing_at_this_moment_is_no_loss(
     build = index.build_image_index
 
     def looked_at_meanwhile(*arguments: Any) -> index.IndexSummary:
-        for path in (finished.settings.image_index, finished.settings.splits):
+        for path in (finished.settings.paths.image_index, finished.settings.paths.splits):
             Path(path).unlink()
         seen.append(reported(finished))
         return build(*arguments)
@@ -157,9 +160,9 @@ def test_what_a_step_is_writing_at_this_moment_is_no_loss(
 def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home) -> None:
     assert lost_outputs.losses(finished.instance) == []
     model = str(finished.version("champion"))
-    (finished.settings.home / "artifacts" / "models" / model / "model.safetensors").unlink()
+    (finished.settings.paths.home / "artifacts" / "models" / model / "model.safetensors").unlink()
     assert "champion" in planned(finished)
-    done = run(finished.settings.home, "model", "rollback", "--reason", "its file is lost")
+    done = run(finished.settings.paths.home, "model", "rollback", "--reason", "its file is lost")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
 
@@ -175,7 +178,7 @@ def test_automation_makes_what_is_lost_together_with_what_its_function_makes_bes
     finished: Home,
 ) -> None:
     sensor_switches.switch(finished.instance, on=True)
-    Path(finished.settings.image_table("first")).unlink()
+    Path(finished.settings.paths.image_table("first")).unlink()
     (request,) = restored(finished)
     assert request.partition_key == "first"
     keys = {key.to_user_string() for key in request.asset_selection or ()}
@@ -187,9 +190,9 @@ def test_automation_makes_what_is_lost_together_with_what_its_function_makes_bes
 def test_a_lost_export_of_the_champion_is_one_alert_and_no_run_of_the_champion(finished: Home) -> None:
     sensor_switches.switch(finished.instance, on=True)
     model = str(finished.version("champion"))
-    shutil.rmtree(str(finished.settings.onnx_model(model)))
+    shutil.rmtree(str(finished.settings.paths.onnx_model(model)))
     asked = [key.to_user_string() for request in restored(finished) for key in request.asset_selection or ()]
     assert asked == ["onnx_model"], "the champion is the candidate"
     assert restored(finished)[0].run_key is not None
-    alerts = [json.loads(line) for line in finished.settings.alerts.read_text().splitlines()]
+    alerts = [json.loads(line) for line in finished.settings.paths.alerts.read_text().splitlines()]
     assert [alert["title"] for alert in alerts].count("the champion is not whole") == 1

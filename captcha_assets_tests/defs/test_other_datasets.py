@@ -12,13 +12,14 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits, load_sample_images
 
+from captcha_assets.cli.orchestration.console_logger import with_quiet_console
+from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.definitions import build_definitions
-from captcha_assets.defs.console_logger import with_quiet_console
-from captcha_assets.defs.instance import open_instance
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.predictor import OnnxPredictor
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.digits import DATASET as DIGITS
@@ -43,7 +44,7 @@ Open = Callable[[DatasetSpec], Home]
 def open_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Open a home of another data set."""
     monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / "home"))
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(paths=Paths(home=tmp_path / "home"))
     with open_instance(settings) as instance:
         yield lambda spec: Home(settings, instance, with_quiet_console(build_definitions(spec)))
 
@@ -64,7 +65,7 @@ def write(path: Path, members: dict[str, bytes]) -> str:
 def errors(home: Home, selection: str, **training: object) -> dict[str, str | None]:
     """Materialize what is selected with these production settings, and return the errors by asset."""
     small = {"channels": [8, 16, 16, 32], "batch_size": 32, "sample_size": None, "learning_rate": 0.05}
-    settings = home.settings.training_settings
+    settings = home.settings.paths.training_settings
     settings.parent.mkdir(parents=True)
     settings.write_text(yaml.safe_dump({**small, **training}))
     return {str(outcome.step): outcome.error for outcome in home.update(selection, {}) if outcome.error}
@@ -80,15 +81,15 @@ def test_digits_become_a_champion(open_home: Open, tmp_path: Path) -> None:
     home = open_home(DIGITS)
     home.add("digits", write(tmp_path / "digits.zip", members))
     assert errors(home, "*champion", epochs=10, rotation=0.0, shift=0.5, scale=0.0) == {}
-    champion = registry.champion(home.settings.models)
+    champion = registry.champion(home.settings.paths.models)
     assert champion is not None
-    exported = Path(str(home.settings.onnx_model(champion.model_id)))
+    exported = Path(str(home.settings.paths.onnx_model(champion.model_id)))
     known = read_config(exported)
     assert (known.classes, known.image_shape) == (DIGITS.classes, (8, 8))
-    splits = pl.read_parquet(str(home.settings.splits))
+    splits = pl.read_parquet(str(home.settings.paths.splits))
     assert len(splits) > 1_700
     predictions = pl.read_parquet(
-        io.BytesIO((home.settings.evaluation(champion.model_id) / "predictions.parquet").read_bytes())
+        io.BytesIO((home.settings.paths.evaluation(champion.model_id) / "predictions.parquet").read_bytes())
     )
     assert (predictions["label"] == predictions["predicted"]).mean() >= 0.9
     probabilities = OnnxPredictor(exported).predict(images)
@@ -115,13 +116,13 @@ def test_rgb_jpeg_images_of_unequal_sizes_in_folders_become_a_model(open_home: O
     home = open_home(PHOTOS)
     home.add("photos", write(tmp_path / "photos.zip", members))
     assert errors(home, "*onnx_model", epochs=1) == {}
-    table = pl.read_parquet(str(home.settings.image_table("photos")))
+    table = pl.read_parquet(str(home.settings.paths.image_table("photos")))
     assert (len(table), set(table["source_mode"])) == (80, {"RGB"})
-    rejected = pl.read_parquet(str(home.settings.rejected_images("photos")))
+    rejected = pl.read_parquet(str(home.settings.paths.rejected_images("photos")))
     assert rejected.select("member", "reason").rows() == [("photos/china/cut.jpg", "corrupt")]
-    candidate = registry.candidate(home.settings.models)
+    candidate = registry.candidate(home.settings.paths.models)
     assert candidate is not None
-    predictor = OnnxPredictor(Path(str(home.settings.onnx_model(candidate.model_id))))
+    predictor = OnnxPredictor(Path(str(home.settings.paths.onnx_model(candidate.model_id))))
     assert predictor.config.image_shape == (40, 48, 3)
     pixels = np.frombuffer(table["pixels"][0], np.uint8).reshape(1, 40, 48, 3)
     expected = cv2.resize(pieces[0][1], (48, 40), interpolation=cv2.INTER_AREA)

@@ -20,7 +20,7 @@ WORDS = "line 2: unknown settings: epoch; is epochs meant?"
 @pytest.fixture
 def mistyped(finished: Home) -> Home:
     """A finished home with a typing error in its production settings."""
-    finished.settings.training_settings.write_text("# ours\nepoch: 3\n")
+    finished.settings.paths.training_settings.write_text("# ours\nepoch: 3\n")
     return finished
 
 
@@ -33,7 +33,7 @@ def test_update_says_it_in_one_line_and_runs_nothing(mistyped: Home) -> None:
     before = len(mistyped.instance.get_runs())
     status, said = told(mistyped, "update")
     assert status == 1
-    assert said.startswith(f"Error: {mistyped.settings.training_settings}, {WORDS}")
+    assert said.startswith(f"Error: {mistyped.settings.paths.training_settings}, {WORDS}")
     assert "\n" not in said
     assert len(mistyped.instance.get_runs()) == before
 
@@ -45,7 +45,7 @@ def test_an_update_without_a_training_goes_on_all_the_same(mistyped: Home) -> No
 def test_status_says_it_and_shows_the_rest(mistyped: Home) -> None:
     status, said = told(mistyped, "status")
     assert status == 0
-    assert f"next     no training: {mistyped.settings.training_settings}, {WORDS}" in said
+    assert f"next     no training: {mistyped.settings.paths.training_settings}, {WORDS}" in said
     assert f"serves   {mistyped.version('resnet18')} since" in said
 
 
@@ -57,7 +57,7 @@ def test_the_sensor_of_trainings_skips_with_it(mistyped: Home) -> None:
 
 
 def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(home: Home) -> None:
-    file, cursor = home.settings.training_settings, None
+    file, cursor = home.settings.paths.training_settings, None
     file.parent.mkdir()
     file.write_text("# ours\nepoch: 3\n")
 
@@ -72,7 +72,7 @@ def test_the_sensor_of_files_skips_with_it_and_alerts_once_for_each_error(home: 
         return answer.skip_reason.skip_message if answer.skip_reason else "observed"
 
     def alerts() -> list[list[str]]:
-        log = home.settings.alerts
+        log = home.settings.paths.alerts
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return [one["lines"] for one in lines if "file of the home" in one["title"]]
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def challenged(finished: Home, tmp_path: Path) -> tuple[Home, str]:
     """A finished home with another candidate, one that never learned anything, and its id."""
     make_model(tmp_path / "model", seed=5)
-    return finished, registry.add_candidate(finished.settings.models, tmp_path / "model")
+    return finished, registry.add_candidate(finished.settings.paths.models, tmp_path / "model")
 
 
 def say(*arguments: str) -> str:
@@ -54,7 +54,7 @@ def fails(*arguments: str) -> str:
 
 
 def serving(home: Home) -> str:
-    champion = registry.champion(home.settings.models)
+    champion = registry.champion(home.settings.paths.models)
     assert champion is not None
     return champion.model_id
 
@@ -73,31 +73,31 @@ def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(
     home, candidate = challenged
     for asset in ("evaluation", "onnx_model"):
         assert home.make(asset) is None
-    before = read_metrics(home.settings, candidate)
+    before = read_metrics(home.settings.paths, candidate)
     home.add("more", "synthetic:200:9")
     for assets, partition in ((("raw_batch",), "more"), (("image_table", "rejected_images"), "more")):
         assert home.make(*assets, partition=partition) is None
     assert home.make("image_index") is None
     assert home.make("splits") is None
     assert home.make("champion") is None
-    after = read_metrics(home.settings, candidate)
+    after = read_metrics(home.settings.paths, candidate)
     assert before is not None
     assert after is not None
     assert after["n"] > before["n"]
     assert checks(home)["non_inferiority"].description != "no champion to compare with"
 
 
-def test_a_worse_candidate_is_refused_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
+def test_a_worse_candidate_is_not_promoted_with_figures_and_an_alert(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    before = registry.champion(home.settings.models)
+    before = registry.champion(home.settings.paths.models)
     compare(home)
-    assert registry.champion(home.settings.models) == before
+    assert registry.champion(home.settings.paths.models) == before
     found = checks(home)
     assert not all(evaluation.passed for evaluation in found.values())
     assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
     assert "no reason to change" in str(found["reason_to_change"].description)
-    last = json.loads(home.settings.alerts.read_text().splitlines()[-1])
-    assert last["title"] == f"candidate {candidate} is refused, the champion serves on"
+    last = json.loads(home.settings.paths.alerts.read_text().splitlines()[-1])
+    assert last["title"] == f"candidate {candidate} is not promoted, the champion serves on"
     assert f"captcha-assets model promote {candidate}" in last["lines"][-1]
     assert candidate != serving(home)
 
@@ -108,7 +108,7 @@ def test_a_candidate_is_compared_once_on_a_test_split(
     home, candidate = challenged
     before = serving(home)
     compare(home)
-    (record,) = (home.settings.models / "decisions").glob(f"{candidate}--*.json")
+    (record,) = (home.settings.paths.models / "decisions").glob(f"{candidate}--*.json")
     content = record.read_bytes()
     for name, value in {"MARGIN": "0.99", "CALIBRATION_ERROR": "1", "LATENCY": "1000000"}.items():
         monkeypatch.setenv(f"CAPTCHA_PROMOTION_{name}", value)
@@ -125,10 +125,10 @@ def test_a_candidate_is_compared_once_on_a_test_split(
 
 def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out(finished: Home) -> None:
     model = serving(finished)
-    shutil.rmtree(finished.settings.models / "history")
+    shutil.rmtree(finished.settings.paths.models / "history")
     assert finished.make("champion") is None
     assert serving(finished) == model
-    assert len(list((finished.settings.models / "decisions").iterdir())) == 1
+    assert len(list((finished.settings.paths.models / "decisions").iterdir())) == 1
 
 
 def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(challenged: tuple[Home, str]) -> None:
@@ -146,7 +146,7 @@ def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
 ) -> None:
     home, _ = challenged
     compare(home)
-    page = (home.settings.evaluation(serving(home)) / "report.html").read_text()
+    page = (home.settings.paths.evaluation(serving(home)) / "report.html").read_text()
     assert 'href="../../quality/image_table/first/report.html"' in page
     compare(home)
     found = json.loads(say("status", "--json"))["champion"]
@@ -159,7 +159,7 @@ def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
 def test_a_report_says_of_how_many_models_it_tells(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     assert home.make("evaluation") is None
-    page = (home.settings.evaluation(candidate) / "report.html").read_text()
+    page = (home.settings.paths.evaluation(candidate) / "report.html").read_text()
     assert "2 models were compared on this test split" in page
     assert "holds (Bonferroni)" in page
 
@@ -199,7 +199,7 @@ def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home,
 def test_a_candidate_that_is_not_exported_is_not_compared(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     assert f"the candidate {candidate} is not exported" in str(home.make("champion"))
-    assert not list((home.settings.models / "decisions").glob(f"{candidate}--*"))
+    assert not list((home.settings.paths.models / "decisions").glob(f"{candidate}--*"))
 
 
 def test_what_was_never_evaluated_or_exported_is_promoted_by_force_only(challenged: tuple[Home, str]) -> None:
@@ -225,7 +225,7 @@ def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]
     home, candidate = challenged
     before = serving(home)
     compare(home)
-    export = home.settings.onnx_model(candidate) / "model.onnx"
+    export = home.settings.paths.onnx_model(candidate) / "model.onnx"
     export.write_bytes(export.read_bytes()[:1000])
     said = fails("model", "promote", "candidate", "--reason", "a try", "--force")
     assert "model.onnx is damaged" in said
@@ -233,7 +233,7 @@ def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]
     assert serving(home) == before
     say("model", "export", "candidate")
     say("model", "promote", "candidate", "--reason", "a try")
-    old = home.settings.onnx_model(before) / "model.onnx"
+    old = home.settings.paths.onnx_model(before) / "model.onnx"
     old.write_bytes(old.read_bytes()[:1000])
     for force in ([], ["--to", before, "--force"]):
         said = fails("model", "rollback", "--reason", "reads nothing", *force)
@@ -260,7 +260,7 @@ def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tupl
     assert serving(home) == before
 
 
-def test_what_would_change_nothing_is_refused_and_so_is_a_reason_that_says_nothing(
+def test_what_would_change_nothing_is_rejected_and_so_is_a_reason_that_says_nothing(
     challenged: tuple[Home, str],
 ) -> None:
     home, candidate = challenged
@@ -276,7 +276,7 @@ def test_what_would_change_nothing_is_refused_and_so_is_a_reason_that_says_nothi
     assert f"{candidate} serves already" in fails("model", "rollback", "--reason", "r", "--to", "candidate")
     assert "no model" in fails("model", "rollback", "--reason", "r", "--to", "")
     assert serving(home) == candidate
-    assert len(registry.history(home.settings.models)) == 2
+    assert len(registry.history(home.settings.paths.models)) == 2
 
 
 DAMAGED = {
@@ -292,9 +292,9 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_every_command_names_a_damaged_record_in_one_line(finished: Home, name: str) -> None:
     content, fault = DAMAGED[name]
-    path = finished.settings.models / name.strip()
+    path = finished.settings.paths.models / name.strip()
     path.write_text(content)
-    model = registry.list_models(finished.settings.models)[0]
+    model = registry.list_models(finished.settings.paths.models)[0]
     status = CliRunner().invoke(main, ["status"])
     assert f"{path} is damaged: {fault}" in status.output
     assert "serves" in status.output or "history" in name, "the rest is shown all the same"

@@ -46,17 +46,17 @@ def archive(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> Path:
 def crown(settings: Settings, work: Path) -> str:
     """Promote a model that was never trained, and pretend it saw generated images."""
     make_model(work / "model")
-    model_id = registry.add_candidate(settings.models, work / "model")
+    model_id = registry.add_candidate(settings.paths.models, work / "model")
     generator.write_archive(work / "seen.zip", 1000, seed=1)
-    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "refused.parquet", CAPTCHA)
-    drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.training_summary(model_id))
-    registry.promote(settings.models, model_id, "the first")
+    build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "rejected.parquet", CAPTCHA)
+    drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.paths.training_summary(model_id))
+    registry.promote(settings.paths.models, model_id, "the first")
     return model_id
 
 
 def deliver(home: Home, name: str, source: Path) -> None:
-    home.settings.raw.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source, home.settings.raw / f"{name}.zip")
+    home.settings.paths.raw.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, home.settings.paths.raw / f"{name}.zip")
     home.instance.add_dynamic_partitions("batch", [name])
     assert home.make("image_table", "rejected_images", partition=name) is None
 
@@ -102,7 +102,7 @@ def test_an_undisturbed_batch_passes(delivered: Home) -> None:
     ("name", "feature"),
     [("blurred", "sharpness"), ("bright", "brightness"), ("lopsided", "class frequencies")],
 )
-def test_a_disturbed_batch_warns_with_figures_and_a_picture(delivered: Home, name: str, feature: str) -> None:
+def test_a_disturbed_batch_warns_with_figures_and_a_plot(delivered: Home, name: str, feature: str) -> None:
     found = drift_of(delivered, name)
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
@@ -116,9 +116,9 @@ def test_a_disturbed_batch_warns_with_figures_and_a_picture(delivered: Home, nam
     assert "of 6 rows unexpected" in str(found.metadata["observed"].value)
     assert feature in str(found.metadata["observed"].value)
     assert "data:image/png;base64," in str(found.metadata["distributions"].value)
-    assert found.metadata["compared with"].value == registry.list_models(delivered.settings.models)[0]
+    assert found.metadata["compared with"].value == registry.list_models(delivered.settings.paths.models)[0]
     assert str(found.metadata["report"].value).endswith(f"/quality/drift/{name}/report.html")
-    assert (delivered.settings.validation_results("drift", name) / "report.html").exists()
+    assert (delivered.settings.paths.validation_results("drift", name) / "report.html").exists()
 
 
 def test_figures_are_plotted_by_batch_and_never_as_one_line_through_all_batches(delivered: Home) -> None:
@@ -143,7 +143,7 @@ def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
 ) -> None:
     with zipfile.ZipFile(tmp_path / "nothing.zip", "w") as archive:
         archive.writestr("a_1.png", b"no image")
-    shutil.copy2(tmp_path / "nothing.zip", delivered.settings.raw / "nothing.zip")
+    shutil.copy2(tmp_path / "nothing.zip", delivered.settings.paths.raw / "nothing.zip")
     delivered.instance.add_dynamic_partitions("batch", ["nothing"])
     assert "quarantined" in str(delivered.make("image_table", "rejected_images", partition="nothing"))
     assert drift_of(delivered, "nothing").description == "no usable images to compare"
@@ -151,18 +151,20 @@ def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
 
 def test_drift_never_stops_a_batch(delivered: Home) -> None:
     for name in DISTURBED:
-        assert validation_result.has_passed(delivered.settings.validation_results("image_table", name)), name
+        assert validation_result.has_passed(
+            delivered.settings.paths.validation_results("image_table", name)
+        ), name
     graph = delivered.definitions.resolve_asset_graph()
     assert not graph.get(dg.AssetCheckKey(dg.AssetKey("image_table"), "drift")).blocking
 
 
 def test_a_summary_that_cannot_be_read_warns_and_the_batch_arrives(delivered: Home, tmp_path: Path) -> None:
-    champion = registry.champion(delivered.settings.models)
+    champion = registry.champion(delivered.settings.paths.models)
     assert champion is not None
-    summary = delivered.settings.training_summary(champion.model_id)
+    summary = delivered.settings.paths.training_summary(champion.model_id)
     kept = shutil.copy2(summary, tmp_path / "kept.npz")
     summary.write_bytes(b"damaged")
-    deliver(delivered, "uncompared", delivered.settings.raw / "early.zip")
+    deliver(delivered, "uncompared", delivered.settings.paths.raw / "early.zip")
     shutil.copy2(kept, summary)
     found = drift_of(delivered, "uncompared")
     assert not found.passed
@@ -176,7 +178,7 @@ def test_the_history_of_the_checks_shows_every_batch_and_is_linked(delivered: Ho
     assert event.asset_materialization
     linked = str(event.asset_materialization.metadata["history of the checks"].value)
     assert linked.endswith("/quality/image_table/index.html")
-    page = (delivered.settings.validation_results("image_table") / "index.html").read_text()
+    page = (delivered.settings.paths.validation_results("image_table") / "index.html").read_text()
     rows = [page.index(f'<a href="{name}/report.html">') for name in ("early", *DISTURBED)]
     assert rows == sorted(rows, reverse=True), "the latest first"
     assert re.search(r'href="../drift/bright/report.html" title="drift: \d of 6 rows .*brightness', page)

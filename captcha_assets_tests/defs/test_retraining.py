@@ -28,7 +28,7 @@ class Ticks:
 
     def __init__(self, home: Home, **settings: float) -> None:
         self.home, self.cursor = home, None
-        self.settings = Settings(home=home.settings.home, **settings)
+        self.settings = Settings(paths=home.settings.paths, **settings)
 
     def tick(self) -> list[dg.RunRequest]:
         resources = {"settings": self.settings}
@@ -121,6 +121,7 @@ def test_two_ticks_that_race_ask_for_the_same_run(grown: Home) -> None:
     assert one.run_key == other.run_key, "Dagster starts one run for one key"
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(grown: Home) -> None:
     ticks = Ticks(grown, retrain_new_images=50)
     (request,) = ticks.tick()
@@ -132,7 +133,7 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
 
 
 def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
-    folder = grown.settings.validation_results("splits")
+    folder = grown.settings.paths.validation_results("splits")
     sound = validation_result.load(folder)
     validation_result.save(validated(stored(success=False, severity="critical")), "", folder)
     ticks = Ticks(grown, retrain_new_images=50)
@@ -159,7 +160,7 @@ def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch:
 
 
 def test_other_production_settings_start_one(finished: Home) -> None:
-    finished.settings.training_settings.write_text("epochs: 2\n")
+    finished.settings.paths.training_settings.write_text("epochs: 2\n")
     ticks = Ticks(finished)
     assert ticks.triggers() == ["configuration"]
     assert ticks.tick() == []
@@ -178,7 +179,7 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
 
 
 def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:
-    (finished.settings.models / "candidate.json").write_text("{")
+    (finished.settings.paths.models / "candidate.json").write_text("{")
     with pytest.raises(registry.RegistryError, match="damaged"):
         Ticks(finished).tick()
 

@@ -1,4 +1,4 @@
-"""One alert a run: what failed, which checks, who was refused; by the command or by the daemon, once."""
+"""One alert a run: what failed, which checks, which candidate; by the command or by the daemon, once."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from captcha_assets.defs import sensor_switches
+from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs.alerts import alert_about, alert_on_failure
 from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home
 
 
 def alerts(home: Home) -> list[dict[str, object]]:
-    log = home.settings.alerts
+    log = home.settings.paths.alerts
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def fail_without_a_command(home: Home) -> dg.ExecuteInProcessResult:
     """A failing run as the daemon makes it: it does not say which process makes it."""
     home.add("gone", "synthetic:12:1")
-    home.settings.registration("gone").unlink()
+    home.settings.paths.registration("gone").unlink()
     job = home.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={dg.AssetKey("raw_batch")})
     return subset.execute_in_process(
@@ -141,7 +141,7 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     finished: Home, automation: bool
 ) -> None:
     sensor_switches.switch(finished.instance, on=automation)
-    registrations.remove(finished.settings, "first")
+    registrations.remove(finished.settings.paths, "first")
     before = len(alerts(finished))
     job = finished.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={dg.AssetKey("evaluation")})

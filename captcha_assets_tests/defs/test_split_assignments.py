@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
@@ -63,14 +64,14 @@ def said(*arguments: str, status: int = 0) -> str:
 
 
 def places(settings: Settings) -> dict[str, str]:
-    rows = pl.read_parquet(str(settings.splits)).drop_nulls("split")
+    rows = pl.read_parquet(str(settings.paths.splits)).drop_nulls("split")
     return dict(rows.select("image_id", "split").iter_rows())
 
 
 def dvc(home: Home, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
-        cwd=home.settings.home,
+        cwd=home.settings.paths.home,
         capture_output=True,
         text=True,
         check=False,
@@ -82,25 +83,25 @@ def dvc(home: Home, *arguments: str) -> str:
 def test_a_removed_batch_has_its_splits_again_when_it_comes_back_and_so_on_another_machine(
     split: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = split.settings, Settings(home=tmp_path / "there")
-    before, version = places(here), content_hash(here.splits)
+    here, there = split.settings, Settings(paths=Paths(home=tmp_path / "there"))
+    before, version = places(here), content_hash(here.paths.splits)
     said("batch", "remove", "first")
     said("update", "--select", THROUGH_SPLITS)
     assert places(here).items() < before.items()
     said("batch", "add", "first", "synthetic:100:1", "--materialize")
     assert places(here) == before
-    assert content_hash(here.splits) == version
-    shutil.copytree(here.home / "data", there.home / "data")  # as `dvc pull` does
-    monkeypatch.setenv("CAPTCHA_HOME", str(there.home))
+    assert content_hash(here.paths.splits) == version
+    shutil.copytree(here.paths.home / "data", there.home / "data")  # as `dvc pull` does
+    monkeypatch.setenv("CAPTCHA_HOME", str(there.paths.home))
     said("update", "--select", THROUGH_SPLITS)
-    assert content_hash(there.splits) == version
-    assert (there.home / "data.dvc").read_text() == (here.home / "data.dvc").read_text()
+    assert content_hash(there.paths.splits) == version
+    assert (there.paths.home / "data.dvc").read_text() == (here.home / "data.dvc").read_text()
 
 
 def test_dvc_records_the_assignments_with_the_archives(split: Home) -> None:
     assert "up to date" in dvc(split, "status")
-    assert len(list(split.settings.split_assignments.iterdir())) == 1
-    shutil.rmtree(split.settings.split_assignments)
+    assert len(list(split.settings.paths.split_assignments.iterdir())) == 1
+    shutil.rmtree(split.settings.paths.split_assignments)
     assert "data" in dvc(split, "status")
 
 
@@ -108,13 +109,13 @@ def test_an_image_whose_labels_contradict_each_other_for_a_while_keeps_its_split
     split: Home, tmp_path: Path
 ) -> None:
     before = places(split.settings)
-    contradict(split.settings.raw / "first.zip", tmp_path / "other.zip")
+    contradict(split.settings.paths.raw / "first.zip", tmp_path / "other.zip")
     split.add("third", str(tmp_path / "other.zip"))
     _through_splits(split)
     assert places(split.settings).items() < before.items()
-    conflicts = pl.read_csv(split.settings.label_conflicts)["image_id"]
+    conflicts = pl.read_csv(split.settings.paths.label_conflicts)["image_id"]
     relabelled = "".join(f"{name},relabel,w,\n" for name in conflicts)
-    split.settings.label_decisions.write_text(f"{HEAD}\n{relabelled}")
+    split.settings.paths.label_decisions.write_text(f"{HEAD}\n{relabelled}")
     split.instance.report_runless_asset_event(next(iter(_unseen(split))))
     _through_splits(split)
     assert places(split.settings) == before
@@ -127,15 +128,15 @@ def _unseen(home: Home) -> list:
 
 
 def test_lost_splits_are_made_again_to_the_same_bytes(split: Home) -> None:
-    before = split.settings.splits.read_bytes()
-    split.settings.splits.unlink()
+    before = split.settings.paths.splits.read_bytes()
+    split.settings.paths.splits.unlink()
     _again(split)
-    assert split.settings.splits.read_bytes() == before
+    assert split.settings.paths.splits.read_bytes() == before
 
 
 def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(split: Home) -> None:
     before = places(split.settings)
-    shutil.rmtree(split.settings.split_assignments)
+    shutil.rmtree(split.settings.paths.split_assignments)
     split.add("third", "synthetic:30:3")
     outcomes = {str(outcome.step): outcome.error for outcome in split.update(THROUGH_SPLITS)}
     lost = outcomes["splits"]
@@ -151,20 +152,20 @@ def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(sp
 
 
 def test_a_loss_of_assignments_is_never_recorded_by_dvc(split: Home) -> None:
-    recorded = (split.settings.home / "data.dvc").read_text()
-    shutil.rmtree(split.settings.split_assignments)
+    recorded = (split.settings.paths.home / "data.dvc").read_text()
+    shutil.rmtree(split.settings.paths.split_assignments)
     assert "split assignments are lost" in str(split.make("data_snapshot"))
-    assert (split.settings.home / "data.dvc").read_text() == recorded
+    assert (split.settings.paths.home / "data.dvc").read_text() == recorded
 
 
 def test_where_both_are_lost_dagster_still_knows_that_there_were_assignments(split: Home) -> None:
-    shutil.rmtree(split.settings.split_assignments)
-    split.settings.splits.unlink()
+    shutil.rmtree(split.settings.paths.split_assignments)
+    split.settings.paths.splits.unlink()
     assert "the last materialization of splits names them" in str(split.make("splits"))
 
 
 def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home) -> None:
-    (file,) = split.settings.split_assignments.iterdir()
+    (file,) = split.settings.paths.split_assignments.iterdir()
     kept = file.read_bytes()
     file.write_bytes(b"garbage")
     assert f"damaged: {file}" in said("status")
@@ -175,8 +176,8 @@ def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home
 
 
 def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:
-    shutil.rmtree(split.settings.split_assignments)
-    split.settings.splits.unlink()
+    shutil.rmtree(split.settings.paths.split_assignments)
+    split.settings.paths.splits.unlink()
     config = tmp_path / "anew.yaml"
     config.write_text("ops: {splits: {config: {accept_loss: true}}}\n")
     said("update", "--select", THROUGH_SPLITS, "--config", str(config))
@@ -192,21 +193,21 @@ def _key(name: str):
 
 def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Home) -> None:
     before = places(split.settings)
-    pl.read_parquet(str(split.settings.splits)).write_parquet(str(split.settings.splits))
-    shutil.rmtree(split.settings.split_assignments)
+    pl.read_parquet(str(split.settings.paths.splits)).write_parquet(str(split.settings.paths.splits))
+    shutil.rmtree(split.settings.paths.split_assignments)
     split.instance.wipe_assets([_key("splits")])
     _again(split)
     assert places(split.settings) == before
-    assert len(list(split.settings.split_assignments.iterdir())) == 1
+    assert len(list(split.settings.paths.split_assignments.iterdir())) == 1
 
 
 def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
-    registrations.remove(split.settings, "first")
+    registrations.remove(split.settings.paths, "first")
     split.instance.delete_dynamic_partition("batch", "first")
     kept = places(split.settings)
     _through_splits(split)
     assert places(split.settings).items() < kept.items()
-    from captcha_assets.defs import execution
+    from captcha_assets.cli.orchestration import execution
 
     assert execution.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
 

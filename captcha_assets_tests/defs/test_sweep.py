@@ -18,12 +18,12 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs import execution, staleness
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION
 from captcha_assets.defs.killed_runs import UNFINISHED
-from captcha_assets.defs.model.run_config import NOT_PRODUCTION
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.images.table import content_hash
-from captcha_assets.settings import REPOSITORY
+from captcha_assets.paths import REPOSITORY
 from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
@@ -74,26 +74,26 @@ def swept(folder: Path, *arguments: str) -> str:
 
 
 def grid_trials(home: Home) -> list[str]:
-    return definition.load(home.settings.home / "grid.yaml").trial_names
+    return definition.load(home.settings.paths.home / "grid.yaml").trial_names
 
 
 def test_a_trial_is_recorded_with_its_settings_and_every_epoch(home: Home) -> None:
     name = grid_trials(home)[0]
-    record = trials.load(home.settings, name)
+    record = trials.load(home.settings.paths, name)
     assert record is not None
     assert record.state == COMPLETE
     assert record.settings["learning_rate"] == 0.01
     assert record.settings["channels"] == [4, 8, 8, 8]
     assert [entry["epoch"] for entry in record.history] == [1, 2]
     assert record.value == record.history[-1]["validation_accuracy"]
-    assert record.splits_version == content_hash(home.settings.splits)
+    assert record.splits_version == content_hash(home.settings.paths.splits)
     assert home.version("sweep_trial", name) == record.version
-    assert not (home.settings.scratch / "sweep" / name).exists()
+    assert not (home.settings.paths.scratch / "sweep" / name).exists()
 
 
 def test_a_failed_trial_is_recorded_with_the_reason(home: Home) -> None:
     name = grid_trials(home)[1]
-    record = trials.load(home.settings, name)
+    record = trials.load(home.settings.paths, name)
     assert record is not None
     assert record.state == FAILED
     assert "lower learning_rate" in str(record.error)
@@ -120,21 +120,21 @@ def test_a_finished_trial_is_not_trained_again_when_everything_is_materialized(h
 
 def test_a_file_that_is_started_twice_adds_no_trials(home: Home) -> None:
     before = home.instance.get_dynamic_partitions("trial")
-    said = CliRunner().invoke(main, ["sweep", "start", str(home.settings.home / "grid.yaml")])
+    said = CliRunner().invoke(main, ["sweep", "start", str(home.settings.paths.home / "grid.yaml")])
     assert "2 trials, 0 of them new" in said.output
     assert home.instance.get_dynamic_partitions("trial") == before
 
 
 def test_a_bad_trial_is_stopped_and_recorded_as_stopped_not_as_failed(home: Home) -> None:
     sweep = definition.Sweep.model_validate({"name": "search", **SEARCH})
-    definition.register(home.settings, sweep)
+    definition.register(home.settings.paths, sweep)
     home.instance.add_dynamic_partitions("trial", sweep.trial_names)
-    complete = trials.load(home.settings, grid_trials(home)[0])
+    complete = trials.load(home.settings.paths, grid_trials(home)[0])
     for name in sweep.trial_names[:2]:
-        trials.save(home.settings, perfect(complete, sweep, name))
+        trials.save(home.settings.paths, perfect(complete, sweep, name))
     name = sweep.trial_names[2]
     assert home.make("sweep_trial", partition=name) is None
-    record = trials.load(home.settings, name)
+    record = trials.load(home.settings.paths, name)
     assert record is not None
     assert (record.state, len(record.history)) == (PRUNED, 1)
     made = home.instance.fetch_materializations(
@@ -161,7 +161,7 @@ def perfect(like: Record | None, sweep: definition.Sweep, name: str) -> Record:
     )
 
 
-def test_the_leaderboard_was_made_with_its_pictures(home: Home) -> None:
+def test_the_leaderboard_was_made_with_its_plots(home: Home) -> None:
     event = home.instance.get_latest_materialization_event(dg.AssetKey("sweep_leaderboard"))
     assert event is not None
     assert event.asset_materialization is not None
@@ -190,7 +190,7 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
     assert event is not None
     assert event.asset_materialization is not None
     metadata = event.asset_materialization.metadata
-    record = trials.load(home.settings, grid_trials(home)[0])
+    record = trials.load(home.settings.paths, grid_trials(home)[0])
     assert record is not None
     assert metadata["settings"].value == record.settings
     assert metadata["validation accuracy"].value == pytest.approx(record.value, abs=1e-4), (
@@ -200,15 +200,15 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
 
     observe(home.settings, home.instance)
     assert not staleness.stale_steps(home.definitions, home.instance, ("resnet18",))
-    home.settings.training_settings.write_text("epochs: 1\n")
-    again = open_home(home.settings.home, pytest.MonkeyPatch())
+    home.settings.paths.training_settings.write_text("epochs: 1\n")
+    again = open_home(home.settings.paths.home, pytest.MonkeyPatch())
     with again.instance:
         (reasons,) = staleness.stale_steps(again.definitions, again.instance, ("resnet18",)).values()
     assert reasons == (NOT_PRODUCTION,)
 
 
 def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_shown(home: Home) -> None:
-    own = home.settings.home / "configs" / "sweep.yaml"
+    own = home.settings.paths.home / "configs" / "sweep.yaml"
     own.parent.mkdir(exist_ok=True)
     own.write_text(yaml.safe_dump({"name": "own", "grid": {"epochs": [1, 2]}}))
     said = CliRunner().invoke(main, ["sweep", "start"]).output
@@ -240,7 +240,7 @@ def test_a_home_without_a_sweep_says_how_to_start_one(
 
 def test_after_an_interrupted_sweep_the_finished_trials_and_those_that_wait_are_shown(home: Home) -> None:
     home.instance.event_log_storage.set_concurrency_slots("sweep", 1)
-    file = home.settings.home / "three.yaml"
+    file = home.settings.paths.home / "three.yaml"
     grid = {"fixed": {**TINY, "weight_decay": 0.0}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
     file.write_text(yaml.safe_dump(grid))
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "run", str(file)]
@@ -262,7 +262,7 @@ def trials_in(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
-    file = home.settings.home / "long.yaml"
+    file = home.settings.paths.home / "long.yaml"
     grid = {"fixed": {**TINY, "epochs": 5000}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
     file.write_text(yaml.safe_dump(grid))
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "run", str(file)]

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
+from captcha_assets.defs.model.config import TRAINING_CONFIG
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets_tests.defs.conftest import Home
 
@@ -18,7 +18,7 @@ def trained_with(named: dict[str, Any]) -> TrainingSettings:
 
     @dg.asset(config_schema=TRAINING_CONFIG)
     def training(context: dg.AssetExecutionContext) -> None:
-        found.append(with_named(PRODUCTION, context.op_execution_context.op_config))
+        found.append(PRODUCTION.replaced(**context.op_execution_context.op_config))
 
     run_config = {"ops": {"training": {"config": named}}} if named else {}
     dg.materialize([training], run_config=run_config)

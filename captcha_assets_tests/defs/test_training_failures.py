@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.dataset import CAPTCHA
-from captcha_assets.defs.compute import LocalCompute, TrainingFailedError, TrainingStoppedError, _ended
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.defs.compute import LocalCompute
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.failures import TrainingFailedError, TrainingStoppedError, process_error
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_compute import run
 from captcha_assets_tests.defs.test_training_run import placed, trainings, update, wait_until  # noqa: F401
-from captcha_assets_tests.training.examples import write_batch
+from captcha_assets_tests.training.examples import job_on, write_batch
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -25,14 +25,14 @@ DIVERGES = "ops: {resnet18: {config: {learning_rate: 100.0, weight_decay: 10.0}}
 
 
 def test_a_loss_that_is_nan_is_the_reason_on_the_terminal_and_in_the_alert(finished: Home) -> None:
-    file = finished.settings.home / "run.yaml"
+    file = finished.settings.paths.home / "run.yaml"
     file.write_text(DIVERGES)
     done = CliRunner().invoke(main, ["update", "--select", "key:resnet18", "--config", str(file)])
     assert done.exit_code == 1
     reason = "the loss is NaN or infinite in epoch 1: lower learning_rate (now 100.0)"
     assert f"  failed: {reason}" in done.output
     assert "External execution process" not in done.output
-    alert = json.loads(finished.settings.alerts.read_text().splitlines()[-1])
+    alert = json.loads(finished.settings.paths.alerts.read_text().splitlines()[-1])
     assert alert["title"] == "resnet18: the run failed"
     assert alert["lines"][0].startswith(reason)
     assert "no epoch was finished, so no checkpoint is kept" in alert["lines"][0]
@@ -57,19 +57,7 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
     (tmp_path / "broken" / "timm" / "__init__.py").write_text("raise RuntimeError('a broken installation')")
     paths = [str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    tables, splits = write_batch(tmp_path, 40)
-    work, settings = tmp_path / "work", TrainingSettings(epochs=1)
-    job = TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=work / "model",
-        checkpoints=work / "checkpoints",
-        code_version="c1",
-        settings=settings,
-    )
+    job = job_on(write_batch(tmp_path, 40), tmp_path / "work", TrainingSettings(epochs=1))
     with pytest.raises(TrainingFailedError, match=r"^RuntimeError: a broken installation \(its traceback"):
         run(LocalCompute(), job)
 
@@ -87,7 +75,7 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
 def test_a_process_that_could_not_say_why_it_ended_is_explained_by_its_status(
     status: int, kind: type[Exception], words: str
 ) -> None:
-    error = _ended(status, " on gpu", "")
+    error = process_error(status, " on gpu", "")
     assert isinstance(error, kind)
     assert words in str(error)
-    assert str(_ended(1, "", "its own words")) == "its own words"
+    assert str(process_error(1, "", "its own words")) == "its own words"

@@ -142,13 +142,13 @@ def test_the_asset_graph_shows_every_group(ui: str, page: Any) -> None:
         assert name.is_visible()
 
 
-def test_the_pictures_of_the_evaluation_are_visible(ui: str, page: Any) -> None:
+def test_the_plots_of_the_evaluation_are_visible(ui: str, page: Any) -> None:
     page.goto(f"{ui}/assets/evaluation?view=events")
     row = page.locator("tr", has_text="confusion matrix")
     row.get_by_text(re.compile("Show Markdown")).first.click()
-    picture = page.locator("img[alt=confusion_matrix]")
-    picture.wait_for()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") > 300
+    image = page.locator("img[alt=confusion_matrix]")
+    image.wait_for()
+    assert image.evaluate("image => image.complete && image.naturalWidth") > 300
 
 
 def test_a_check_says_what_was_expected_and_found(ui: str, page: Any) -> None:

@@ -97,7 +97,7 @@ def test_the_automation_tab_is_readable_after_a_batch_was_removed(batches: tuple
     home, address = batches
     evaluate(home, "third", "fourth")
     assert unreadable(address) == set()
-    succeeded(home.settings.home, "batch", "remove", "third")
+    succeeded(home.settings.paths.home, "batch", "remove", "third")
     assert unreadable(address) == set()
 
 

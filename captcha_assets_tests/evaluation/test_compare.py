@@ -104,7 +104,7 @@ def test_the_margin_and_the_level_decide_what_is_worse():
     assert "non_inferiority" not in failed(compare(champion, candidate, PromotionLimits(level=0.4)))
 
 
-def test_small_losses_that_add_up_are_refused_against_the_model_that_they_add_up_to():
+def test_small_losses_that_add_up_are_no_promotion_against_the_model_that_they_add_up_to():
     """Each model has 80 mistakes of 30,000 more than the one before it, spread over 20 classes."""
     labels = [f"{index % 20:02}" for index in range(30_000)]
     mistakes = {"reference": (0, 320), "champion": (320, 720), "candidate": (720, 1200)}
@@ -120,7 +120,7 @@ def test_small_losses_that_add_up_are_refused_against_the_model_that_they_add_up
     assert "not excluded against the last model" in criterion(comparison, "non_inferiority").words
 
 
-def test_a_class_that_falls_beyond_chance_is_refused_though_all_others_rise():
+def test_a_class_that_falls_beyond_chance_prevents_promotion_though_all_others_rise():
     labels = ["m"] * 100 + ["n"] * 900
     champion = predictions(answers((98, True), (2, False), (850, True), (50, False)), labels)
     candidate = predictions(answers((85, True), (15, False), (900, True)), labels)
@@ -158,7 +158,7 @@ def test_equal_models_on_15_images_a_class_are_vetoed_by_a_class_at_most_at_the_
     assert vetoed <= 0.05 * rounds
 
 
-def test_a_candidate_that_is_far_too_sure_of_itself_is_refused():
+def test_a_candidate_that_is_far_too_sure_of_itself_is_not_promoted():
     right = answers((90, True), (10, False))
     champion, candidate = predictions(right, probability=0.9), predictions(right, probability=0.999)
     found = criterion(compare(champion, candidate), "calibration")
@@ -203,12 +203,12 @@ def test_without_images_there_is_no_verdict():
 
 @pytest.mark.parametrize("name", ["margin", "level", "calibration_error"])
 @pytest.mark.parametrize("value", [-0.1, 5, float("nan")])
-def test_a_limit_that_is_no_share_is_refused(name, value):
+def test_a_limit_that_is_no_share_is_rejected(name, value):
     with pytest.raises(ComparisonError, match=name):
         PromotionLimits(**{name: value})
 
 
-def test_a_level_that_decides_nothing_is_refused():
+def test_a_level_that_decides_nothing_is_rejected():
     for level in (0, 1):
         with pytest.raises(ComparisonError, match="level"):
             PromotionLimits(level=level)

@@ -81,14 +81,14 @@ def test_a_model_is_measured_on_the_images_of_the_test_split_and_on_no_other(eva
     assert evaluation.predictions["image_id"].to_list() == images.image_ids.tolist()
 
 
-def test_the_folder_holds_the_figures_the_predictions_the_pictures_and_the_report(evaluated):
+def test_the_folder_holds_the_figures_the_predictions_the_plots_and_the_report(evaluated):
     evaluation, target = evaluated
     assert set(contents(target)) == {
         "metrics.json", "predictions.parquet", "report.html", "manifest.json", "confusion_matrix.png",
         "per_class.png", "calibration.png", "mistakes.png", "training_curves.png",
     }  # fmt: skip
     assert evaluation.report == target / "report.html"
-    for name, png in evaluation.pictures.items():
+    for name, png in evaluation.plot_images.items():
         assert (target / f"{name}.png").read_bytes() == png
     figures = json.loads((target / "metrics.json").read_text())
     assert figures["model_id"] == evaluation.model_id
@@ -136,11 +136,11 @@ def test_the_version_follows_what_was_found_and_not_where_it_is_written(evaluate
 
 def test_a_model_without_a_history_is_measured_all_the_same(batch, tmp_path):
     found = evaluate(write_model(tmp_path / "model", 0, history=[]), *batch, tmp_path / "evaluation")
-    assert "training_curves" not in found.pictures
+    assert "training_curves" not in found.plot_images
     assert not (tmp_path / "evaluation" / "training_curves.png").exists()
 
 
-def test_an_empty_split_is_refused_and_what_was_measured_before_stays(evaluated, model, batch, tmp_path):
+def test_an_empty_split_is_rejected_and_what_was_measured_before_stays(evaluated, model, batch, tmp_path):
     _, target = evaluated
     before = contents(target)
     tables, splits = batch

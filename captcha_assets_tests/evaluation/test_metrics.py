@@ -117,7 +117,7 @@ def test_the_figures_survive_json():
         (np.array([[np.nan, 0.5], [0.5, 0.5]]), np.array([0, 1]), "row 0"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_the_reason(probabilities, labels, complaint):
+def test_what_cannot_be_measured_is_rejected_with_the_reason(probabilities, labels, complaint):
     with pytest.raises(MetricsError, match=complaint):
         compute_metrics(probabilities, labels, ("a", "b"))
 

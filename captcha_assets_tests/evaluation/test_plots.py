@@ -1,4 +1,4 @@
-"""The pictures: real ones, of the size they promise, made from the data and from nothing else."""
+"""The plots: real ones, of the size they promise, made from the data and from nothing else."""
 
 import io
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from captcha_assets.evaluation import plots
-from captcha_assets.evaluation.canvas import WIDTH
 from captcha_assets.evaluation.metrics import compute_metrics
+from captcha_assets.evaluation.plot_style import WIDTH
 from captcha_assets_tests.evaluation.examples import CLASSES, made_up, measured, some_mistakes
 
 TWENTY = tuple("2345678abcdefgmnpwxy")
@@ -24,7 +24,7 @@ OF_METRICS = [plots.confusion_matrix, plots.per_class, plots.reliability]
 
 @pytest.fixture(autouse=True)
 def _warnings_are_errors():
-    """A missing glyph, an empty legend or a degenerate axis is a warning before it is an ugly picture."""
+    """A missing glyph, an empty legend or a degenerate axis is a warning before it is an ugly plot."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -60,7 +60,7 @@ def margin_is_empty(image: Image.Image) -> bool:
     ],
     ids=["plain", "many", "absent", "words", "long words", "signs", "one", "perfect", "hopeless"],
 )
-def test_every_picture_is_drawn_whole_for_any_figures(draw, metrics):
+def test_every_plot_is_drawn_whole_for_any_figures(draw, metrics):
     image = opened(draw(metrics))
     assert 200 < image.height < 1200
     assert margin_is_empty(image)
@@ -73,7 +73,7 @@ def test_the_same_figures_give_the_same_bytes_and_others_do_not(draw):
     assert draw(measured(seed=1)) != draw(measured(seed=2))
 
 
-def test_the_pictures_do_not_depend_on_the_process_that_draws_them():
+def test_the_plots_do_not_depend_on_the_process_that_draws_them():
     code = (
         "import matplotlib, sys; matplotlib.rcParams['font.size'] = 20\n"
         "from captcha_assets.evaluation import plots\n"
@@ -103,7 +103,7 @@ def test_a_mistake_stands_out_against_a_correct_answer():
     wrong = np.asarray(opened(plots.confusion_matrix(compute_metrics(probabilities, labels, CLASSES))), int)
 
     # Below the title and above the colours' legend there is nothing but the matrix.
-    redness = [(picture[90:370, :, 0] - picture[90:370, :, 2]).max() for picture in (right, wrong)]
+    redness = [(image[90:370, :, 0] - image[90:370, :, 2]).max() for image in (right, wrong)]
     assert redness[0] < 5
     assert redness[1] > 60
 

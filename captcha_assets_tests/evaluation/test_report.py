@@ -47,7 +47,7 @@ def rendered(metrics=None, **changes):
         "model_id": "resnet18-0123456789ab",
         "split": "test",
         "metrics": metrics,
-        "pictures": {
+        "plot_images": {
             "confusion_matrix": DRAWN,
             "calibration": DRAWN,
         },

@@ -1,4 +1,4 @@
-"""Everything that a member of a batch can have wrong with it, and the reason it is refused for.
+"""Everything that a member of a batch can have wrong with it, and the reason it is rejected for.
 
 Each case is written for real into an archive, beside good images.
 """
@@ -154,7 +154,7 @@ CASES: dict[str, Case] = {
     "wrong size": _one(Reason.WRONG_SIZE, encode(PIXELS[:50])),
     "on its side": _one(Reason.WRONG_SIZE, encode(PIXELS.T.copy())),
     "30,000x30,000": _one(Reason.WRONG_SIZE, png(bytes(900_000_000 // 1000), head=HUGE_HEAD)),
-    # a picture, but
+    # an image, but
     "all white": _one(Reason.BLANK, encode(np.full((52, 32), 255, np.uint8))),
     "all black": _one(Reason.BLANK, encode(np.zeros((52, 32), np.uint8))),
     "label outside the alphabet": _one(Reason.BAD_LABEL, GOOD, "z_9.png"),

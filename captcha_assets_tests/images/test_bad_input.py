@@ -1,4 +1,4 @@
-"""Whatever is in a batch: a bad member is refused with a reason, and the good images arrive."""
+"""Whatever is in a batch: a bad member is rejected with a reason, and the good images arrive."""
 
 import os
 import resource
@@ -28,31 +28,31 @@ GOOD_MEMBERS = good_members()
 def ingest(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     table, rejected = archive.with_name("table.parquet"), archive.with_name("rejected.parquet")
     summary = build_image_table(archive, "bad", table, rejected, CAPTCHA)
-    images, refused = pl.read_parquet(table), pl.read_parquet(rejected)
-    assert (summary.images, summary.rejected) == (len(images), len(refused))
-    return images, refused
+    images, rejected = pl.read_parquet(table), pl.read_parquet(rejected)
+    assert (summary.images, summary.rejected) == (len(images), len(rejected))
+    return images, rejected
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_member_is_refused_with_its_reason_and_the_good_ones_arrive(case, tmp_path):
+def test_a_bad_member_is_rejected_with_its_reason_and_the_good_ones_arrive(case, tmp_path):
     reason, members, spoil = CASES[case]
     archive = write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members])
     if spoil:
         spoil(archive)
-    images, refused = ingest(archive)
-    assert refused["reason"].to_list() == [reason.value]
-    assert "\n" not in refused["detail"][0]
+    images, rejected = ingest(archive)
+    assert rejected["reason"].to_list() == [reason.value]
+    assert "\n" not in rejected["detail"][0]
     assert set(GOOD_MEMBERS) <= set(images["member"])
-    assert len(images) + len(refused) == len(GOOD_MEMBERS) + len(members)
+    assert len(images) + len(rejected) == len(GOOD_MEMBERS) + len(members)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_all_of_it_at_once(tmp_path):
     members = [member for _, case, spoil in CASES.values() if spoil is None for member in case]
-    images, refused = ingest(write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members]))
+    images, rejected = ingest(write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members]))
     assert set(GOOD_MEMBERS) <= set(images["member"])
-    assert len(images) + len(refused) == len(GOOD_MEMBERS) + len(members)
+    assert len(images) + len(rejected) == len(GOOD_MEMBERS) + len(members)
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
@@ -91,23 +91,23 @@ def test_colours_become_gray_by_their_weights():
 def test_of_names_that_differ_in_case_the_lower_one_is_kept(tmp_path):
     for order in (("A_1.png", "a_1.png"), ("a_1.png", "A_1.png")):
         archive = write_zip(tmp_path / "case.zip", [(name, GOOD) for name in order])
-        images, refused = ingest(archive)
+        images, rejected = ingest(archive)
         assert images["member"].to_list() == ["a_1.png"]
-        assert refused["member"].to_list() == ["A_1.png"]
+        assert rejected["member"].to_list() == ["A_1.png"]
 
 
 def test_folders_and_clutter_are_passed_over(tmp_path):
     clutter = ["__MACOSX/._a_1.png", "Dataset/.DS_Store", "Thumbs.db", "Dataset/._a_2.png", "Dataset/"]
     archive = write_zip(tmp_path / "mac.zip", GOOD_MEMBERS | dict.fromkeys(clutter, b""))
     assert list_members(archive).ignored == len(clutter)
-    images, refused = ingest(archive)
-    assert (len(images), len(refused)) == (len(GOOD_MEMBERS), 0)
+    images, rejected = ingest(archive)
+    assert (len(images), len(rejected)) == (len(GOOD_MEMBERS), 0)
 
 
 def test_files_that_a_folder_would_not_give_are_listed(tmp_path):
     comment = b'{"unreadable": [["Dataset/a_7.png", "Permission denied"]]}'
-    _, refused = ingest(write_zip(tmp_path / "folder.zip", GOOD_MEMBERS, comment))
-    assert refused.rows() == [("bad", "Dataset/a_7.png", "unreadable", "Permission denied")]
+    _, rejected = ingest(write_zip(tmp_path / "folder.zip", GOOD_MEMBERS, comment))
+    assert rejected.rows() == [("bad", "Dataset/a_7.png", "unreadable", "Permission denied")]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_files_that_a_folder_would_not_give_are_listed(tmp_path):
     ],
 )
 def test_somebody_elses_comment_is_no_list(comment, tmp_path):
-    _, refused = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
-    assert refused.is_empty()
+    _, rejected = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
+    assert rejected.is_empty()
 
 
 def _truncated(path: Path) -> None:
@@ -193,20 +193,20 @@ def test_an_archive_that_cannot_be_read_ends_in_one_clear_line(case, tmp_path):
 @pytest.mark.parametrize("name", ['"\\ud800"', '"two\\nlines"', "null", "[1, {}]"])
 def test_a_list_of_unreadable_files_may_hold_anything(name, tmp_path):
     comment = b'{"unreadable": [[' + name.encode() + b', "gone"]]}'
-    _, refused = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
-    assert refused["reason"].to_list() == ["unreadable"]
-    assert "\n" not in refused["member"][0]
+    _, rejected = ingest(write_zip(tmp_path / "comment.zip", GOOD_MEMBERS, comment))
+    assert rejected["reason"].to_list() == ["unreadable"]
+    assert "\n" not in rejected["member"][0]
 
 
-def test_an_offset_wider_than_any_file_is_refused(tmp_path):
+def test_an_offset_wider_than_any_file_is_rejected(tmp_path):
     archive = tmp_path / "far.zip"
     far = RawInfo("a_9.png")
     # the field of wide numbers: none of the sizes needs it, the offset does
     far.extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
     write_zip(archive, [*GOOD_MEMBERS.items(), (far, GOOD)])
     patch_directory(archive, "a_9.png", 42, 0xFFFFFFFF)
-    images, refused = ingest(archive)
-    assert (len(images), refused["reason"].to_list()) == (len(GOOD_MEMBERS), ["corrupt"])
+    images, rejected = ingest(archive)
+    assert (len(images), rejected["reason"].to_list()) == (len(GOOD_MEMBERS), ["corrupt"])
 
 
 def test_the_number_of_members_that_an_archive_states_is_not_believed(tmp_path):
@@ -233,8 +233,8 @@ def test_sizes_wider_than_32_bits_are_read(tmp_path):
                 member.write(data)
     assert len(ingest(archive)[0]) == len(GOOD_MEMBERS)
     patch_directory(archive, next(iter(GOOD_MEMBERS)), 24, 0xFFFFFFFF)  # says it is wide, and is not
-    images, refused = ingest(archive)
-    assert (len(images), refused["reason"].to_list()) == (len(GOOD_MEMBERS) - 1, ["too_large"])
+    images, rejected = ingest(archive)
+    assert (len(images), rejected["reason"].to_list()) == (len(GOOD_MEMBERS) - 1, ["too_large"])
 
 
 def test_more_members_than_16_bits_count_are_listed(tmp_path):
@@ -257,16 +257,16 @@ def test_members_come_in_the_order_of_their_names_whatever_the_archives(tmp_path
 def test_a_batch_yields_rejections_in_their_place(tmp_path):
     archive = write_zip(tmp_path / "mixed.zip", [("a_1.png", GOOD), ("../a_2.png", GOOD)])
     with open_archive(archive) as batch:
-        (first, refused), (second, data) = batch
+        (first, rejected), (second, data) = batch
     assert (first, second, data) == ("../a_2.png", "a_1.png", GOOD)
-    assert isinstance(refused, Rejection)
-    assert refused.reason is Reason.UNSAFE_PATH
+    assert isinstance(rejected, Rejection)
+    assert rejected.reason is Reason.UNSAFE_PATH
 
 
 def test_a_batch_without_a_usable_image_makes_two_tables(tmp_path):
     archive = write_zip(tmp_path / "none.zip", {"a_1.png": b"no"})
-    images, refused = ingest(archive)
-    assert (len(images), len(refused)) == (0, 1)
+    images, rejected = ingest(archive)
+    assert (len(images), len(rejected)) == (0, 1)
     assert images.columns[0] == "image_id"
 
 

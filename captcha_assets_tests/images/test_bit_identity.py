@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from captcha_assets.images import duplicates
+from captcha_assets.images import near_duplicates
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets_tests.images.copies import COPIES
 from captcha_assets_tests.images.files import characters
@@ -49,10 +49,10 @@ def test_signatures_stay(images):
 
 def test_near_duplicate_groups_stay(images):
     copied = np.concatenate([images, *(make(images) for make in COPIES.values())])
-    groups = duplicates.near_duplicate_groups(signatures(copied), lambda rows: copied[rows], 0.996)
+    groups = near_duplicates.near_duplicate_groups(signatures(copied), lambda rows: copied[rows], 0.996)
     assert len(np.unique(groups)) == 180
     assert _hash(groups) == "6acde1be379da2bc"
 
 
 def test_the_rule_of_the_groups_stays():
-    assert duplicates.rule(0.996) == "2/0.996"
+    assert near_duplicates.rule(0.996) == "2/0.996"

@@ -38,7 +38,7 @@ def test_a_row_does_not_depend_on_its_neighbours(describe):
     assert np.array_equal(together, alone)
 
 
-def test_a_difference_hash_survives_brightness_and_tells_pictures_apart():
+def test_a_difference_hash_survives_brightness_and_tells_images_apart():
     before, after = dhash(IMAGES), dhash((IMAGES * 0.7).astype(np.uint8))
     changed = np.bitwise_count(before ^ after).mean()
     apart = np.bitwise_count(before[:, None] ^ before)[np.triu_indices(len(IMAGES), 1)].mean()
@@ -62,5 +62,5 @@ def test_of_an_image_and_its_shifted_copy_two_crops_show_the_same(down, across):
     assert (np.abs(seen - in_copy).max(axis=3).min(axis=(1, 2)) == 0).all()
 
 
-def test_a_picture_without_structure_is_described_by_zeros():
+def test_a_image_without_structure_is_described_by_zeros():
     assert not descriptions(np.full((2, 52, 32), 99, np.uint8)).any()

@@ -10,8 +10,8 @@ import pytest
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import PIXEL_LIMIT, decode
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures, thumbnails
+from captcha_assets.images.ingest_worker import chunk_size
 from captcha_assets.images.rejection import Reason, Rejection
-from captcha_assets.images.rows import chunk_size
 from captcha_assets_tests.images.files import encode
 
 PHOTOS = replace(CAPTCHA, height=40, width=48, channels=3, formats=("png", "jpeg"))

@@ -14,8 +14,8 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.archive import ArchiveError, ArchiveReader, list_members
+from captcha_assets.images.ingest_worker import read_chunk
 from captcha_assets.images.rejection import Reason
-from captcha_assets.images.rows import read_chunk
 from captcha_assets.images.table import build_image_table
 from captcha_assets_tests.images.bad_members import ACCEPTED, CASES
 from captcha_assets_tests.images.files import SIGNATURE, chunk, good_members, write_zip

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images import index as image_index
 from captcha_assets.images.features import image_id
-from captcha_assets.images.frames import StaleTableError
 from captcha_assets.images.index import (
     COLUMN_DESCRIPTIONS,
     INDEX_SCHEMA,
@@ -21,6 +20,7 @@ from captcha_assets.images.index import (
     list_conflicts,
 )
 from captcha_assets.images.table import content_hash
+from captcha_assets.images.table_files import StaleTableError
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import COPIES
 from captcha_assets_tests.images.tables import write_table

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.assignments import AssignmentRecord, no_assignments
+from captcha_assets.images.split_assignments import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
@@ -333,7 +333,7 @@ def test_a_sample_is_stratified_by_split_and_class(size):
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.2, 0.2), (1.1, -0.1, 0.0)])
-def test_ratios_that_make_no_sense_are_refused(shares):
+def test_ratios_that_make_no_sense_are_rejected(shares):
     with pytest.raises(SplitError, match="sum to 1"):
         SplitRatios(*shares)
 

@@ -11,7 +11,7 @@ import pytest
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
 from captcha_assets.images.features import image_id
-from captcha_assets.images.rows import CHUNK
+from captcha_assets.images.ingest_worker import CHUNK
 from captcha_assets.images.table import (
     COLUMN_DESCRIPTIONS,
     IMAGE_TABLE_SCHEMA,
@@ -115,7 +115,7 @@ def test_tables_go_to_an_object_store(bucket, tmp_path):
 
 
 def test_a_worker_needs_no_data_frames():
-    code = "import captcha_assets.images.rows, sys; print(*sys.modules)"
+    code = "import captcha_assets.images.ingest_worker, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

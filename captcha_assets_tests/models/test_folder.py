@@ -126,7 +126,7 @@ def test_a_manifest_made_for_changed_files_does_not_pass_as_the_model_it_was(mod
         folder.verify(tmp_path / "forged")
 
 
-def test_weights_that_do_not_fit_are_refused(models, tmp_path):
+def test_weights_that_do_not_fit_are_rejected(models, tmp_path):
     loaded = folder.load(models[0])
     config = vars(loaded.config) | {"channels": (4, 4, 8, 16)}
     folder.save(tmp_path / "odd", loaded.model, folder.ModelConfig(**config), [], {})
@@ -134,7 +134,7 @@ def test_weights_that_do_not_fit_are_refused(models, tmp_path):
         folder.load(tmp_path / "odd")
 
 
-def test_a_configuration_of_another_kind_is_refused(model):
+def test_a_configuration_of_another_kind_is_rejected(model):
     (model / "config.json").write_text(json.dumps({"classes": ["a"]}))
     with pytest.raises(ModelFolderError, match=r"not a model's configuration .*architecture"):
         folder.read_config(model)

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.archives import digest_of
@@ -21,17 +22,17 @@ from captcha_assets_tests.models.traced import deliver, train
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A home with one batch and a champion that was trained on it."""
-    settings = Settings(home=tmp_path_factory.mktemp("traced") / "home")
+    settings = Settings(paths=Paths(home=tmp_path_factory.mktemp("traced") / "home"))
     deliver(settings, "first", "synthetic:80:1")
-    registry.promote(settings.models, train(settings, ["first"]), "the first model")
-    return settings.home
+    registry.promote(settings.paths.models, train(settings, ["first"]), "the first model")
+    return settings.paths.home
 
 
 @pytest.fixture
 def home(made, tmp_path):
     """A copy of it, to change at will."""
     shutil.copytree(made, tmp_path / "home")
-    return Settings(home=tmp_path / "home")
+    return Settings(paths=Paths(home=tmp_path / "home"))
 
 
 def found(nodes: tuple[Node, ...], kind: str) -> list[Node]:
@@ -42,30 +43,30 @@ def found(nodes: tuple[Node, ...], kind: str) -> list[Node]:
 
 
 def an_image(settings, split: str) -> str:
-    splits = pl.read_parquet(settings.splits)
+    splits = pl.read_parquet(settings.paths.splits)
     return splits.filter(pl.col("split") == split)["image_id"][0]
 
 
 def test_a_model_leads_back_to_its_run_its_splits_and_the_bytes_it_was_trained_on(home):
-    seen = trace(home, "champion")
+    seen = trace(home.paths, "champion")
     (run,), (splits,) = found(seen.made_from, "training run"), found(seen.made_from, "splits")
     assert run.id == "run-0"
     assert run.facts["code_version"] == "c1"
-    assert splits.id == content_hash(home.splits)
+    assert splits.id == content_hash(home.paths.splits)
     (batch,) = splits.nodes
-    archive = (home.raw / "first.zip").read_bytes()
+    archive = (home.paths.raw / "first.zip").read_bytes()
     assert batch.facts["source"] == "synthetic:80:1"
     assert batch.facts["archive_sha256"] == hashlib.sha256(archive).hexdigest()
     assert batch.facts["archive_md5"] == hashlib.md5(archive).hexdigest()
-    assert batch.facts["image_table"] == content_hash(home.image_table("first"))
+    assert batch.facts["image_table"] == content_hash(home.paths.image_table("first"))
     (served,) = found(seen.used_for, "champion")
     assert served.facts["because"] == "the first model"
 
 
 def test_what_a_model_was_told_is_no_part_of_its_identity(home):
-    model = registry.champion(home.models).model_id
+    model = registry.champion(home.paths.models).model_id
     deliver(home, "second", "synthetic:40:2")
-    (again,) = {trace(home, model).what.id, trace(home, "candidate").what.id}
+    (again,) = {trace(home.paths, model).what.id, trace(home.paths, "candidate").what.id}
     assert again == model
 
 
@@ -75,7 +76,7 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
         ("validation", "its temperature was fitted on it"),
         ("test", "kept for its test"),
     ):
-        seen = trace(home, an_image(home, split)[:12])
+        seen = trace(home.paths, an_image(home, split)[:12])
         assert seen.what.facts["split"] == split
         (source,) = found(seen.made_from, "batch")
         assert source.id == "first"
@@ -85,23 +86,25 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
 
 
 def test_an_image_delivered_twice_names_both_batches(home):
-    deliver(home, "again", str(home.raw / "first.zip"))
-    seen = trace(home, an_image(home, "train"))
+    deliver(home, "again", str(home.paths.raw / "first.zip"))
+    seen = trace(home.paths, an_image(home, "train"))
     assert [node.id for node in found(seen.made_from, "batch")] == ["again", "first"]
 
 
 def test_an_image_that_came_later_was_not_there_when_the_model_was_trained(home):
     deliver(home, "second", "synthetic:60:2")
-    splits = pl.read_parquet(home.splits).filter(pl.col("batch") == "second", pl.col("split") == "train")
-    (model,) = trace(home, splits["image_id"][0]).used_for
+    splits = pl.read_parquet(home.paths.splits).filter(
+        pl.col("batch") == "second", pl.col("split") == "train"
+    )
+    (model,) = trace(home.paths, splits["image_id"][0]).used_for
     assert model.facts["this_image"] == "not there when it was trained"
 
 
 def test_an_image_outside_the_sample_was_not_trained_on(home):
     small = train(home, ["first"], seed=1, sample_size=20)
-    splits = pl.read_parquet(home.splits).filter(pl.col("split") == "train").sort("sample_key")
+    splits = pl.read_parquet(home.paths.splits).filter(pl.col("split") == "train").sort("sample_key")
     answers = [
-        {node.id: node.facts["this_image"] for node in trace(home, splits["image_id"][place]).used_for}
+        {node.id: node.facts["this_image"] for node in trace(home.paths, splits["image_id"][place]).used_for}
         for place in (0, -1)
     ]
     assert answers[0][small] == "trained on it"
@@ -109,21 +112,21 @@ def test_an_image_outside_the_sample_was_not_trained_on(home):
 
 
 def test_a_model_whose_splits_were_not_kept_says_so_once_the_splits_have_moved_on(home):
-    old = registry.champion(home.models).model_id
-    home.training_splits(old).unlink()
+    old = registry.champion(home.paths.models).model_id
+    home.paths.training_splits(old).unlink()
     image = an_image(home, "train")
-    assert {node.facts["this_image"] for node in trace(home, image).used_for} == {"trained on it"}
+    assert {node.facts["this_image"] for node in trace(home.paths, image).used_for} == {"trained on it"}
     deliver(home, "second", "synthetic:60:2")
-    answers = {node.id: node.facts["this_image"] for node in trace(home, image).used_for}
+    answers = {node.id: node.facts["this_image"] for node in trace(home.paths, image).used_for}
     assert answers[old].startswith("not recorded")
 
 
 def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(home):
-    seen = trace(home, "first")
+    seen = trace(home.paths, "first")
     (table,), (splits,), (model,) = (
         found(seen.used_for, kind) for kind in ("image_table", "splits", "model")
     )
-    assert (table.id, table.facts["rows"]) == (content_hash(home.image_table("first")), 80)
+    assert (table.id, table.facts["rows"]) == (content_hash(home.paths.image_table("first")), 80)
     counts = splits.facts
     assert counts["train"] + counts["validation"] + counts["test"] + counts["excluded"] == 80
     assert model.facts["role"] == "champion, candidate"
@@ -132,17 +135,17 @@ def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(h
 
 def test_a_batch_that_was_only_registered_has_a_source_and_nothing_else(home):
     registrations.register(home, "later", registrations.parse_source("synthetic:10:5"))
-    seen = trace(home, "later")
+    seen = trace(home.paths, "later")
     assert found(seen.made_from, "source")[0].id == "synthetic:10:5"
     assert seen.used_for == ()
 
 
 def test_a_removed_batch_says_who_was_trained_on_it(home):
-    registrations.remove(home, "first")
-    model = registry.champion(home.models).model_id
+    registrations.remove(home.paths, "first")
+    model = registry.champion(home.paths.models).model_id
     with pytest.raises(LineageError, match=f"first was removed; models trained on it: {model}"):
-        trace(home, "first")
-    (batch,) = found(trace(home, model).made_from, "batch")
+        trace(home.paths, "first")
+    (batch,) = found(trace(home.paths, model).made_from, "batch")
     assert batch.facts["today"] == "removed"
 
 
@@ -152,39 +155,39 @@ def test_a_removed_batch_says_who_was_trained_on_it(home):
 )
 def test_an_unknown_name_is_one_clear_line(home, what, words):
     with pytest.raises(LineageError, match=words) as caught:
-        trace(home, what)
+        trace(home.paths, what)
     assert "\n" not in str(caught.value)
 
 
 def test_a_beginning_that_fits_several_asks_for_more(home):
     train(home, ["first"], seed=1)
     with pytest.raises(LineageError, match="begins 2 models"):
-        trace(home, "resnet18-")
+        trace(home.paths, "resnet18-")
 
 
 def test_nothing_is_known_of_an_empty_home(settings):
     with pytest.raises(LineageError, match="there is no champion yet"):
-        trace(settings, "champion")
+        trace(settings.paths, "champion")
     with pytest.raises(LineageError, match=r"no model \(none\), no batch \(none\)"):
-        trace(settings, "abc")
+        trace(settings.paths, "abc")
 
 
 def test_the_whole_is_json(home):
     for what in ("champion", "first", an_image(home, "test")):
-        told = json.loads(json.dumps(trace(home, what).to_dict()))
+        told = json.loads(json.dumps(trace(home.paths, what).to_dict()))
         assert set(told) == {"what", "made_from", "used_for"}
         assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
 
 
 def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
-    shutil.copyfile(home.raw / "first.zip", home.raw / "published.zip")
+    shutil.copyfile(home.paths.raw / "first.zip", home.paths.raw / "published.zip")
     source = registrations.KaggleSource()
-    sha256 = digest_of(home.raw / "published.zip").sha256
+    sha256 = digest_of(home.paths.raw / "published.zip").sha256
     known = registrations.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
-    registrations.record(home, known)
+    registrations.record(home.paths, known)
     deliver(home, "published", "kaggle")
     model = train(home, ["first", "published"], seed=2)
-    (splits,) = found(trace(home, model).made_from, "splits")
+    (splits,) = found(trace(home.paths, model).made_from, "splits")
     facts = {node.id: node.facts for node in splits.nodes}
     assert facts["published"]["kaggle_dataset"] == "owner/slug"
     assert facts["published"]["kaggle_version"] == 3
@@ -192,7 +195,7 @@ def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
 
 
 def test_the_command_prints_a_tree_or_json_and_one_line_for_what_it_does_not_know(home, monkeypatch):
-    monkeypatch.setenv("CAPTCHA_HOME", str(home.home))
+    monkeypatch.setenv("CAPTCHA_HOME", str(home.paths.home))
 
     def said(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(main, ["lineage", *arguments])
@@ -217,8 +220,11 @@ def test_an_object_store_tells_the_same(made, tmp_path, bucket):
             (bucket / "artifacts" / path.relative_to(made / "artifacts").as_posix()).write_bytes(
                 path.read_bytes()
             )
-    here, there = Settings(home=made), Settings(home=tmp_path / "home", artifacts=str(bucket / "artifacts"))
+    here, there = (
+        Settings(paths=Paths(home=made)),
+        Settings(paths=Paths(home=tmp_path / "home", artifacts=str(bucket / "artifacts"))),
+    )
     for what in ("champion", "first", an_image(here, "train")):
-        told = [json.dumps(trace(one, what).to_dict()) for one in (here, there)]
+        told = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
         told[1] = told[1].replace(str(tmp_path / "home"), str(made))
-        assert told[1].replace(str(there.artifact_root), str(here.artifact_root)) == told[0]
+        assert told[1].replace(str(there.paths.artifact_root), str(here.artifact_root)) == told[0]

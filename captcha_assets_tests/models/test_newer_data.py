@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.settings import Settings
@@ -25,12 +25,12 @@ def trained_on(settings: Settings, tmp_path: Path):
                 "sample_key": [number / 1000 for number in numbers],
             }
         )
-        version = _write(settings.splits, frame)
+        version = _write(settings.paths.splits, frame)
         model_id = make_model(tmp_path / str(seed), seed, splits_version=version, settings=dict(told))
         if kept:
-            with replacing(settings.training_splits(model_id)) as part:
-                part.write_bytes(settings.splits.read_bytes())
-        return registry.add_candidate(settings.models, tmp_path / str(seed))
+            with replacing(settings.paths.training_splits(model_id)) as part:
+                part.write_bytes(settings.paths.splits.read_bytes())
+        return registry.add_candidate(settings.paths.models, tmp_path / str(seed))
 
     return train
 
@@ -43,7 +43,7 @@ def _write(path, frame: pl.DataFrame) -> str:
 
 
 def newer(settings: Settings, candidate: str, champion: str) -> str | None:
-    return newer_data(settings, candidate, champion, content_hash(settings.splits))
+    return newer_data(settings.paths, candidate, champion, content_hash(settings.paths.splits))
 
 
 def test_new_training_images_are_newer_data(settings, trained_on):

@@ -1,4 +1,4 @@
-"""Two predictors, one answer: torch and the exported model agree, and refuse what they were not made for."""
+"""Two predictors, one answer: torch and the exported model agree, and reject what they were not made for."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_no_images_get_no_answers(predictors):
         assert predictor.predict(np.zeros((0, 52, 32), np.uint8)).shape == (0, 20)
 
 
-def test_images_of_another_size_or_type_are_refused(predictors):
+def test_images_of_another_size_or_type_are_rejected(predictors):
     for predictor in predictors:
         for wrong in (np.zeros((2, 32, 52), np.uint8), np.zeros((52, 32), np.uint8), np.zeros((2, 52, 32))):
             with pytest.raises(ImageSizeError, match=r"the model takes uint8 \(N, 52, 32\)"):
@@ -110,13 +110,13 @@ def test_the_exported_model_needs_no_knowledge_of_ours(exported):
     assert b"site-packages" not in (exported[0] / "model.onnx").read_bytes()
 
 
-def test_an_export_without_images_is_refused(models, tmp_path):
+def test_an_export_without_images_is_rejected(models, tmp_path):
     with pytest.raises(ExportError, match="no images"):
         onnx.export(models[0], tmp_path / "onnx", np.zeros((0, 52, 32), np.uint8))
     assert not (tmp_path / "onnx").exists()
 
 
-def test_a_damaged_export_is_refused(exported, models, tmp_path):
+def test_a_damaged_export_is_rejected(exported, models, tmp_path):
     place = shutil.copytree(exported[0], tmp_path / "onnx")
     content = bytearray((place / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,9 +1,9 @@
 """A home made with the library alone: two batches, their tables and splits, a model."""
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.assignments import AssignmentRecord
-from captcha_assets.images.content import content_hash
+from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import provenance, registry
@@ -14,27 +14,36 @@ from captcha_assets_tests.models.conftest import make_model
 
 def deliver(settings: Settings, batch: str, source: str) -> None:
     """Take a batch through to the splits; it is registered, unless that was done before."""
-    if registrations.registration(settings, batch) is None:
+    if registrations.registration(settings.paths, batch) is None:
         registrations.register(settings, batch, registrations.parse_source(source))
     archive = registrations.fetch(settings, batch).path
     build_image_table(
-        archive, batch, settings.image_table(batch), settings.rejected_images(batch), CAPTCHA, processes=0
+        archive,
+        batch,
+        settings.paths.image_table(batch),
+        settings.paths.rejected_images(batch),
+        CAPTCHA,
+        processes=0,
     )
-    tables = {name: settings.image_table(name) for name in registrations.known_batches(settings)}
-    build_image_index(tables, settings.image_index, CAPTCHA, settings.label_decisions)
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    update_splits(settings.image_index, settings.splits, record, CAPTCHA)
+    tables = {name: settings.paths.image_table(name) for name in registrations.known_batches(settings.paths)}
+    build_image_index(tables, settings.paths.image_index, CAPTCHA, settings.paths.label_decisions)
+    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    update_splits(settings.paths.image_index, settings.paths.splits, record, CAPTCHA)
 
 
 def train(settings: Settings, batches: list[str], seed: int = 0, sample_size: int | None = None) -> str:
     """Put a model into the registry that says it was trained on today's splits."""
     model_id = make_model(
-        settings.scratch / "model",
+        settings.paths.scratch / "model",
         seed,
-        splits_version=content_hash(settings.splits),
+        splits_version=content_hash(settings.paths.splits),
         settings={"epochs": 1, "sample_size": sample_size},
-        provenance={"run_id": f"run-{seed}", "batches": batches, **provenance.recorded(settings, batches)},
+        provenance={
+            "run_id": f"run-{seed}",
+            "batches": batches,
+            **provenance.recorded(settings.paths, batches),
+        },
     )
-    settings.training_splits(model_id).parent.mkdir(parents=True, exist_ok=True)
-    settings.training_splits(model_id).write_bytes(settings.splits.read_bytes())
-    return registry.add_candidate(settings.models, settings.scratch / "model")
+    settings.paths.training_splits(model_id).parent.mkdir(parents=True, exist_ok=True)
+    settings.paths.training_splits(model_id).write_bytes(settings.paths.splits.read_bytes())
+    return registry.add_candidate(settings.paths.models, settings.paths.scratch / "model")

@@ -24,38 +24,38 @@ def keep(settings: Settings, batch: str, label: str) -> None:
         label=pl.when(fourth).then(pl.lit(label)).otherwise("label")
     )
     found = validation.validate_image_table(
-        tables.write(table, settings.home / f"{batch}.parquet"),
-        tables.write(tables.rejected(), settings.home / "rejected.parquet"),
+        tables.write(table, settings.paths.home / f"{batch}.parquet"),
+        tables.write(tables.rejected(), settings.paths.home / "rejected.parquet"),
         CAPTCHA,
     )
-    validation_result.save(found, "", settings.validation_results("image_table", batch))
+    validation_result.save(found, "", settings.paths.validation_results("image_table", batch))
 
 
 def test_the_data_docs_show_every_batch_its_expectations_and_unexpected_values(settings, caplog):
     keep(settings, "first", "5")
     keep(settings, "second", "Z")
-    result = CliRunner().invoke(main, ["data-docs"], env={"CAPTCHA_HOME": str(settings.home)})
+    result = CliRunner().invoke(main, ["data-docs"], env={"CAPTCHA_HOME": str(settings.paths.home)})
     assert result.exit_code == 0, result.output
-    index = settings.data_docs / "index.html"
+    index = settings.paths.data_docs / "index.html"
     assert result.output.strip() == str(index)
     assert "image_table-second" in index.read_text()
-    (page,) = (settings.data_docs / "validations" / "image_table").rglob("image_table-second.html")
+    (page,) = (settings.paths.data_docs / "validations" / "image_table").rglob("image_table-second.html")
     words = re.sub(r"<[^>]*>|\s+", " ", page.read_text()).split()
     assert "values must belong to this set: 2 3 4" in " ".join(words)
     assert "Unexpected Value Count Z 1" in " ".join(words)
-    notes = (settings.data_docs / "expectations" / "image_table.html").read_text()
+    notes = (settings.paths.data_docs / "expectations" / "image_table.html").read_text()
     assert "Every label is one of the known classes." in notes
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_without_results_there_is_one_clear_error(settings):
     with pytest.raises(ValidationResultError, match="no validation results yet: captcha-assets update"):
-        data_docs.build(settings, CAPTCHA)
+        data_docs.build(settings.paths, CAPTCHA)
 
 
 def test_what_cannot_be_read_is_left_out(settings):
     keep(settings, "first", "5")
-    folder = settings.validation_results("image_table", "damaged")
+    folder = settings.paths.validation_results("image_table", "damaged")
     folder.mkdir(parents=True)
     (folder / "validation_result.json").write_text("{")
-    assert "damaged" not in data_docs.build(settings, CAPTCHA).read_text()
+    assert "damaged" not in data_docs.build(settings.paths, CAPTCHA).read_text()

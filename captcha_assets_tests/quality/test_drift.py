@@ -14,7 +14,7 @@ from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
-from captcha_assets.sources import generator_picture
+from captcha_assets.sources import captcha_image
 from captcha_assets.sources.generator import generate
 from captcha_assets_tests.quality import tables
 
@@ -86,7 +86,7 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 
 def in_font(font: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
     """A batch of the generator with one other font for all characters."""
-    monkeypatch.setattr(generator_picture, "FACES", ((generator_picture.Face(font),),) * 2)
+    monkeypatch.setattr(captcha_image, "FACES", ((captcha_image.Face(font),),) * 2)
     return generated(BATCH, seed=2)
 
 
@@ -177,7 +177,7 @@ def test_a_batch_without_images_cannot_be_compared():
         drift.compare(summary(0, REFERENCE), summarize(images[:0], labels[:0]))
 
 
-def test_a_reference_of_few_images_is_refused():
+def test_a_reference_of_few_images_is_rejected():
     with pytest.raises(DriftError, match=r"150 training images are too few .* 200 are needed"):
         drift.compare(summary(0, 150), summary(0, REFERENCE))
 
@@ -257,7 +257,7 @@ def test_a_summary_that_cannot_be_read_is_one_clear_error(tmp_path, content):
         drift.load(tmp_path / "reference.npz", CAPTCHA)
 
 
-def test_a_summary_of_other_classes_is_refused(tmp_path):
+def test_a_summary_of_other_classes_is_rejected(tmp_path):
     np.savez(tmp_path / "reference.npz", classes=np.array(["cat", "dog"]))
     with pytest.raises(DriftError, match="other classes"):
         drift.load(tmp_path / "reference.npz", CAPTCHA)

@@ -9,7 +9,7 @@ import pytest
 from captcha_assets.quality import report
 from captcha_assets_tests.quality.stored_results import stored, validated
 
-#: A picture of one pixel.
+#: A image of one pixel.
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 HOSTILE = [
     "<script>alert(1)</script>.png",
@@ -71,7 +71,7 @@ def test_what_stops_the_flow_comes_first_then_warnings_then_the_rest():
     )
 
 
-def test_examples_are_shown_as_pictures():
+def test_examples_are_shown_as_images():
     one = stored(examples=[{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "z"}])
     page = Page(report.page(validated(one, images={"one": PNG})))
     assert [value for name, value in page.attributes if name == "src"] == [f"data:image/png;base64,{PNG}"]
@@ -118,7 +118,7 @@ def test_a_hostile_name_does_nothing_in_the_markdown_either(hostile):
     assert not set('<>`*[]_"') & set(lines[2])
 
 
-def test_the_markdown_shows_pictures():
+def test_the_markdown_shows_images():
     rows = [{"image_id": "one", "label": "z"}, {"image_id": "two", "label": "y"}]
     lines = report.markdown_table(rows, {"two": PNG}).splitlines()
     assert "![" not in lines[2]

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.quality import suites, validation
 from captcha_assets.quality.derived_tables import ValidationError
 from captcha_assets.quality.validation_result import ExpectationResult, ValidationResult
@@ -433,7 +433,7 @@ def test_removed_images_leave_uneven_ratios_that_only_warn(tmp_path):
     assert found(validated, "ratios").observed.endswith(": 2, 3")
 
 
-def test_the_pictures_of_a_pair_come_from_the_tables_of_their_batches(tmp_path):
+def test_the_images_of_a_pair_come_from_the_tables_of_their_batches(tmp_path):
     index = grouped(tables.image_index(), (0, 13))
     splits = in_splits("test", *["train"] * 13)(tables.splits(index))
     validated = validation.validate_splits(
@@ -488,11 +488,11 @@ def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):
 
 
 def test_validating_prints_nothing_and_asks_nobody(tmp_path, capfd, monkeypatch):
-    def refuse(*args: object) -> None:
+    def no_connection(*args: object) -> None:
         raise AssertionError("a connection was tried")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", no_connection)
+    monkeypatch.setattr(socket, "getaddrinfo", no_connection)
     index = tables.image_index()
     assert (
         validate_batch(tmp_path, tables.image_table().drop("foreground_fraction"), tables.rejected(5)).rows

@@ -18,7 +18,7 @@ import cv2
 import httpx
 
 from captcha_assets.models import onnx, registry
-from captcha_assets.settings import Settings
+from captcha_assets.paths import Paths
 from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.training.examples import draw_many
 
@@ -30,14 +30,14 @@ MODELS = 3
 
 def make_home(folder: Path) -> None:
     """Fill a home with models that were never trained, each exported; the first one is champion."""
-    settings, images = Settings(home=folder), draw_many(20)[0]
+    paths, images = Paths(home=folder), draw_many(20)[0]
     for seed in range(MODELS):
         made = folder / ".scratch" / str(seed)
         make_model(made, seed)
-        model_id = registry.add_candidate(settings.models, made)
-        onnx.export(made, settings.onnx_model(model_id), images)
+        model_id = registry.add_candidate(paths.models, made)
+        onnx.export(made, paths.onnx_model(model_id), images)
     shutil.rmtree(folder / ".scratch")
-    registry.promote(settings.models, registry.list_models(settings.models)[0], "the first")
+    registry.promote(paths.models, registry.list_models(paths.models)[0], "the first")
 
 
 def png_files(number: int, seed: int = 0) -> list[bytes]:
@@ -54,8 +54,8 @@ class RunningService:
     process: "subprocess.Popen[bytes]"
 
     @property
-    def settings(self) -> Settings:
-        return Settings(home=self.home)
+    def paths(self) -> Paths:
+        return Paths(home=self.home)
 
     @property
     def port(self) -> int:
@@ -91,7 +91,7 @@ class RunningService:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def alerts(self) -> list[dict]:
-        path = self.settings.alerts
+        path = self.paths.alerts
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

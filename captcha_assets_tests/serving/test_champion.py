@@ -24,7 +24,7 @@ NOTICED = 5
 
 
 def promote(service: RunningService, model_id: str) -> None:
-    registry.promote(service.settings.models, model_id, "a test", by="human")
+    registry.promote(service.paths.models, model_id, "a test", by="human")
 
 
 def test_a_service_without_a_champion_lives_and_says_what_to_do(served_home: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_service_without_a_champion_lives_and_says_what_to_do(served_home: Pat
             assert answer.status_code == 503
             assert "captcha-assets update" in answer.json()["detail"]
             assert answer.headers["Retry-After"]
-        (first, *_) = registry.list_models(service.settings.models)
+        (first, *_) = registry.list_models(service.paths.models)
         promote(service, first)
         assert service.wait_ready(first) < NOTICED
         assert service.predict(PNG[0]).json()["model_version"] == first
@@ -48,19 +48,19 @@ def test_a_service_without_a_champion_lives_and_says_what_to_do(served_home: Pat
 
 def test_promotions_and_rollbacks_are_noticed(served_home: Path) -> None:
     with running(served_home) as service:
-        first, second, _ = registry.list_models(service.settings.models)
+        first, second, _ = registry.list_models(service.paths.models)
         promote(service, second)
         assert service.wait_ready(second) < NOTICED
         assert service.get("/v2/models/captcha_characters").json()["versions"] == [second]
-        registry.rollback(service.settings.models, "a test")
+        registry.rollback(service.paths.models, "a test")
         assert service.wait_ready(first) < NOTICED
         assert service.predict(PNG[0]).json()["model_version"] == first
 
 
 def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home: Path) -> None:
     with running(served_home) as service:
-        first, second, third = registry.list_models(service.settings.models)
-        exported = service.settings.onnx_model(second) / "model.onnx"
+        first, second, third = registry.list_models(service.paths.models)
+        exported = service.paths.onnx_model(second) / "model.onnx"
         whole = exported.read_bytes()
         exported.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         promote(service, second)
@@ -79,7 +79,7 @@ def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home
         exported.write_bytes(whole)
         service.wait_ready(second)
         assert service.metric("captcha_champion_problem") == 0
-        shutil.rmtree(service.settings.onnx_model(third))
+        shutil.rmtree(service.paths.onnx_model(third))
         promote(service, third)
         while len(service.alerts()) < 2:
             assert time.monotonic() < deadline + 60
@@ -90,9 +90,9 @@ def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home
 
 def test_an_export_that_lies_under_another_models_name_never_answers(served_home: Path) -> None:
     with running(served_home) as service:
-        first, second, third = registry.list_models(service.settings.models)
-        shutil.rmtree(service.settings.onnx_model(second))
-        shutil.copytree(service.settings.onnx_model(third), service.settings.onnx_model(second))
+        first, second, third = registry.list_models(service.paths.models)
+        shutil.rmtree(service.paths.onnx_model(second))
+        shutil.copytree(service.paths.onnx_model(third), service.paths.onnx_model(second))
         promote(service, second)
         while not service.alerts():
             time.sleep(0.1)
@@ -115,7 +115,7 @@ def test_20_promotions_and_rollbacks_under_load_mix_no_two_models(served_home: P
     answers: list[tuple[list[int], PredictedImages]] = []
     stop = threading.Event()
     with running(served_home, champion_interval=0.2, deadline=30) as service:
-        models = registry.list_models(service.settings.models)
+        models = registry.list_models(service.paths.models)
         threads = [
             threading.Thread(target=_ask, args=(service.url, one, stop, answers), daemon=True)
             for one in requests
@@ -124,8 +124,8 @@ def test_20_promotions_and_rollbacks_under_load_mix_no_two_models(served_home: P
             thread.start()
         for number, model_id in zip(range(20), itertools.cycle(models[1:] + models[:1]), strict=False):
             if number % 4 == 3:
-                registry.rollback(service.settings.models, "a test")
-                entry = registry.champion(service.settings.models)
+                registry.rollback(service.paths.models, "a test")
+                entry = registry.champion(service.paths.models)
                 assert entry
                 model_id = entry.model_id  # noqa: PLW2901
             else:
@@ -137,7 +137,7 @@ def test_20_promotions_and_rollbacks_under_load_mix_no_two_models(served_home: P
             assert not thread.is_alive()
         failed = [status for status in ("500", "503", "504") if service.metric(_requests(status))]
         assert failed == []
-        predictors = {name: OnnxPredictor(Path(service.settings.onnx_model(name))) for name in models}
+        predictors = {name: OnnxPredictor(Path(service.paths.onnx_model(name))) for name in models}
     pixels = draw_many(8)[0]
     expected = {name: predictor.predict(pixels) for name, predictor in predictors.items()}
     assert {answer.model_version for _, answer in answers} == set(models)

@@ -106,19 +106,21 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(strict: RunningServi
     assert received.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 300_000 + b"\r\n\r\n", b"431"),
-        (b"GET /" + b"a" * 300_000, b"431"),
-        (b"\x16\x03\x01\x00\xa5\x01\x00", b"400"),
-        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
-        (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
-        (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", b"400"),
-        (HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", b"400"),
-    ],
-)
-def test_what_is_no_http_gets_a_problem(strict: RunningService, sent: bytes, status: bytes) -> None:
+NO_HTTP = {
+    "a long header": (b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 300_000 + b"\r\n\r\n", b"431"),
+    "a long path": (b"GET /" + b"a" * 300_000, b"431"),
+    "TLS": (b"\x16\x03\x01\x00\xa5\x01\x00", b"400"),
+    "another version": (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+    "a negative length": (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
+    "two lengths": (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", b"400"),
+    "a length and chunks": (HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", b"400"),
+    "something after a request": (b"GET /metrics HTTP/1.1\r\n\r\nno HTTP", b"400"),
+}
+
+
+@pytest.mark.parametrize("case", NO_HTTP)
+def test_what_is_no_http_gets_a_problem(strict: RunningService, case: str) -> None:
+    sent, status = NO_HTTP[case]
     with closing(connected(strict)) as connection:
         connection.sendall(sent)
         answer = everything(connection)

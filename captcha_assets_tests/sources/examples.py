@@ -53,7 +53,7 @@ def files_below(folder: Path) -> list[str]:
 
 def data_files(settings: Settings) -> list[str]:
     """All that lies in `data/`, which DVC tracks."""
-    return files_below(settings.home / "data")
+    return files_below(settings.paths.home / "data")
 
 
 def in_child(work: Callable[[], object], prepare: Callable[[], None]) -> int:

@@ -157,7 +157,7 @@ def test_thousands_of_unreadable_files_are_one_clear_error_that_says_what_to_do(
 
 
 @pytest.mark.parametrize("make", [make_zip, make_folder])
-def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, make):
+def test_a_source_that_changes_while_it_is_read_is_rejected(tmp_path, make):
     source = make(tmp_path / "source.zip")
     victim = next(source.rglob("*.png")) if source.is_dir() else source
     target = tmp_path / "target.zip"

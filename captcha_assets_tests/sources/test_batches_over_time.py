@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.archives import BatchError
@@ -31,7 +32,7 @@ class Batches(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.settings = Settings(home=self.folder / "home")
+        self.settings = Settings(paths=Paths(home=self.folder / "home"))
         #: What is registered: source text and content hash, as far as it is known.
         self.registered: dict[str, Registration] = {}
         for content, file in enumerate(["x.zip", "y.zip"]):
@@ -44,7 +45,7 @@ class Batches(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def attempt(self, work: Callable[[], object], kill: int | None) -> bool:
-        """Do `work`, which may be refused or killed; return whether it ended well."""
+        """Do `work`, which may be rejected or killed; return whether it ended well."""
         ended = self.folder / "ended"
         ended.unlink(missing_ok=True)
 
@@ -56,7 +57,7 @@ class Batches(RuleBasedStateMachine):
         if kill is None:
             careful()
         else:
-            killed_at_step(careful, self.settings.home, kill)
+            killed_at_step(careful, self.settings.paths.home, kill)
         return ended.exists()
 
     @rule(file=FILES, content=CONTENTS)
@@ -72,7 +73,7 @@ class Batches(RuleBasedStateMachine):
         place = SyntheticSource(source) if isinstance(source, int) else LocalSource(self.folder / source)
         before = self.registered.get(name)
         added = self.attempt(lambda: registrations.register(self.settings, name, place), kill)
-        now = registrations.registration(self.settings, name)
+        now = registrations.registration(self.settings.paths, name)
         if added:
             assert now is not None
             if isinstance(place, LocalSource):
@@ -85,12 +86,12 @@ class Batches(RuleBasedStateMachine):
     @rule(name=NAMES, kill=KILLS)
     def fetch(self, name: str, kill: int | None) -> None:
         fetched = self.attempt(lambda: registrations.fetch(self.settings, name), kill)
-        now, before = registrations.registration(self.settings, name), self.registered.get(name)
+        now, before = registrations.registration(self.settings.paths, name), self.registered.get(name)
         assert (now is None) == (before is None)
         if now is not None and before is not None:
             assert now.identity == before.identity
         if fetched and now is not None:
-            archive = registrations.archive_path(self.settings, name)
+            archive = registrations.archive_path(self.settings.paths, name)
             assert hashlib.sha256(archive.read_bytes()).hexdigest() == now.sha256
             if isinstance(now.source, SyntheticSource):
                 assert len(archive.read_bytes()) > 100
@@ -98,28 +99,30 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, kill=KILLS)
     def remove(self, name: str, kill: int | None) -> None:
-        known = name in registrations.known_batches(self.settings)
-        removed = self.attempt(lambda: registrations.remove(self.settings, name), kill)
+        known = name in registrations.known_batches(self.settings.paths)
+        removed = self.attempt(lambda: registrations.remove(self.settings.paths, name), kill)
         assert removed <= known
         if known and kill is None:
             assert removed
         if removed:
             left = [
-                path for path in files_below(self.settings.home) if name in path.split("/")[-1].split(".")
+                path
+                for path in files_below(self.settings.paths.home)
+                if name in path.split("/")[-1].split(".")
             ]
             assert left in ([], [f".scratch/locks/{name}.lock"])
-        self._now_is(name, registrations.registration(self.settings, name))
+        self._now_is(name, registrations.registration(self.settings.paths, name))
 
     @rule(name=NAMES, garbage=st.booleans())
     def damage(self, name: str, garbage: bool) -> None:
-        archive = registrations.archive_path(self.settings, name)
+        archive = registrations.archive_path(self.settings.paths, name)
         if archive.exists():
             archive.write_bytes(b"garbage") if garbage else archive.unlink()
 
     @rule(name=NAMES)
     def make_tables(self, name: str) -> None:
-        if name in registrations.known_batches(self.settings):
-            for place in (self.settings.image_table(name), self.settings.rejected_images(name)):
+        if name in registrations.known_batches(self.settings.paths):
+            for place in (self.settings.paths.image_table(name), self.settings.paths.rejected_images(name)):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(b"table")
 
@@ -131,13 +134,13 @@ class Batches(RuleBasedStateMachine):
     @invariant()
     def nothing_but_whole_archives_and_registrations_lies_about(self) -> None:
         assert set(data_files(self.settings)) <= {"raw/a.zip", "raw/b.zip"}
-        entries = {entry.batch: entry for entry in registrations.all_registrations(self.settings)}
+        entries = {entry.batch: entry for entry in registrations.all_registrations(self.settings.paths)}
         assert entries == self.registered
 
     def what_can_be_had_is_had(self) -> None:
-        """Every batch is fetched as it is registered if its source still has that, and refused if not."""
+        """Every batch is fetched as it is registered if its source still has that, and rejected if not."""
         for name, entry in self.registered.items():
-            archive, source = registrations.archive_path(self.settings, name), entry.source
+            archive, source = registrations.archive_path(self.settings.paths, name), entry.source
             have = [archive] + ([source.path] if isinstance(source, LocalSource) else [])
             hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in have if path.exists()}
             if isinstance(source, SyntheticSource) or entry.sha256 in hashes:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources import generator_picture as picture
+from captcha_assets.sources import captcha_image
 from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
 
 #: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
@@ -56,9 +56,14 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_processors_vector_instru
 
 
 def test_no_place_in_a_wave_is_so_near_a_tie_that_processors_could_round_it_differently():
-    waves = [picture._water_places(), *(picture._ripple_places(n) for n in range(len(picture._RIPPLES)))]
+    waves = [
+        captcha_image._water_places(),
+        *(captcha_image._ripple_places(n) for n in range(len(captcha_image._RIPPLES))),
+    ]
     places = np.stack([np.stack(wave) for wave in waves])
-    assert np.array_equal(picture._sixteenths(places - 1e-10), picture._sixteenths(places + 1e-10))
+    assert np.array_equal(
+        captcha_image._sixteenths(places - 1e-10), captcha_image._sixteenths(places + 1e-10)
+    )
 
 
 def test_the_archive_has_the_layout_of_the_kaggle_data_set(archive):
@@ -104,18 +109,18 @@ def test_another_seed_gives_other_images():
     assert len(seen) == 4 * 105
 
 
-def test_every_character_leaves_ink_in_every_face():
-    for face in (face for row in picture.FACES for face in row):
+def test_every_character_leaves_coverage_in_every_face():
+    for face in (face for row in captcha_image.FACES for face in row):
         for label in CAPTCHA.classes:
-            ink, gap = picture._glyph(label, face)
-            assert ink.max() > 200
-            assert 10 <= ink.shape[1] <= 36
+            coverage, gap = captcha_image._glyph(label, face)
+            assert coverage.max() > 200
+            assert 10 <= coverage.shape[1] <= 36
             assert -2 <= gap <= 5
 
 
-def test_the_widest_word_stays_inside_the_picture():
+def test_the_widest_word_stays_inside_the_image():
     for seed in range(50):
-        drawn, spans = picture.draw("mmmmm", np.random.default_rng(seed))
+        drawn, spans = captcha_image.draw("mmmmm", np.random.default_rng(seed))
         assert drawn.shape == (50, 200)
         assert all(left >= 0 and left + width <= 200 for left, width in spans)
 
@@ -145,7 +150,7 @@ def test_an_impossible_request_says_so_and_leaves_what_was_there(tmp_path, count
     assert [path.name for path in tmp_path.iterdir()] == ["archive.zip"]
 
 
-def test_a_label_outside_the_alphabet_is_refused():
+def test_a_label_outside_the_alphabet_is_rejected():
     with pytest.raises(GeneratorError, match="label 'q'"):
         render("q", np.random.default_rng(0))
 

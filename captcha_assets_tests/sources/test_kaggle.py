@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import kaggle, registrations
 from captcha_assets.sources.archives import BatchError
@@ -262,7 +263,7 @@ def test_a_damaged_member_is_found_without_any_announced_hash(server, download, 
     assert not download.target.exists()
 
 
-def test_what_is_no_archive_is_refused(server, download):
+def test_what_is_no_archive_is_rejected(server, download):
     server.archives[2] = b"<html>Sign in</html>"
     with pytest.raises(KaggleError, match="not a complete zip archive"):
         download.run()
@@ -304,7 +305,7 @@ def test_without_credentials_one_line_says_what_to_set(no_credentials):
 def test_wrong_credentials_are_one_clear_line(server, download, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "expired")
     with pytest.raises(
-        KaggleCredentialsError, match=r"Kaggle refused the credentials \(401\): set KAGGLE_API_TOKEN"
+        KaggleCredentialsError, match=r"Kaggle rejected the credentials \(401\): set KAGGLE_API_TOKEN"
     ):
         download.run()
 
@@ -333,7 +334,7 @@ REFUSALS = pytest.mark.parametrize(
 
 @REFUSALS
 @pytest.mark.parametrize("call", ["GetDataset", "DownloadDataset"])
-def test_what_kaggle_refuses_is_one_clear_line(server, download, call, status, words):
+def test_what_kaggle_rejects_is_one_clear_line(server, download, call, status, words):
     server.statuses[call] = status
     with pytest.raises(KaggleError, match=words) as error:
         download.run()
@@ -342,14 +343,14 @@ def test_what_kaggle_refuses_is_one_clear_line(server, download, call, status, w
 
 
 @REFUSALS
-def test_a_refusal_in_the_body_of_an_answer_that_claims_success_is_one_too(server, status, words):
+def test_a_rejection_in_the_body_of_an_answer_that_claims_success_is_one_too(server, status, words):
     server.statuses["GetDataset"], server.error_in_body = status, True
     with pytest.raises(KaggleError, match=words):
         kaggle.published_version("someone/letters")
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_what_the_store_refuses_is_one_clear_line_and_keeps_what_there_is(server, download, archive, status):
+def test_what_the_store_rejects_is_one_clear_line_and_keeps_what_there_is(server, download, archive, status):
     download.scratch.mkdir()
     (download.scratch / "someone--letters--2.zip").write_bytes(archive[:MB])
     server.store_status = status
@@ -382,7 +383,7 @@ def test_what_names_no_data_set_is_one_clear_line(signed_in, dataset):
 
 @pytest.fixture
 def home(tmp_path) -> Settings:
-    return Settings(home=tmp_path / "home", kaggle_dataset="someone/letters")
+    return Settings(paths=Paths(home=tmp_path / "home"), kaggle_dataset="someone/letters")
 
 
 def test_a_batch_from_kaggle_records_its_version(server, home, archive):
@@ -404,7 +405,7 @@ def test_a_version_published_later_does_not_change_a_batch(server, home, archive
 
 def test_a_batch_stays_with_the_data_set_it_was_registered_for(server, home, archive):
     registrations.register(home, "letters", KaggleSource(2))
-    moved = Settings(home=home.home, kaggle_dataset="other/one")
+    moved = Settings(paths=Paths(home=home.paths.home), kaggle_dataset="other/one")
     assert registrations.fetch(moved, "letters").path.read_bytes() == archive
 
 
@@ -416,17 +417,18 @@ def test_registering_asks_nobody(no_credentials, home):
 
 
 FETCH = (
-    "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
+    "import sys; from pathlib import Path; from captcha_assets.paths import Paths;"
+    "from captcha_assets.settings import Settings;"
     "from captcha_assets.sources import registrations;"
-    "registrations.fetch(Settings(home=Path(sys.argv[1])), 'letters')"
+    "registrations.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'letters')"
 )
 
 
 def test_killed_in_the_middle_of_a_download_it_goes_on_where_it_was(server, home, archive):
     registrations.register(home, "letters", KaggleSource())
     server.pause_after = 3 * MB + 1000
-    running = subprocess.Popen([sys.executable, "-c", FETCH, str(home.home)], stderr=subprocess.DEVNULL)
-    part = home.scratch / "kaggle" / "someone--letters--2.zip"
+    running = subprocess.Popen([sys.executable, "-c", FETCH, str(home.paths.home)], stderr=subprocess.DEVNULL)
+    part = home.paths.scratch / "kaggle" / "someone--letters--2.zip"
     while running.poll() is None and not (part.exists() and part.stat().st_size >= 3 * MB):
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
@@ -455,8 +457,8 @@ def test_two_batches_of_one_version_at_once_do_not_mix(server, home, archive):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert {path.read_bytes() == archive for path in home.raw.iterdir()} == {True}
-    assert zipfile.is_zipfile(home.raw / "two.zip")
+    assert {path.read_bytes() == archive for path in home.paths.raw.iterdir()} == {True}
+    assert zipfile.is_zipfile(home.paths.raw / "two.zip")
 
 
 def test_loading_the_module_does_not_load_the_client():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.archives import BatchError
@@ -47,7 +48,7 @@ def test_a_good_name_is_accepted(name):
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "ä", "a b", "a/b", "a\n", "..", "a" * 64, "٣"])
-def test_a_bad_name_is_refused_in_one_line_that_says_what_is_allowed(name):
+def test_a_bad_name_is_rejected_in_one_line_that_says_what_is_allowed(name):
     with pytest.raises(BatchError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
         registrations.check_batch_name(name)
     assert "\n" not in str(error.value)
@@ -107,29 +108,33 @@ def test_registering_the_same_again_changes_nothing(settings, tmp_path):
     assert (
         registrations.register(settings, "real", source)
         == first
-        == registrations.registration(settings, "real")
+        == registrations.registration(settings.paths, "real")
     )
     registrations.fetch(settings, "real")
-    after = registrations.registration(settings, "real")
+    after = registrations.registration(settings.paths, "real")
     assert registrations.register(settings, "real", source) == after
 
 
 def test_registering_fetches_nothing(settings, tmp_path):
     registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
-    assert files_below(settings.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
+    assert files_below(settings.paths.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
 
 
-def test_a_taken_name_is_refused_and_the_message_says_what_to_do(settings, tmp_path):
+def test_a_taken_name_is_rejected_and_the_message_says_what_to_do(settings, tmp_path):
     registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     with pytest.raises(BatchError, match=r"real is already registered from .*some.zip: choose another name"):
         registrations.register(settings, "real", SyntheticSource(5))
-    assert registrations.registration(settings, "real").source == LocalSource(tmp_path / "some.zip")
+    assert registrations.registration(settings.paths, "real").source == LocalSource(tmp_path / "some.zip")
 
 
-def test_another_kaggle_data_set_under_a_taken_name_is_refused(tmp_path):
-    registrations.register(Settings(home=tmp_path, kaggle_dataset="this/one"), "k", KaggleSource())
+def test_another_kaggle_data_set_under_a_taken_name_is_rejected(tmp_path):
+    registrations.register(
+        Settings(paths=Paths(home=tmp_path), kaggle_dataset="this/one"), "k", KaggleSource()
+    )
     with pytest.raises(BatchError, match="already registered"):
-        registrations.register(Settings(home=tmp_path, kaggle_dataset="other/one"), "k", KaggleSource())
+        registrations.register(
+            Settings(paths=Paths(home=tmp_path), kaggle_dataset="other/one"), "k", KaggleSource()
+        )
 
 
 def _nothing(folder: Path) -> Path:
@@ -166,40 +171,40 @@ def _name_too_long(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "make", [_nothing, _text, _empty_zip, _empty_folder, _pipe, _below_a_file, _name_too_long]
 )
-def test_a_path_that_is_no_batch_is_refused_in_one_line_and_not_registered(settings, tmp_path, make):
+def test_a_path_that_is_no_batch_is_rejected_in_one_line_and_not_registered(settings, tmp_path, make):
     place = make(tmp_path)
     with pytest.raises(BatchError) as error:
         registrations.register(settings, "real", parse_source(str(place)))
     assert place.name in str(error.value)
     assert "\n" not in str(error.value)
-    assert registrations.known_batches(settings) == []
+    assert registrations.known_batches(settings.paths) == []
 
 
 def test_the_name_of_an_archive_that_dvc_brought_is_not_given_to_another(settings, tmp_path):
-    make_zip(settings.raw / "real.zip")
+    make_zip(settings.paths.raw / "real.zip")
     with pytest.raises(BatchError, match="already holds another batch of this name"):
         registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
     registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
 
 
 def test_a_damaged_registration_is_named(settings):
-    settings.registrations.mkdir(parents=True)
-    settings.registration("real").write_text("{")
+    settings.paths.registrations.mkdir(parents=True)
+    settings.paths.registration("real").write_text("{")
     with pytest.raises(
         BatchError,
         match=r"real.json is damaged .*: remove the batch .*batch remove real.* and add it again",
     ):
-        registrations.registration(settings, "real")
+        registrations.registration(settings.paths, "real")
 
 
 def test_registrations_are_kept_on_an_object_store_too(tmp_path, bucket):
-    settings = Settings(home=tmp_path, artifacts=str(bucket))
-    assert registrations.known_batches(settings) == []
+    settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket)))
+    assert registrations.known_batches(settings.paths) == []
     registrations.register(settings, "real", SyntheticSource(5))
-    assert registrations.known_batches(settings) == ["real"]
-    assert [entry.source for entry in registrations.all_registrations(settings)] == [SyntheticSource(5)]
-    registrations.remove(settings, "real")
-    assert registrations.known_batches(settings) == []
+    assert registrations.known_batches(settings.paths) == ["real"]
+    assert [entry.source for entry in registrations.all_registrations(settings.paths)] == [SyntheticSource(5)]
+    registrations.remove(settings.paths, "real")
+    assert registrations.known_batches(settings.paths) == []
 
 
 # --- fetching -------------------------------------------------------------------------------------------
@@ -209,10 +214,10 @@ def test_a_zip_arrives_exactly_as_delivered_and_is_described(settings, tmp_path)
     source = make_zip(tmp_path / "some.zip")
     raw = deliver(settings, "real", source)
     content = source.read_bytes()
-    assert (settings.raw / "real.zip").read_bytes() == content
+    assert (settings.paths.raw / "real.zip").read_bytes() == content
     assert raw == registrations.RawBatch(
         batch="real",
-        path=settings.raw / "real.zip",
+        path=settings.paths.raw / "real.zip",
         source=str(source),
         bytes=len(content),
         members=5,
@@ -252,8 +257,8 @@ def test_data_holds_nothing_but_the_archives(settings, tmp_path):
 
 def test_two_homes_with_the_same_batches_hold_the_same_bytes(tmp_path):
     folder = make_folder(tmp_path / "folder")
-    one = deliver(Settings(home=tmp_path / "1"), "real", folder)
-    two = deliver(Settings(home=tmp_path / "2"), "real", folder)
+    one = deliver(Settings(paths=Paths(home=tmp_path / "1")), "real", folder)
+    two = deliver(Settings(paths=Paths(home=tmp_path / "2")), "real", folder)
     assert one.path.read_bytes() == two.path.read_bytes()
     assert one.md5 == two.md5
 
@@ -267,8 +272,8 @@ def test_fetching_again_replaces_nothing_and_says_the_same(settings, tmp_path):
 
 
 def test_an_archive_that_dvc_brought_needs_no_registration(settings):
-    make_zip(settings.raw / "pulled.zip")
-    assert registrations.known_batches(settings) == ["pulled"]
+    make_zip(settings.paths.raw / "pulled.zip")
+    assert registrations.known_batches(settings.paths) == ["pulled"]
     raw = registrations.fetch(settings, "pulled")
     assert (raw.source, raw.members) == (registrations.FOUND, 5)
 
@@ -276,15 +281,18 @@ def test_an_archive_that_dvc_brought_needs_no_registration(settings):
 def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tmp_path):
     folder = make_folder(tmp_path / "folder")
     (folder / "gone.png").symlink_to("nowhere")
-    here, there = Settings(home=tmp_path / "here"), Settings(home=tmp_path / "there")
+    here, there = (
+        Settings(paths=Paths(home=tmp_path / "here")),
+        Settings(paths=Paths(home=tmp_path / "there")),
+    )
     made = deliver(here, "real", folder)
-    there.raw.mkdir(parents=True)
-    made.path.rename(there.raw / "real.zip")
+    there.paths.raw.mkdir(parents=True)
+    made.path.rename(there.paths.raw / "real.zip")
     assert registrations.fetch(there, "real").unreadable == made.unreadable != ()
 
 
 def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_the_rest_arrives(settings):
-    folder = settings.home / "delivered"
+    folder = settings.paths.home / "delivered"
     folder.mkdir(parents=True)
     for number, (label, image) in enumerate(generate(30, seed=1)):
         cv2.imwrite(str(folder / f"{label}_{number}.png"), image)
@@ -292,7 +300,7 @@ def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_th
     (folder / "b_900.png").symlink_to("b_900.png")
     os.mkfifo(folder / "c_900.png")
     raw = deliver(settings, "real", folder)
-    table, rejected = settings.image_table("real"), settings.rejected_images("real")
+    table, rejected = settings.paths.image_table("real"), settings.paths.rejected_images("real")
     assert build_image_table(raw.path, "real", table, rejected, CAPTCHA).images == 30
     assert pl.read_parquet(rejected).rows() == [
         ("real", "a_900.png", "unreadable", "symbolic link, not followed"),
@@ -326,19 +334,19 @@ def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_r
         assert raw.path.read_bytes() == b"garbage"
 
 
-def test_a_damaged_archive_that_dvc_brought_is_refused(settings):
-    settings.raw.mkdir(parents=True)
-    (settings.raw / "pulled.zip").write_text("half an arch")
+def test_a_damaged_archive_that_dvc_brought_is_rejected(settings):
+    settings.paths.raw.mkdir(parents=True)
+    (settings.paths.raw / "pulled.zip").write_text("half an arch")
     with pytest.raises(BatchError, match=r"pulled.zip is not a zip archive"):
         registrations.fetch(settings, "pulled")
 
 
 def test_an_archive_that_dvc_brought_is_not_replaced_by_a_source_with_other_content(settings):
-    content = make_zip(settings.raw / "pulled.zip").read_bytes()
+    content = make_zip(settings.paths.raw / "pulled.zip").read_bytes()
     registrations.register(settings, "pulled", parse_source("synthetic:5"))
     with pytest.raises(BatchError, match="already holds another batch of this name"):
         registrations.fetch(settings, "pulled")
-    assert (settings.raw / "pulled.zip").read_bytes() == content
+    assert (settings.paths.raw / "pulled.zip").read_bytes() == content
 
 
 def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(settings, tmp_path):
@@ -391,16 +399,16 @@ def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings
     for name, source in (("zip", str(make_zip(tmp_path / "some.zip"))), ("made", "synthetic:5")):
         before = registrations.register(settings, name, parse_source(source)).identity
         registrations.fetch(settings, name)
-        assert registrations.registration(settings, name).identity == before
+        assert registrations.registration(settings.paths, name).identity == before
     make_zip(tmp_path / "some.zip", first=7)
     again = registrations.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
-    assert again != registrations.registration(settings, "made").identity
+    assert again != registrations.registration(settings.paths, "made").identity
     assert again.startswith("sha256:")
 
 
 def test_kaggle_without_a_version_is_asked_anew_when_it_is_registered_again(settings):
     fetched = registrations.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
-    registrations.record(settings, fetched)
+    registrations.record(settings.paths, fetched)
     settings = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
     entry = registrations.register(settings, "k", KaggleSource())
     assert (entry.sha256, entry.identity) == (None, fetched.identity)
@@ -411,7 +419,7 @@ def test_kaggle_without_a_version_is_asked_anew_when_it_is_registered_again(sett
 def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
     with pytest.raises(BatchError, match="choose another"):
         registrations.register(settings, name, SyntheticSource(5))
-    assert registrations.known_batches(settings) == []
+    assert registrations.known_batches(settings.paths) == []
 
 
 @pytest.mark.parametrize(
@@ -422,14 +430,14 @@ def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
         (KaggleSource(2**31), "there is none"),
     ],
 )
-def test_a_source_beyond_all_bounds_is_refused_when_it_is_registered(settings, source, words):
+def test_a_source_beyond_all_bounds_is_rejected_when_it_is_registered(settings, source, words):
     with pytest.raises(BatchError, match=words):
         registrations.register(settings, "real", source)
-    assert registrations.known_batches(settings) == []
+    assert registrations.known_batches(settings.paths) == []
 
 
 def test_of_several_machines_that_register_one_name_exactly_one_wins(tmp_path, bucket):
-    homes = [Settings(home=tmp_path / str(number), artifacts=str(bucket)) for number in range(2)]
+    homes = [Paths(home=tmp_path / str(number), artifacts=str(bucket)) for number in range(2)]
     entries = [registrations.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
     won = [registrations.claim(*pair) for pair in zip(homes, entries, strict=True)]
     assert won == [entries[0], entries[0]]
@@ -437,7 +445,7 @@ def test_of_several_machines_that_register_one_name_exactly_one_wins(tmp_path, b
 
 def test_a_disk_that_is_full_when_a_batch_is_registered_is_one_clear_line(small_disk, tmp_path):
     (small_disk / "filler").write_bytes(bytes(290_000))
-    settings = Settings(home=small_disk)
+    settings = Settings(paths=Paths(home=small_disk))
     source = make_zip(tmp_path / "some.zip")
     with contextlib.suppress(OSError), (small_disk / "filler").open("ab") as filler:
         while True:
@@ -468,10 +476,10 @@ def test_progress_says_what_is_fetched_and_where_it_lies(settings, tmp_path):
 
 def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(settings, tmp_path):
     deliver(settings, "real", "synthetic:5")
-    first = settings.registration("real").read_text()
-    registrations.remove(settings, "real")
+    first = settings.paths.registration("real").read_text()
+    registrations.remove(settings.paths, "real")
     deliver(settings, "real", "synthetic:5")
-    assert settings.registration("real").read_text() == first
+    assert settings.paths.registration("real").read_text() == first
     assert set(json.loads(first)) == {
         "batch", "dataset", "fingerprint", "kaggle_version", "sha256", "source",
     }  # fmt: skip
@@ -483,8 +491,8 @@ def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(setting
 def test_a_removed_batch_is_gone_and_its_name_is_free(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     deliver(settings, "other", make_zip(tmp_path / "other.zip", first=9))
-    registrations.remove(settings, "real")
-    assert registrations.known_batches(settings) == ["other"]
+    registrations.remove(settings.paths, "real")
+    assert registrations.known_batches(settings.paths) == ["other"]
     assert data_files(settings) == ["raw/other.zip"]
     deliver(settings, "real", "synthetic:3")
 
@@ -492,83 +500,88 @@ def test_a_removed_batch_is_gone_and_its_name_is_free(settings, tmp_path):
 def test_removing_what_is_not_there_names_what_is(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     with pytest.raises(BatchError, match="there is no batch reel; known are: real"):
-        registrations.remove(settings, "reel")
+        registrations.remove(settings.paths, "reel")
 
 
 def test_what_dvc_brought_can_be_removed(settings):
-    make_zip(settings.raw / "pulled.zip")
-    registrations.remove(settings, "pulled")
-    assert registrations.known_batches(settings) == []
+    make_zip(settings.paths.raw / "pulled.zip")
+    registrations.remove(settings.paths, "pulled")
+    assert registrations.known_batches(settings.paths) == []
 
 
 def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tmp_path):
     for name in ("real", "other"):
         raw = deliver(settings, name, make_zip(tmp_path / f"{name}.zip", first=len(name)))
-        for place in (settings.image_table(name), settings.rejected_images(name)):
+        for place in (settings.paths.image_table(name), settings.paths.rejected_images(name)):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(raw.path.read_bytes())
         for table in ("image_table", "drift"):
-            settings.validation_results(table, name).mkdir(parents=True)
-            (settings.validation_results(table, name) / "validation_result.json").write_text("{}")
-    (settings.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
-    registrations.remove(settings, "real")
-    assert [name for name in files_below(settings.home) if "real" in name] == [".scratch/locks/real.lock"]
-    assert not list(settings.image_table("real").parent.glob(".real*"))
-    assert len([name for name in files_below(settings.home) if "other" in name]) == 7
+            settings.paths.validation_results(table, name).mkdir(parents=True)
+            (settings.paths.validation_results(table, name) / "validation_result.json").write_text("{}")
+    (settings.paths.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
+    registrations.remove(settings.paths, "real")
+    assert [name for name in files_below(settings.paths.home) if "real" in name] == [
+        ".scratch/locks/real.lock"
+    ]
+    assert not list(settings.paths.image_table("real").parent.glob(".real*"))
+    assert len([name for name in files_below(settings.paths.home) if "other" in name]) == 7
 
 
 def test_tables_without_archive_and_registration_can_be_removed(settings):
-    settings.image_table("real").parent.mkdir(parents=True)
-    settings.image_table("real").touch()
-    registrations.remove(settings, "real")
-    assert not registrations.has_left(settings, "real")
+    settings.paths.image_table("real").parent.mkdir(parents=True)
+    settings.paths.image_table("real").touch()
+    registrations.remove(settings.paths, "real")
+    assert not registrations.has_left(settings.paths, "real")
 
 
 def test_a_batch_with_a_damaged_registration_can_be_removed(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
-    settings.registration("real").write_text("[]")
-    registrations.remove(settings, "real")
-    assert not registrations.has_left(settings, "real")
+    settings.paths.registration("real").write_text("[]")
+    registrations.remove(settings.paths, "real")
+    assert not registrations.has_left(settings.paths, "real")
 
 
 def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
-    settings = Settings(home=tmp_path, artifacts=str(bucket))
+    settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket)))
     deliver(settings, "real", "synthetic:5")
-    settings.image_table("real").write_bytes(b"table")
-    (settings.validation_results("image_table", "real") / "validation_result.json").write_bytes(b"{}")
-    registrations.remove(settings, "real")
+    settings.paths.image_table("real").write_bytes(b"table")
+    (settings.paths.validation_results("image_table", "real") / "validation_result.json").write_bytes(b"{}")
+    registrations.remove(settings.paths, "real")
     assert bucket.fs.find(bucket.path) == []
 
 
 def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
     registrations.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
     said: list[str] = []
-    with registrations._locked(settings, "real"):
-        remover = threading.Thread(target=registrations.remove, args=(settings, "real", said.append))
+    with registrations._locked(settings.paths, "real"):
+        remover = threading.Thread(target=registrations.remove, args=(settings.paths, "real", said.append))
         remover.start()
         remover.join(0.5)
         assert remover.is_alive()
-        assert registrations.known_batches(settings) == ["real"]
+        assert registrations.known_batches(settings.paths) == ["real"]
     remover.join(10)
     assert said == ["real: another process works on it; waiting until it ends"]
-    assert registrations.known_batches(settings) == []
+    assert registrations.known_batches(settings.paths) == []
 
 
 # --- kills, full disks, two at once ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_zip, make_folder])
 def test_killed_before_any_step_and_run_again_it_ends_in_the_same_bytes(tmp_path, make):
     source = make(tmp_path / "some.zip", count=3)
-    wanted = deliver(Settings(home=tmp_path / "whole"), "real", source).path.read_bytes()
+    wanted = deliver(Settings(paths=Paths(home=tmp_path / "whole")), "real", source).path.read_bytes()
     for step in range(1, 200):
-        settings = Settings(home=tmp_path / f"home-{step}")
-        killed = killed_at_step(lambda home=settings: deliver(home, "real", source), settings.home, step)
+        settings = Settings(paths=Paths(home=tmp_path / f"home-{step}"))
+        killed = killed_at_step(
+            lambda home=settings: deliver(home, "real", source), settings.paths.home, step
+        )
         for name in data_files(settings):
             assert name == "raw/real.zip"
-            assert (settings.home / "data" / name).read_bytes() == wanted
+            assert (settings.paths.home / "data" / name).read_bytes() == wanted
         assert deliver(settings, "real", source).path.read_bytes() == wanted
-        assert files_below(settings.scratch) == ["locks/real.lock"]
+        assert files_below(settings.paths.scratch) == ["locks/real.lock"]
         if not killed:
             break
     assert 8 < step < 199
@@ -579,10 +592,10 @@ def test_killed_in_the_middle_of_a_copy_and_run_again_it_ends_in_the_same_bytes(
     source = make(tmp_path / "some.zip", count=40)
     assert killed_while_writing(lambda: deliver(settings, "real", source), 30_000)
     assert data_files(settings) == []
-    assert any(path.stat().st_size == 30_000 for path in settings.scratch.rglob("*") if path.is_file())
+    assert any(path.stat().st_size == 30_000 for path in settings.paths.scratch.rglob("*") if path.is_file())
     raw = deliver(settings, "real", source)
     assert len(members(raw.path)) == 40
-    assert files_below(settings.scratch) == ["locks/real.lock"]
+    assert files_below(settings.paths.scratch) == ["locks/real.lock"]
 
 
 @pytest.mark.parametrize("kind", ["zip", "folder", "synthetic"])
@@ -592,12 +605,12 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half(small_disk, tmp_path, ki
         "folder": lambda: make_folder(tmp_path / "folder", count=400),
         "synthetic": lambda: "synthetic:400",
     }[kind]()
-    settings = Settings(home=small_disk)
+    settings = Settings(paths=Paths(home=small_disk))
     with pytest.raises(BatchError, match="no space left on the disk") as error:
         deliver(settings, "real", source)
     assert "\n" not in str(error.value)
     assert data_files(settings) == []
-    assert files_below(settings.scratch) == ["locks/real.lock"]
+    assert files_below(settings.paths.scratch) == ["locks/real.lock"]
     small = make_zip(tmp_path / "small.zip")
     assert deliver(settings, "small", small).path.read_bytes() == small.read_bytes()
 
@@ -614,12 +627,12 @@ def test_a_limit_on_file_sizes_is_one_clear_line_and_nothing_half(settings, tmp_
 
     assert in_child(limited, prepare) == 0
     assert data_files(settings) == []
-    assert files_below(settings.scratch) == ["locks/real.lock"]
+    assert files_below(settings.paths.scratch) == ["locks/real.lock"]
 
 
 def test_data_may_lie_on_another_file_system(small_disk, settings, tmp_path):
-    settings.home.mkdir()
-    (settings.home / "data").symlink_to(small_disk, target_is_directory=True)
+    settings.paths.home.mkdir()
+    (settings.paths.home / "data").symlink_to(small_disk, target_is_directory=True)
     source = make_zip(tmp_path / "some.zip")
     assert deliver(settings, "real", source).path.read_bytes() == source.read_bytes()
     assert files_below(small_disk) == ["raw/real.zip"]
@@ -629,12 +642,13 @@ def test_two_processes_that_fetch_the_same_batch_do_not_meet(settings, tmp_path)
     source = make_zip(tmp_path / "some.zip", count=200)
     registrations.register(settings, "real", parse_source(str(source)))
     script = (
-        "import sys; from pathlib import Path; from captcha_assets.settings import Settings;"
+        "import sys; from pathlib import Path; from captcha_assets.paths import Paths;"
+        "from captcha_assets.settings import Settings;"
         "from captcha_assets.sources import registrations;"
-        "print(registrations.fetch(Settings(home=Path(sys.argv[1])), 'real').sha256)"
+        "print(registrations.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'real').sha256)"
     )
-    command = [sys.executable, "-c", script, str(settings.home)]
+    command = [sys.executable, "-c", script, str(settings.paths.home)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     hashes = {process.communicate()[0].strip() for process in running}
     assert hashes == {hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert files_below(settings.scratch) == ["locks/real.lock"]
+    assert files_below(settings.paths.scratch) == ["locks/real.lock"]

@@ -42,9 +42,9 @@ def test_another_content_is_another_sweep(tmp_path: Path) -> None:
 
 
 def test_a_trial_is_made_from_its_name_alone(settings) -> None:
-    definition.register(settings, SEARCH)
+    definition.register(settings.paths, SEARCH)
     name = SEARCH.trial_names[7]
-    assert definition.registered(settings, definition.sweep_of(name)) == SEARCH
+    assert definition.registered(settings.paths, definition.sweep_of(name)) == SEARCH
     assert definition.number_of(name) == 7
 
 

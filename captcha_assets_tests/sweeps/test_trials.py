@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps import definition, leaderboard, plots, trials
 from captcha_assets.sweeps.definition import SweepError
@@ -96,10 +97,10 @@ def test_nobody_is_stopped_before_enough_trials_are_complete_or_in_the_last_epoc
 
 def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:
     good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
-    trials.save(settings, replace(good, state=FAILED, value=None, error="it diverged"))
-    trials.save(settings, good)
-    trials.save(settings, replace(good, state=FAILED, value=None, error="it diverged"))
-    kept = trials.load(settings, good.trial)
+    trials.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
+    trials.save(settings.paths, good)
+    trials.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
+    kept = trials.load(settings.paths, good.trial)
     assert kept is not None
     assert kept.version == good.version
 
@@ -108,13 +109,13 @@ def test_a_damaged_record_is_named_and_keeps_no_other_from_being_read(settings) 
     good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
     bad = record(GRID, 1, {"learning_rate": 0.1, "batch_size": 64}, [0.5, 0.8])
     for one in (good, bad):
-        trials.save(settings, one)
-    settings.sweep_trial(bad.trial).write_text("[]")
+        trials.save(settings.paths, one)
+    settings.paths.sweep_trial(bad.trial).write_text("[]")
     with pytest.raises(SweepError, match="is damaged: remove it"):
-        trials.load(settings, bad.trial)
-    assert [one.trial for one in trials.load_all(settings)] == [good.trial]
-    trials.save(settings, replace(bad, state=FAILED, value=None, error="it diverged"))
-    assert [one.state for one in trials.load_all(settings)] == ["complete", FAILED]
+        trials.load(settings.paths, bad.trial)
+    assert [one.trial for one in trials.load_all(settings.paths)] == [good.trial]
+    trials.save(settings.paths, replace(bad, state=FAILED, value=None, error="it diverged"))
+    assert [one.state for one in trials.load_all(settings.paths)] == ["complete", FAILED]
 
 
 # --- the leaderboard
@@ -149,16 +150,16 @@ def test_trials_on_other_images_have_no_place_and_come_last() -> None:
 
 
 def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) -> None:
-    settings.splits.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": ["a"]}), settings.splits)
-    first = leaderboard.write(settings, some_records())
-    assert pq.read_table(settings.sweep_leaderboard).num_rows == 4
-    assert leaderboard.write(settings, some_records()) == first
-    assert leaderboard.write(settings, some_records()[:3]) != first
+    settings.paths.splits.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": ["a"]}), settings.paths.splits)
+    first = leaderboard.write(settings.paths, some_records())
+    assert pq.read_table(settings.paths.sweep_leaderboard).num_rows == 4
+    assert leaderboard.write(settings.paths, some_records()) == first
+    assert leaderboard.write(settings.paths, some_records()[:3]) != first
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_pictures_are_drawn_of_whatever_there_is(count: int) -> None:
+def test_plots_are_drawn_of_whatever_there_is(count: int) -> None:
     shown = some_records()[:count]
     for png in (plots.progress(shown), plots.parameters(shown), plots.progress(some_records()[3:])):
         assert png.startswith(b"\x89PNG")
@@ -166,16 +167,16 @@ def test_pictures_are_drawn_of_whatever_there_is(count: int) -> None:
 
 
 def test_sweeps_and_their_trials_live_on_an_object_store_too(bucket, tmp_path) -> None:
-    settings = Settings(home=tmp_path, artifacts=str(bucket / "artifacts"))
-    assert trials.load_all(settings) == []
-    definition.register(settings, GRID)
+    settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket / "artifacts")))
+    assert trials.load_all(settings.paths) == []
+    definition.register(settings.paths, GRID)
     for one in some_records():
-        trials.save(settings, one)
-    assert definition.registered(settings, GRID.identity) == GRID
-    assert [one.state for one in trials.load_all(settings, GRID.identity)] == [
+        trials.save(settings.paths, one)
+    assert definition.registered(settings.paths, GRID.identity) == GRID
+    assert [one.state for one in trials.load_all(settings.paths, GRID.identity)] == [
         COMPLETE,
         COMPLETE,
         PRUNED,
         FAILED,
     ]
-    assert trials.load_all(settings, "another") == []
+    assert trials.load_all(settings.paths, "another") == []

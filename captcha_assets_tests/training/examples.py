@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.training.config import TrainingJob, TrainingSettings
 
 
 def draw(label: str, rng: np.random.Generator) -> np.ndarray:
@@ -69,3 +71,22 @@ def write_batch(folder: Path, count: int = 400, seed: int = 0) -> tuple[list[Pat
     ids = write_table(table, "drawn", images, labels)
     write_splits(splits, ids, labels, ["drawn"] * len(ids))
     return [table], splits
+
+
+def job_on(
+    batch: tuple[Sequence[Path], Path], folder: Path, settings: TrainingSettings | None = None, **others: Any
+) -> TrainingJob:
+    """The job of a training on a batch that `write_batch` wrote; its model and checkpoints go to `folder`."""
+    tables, splits = batch
+    values = {
+        "tables": tuple(tables),
+        "splits": splits,
+        "splits_version": "v1",
+        "classes": CAPTCHA.classes,
+        "image_shape": CAPTCHA.shape,
+        "output": folder / "model",
+        "checkpoints": folder / "checkpoints",
+        "code_version": "c1",
+        "settings": settings or TrainingSettings(),
+    }
+    return TrainingJob(**values | others)

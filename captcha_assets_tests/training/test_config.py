@@ -9,19 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.config import JobError, SettingsError, TrainingJob, TrainingSettings
+from captcha_assets_tests.training.examples import job_on
 
-JOB = TrainingJob(
-    tables=(Path("a.parquet"),),
-    splits=Path("splits.parquet"),
-    splits_version="v1",
-    classes=CAPTCHA.classes,
-    image_shape=CAPTCHA.shape,
-    output=Path("model"),
-    checkpoints=Path("checkpoints"),
-    code_version="c1",
-)
+JOB = job_on(([Path("a.parquet")], Path("splits.parquet")), Path())
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
-from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets_tests.training.examples import draw_many, write_splits, write_table
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets_tests.training.examples import draw_many, job_on, write_splits, write_table
 
 SETTINGS = TrainingSettings(epochs=5, batch_size=32, channels=(8, 8, 16, 16), accelerator="cpu")
 
@@ -19,16 +18,10 @@ def train(place: Path, devices: int) -> Path:
     images, labels = draw_many(600, classes=["c", "w", "7"])
     ids = write_table(place / "drawn.parquet", "drawn", images, labels)
     write_splits(place / "splits.parquet", ids, labels, ["drawn"] * len(ids))
-    job = TrainingJob(
-        tables=(place / "drawn.parquet",),
-        splits=place / "splits.parquet",
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=place / f"model{devices}",
-        checkpoints=place / f"checkpoints{devices}",
-        code_version="c1",
-        settings=SETTINGS.replaced(devices=devices),
+    job = job_on(
+        ([place / "drawn.parquet"], place / "splits.parquet"),
+        place / str(devices),
+        SETTINGS.replaced(devices=devices),
     )
     job.save(place / f"job{devices}.json")
     command = [sys.executable, "-m", "captcha_assets.training", str(place / f"job{devices}.json")]

@@ -15,7 +15,7 @@ from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingError, TrainingJob, TrainingSettings
 from captcha_assets.training.fit import setup, train
 from captcha_assets.training.module import one_cycle
-from captcha_assets_tests.training.examples import draw_many, write_batch, write_splits, write_table
+from captcha_assets_tests.training.examples import draw_many, job_on, write_batch, write_splits, write_table
 
 read_split = partial(reader.read_split, classes=CAPTCHA.classes, shape=CAPTCHA.shape)
 
@@ -33,18 +33,7 @@ def batch(tmp_path_factory):
 
 
 def job_in(place, batch, **settings) -> TrainingJob:
-    tables, splits = batch
-    return TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=place / "model",
-        checkpoints=place / "checkpoints",
-        code_version="c1",
-        settings=SETTINGS.replaced(**settings),
-    )
+    return job_on(batch, place, SETTINGS.replaced(**settings))
 
 
 @pytest.fixture(scope="module")

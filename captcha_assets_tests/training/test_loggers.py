@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training.fit import fit, setup, train
 from captcha_assets.training.loggers import loggers
-from captcha_assets_tests.training.examples import write_batch
+from captcha_assets_tests.training.examples import job_on, write_batch
 
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR")
 
@@ -20,17 +19,10 @@ VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_API_KEY", "
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    tables, splits = write_batch(tmp_path / "batch", 200)
-    return TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=tmp_path / "model",
-        checkpoints=tmp_path / "checkpoints",
-        code_version="c1",
-        settings=TrainingSettings(epochs=2, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu"),
+    return job_on(
+        write_batch(tmp_path / "batch", 200),
+        tmp_path,
+        TrainingSettings(epochs=2, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu"),
         provenance={"run_id": "r1", "trial": "t-001", "batches": ["one", "two"]},
     )
 

@@ -12,12 +12,11 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.models.network import CHANNELS, PretrainedWeightsError, build
-from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.fit import train
-from captcha_assets_tests.training.examples import write_batch
+from captcha_assets_tests.training.examples import job_on, write_batch
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=32, accelerator="cpu", pretrained=True, learning_rate=1e-8)
 
@@ -69,18 +68,7 @@ def cache(hub, monkeypatch, tmp_path) -> Path:
 
 
 def test_a_training_starts_from_the_hubs_weights_with_the_hubs_normalisation(cache, weights, tmp_path):
-    tables, splits = write_batch(tmp_path, 200)
-    job = TrainingJob(
-        tables=tuple(tables),
-        splits=splits,
-        splits_version="v1",
-        classes=CAPTCHA.classes,
-        image_shape=CAPTCHA.shape,
-        output=tmp_path / "model",
-        checkpoints=tmp_path / "checkpoints",
-        code_version="c1",
-        settings=SETTINGS,
-    )
+    job = job_on(write_batch(tmp_path, 200), tmp_path, SETTINGS)
     assert train(job, print)
     config = folder.read_config(job.output)
     assert (config.mean, config.std) == (pytest.approx(0.449), pytest.approx(0.226))

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_ENV_VAR, encode_param
 
-from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets_tests.training.examples import write_batch
+from captcha_assets_tests.training.examples import job_on, write_batch
 from captcha_assets_tests.training.processes import (
     CONTEXT,
     finish,
@@ -38,19 +37,7 @@ def batch(tmp_path_factory):
 @pytest.fixture(scope="module")
 def job_in(batch):
     def make(place: Path, **settings) -> Path:
-        tables, splits = batch
-        job = TrainingJob(
-            tables=tuple(tables),
-            splits=splits,
-            splits_version="v1",
-            classes=CAPTCHA.classes,
-            image_shape=CAPTCHA.shape,
-            output=place / "model",
-            checkpoints=place / "checkpoints",
-            code_version="c1",
-            settings=SETTINGS.replaced(**settings),
-            provenance={"run_id": "r1"},
-        )
+        job = job_on(batch, place, SETTINGS.replaced(**settings), provenance={"run_id": "r1"})
         job.save(place / "job.json")
         return place / "job.json"
 

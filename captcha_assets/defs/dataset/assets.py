@@ -6,22 +6,23 @@ import dagster as dg
 from pydantic import Field
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import input_versions, required_inputs, split_assignments
+from captcha_assets.defs import input_versions, split_assignments
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
     column_lineage,
     column_schema,
-    conflict_metadata,
     counts,
+    link,
     published,
 )
-from captcha_assets.images import index
+from captcha_assets.images import decisions, index
 from captcha_assets.images import splits as split_table
-from captcha_assets.images.assignments import AssignmentRecord
-from captcha_assets.images.local import batches_of
+from captcha_assets.images.local_tables import batches_of
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.quality import suites, validation_result
 from captcha_assets.settings import Settings
+from captcha_assets.stored_outputs import require_materialized
 
 _DECISIONS = dg.AssetCheckSpec(
     "label_decisions",
@@ -37,11 +38,19 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
         check_name=_DECISIONS.name,
         passed=not idle,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(idle[:5]) + (f"; and {len(idle) - 5} more" if len(idle) > 5 else "")
-        if idle
-        else "every line has an effect",
+        description=decisions.describe_idle(idle),
         metadata={"lines": list(idle)},
     )
+
+
+def _conflicts(settings: Settings, first: str | None) -> dict[str, dg.MetadataValue]:
+    """Return metadata of the label conflicts: the first of them with what to do, and the file of all."""
+    if first is None:
+        return {}
+    return {
+        "conflicts": dg.MetadataValue.md(first),
+        "all conflicts": link(settings, settings.paths.label_conflicts),
+    }
 
 
 def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -62,20 +71,18 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.MaterializeResult:
         """Bring the batches that passed their checks together; name the quarantined ones."""
-        from captcha_assets.quality import validation
+        from captcha_assets.quality import conflicts, validation
 
+        paths = settings.paths
         versions = input_versions.versions_now(context.instance, "image_table")
         batches = context.instance.get_dynamic_partitions(BATCH)
         if not versions:
-            required_inputs.require(settings, settings.image_index, "image_table")
-        passed = [
-            name
-            for name in batches
-            if validation_result.has_passed(settings.validation_results("image_table", name))
-        ]
-        tables = {name: settings.image_table(name) for name in passed}
-        summary = index.build_image_index(tables, settings.image_index, spec, settings.label_decisions)
-        found = validation.validate_image_index(settings.image_index, spec, tables)
+            require_materialized(paths, paths.image_index, "image_table")
+        folders = {name: paths.validation_results("image_table", name) for name in batches}
+        passed = [name for name, folder in folders.items() if validation_result.has_passed(folder)]
+        tables = {name: paths.image_table(name) for name in passed}
+        summary = index.build_image_index(tables, paths.image_index, spec, paths.label_decisions)
+        found = validation.validate_image_index(paths.image_index, spec, tables)
         results, report = published(settings, found, "image_index")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(summary.version),
@@ -90,10 +97,10 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "images by class": counts(summary.by_class, "class"),
                 "decisions without effect": list(summary.idle_decisions),
                 "quarantined batches": sorted(set(batches) - set(passed)),
-                "path": dg.MetadataValue.path(str(settings.image_index)),
+                "path": dg.MetadataValue.path(str(paths.image_index)),
                 **column_lineage(index.COLUMN_ORIGINS),
                 "quality report": report,
-                **conflict_metadata(settings, tables, spec),
+                **_conflicts(settings, conflicts.publish(paths, tables, spec)),
                 **input_versions.record(versions, "image_table"),
             },
         )
@@ -131,20 +138,21 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Assign a split to every new image; an image that has one keeps it."""
         from captcha_assets.quality import validation
 
-        required_inputs.require(settings, settings.image_index, "image_index")
-        record = AssignmentRecord(settings.split_assignments, settings.scratch)
+        paths = settings.paths
+        require_materialized(paths, paths.image_index, "image_index")
+        record = AssignmentRecord(paths.split_assignments, paths.scratch)
         if not config.accept_loss:
-            split_assignments.require_known(context.instance, settings, record)
+            split_assignments.require_known(context.instance, paths, record)
         summary = split_table.update_splits(
-            settings.image_index,
-            settings.splits,
+            paths.image_index,
+            paths.splits,
             record,
             spec,
-            settings.image_table,
+            paths.image_table,
             accept_loss=config.accept_loss,
         )
-        tables = {name: settings.image_table(name) for name in batches_of(settings.splits)}
-        found = validation.validate_splits(settings.splits, settings.image_index, record, spec, tables)
+        tables = {name: paths.image_table(name) for name in batches_of(paths.splits)}
+        found = validation.validate_splits(paths.splits, paths.image_index, record, spec, tables)
         results, report = published(settings, found, "splits")
         sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
         return dg.MaterializeResult(
@@ -156,7 +164,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "excluded": summary.excluded,
                 "new images": summary.new,
                 "removed images": summary.removed,
-                "path": dg.MetadataValue.path(str(settings.splits)),
+                "path": dg.MetadataValue.path(str(paths.splits)),
                 **column_lineage(split_table.COLUMN_ORIGINS),
                 "quality report": report,
                 **split_assignments.named(record),

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.images.checks import DRIFT, drift_of
-from captcha_assets.defs.images.quarantine import show_as_failed, state_of
+from captcha_assets.defs.images.checks import DRIFT, drift_result
+from captcha_assets.defs.images.quarantine import show_as_failed
 from captcha_assets.defs.partitions import BATCH, batches
-from captcha_assets.defs.presentation import check_specs, column_schema, counts, history, published
+from captcha_assets.defs.presentation import check_specs, column_schema, counts, link, published
 from captcha_assets.images import features, table
 from captcha_assets.quality import suites
 from captcha_assets.quality.validation_result import QuarantinedError
@@ -54,23 +54,27 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.MaterializeResult]:
         """Decode, check and hash a batch's images, and validate the result before anyone uses it."""
-        from captcha_assets.quality import validation
+        from captcha_assets.models import batch_drift
+        from captcha_assets.quality import report, validation
 
         batch = context.partition_key
-        image_table, rejected = settings.image_table(batch), settings.rejected_images(batch)
-        summary = table.build_image_table(settings.raw / f"{batch}.zip", batch, image_table, rejected, spec)
+        image_table, rejected = settings.paths.image_table(batch), settings.paths.rejected_images(batch)
+        summary = table.build_image_table(
+            settings.paths.raw / f"{batch}.zip", batch, image_table, rejected, spec
+        )
         found = validation.validate_image_table(image_table, rejected, spec)
-        results, report = published(settings, found, "image_table", batch)
-        drift = drift_of(settings, batch, spec)
+        results, address = published(settings, found, "image_table", batch)
+        drift = batch_drift.compare_with_champion(settings.paths, batch, spec)
+        history = report.publish_history(settings.paths, context.instance.get_dynamic_partitions(BATCH))
         yield dg.MaterializeResult(
             "image_table",
             data_version=dg.DataVersion(summary.table_version),
-            check_results=[*results, drift.result],
+            check_results=[*results, drift_result(settings, drift)],
             metadata={
-                "state": state_of(found),
-                "quality report": report,
-                "history of the checks": history(settings, context.instance.get_dynamic_partitions(BATCH)),
-                **drift.figures,
+                "state": found.state,
+                "quality report": address,
+                "history of the checks": link(settings, history),
+                **(drift.comparison.sizes if drift.comparison else {}),
                 **_figures(summary, image_table),
             },
         )

@@ -2,15 +2,6 @@
 
 import dagster as dg
 
-from captcha_assets.quality.validation_result import ValidationResult
-
-
-def state_of(validation: ValidationResult) -> str:
-    """Return how a batch stands after its checks, in words for its metadata."""
-    if validation.passed:
-        return "usable"
-    return f"quarantined: {', '.join(one.name for one in validation.failures)}"
-
 
 def show_as_failed(context: dg.AssetExecutionContext, asset: dg.AssetKey) -> None:
     """Make the UI show this partition of `asset` as failed, once the run has failed by its blocking check.

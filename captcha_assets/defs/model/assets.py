@@ -1,32 +1,30 @@
 """From splits to a champion. What each step does is in `training`, `evaluation` and `models`."""
 
-import shutil
-from pathlib import Path
-from typing import Any
-
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import required_inputs
 from captcha_assets.defs.compute import Compute
-from captcha_assets.defs.model.config import TRAINING_CONFIG, with_named
+from captcha_assets.defs.model.config import TRAINING_CONFIG
 from captcha_assets.defs.model.promotion import (
     champion_metadata,
     champion_version,
     criteria_results,
     criteria_specs,
 )
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for, trained_meanwhile, trained_with
-from captcha_assets.defs.presentation import link, picture
-from captcha_assets.images import local
+from captcha_assets.defs.model.training import trained_meanwhile, trained_with
+from captcha_assets.defs.presentation import figures, image, link
+from captcha_assets.images import local_tables
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
 from captcha_assets.models.overview import require_whole
-from captcha_assets.models.reading import resolve
+from captcha_assets.models.predict_files import resolve
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched, replacing
-from captcha_assets.sweeps.production import production_settings
-from captcha_assets.training.config import TrainingJob
+from captcha_assets.storage import fetched
+from captcha_assets.stored_outputs import require_materialized
+from captcha_assets.sweeps.production_settings import production_settings
+from captcha_assets.training.config import TRAINING_CODE, TrainingJob
+from captcha_assets.training_jobs import job_for
 
 
 @dg.asset(
@@ -45,61 +43,39 @@ def resnet18(
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Train in a process of its own; an interrupted training goes on where it was."""
-    required_inputs.require(settings, settings.splits, "splits")
-    require_images(settings.splits)
-    chosen = with_named(production_settings(settings), context.op_execution_context.op_config)
-    with local.local_tables(settings) as data:
-        job = job_for(settings, dataset, data, chosen, context.run_id)
-        model_id = trained_meanwhile(context, settings, job)
+    from captcha_assets.models.registration import register
+
+    require_materialized(settings.paths, settings.paths.splits, "splits")
+    require_images(settings.paths.splits)
+    chosen = production_settings(settings.paths).replaced(**context.op_execution_context.op_config)
+    with local_tables.local_tables(settings.paths) as data:
+        job = job_for(settings.paths, dataset, data, chosen, context.run_id)
+        model_id = trained_meanwhile(context, settings.paths, job)
         if model_id is None:
             compute.run(context, job)
-            model_id = _keep(settings, dataset, data, job.output)
-    return _trained(settings, model_id, job)
+            model_id = register(settings.paths, dataset, data, job.output)
+    return _trained(settings.paths, model_id, job)
 
 
-def _keep(settings: Settings, spec: DatasetSpec, data: local.LocalTables, trained: Path) -> str:
-    """Register a trained model with what it was trained on, and return its id."""
-    from captcha_assets.quality import drift
-
-    model_id = folder.verify(trained)
-    with replacing(settings.training_splits(model_id)) as part:
-        shutil.copyfile(data.splits, part)
-    summary = drift.summarize(data.tables, spec, data.splits)
-    drift.save(summary, settings.training_summary(model_id))
-    registry.add_candidate(settings.models, trained)
-    shutil.rmtree(trained.parent)
-    return model_id
-
-
-def _trained(settings: Settings, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
+def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
     """Return a registered model as Dagster shows it."""
     from captcha_assets.evaluation import plots
 
-    with fetched(registry.model_folder(settings.models, model_id)) as model:
+    with fetched(registry.model_folder(paths.models, model_id)) as model:
         metrics, history = folder.read_metrics(model), folder.read_history(model)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
         tags=trained_with(job.settings),
         metadata={
             "model": model_id,
-            "path": dg.MetadataValue.path(str(registry.model_folder(settings.models, model_id))),
+            "path": dg.MetadataValue.path(str(registry.model_folder(paths.models, model_id))),
             "splits": job.splits_version,
             "epochs": len(history),
-            "curves": picture(plots.training_curves(history), "training curves"),
-            **{
-                name.replace("_", " "): _rounded(value) for name, value in metrics.items() if _is_plain(value)
-            },
+            "curves": image(plots.training_curves(history), "training curves"),
+            **figures(metrics),
             "settings": dg.MetadataValue.json(job.settings.model_dump()),
         },
     )
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str))
-
-
-def _rounded(value: float | str) -> float | str:
-    return round(value, 4) if isinstance(value, float) else value
 
 
 @dg.asset(
@@ -114,9 +90,9 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Measure the candidate on today's test split."""
     from captcha_assets.evaluation.evaluate import evaluate_stored
 
-    model_id = resolve(settings, "candidate")
-    with local.local_tables(settings) as data:
-        measured = evaluate_stored(settings, data, model_id)
+    model_id = resolve(settings.paths, "candidate")
+    with local_tables.local_tables(settings.paths) as data:
+        measured = evaluate_stored(settings.paths, data, model_id)
     metrics = measured.metrics
     return dg.MaterializeResult(
         data_version=dg.DataVersion(measured.version),
@@ -129,7 +105,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "test images": metrics.n,
             "classes without test images": ", ".join(metrics.missing) or "none",
             "report": link(settings, measured.report),
-            **{name.replace("_", " "): picture(png, name) for name, png in measured.pictures.items()},
+            **{name.replace("_", " "): image(png, name) for name, png in measured.plot_images.items()},
         },
     )
 
@@ -151,10 +127,10 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 )
 def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
-    from captcha_assets.evaluation.export import export_stored
+    from captcha_assets.evaluation.onnx_export import export_stored
 
-    model_id = resolve(settings, "candidate")
-    target, parity = settings.onnx_model(model_id), export_stored(settings, model_id)
+    model_id = resolve(settings.paths, "candidate")
+    target, parity = settings.paths.onnx_model(model_id), export_stored(settings.paths, model_id)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(parity.version),
         check_results=[
@@ -189,10 +165,10 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
     """Promote the candidate if there is no champion, or if it is no worse on the test split, for a reason."""
     from captcha_assets.evaluation import promotion
 
-    with local.local_tables(settings) as data:
+    with local_tables.local_tables(settings.paths) as data:
         outcome = promotion.consider_candidate(settings, data)
     if outcome.champion:
-        require_whole(settings, outcome.champion)
+        require_whole(settings.paths, outcome.champion)
     context.log.info(
         f"{outcome.candidate} {'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}"
     )
@@ -203,7 +179,6 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
             **champion_metadata(outcome.champion),
             "candidate": outcome.candidate,
             "promoted now": outcome.promoted,
-            "refused": outcome.reason if outcome.refused else "no",
             "why": outcome.reason,
         },
     )

@@ -69,16 +69,3 @@ TRAINING_CONFIG = dg.Shape(
         for setting, schema in TrainingSettings.model_json_schema()["properties"].items()
     }
 )
-
-
-def with_named(production: TrainingSettings, named: Mapping[str, Any]) -> TrainingSettings:
-    """Return the settings of a training.
-
-    Args:
-        production: what holds for all that the run config does not name.
-        named: the run config, as Dagster checked it.
-
-    Raises:
-        SettingsError: the values cannot be used together.
-    """
-    return production.replaced(**named)

@@ -4,10 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from captcha_assets.defs.lost_outputs import last_materialized
 from captcha_assets.evaluation.criteria import CRITERIA
 from captcha_assets.models.registry import Champion
-from captcha_assets.stored_outputs import Output
 
 if TYPE_CHECKING:
     from captcha_assets.evaluation.promotion import Promotion
@@ -16,7 +14,7 @@ _CHAMPION = dg.AssetKey("champion")
 
 
 def criteria_specs() -> list[dg.AssetCheckSpec]:
-    """A check for every criterion; a refused candidate is a warning, since the champion serves on."""
+    """A check for every criterion; a criterion that fails is a warning, since the champion serves on."""
     return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
@@ -48,16 +46,3 @@ def champion_metadata(champion: Champion | None) -> dict[str, Any]:
         "since": champion.since if champion else "never",
         "instead of": (champion and champion.instead_of) or "none",
     }
-
-
-def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
-    """Tell Dagster of a champion that a command made; nothing becomes out of date by it."""
-    before = last_materialized(instance, Output("champion"))
-    if before is None:
-        return  # never made: whoever makes it will see the champion
-    tags = {**(before.tags or {}), "dagster/data_version": champion.model_id}
-    metadata = {
-        **champion_metadata(champion),
-        "why": f"{champion.reason} ({champion.action} by {champion.by})",
-    }
-    instance.report_runless_asset_event(dg.AssetMaterialization(_CHAMPION, metadata=metadata, tags=tags))

@@ -7,11 +7,11 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
-from captcha_assets.defs.model.training import TRAINING_CODE, configuration_version
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Reason, Situation
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps.production import problem
+from captcha_assets.sweeps.production_settings import problem, production_version
+from captcha_assets.training.config import TRAINING_CODE
 
 #: Tag of a run that says why it was started.
 WHY_TAG = "captcha_assets/why"
@@ -37,9 +37,9 @@ def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask the policy; the cursor holds the situation of the last request."""
-    if unusable := problem(settings):
+    if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
-    now = retraining.situation(settings, TRAINING_CODE, configuration_version(settings))
+    now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
     limits = settings.retrain_new_images, settings.retrain_new_share
     why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
     if not why:

@@ -3,32 +3,24 @@
 No automation materializes these assets: a trial costs a training.
 """
 
-import dataclasses
-import json
-import shutil
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import required_inputs
-from captcha_assets.defs.compute import Compute, RemoteHostFailedError, TrainingFailedError
-from captcha_assets.defs.model.training import TRAINING_CODE, job_for
+from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.partitions import trials as trial_partitions
-from captcha_assets.defs.presentation import column_schema, picture
-from captcha_assets.images import local
-from captcha_assets.images.table import content_hash
-from captcha_assets.models import folder
+from captcha_assets.defs.presentation import column_schema, image, table
+from captcha_assets.images import local_tables
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps import leaderboard, trials
-from captcha_assets.sweeps.definition import Sweep, registered, sweep_of
-from captcha_assets.sweeps.trial_parameters import trial_parameters
+from captcha_assets.stored_outputs import require_materialized
+from captcha_assets.sweeps import leaderboard, trial_training, trials
+from captcha_assets.sweeps.definition import registered, sweep_of
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
-from captcha_assets.training.config import TrainingJob, TrainingSettings
-
-#: Rows of the leaderboard that its metadata show.
-_SHOWN = 20
+from captcha_assets.training.config import TRAINING_CODE, TrainingSettings
+from captcha_assets.training_jobs import job_for
 
 
 @dg.asset(
@@ -49,88 +41,19 @@ def sweep_trial(
 ) -> dg.MaterializeResult:
     """Train with the settings of this trial, in a process of its own, and store its record."""
     name = context.partition_key
-    required_inputs.require(settings, settings.splits, "splits")
-    sweep = registered(settings, sweep_of(name))
-    record = _planned(settings, sweep, name)
-    if finished := _finished(settings, record):
-        context.log.info(f"{name}: {finished.state} already, on these images and by this code")
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(finished.version), metadata=_metadata(finished)
-        )
-    with local.local_tables(settings) as data:
-        training = TrainingSettings.of(record.settings)
-        job = job_for(settings, dataset, data, training, context.run_id)
-        job = _of_trial(
-            settings, job, record, trials.pruning_thresholds(sweep, _peers(settings, record), training.epochs)
-        )
-        context.log.info(f"{name}: {trials.described(record.parameters)}")
-        record = _train(context, compute, job, record)
-    trials.save(settings, record)
-    shutil.rmtree(job.output.parent)
+    require_materialized(settings.paths, settings.paths.splits, "splits")
+    sweep = registered(settings.paths, sweep_of(name))
+    plan = trial_training.planned(settings.paths, sweep, name)
+    if record := trial_training.finished(settings.paths, plan):
+        context.log.info(f"{name}: {record.state} already, on these images and by this code")
+    else:
+        context.log.info(f"{name}: {trials.described(plan.parameters)}")
+        with local_tables.local_tables(settings.paths) as data:
+            job = job_for(settings.paths, dataset, data, TrainingSettings.of(plan.settings), context.run_id)
+            record = trial_training.train(settings.paths, sweep, plan, job, partial(compute.run, context))
     if record.state == FAILED:
         raise dg.Failure(f"{name} failed: {record.error}", metadata=_metadata(record), allow_retries=False)
     return dg.MaterializeResult(data_version=dg.DataVersion(record.version), metadata=_metadata(record))
-
-
-def _planned(settings: Settings, sweep: Sweep, name: str) -> Record:
-    """Return the record of a trial that has not begun."""
-    empty = Record(
-        name, sweep.identity, FAILED, {}, {}, None, [], content_hash(settings.splits), TRAINING_CODE
-    )
-    before = trials.load(settings, name)
-    chosen = trial_parameters(sweep, name, _peers(settings, empty), before)
-    whole = sweep.settings_with(chosen).model_dump()
-    return dataclasses.replace(empty, parameters=chosen, settings=whole)
-
-
-def _finished(settings: Settings, planned: Record) -> Record | None:
-    """Return the stored record of this very trial, unless it failed."""
-    before = trials.load(settings, planned.trial)
-    if before is None or before.state == FAILED:
-        return None
-    same = (planned.parameters, planned.settings, planned.splits_version, planned.code_version)
-    known = (before.parameters, before.settings, before.splits_version, before.code_version)
-    # the file's keys are sorted, and its lists are tuples here
-    return before if json.dumps(known, sort_keys=True) == json.dumps(same, sort_keys=True) else None
-
-
-def _peers(settings: Settings, record: Record) -> list[Record]:
-    """Return the other trials of the sweep that have ended, on the same images and by the same code."""
-    return [
-        other
-        for other in trials.load_all(settings, record.sweep)
-        if other.trial != record.trial
-        and (other.splits_version, other.code_version) == (record.splits_version, record.code_version)
-    ]
-
-
-def _of_trial(
-    settings: Settings, job: TrainingJob, record: Record, pruning_thresholds: dict[int, float]
-) -> TrainingJob:
-    """Return the job in a folder of its own, apart from another training of the same settings."""
-    work = settings.scratch / "sweep" / record.trial
-    return job.model_copy(
-        update={
-            "output": work / "model",
-            "checkpoints": work / "checkpoints",
-            "pruning_thresholds": pruning_thresholds,
-            "provenance": {**job.provenance, "sweep": record.sweep, "trial": record.trial},
-        }
-    )
-
-
-def _train(context: dg.AssetExecutionContext, compute: Compute, job: TrainingJob, record: Record) -> Record:
-    """Train and return the record; an interruption is passed on."""
-    try:
-        said = compute.run(context, job)
-    except RemoteHostFailedError:
-        raise  # the trial itself did not fail
-    except TrainingFailedError as error:
-        return dataclasses.replace(record, state=FAILED, error=str(error))
-    stopped = [one["history"] for one in said if one.get("stopped")]
-    history = stopped[-1] if stopped else folder.read_history(job.output)
-    value = history[-1]["validation_accuracy"]
-    return dataclasses.replace(record, state=PRUNED if stopped else COMPLETE, value=value, history=history)
 
 
 def _metadata(record: Record) -> dict[str, Any]:
@@ -145,7 +68,7 @@ def _metadata(record: Record) -> dict[str, Any]:
     }
     if record.value is not None:
         metadata["validation accuracy"] = round(record.value, 4)
-        metadata["curves"] = picture(plots.training_curves(record.history), "training curves")
+        metadata["curves"] = image(plots.training_curves(record.history), "training curves")
     return metadata
 
 
@@ -154,42 +77,23 @@ def _metadata(record: Record) -> dict[str, Any]:
     group_name="sweep",
     kinds={"parquet", "matplotlib"},
     code_version="2",
-    description="All trials of all sweeps, the best first, with a picture of how each sweep went.",
+    description="All trials of all sweeps, the best first, with a plot of how each sweep went.",
     metadata=column_schema(leaderboard.SCHEMA, leaderboard.DESCRIPTIONS),
 )
 def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Rank the trials. Without any sweep, the leaderboard is empty."""
-    records = trials.load_all(settings)
-    version = leaderboard.write(settings, records)
+    from captcha_assets.sweeps import plots
+
+    records = trials.load_all(settings.paths)
+    version = leaderboard.write(settings.paths, records)
     counted = Counter(record.state for record in records)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={
             "dagster/row_count": len(records),
             **{state: counted[state] for state in (COMPLETE, PRUNED, FAILED)},
-            "path": dg.MetadataValue.path(str(settings.sweep_leaderboard)),
-            **_best(settings, records),
-            **_pictures(records),
+            "path": dg.MetadataValue.path(str(settings.paths.sweep_leaderboard)),
+            "first ranks": table(leaderboard.first_ranks(settings.paths, records), leaderboard.SHOWN),
+            **{title: image(png, title) for title, png in plots.of_sweeps(records).items()},
         },
     )
-
-
-def _best(settings: Settings, records: list[Record]) -> dict[str, Any]:
-    """Return the first ranks, as a table."""
-    first = leaderboard.rows(records, leaderboard.splits_now(settings))[:_SHOWN]
-    columns = ("rank", "trial", "state", "accuracy", "epochs", "parameters")
-    shown = [{name: "" if row[name] is None else str(row[name]) for name in columns} for row in first]
-    schema = dg.TableSchema([dg.TableColumn(name) for name in columns])
-    return {"first ranks": dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema)}
-
-
-def _pictures(records: list[Record]) -> dict[str, Any]:
-    from captcha_assets.sweeps import plots
-
-    made = {}
-    for sweep in sorted({record.sweep for record in records}):
-        members = [record for record in records if record.sweep == sweep]
-        made[f"{sweep}: trials"] = picture(plots.progress(members), "accuracy of the trials")
-        if any(record.value is not None for record in members):
-            made[f"{sweep}: parameters"] = picture(plots.parameters(members), "accuracy by parameter")
-    return made

@@ -1,29 +1,14 @@
-"""The job of a training: its settings, its tables and its folders."""
-
-from pathlib import Path
+"""What Dagster knows of a training: with which settings, and whether another run finished it meanwhile."""
 
 import dagster as dg
 
-from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
-from captcha_assets.images.local import LocalTables
-from captcha_assets.images.table import content_hash
-from captcha_assets.models import provenance, registry
-from captcha_assets.models.folder import read_config
-from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
+from captcha_assets.models import registry
+from captcha_assets.paths import Paths
 from captcha_assets.stored_outputs import Output
-from captcha_assets.sweeps.production import production_version, version_of
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-
-#: Raise it with a change of the training that should train again.
-TRAINING_CODE = "2"
-
-
-def configuration_version(settings: Settings) -> str:
-    """Return the version of the production settings, which an automated training takes."""
-    return production_version(settings)
+from captcha_assets.training_jobs import is_whole
 
 
 def trained_with(training: TrainingSettings) -> dict[str, str]:
@@ -32,39 +17,10 @@ def trained_with(training: TrainingSettings) -> dict[str, str]:
     For Dagster, the model has then read the version of `training_settings` that it was trained with: a model
     that was trained with other settings, by run config, is stale for the UI, `status` and `update` alike.
     """
-    return {input_version_tag("training_settings"): version_of(training)}
+    return {input_version_tag("training_settings"): training.version}
 
 
-def job_for(
-    settings: Settings, spec: DatasetSpec, data: LocalTables, training: TrainingSettings, run_id: str
-) -> TrainingJob:
-    """The job of one training.
-
-    Its folder is named after what decides the weights, so that the same training, started again after
-    an interruption, finds its checkpoints, and another one does not.
-    """
-    job = TrainingJob(
-        tables=data.tables,
-        splits=data.splits,
-        splits_version=content_hash(data.splits),
-        classes=spec.classes,
-        image_shape=spec.shape,
-        output=Path(),
-        checkpoints=Path(),
-        code_version=TRAINING_CODE,
-        settings=training,
-        provenance={
-            "run_id": run_id,
-            "batches": list(data.batches),
-            "configuration": version_of(training),
-            **provenance.recorded(settings, data.batches),
-        },
-    )
-    work = settings.scratch / "training" / job.fingerprint[:16]
-    return job.model_copy(update={"output": work / "model", "checkpoints": work / "checkpoints"})
-
-
-def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job: TrainingJob) -> str | None:
+def trained_meanwhile(context: dg.AssetExecutionContext, paths: Paths, job: TrainingJob) -> str | None:
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
@@ -77,14 +33,11 @@ def trained_meanwhile(context: dg.AssetExecutionContext, settings: Settings, job
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None
-    model_id, pointed = str(model.value), registry.pointed_at(settings.models) is not None
+    model_id, pointed = str(model.value), registry.pointed_at(paths.models) is not None
     if pointed and event.timestamp < record.create_timestamp.timestamp():
         return None
-    if not registry.holds(settings.models, model_id) or not settings.training_splits(model_id).exists():
+    if not is_whole(paths, model_id, job):
         return None
-    with fetched(registry.model_folder(settings.models, model_id)) as folder:
-        if read_config(folder).provenance.get("job") != job.fingerprint:
-            return None
-    registry.make_candidate(settings.models, model_id)
+    registry.make_candidate(paths.models, model_id)
     context.log.info(f"{model_id} is the model of this very training")
     return model_id

@@ -7,9 +7,9 @@ import dagster as dg
 from captcha_assets.defs import input_versions, lost_outputs, split_assignments
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
-from captcha_assets.images.assignments import AssignmentRecord
+from captcha_assets.images.split_assignments import AssignmentRecord
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations, snapshot
+from captcha_assets.sources import dvc_snapshot, registrations
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -82,10 +82,10 @@ def data_snapshot(
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = input_versions.versions_now(context.instance, "raw_batch")
-    registrations.require_archives(settings, versions)
-    record = AssignmentRecord(settings.split_assignments, settings.scratch)
-    split_assignments.require_known(context.instance, settings, record)  # a loss is not recorded
-    taken = snapshot.take_snapshot(settings.home)
+    registrations.require_archives(settings.paths, versions)
+    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    split_assignments.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    taken = dvc_snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
         metadata={

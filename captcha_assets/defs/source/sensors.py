@@ -1,14 +1,14 @@
 """Batches that arrive by themselves: the inbox folder."""
 
-import json
 import time
 from collections.abc import Sequence
 
 import dagster as dg
 
-from captcha_assets.alerts import Alert, send
+from captcha_assets.alerts import Alert, send_new
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.partitions import batches
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import inbox, registrations
 from captcha_assets.sources.archives import BatchError
@@ -48,21 +48,22 @@ def inbox_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
     """Register what has settled in the inbox; what is still being copied waits for the next tick."""
-    inbox.prepare(settings)
-    found = inbox.scan(settings)
-    requests, waiting, stuck = [], [], [*_unfinished(settings), *map(str, found.problems)]
+    inbox.prepare(settings.paths)
+    found = inbox.scan(settings.paths)
+    requests, waiting, stuck = [], [], [*_unfinished(settings.paths), *map(str, found.problems)]
     for arrival in found.arrivals:
         name = arrival.path.name
         try:
-            requests.append(_request(context.instance, settings, arrival))
+            requests.append(_request(context.instance, settings.paths, arrival))
         except BatchError as error:
             waiting.append(f"{name}: {error}")
         except _NotNowError as error:
             (stuck if error.stuck else waiting).append(f"{name}: {error}")
-    cursor = _alert_once(settings, stuck, context.cursor)
+    alerts = [Alert(f"inbox: {line}", (f"it stays in {settings.paths.inbox}",)) for line in stuck]
+    cursor = send_new(settings, alerts, context.cursor)
     waiting += [str(one) for one in found.left if one.waiting]
     if not requests:
-        words = "; ".join(stuck + waiting) or f"nothing in {settings.inbox}"
+        words = "; ".join(stuck + waiting) or f"nothing in {settings.paths.inbox}"
         return dg.SensorResult(skip_reason=words, cursor=cursor)
     for line in stuck + waiting:
         context.log.info(line)
@@ -72,16 +73,16 @@ def inbox_sensor(
     )
 
 
-def _unfinished(settings: Settings) -> list[str]:
+def _unfinished(paths: Paths) -> list[str]:
     """Clear away what killed runs left half-taken, and return what cannot be cleared."""
     try:
-        registrations.finish_taking(settings)
+        registrations.finish_taking(paths)
     except BatchError as error:
         return [str(error)]
     return []
 
 
-def _request(instance: dg.DagsterInstance, settings: Settings, arrival: Arrival) -> dg.RunRequest:
+def _request(instance: dg.DagsterInstance, paths: Paths, arrival: Arrival) -> dg.RunRequest:
     """Register an arrival and return the run that ingests it.
 
     The run's key names the run before it, if any: two ticks ask for one run, and what is dropped again
@@ -95,7 +96,7 @@ def _request(instance: dg.DagsterInstance, settings: Settings, arrival: Arrival)
     )
     key = f"{arrival.sha256[:16]}-{arrival.fingerprint[:16]}"
     _check_attempts([one for one in before if one.dagster_run.tags.get(ARRIVAL_TAG) == key], arrival)
-    inbox.take(settings, arrival)
+    inbox.take(paths, arrival)
     last = before[0].dagster_run.run_id if before else "first"
     return dg.RunRequest(
         run_key=f"{batch}-{arrival.sha256}-{last}", partition_key=batch, tags={ARRIVAL_TAG: key}
@@ -123,15 +124,3 @@ def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
     if time.time() < due:
         seconds = f"{due - time.time():.0f} s"
         raise _NotNowError(f"run {last.dagster_run.run_id[:8]} failed; tried again in {seconds}")
-
-
-def _alert_once(settings: Settings, stuck: Sequence[str], cursor: str | None) -> str:
-    """Send one alert for each problem that is not among those of the cursor; return the new cursor."""
-    try:
-        alerted = set(json.loads(cursor or "[]"))
-    except (ValueError, TypeError):
-        alerted = set()
-    for line in stuck:
-        if line not in alerted:
-            send(settings, Alert(f"inbox: {line}", (f"it stays in {settings.inbox}",)))
-    return json.dumps(sorted(stuck))

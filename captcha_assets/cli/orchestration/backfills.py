@@ -1,0 +1,170 @@
+"""Backfills: chosen partitions of chosen assets, made anew in this process, with or without a daemon.
+
+What is to be made is written down before it begins, and every run says which backfill it belongs to: so
+an interrupted or killed one can be gone on with, and the ones that failed tried again, whoever asks.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from captcha_assets.cli.orchestration.execution import Outcome, execute
+from captcha_assets.cli.orchestration.staleness import Step, partitions_of, steps_in_order
+from captcha_assets.defs.killed_runs import STEP_TAG
+from captcha_assets.defs.partitions import BATCH, TRIAL
+from captcha_assets.paths import Paths
+from captcha_assets.storage import write_json
+
+#: Name of the partition set of every asset that is partitioned by day.
+DAY = "day"
+
+#: Tag of the runs of a backfill: which one.
+BACKFILL_TAG = "captcha_assets/backfill"
+
+
+class BackfillError(ValueError):
+    """A backfill of what is not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """What is to be made, inputs first."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+
+def plan(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str],
+    chosen: Mapping[str, Sequence[str] | None],
+) -> list[Step]:
+    """The steps that make `assets` for the chosen partitions, inputs first.
+
+    Args:
+        definitions: the assets.
+        instance: it knows the partitions.
+        assets: names of assets.
+        chosen: partition set (`batch`, `trial`, `day`) to the keys that are wanted; all keys of a set
+            that is not named, or None. Days may be ranges, `2026-11-01..2026-11-07`, both ends included.
+
+    Raises:
+        BackfillError: an asset or a partition is not known.
+    """
+    graph = definitions.resolve_asset_graph()
+    known = {key.to_user_string() for key in graph.materializable_asset_keys}
+    if strange := set(assets) - known:
+        raise BackfillError(
+            f"no such asset: {', '.join(sorted(strange))}; known are {', '.join(sorted(known))}"
+        )
+    steps: list[Step] = []
+    keys: dict[str | None, list[str] | list[None]] = {}
+    for assets_of_step in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
+        cut = partition_set(graph.get(dg.AssetKey(assets_of_step[0])).partitions_def)
+        keys[cut] = partitions_of(definitions, instance, assets_of_step[0])
+        wanted = chosen.get(cut) if cut else None
+        steps += [
+            Step(assets_of_step, key)
+            for key in keys[cut]
+            if key is None or wanted is None or _is_in(key, wanted)
+        ]
+    for cut, asked in chosen.items():
+        _check_known(cut, asked or (), keys)
+    if not steps:
+        raise BackfillError(
+            "nothing to materialize: these assets have no such partition yet (captcha-assets batch add, "
+            "captcha-assets sweep run)"
+        )
+    return steps
+
+
+def partition_set(partitions: dg.PartitionsDefinition | None) -> str | None:
+    """The partition set of an asset: `batch`, `trial`, `day`; None for one that is not partitioned."""
+    if isinstance(partitions, dg.DynamicPartitionsDefinition):
+        return partitions.name
+    return DAY if isinstance(partitions, dg.TimeWindowPartitionsDefinition) else None
+
+
+def _is_in(key: str, wanted: Sequence[str]) -> bool:
+    for one in wanted:
+        first, is_range, last = one.partition("..")
+        if key == one or (is_range and first <= key <= last):
+            return True
+    return False
+
+
+def _check_known(cut: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]) -> None:
+    where = {BATCH: "batch", TRIAL: "trial", DAY: "day"}[cut]
+    if cut not in keys:
+        raise BackfillError(f"none of these assets is partitioned by {where}")
+    known = [key for key in keys[cut] if key]
+    if strange := [one for one in asked if not any(_is_in(key, [one]) for key in known)]:
+        listed = ", ".join(known[:20]) + ", ..." * (len(known) > 20)
+        raise BackfillError(f"no such {where}: {', '.join(strange)}; known are: {listed or 'none'}")
+
+
+def _record(paths: Paths, name: str) -> Path:
+    return paths.scratch / "backfills" / f"{name}.json"
+
+
+def begin(paths: Paths, steps: Sequence[Step]) -> Backfill:
+    """Write down a backfill, to be gone on with if it is interrupted."""
+    backfill = Backfill(secrets.token_hex(4), tuple(steps))
+    write_json(_record(paths, backfill.name), [asdict(step) for step in steps])
+    return backfill
+
+
+def unfinished(paths: Paths) -> list[str]:
+    """The names of the backfills that did not come to a good end, the last one last."""
+    found = sorted(_record(paths, "*").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return [path.stem for path in found]
+
+
+def find(paths: Paths, name: str | None = None) -> Backfill:
+    """The backfill of this name, by default the last one that did not come to a good end.
+
+    Raises:
+        BackfillError: there is none.
+    """
+    names = unfinished(paths)
+    if not names or (name and name not in names):
+        others = f"; unfinished are: {', '.join(names)}" if names else ""
+        raise BackfillError(f"no backfill to go on with{others}")
+    name = name or names[-1]
+    steps = [
+        Step(tuple(one["assets"]), one["partition"]) for one in json.loads(_record(paths, name).read_text())
+    ]
+    return Backfill(name, tuple(steps))
+
+
+def remaining(instance: dg.DagsterInstance, backfill: Backfill) -> list[Step]:
+    """The steps that were not made yet, or failed."""
+    made = dg.RunsFilter(tags={BACKFILL_TAG: backfill.name}, statuses=[dg.DagsterRunStatus.SUCCESS])
+    done = {run.tags[STEP_TAG] for run in instance.get_runs(made)}
+    return [step for step in backfill.steps if str(step) not in done]
+
+
+def forget(paths: Paths, backfill: Backfill) -> None:
+    """Forget a backfill of which nothing remains."""
+    _record(paths, backfill.name).unlink(missing_ok=True)
+
+
+def make(
+    paths: Paths, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
+) -> Iterator[Step | Outcome]:
+    """Make what remains of a backfill, which is forgotten once all is made.
+
+    Each step is announced before it is made: the iterator yields it, then its `Outcome`.
+    """
+    failed = False
+    steps = ((step, ()) for step in remaining(instance, backfill))
+    for event in execute(definitions, instance, steps, tags={BACKFILL_TAG: backfill.name}):
+        failed |= isinstance(event, Outcome) and event.error is not None
+        yield event if isinstance(event, Outcome) else event[0]
+    if not failed:
+        forget(paths, backfill)

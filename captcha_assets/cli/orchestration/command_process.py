@@ -1,0 +1,78 @@
+"""The file that a command keeps locked while it makes runs, and the lock of commands that materialize.
+
+What the file is for: see `captcha_assets.defs.killed_runs`.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from captcha_assets import interrupts
+from captcha_assets.defs.killed_runs import PROCESS_TAG, process_folder, unfinished_runs
+from captcha_assets.storage import locked
+
+#: The locked file of this process (its id guards against a fork) in each Dagster home.
+_own: dict[tuple[Path, int], Path] = {}
+
+
+def this_process(instance: dg.DagsterInstance) -> str:
+    """The value of `PROCESS_TAG` for this process, whose file is locked from now on until it ends."""
+    key = (process_folder(instance), os.getpid())
+    if key not in _own:
+        _own[key] = _new_locked_file(key[0])
+    return _own[key].stem
+
+
+def _new_locked_file(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = folder / f"{secrets.token_hex(8)}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():  # nobody took it for one left behind, between the two calls
+            return path
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other command materializes in this home, and keep others waiting while the block runs.
+
+    Two commands at once would ask what is stale before either has made it, and both make it.
+    """
+    with exclusive_lock(process_folder(instance) / "materializing", say):
+        yield
+
+
+@contextmanager
+def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock of a file, which is made, while the block runs; say so if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            if say:
+                say("waiting for another command that materializes in this home")
+            interrupts.check()
+            stack.enter_context(locked(path))
+        yield
+
+
+def cancel_own_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs that an interrupt left unfinished in this process, and free the pools that they held."""
+    for run in unfinished_runs(instance, this_process(instance)):
+        instance.report_run_canceled(run, "The command was interrupted.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def is_unknown(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether nothing is known of the command that makes this run, as on another machine."""
+    process = run.tags.get(PROCESS_TAG)
+    return process is not None and not (process_folder(instance) / f"{process}.lock").exists()

@@ -1,0 +1,205 @@
+"""Materializes steps in this process, without a daemon, as runs that the UI shows."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets import interrupts
+from captcha_assets.cli.orchestration.command_process import cancel_own_runs, this_process
+from captcha_assets.cli.orchestration.staleness import Step, stale_steps, steps_in_order
+from captcha_assets.defs import input_versions, lost_outputs
+from captcha_assets.defs.alerts import alert_about
+from captcha_assets.defs.dagster_internals import last_ended
+from captcha_assets.defs.failures import reason_of
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
+from captcha_assets.defs.observed_sources import observe
+from captcha_assets.settings import load_settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step.
+
+    Attributes:
+        step: which one.
+        reasons: why it was to be made.
+        run_id: the run that made it, None where it was not tried.
+        error: why it failed or was not tried, None for success.
+    """
+
+    step: Step
+    reasons: tuple[str, ...]
+    run_id: str | None = None
+    error: str | None = None
+
+
+def materialize(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    step: Step,
+    run_config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[str, str | None]:
+    """Make one step in this process, as a run that the UI shows.
+
+    Returns:
+        The run's id, and why it failed (None for success).
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def()
+    keys = {dg.AssetKey(name) for name in step.assets}
+    subset = job.get_subset(asset_selection=keys)
+    ops = {node.name for node in subset.nodes}
+    config = dict(run_config or {})
+    config["ops"] = {name: value for name, value in config.get("ops", {}).items() if name in ops}
+    config.setdefault("loggers", {"console": {}})
+    with _ended_when_interrupted(instance):
+        result = subset.execute_in_process(
+            instance=instance,
+            run_config=config,
+            partition_key=step.partition,
+            tags={PROCESS_TAG: this_process(instance), STEP_TAG: str(step), **(tags or {})},
+            raise_on_error=False,
+        )
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
+    alert_about(instance, result.dagster_run, load_settings())
+    return result.run_id, None if result.success else _why(result)
+
+
+@contextmanager
+def _ended_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
+    """End the run under way when an interrupt arrives where Dagster does not expect one."""
+    try:
+        interrupts.check()
+        yield
+        interrupts.check()  # Dagster drops an interrupt that arrives while no asset's code runs
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        cancel_own_runs(instance)
+        raise KeyboardInterrupt from None
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether somebody pressed Ctrl-C, which Dagster takes for a failure of the step."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    failures = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    return next(failures, "the run failed before its first step")
+
+
+def execute(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    steps: Iterable[tuple[Step, tuple[str, ...]]],
+    run_config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
+    """Make steps one after the other; what hangs on a failed one is not tried.
+
+    Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
+    next step is asked for only after that.
+    """
+    lost_outputs.report(load_settings().paths, instance)
+    broken: set[Step] = set()
+    for step, reasons in steps:
+        interrupts.check()
+        error = _obstacle(definitions, instance, step, broken)
+        run_id = None
+        if not error:
+            yield step, reasons
+            run_id, error = materialize(definitions, instance, step, run_config, tags)
+        yield Outcome(step, reasons, run_id, error)
+        if error:
+            broken.update(Step((asset,), step.partition) for asset in step.assets)
+
+
+def update(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection,
+    run_config: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
+    """Make what is missing or out of date among `selection`, inputs first, and nothing else.
+
+    Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
+    same content is not made again. Yields what `execute` yields.
+    """
+    settings = load_settings()
+
+    def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
+        for assets in steps_in_order(definitions, selection):
+            observe(settings, instance)  # what was registered meanwhile counts
+            yield from stale_steps(definitions, instance, assets, run_config).items()
+
+    return execute(definitions, instance, stale(), run_config)
+
+
+def _obstacle(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, broken: set[Step]
+) -> str | None:
+    graph = definitions.resolve_asset_graph()
+    parents = sorted({parent for name in step.assets for parent in graph.get(dg.AssetKey(name)).parent_keys})
+    missing = [
+        parent.to_user_string()
+        for parent in parents
+        if Step((parent.to_user_string(),), step.partition) in broken
+        or (graph.get(parent).is_partitioned and not _is_made(instance, parent, step.partition))
+        if not _is_emptied(definitions, instance, step, parent)
+    ]
+    if step.partition is None:
+        names = {parent.to_user_string() for parent in parents}
+        lost = [loss.output for loss in lost_outputs.losses(instance) if loss.output.asset in names]
+        missing += [str(Step((output.asset,), output.partition)) for output in lost]
+    if missing:
+        return f"waits for {', '.join(dict.fromkeys(missing))}"
+    checks = failed_blocking_checks(definitions, instance, step.assets)
+    return f"held up by the failed check {', '.join(checks)}" if checks else None
+
+
+def failed_blocking_checks(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, assets: tuple[str, ...]
+) -> list[str]:
+    """The blocking checks that the inputs of `assets` failed when they were made last.
+
+    The index leaves out a quarantined batch, so the checks of partitioned inputs are not asked.
+    """
+    graph = definitions.resolve_asset_graph()
+    parents = {parent for name in assets for parent in graph.get(dg.AssetKey(name)).parent_keys}
+    checks = [
+        check
+        for parent in sorted(parents)
+        if not graph.get(parent).is_partitioned
+        for check in sorted(graph.get(parent).check_keys)
+        if graph.get(check).blocking
+    ]
+    records = {check: last_ended(instance, check) for check in checks}
+    return [
+        f"{check.asset_key.to_user_string()}:{check.name}"
+        for check, record in records.items()
+        if record and record.evaluation and not record.evaluation.passed
+    ]
+
+
+def _is_emptied(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, parent: dg.AssetKey
+) -> bool:
+    """Whether every partition of an input was removed since the step was materialized: it then holds none."""
+    partitions = definitions.resolve_asset_graph().get(parent).partitions_def
+    if step.partition is not None or not isinstance(partitions, dg.DynamicPartitionsDefinition):
+        return False
+    known = instance.get_latest_materialization_event(dg.AssetKey(step.assets[0]))
+    return known is not None and not instance.get_dynamic_partitions(str(partitions.name))
+
+
+def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
+    """Whether this partition is materialized; for None, whether any is."""
+    there = input_versions.versions_now(instance, key.to_user_string())
+    return bool(there) if partition is None else partition in there

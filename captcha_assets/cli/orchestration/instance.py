@@ -1,0 +1,110 @@
+"""The Dagster instance of a home: `<home>/.dagster`, made with sane settings when first used."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from captcha_assets.cli.orchestration.command_process import exclusive_lock
+from captcha_assets.defs.alerts import alert_about
+from captcha_assets.defs.dagster_internals import open_instance_at
+from captcha_assets.defs.killed_runs import fail_killed_runs
+from captcha_assets.defs.observed_sources import observe
+from captcha_assets.defs.partitions import BATCH
+from captcha_assets.paths import Paths
+from captcha_assets.settings import Settings
+from captcha_assets.sources.registrations import known_batches
+from captcha_assets.storage import replacing
+
+_DAGSTER_YAML = """\
+telemetry:
+  enabled: false
+# No welcome dialog over the asset graph.
+nux:
+  enabled: false
+# One training at a time; other pools are made when an asset asks for one.
+concurrency:
+  pools:
+    default_limit: 1
+# A run that asks for it by its tag dagster/max_retries is tried again.
+run_retries:
+  enabled: true
+  max_retries: 0
+# A run whose process was killed is ended, and what it held is free again.
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 30
+"""
+
+
+#: How the folder of databases that are not whole yet begins.
+_UNFINISHED = ".unfinished-"
+
+
+class InstanceError(RuntimeError):
+    """The Dagster instance cannot be used; the message says what to do."""
+
+
+def dagster_home(paths: Paths) -> Path:
+    """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
+    folder = Path(os.environ.get("DAGSTER_HOME") or paths.dagster_home).resolve()
+    if not (folder / "dagster.yaml").exists():
+        with replacing(folder / "dagster.yaml") as part:
+            part.write_text(_DAGSTER_YAML)
+    return folder
+
+
+def _make_databases(home: Path) -> None:
+    """Make the databases of a new instance in a temporary folder, and move them when they are complete.
+
+    Dagster takes a database that exists for whole: one whose making was killed would lack tables for ever.
+    """
+    for left in home.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left)
+    missing = [home / name for name in ("history", "schedules") if not (home / name).exists()]
+    with (home / "dagster.yaml").open() as file:
+        configured = yaml.safe_load(file) or {}
+    if not missing or any("storage" in name for name in configured):
+        return
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
+        with open_instance_at(Path(folder)):
+            pass
+        for database in missing:
+            (Path(folder) / database.name).rename(database)
+
+
+def _check_owner(paths: Paths, home: Path) -> None:
+    """Refuse an instance of another home: all that it knows would be recorded as missing."""
+    if home == paths.dagster_home.resolve():  # wherever the home has been moved to
+        return
+    owner = home / "captcha_home"
+    known = owner.read_text().strip() if owner.exists() else None
+    if known is None and home.name == paths.dagster_home.name and (home.parent / "data").is_dir():
+        known = str(home.parent)
+    if known not in (None, str(paths.home)):
+        raise InstanceError(
+            f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {paths.home}: unset "
+            f"DAGSTER_HOME (then it is {paths.dagster_home}), or set both"
+        )
+    owner.write_text(f"{paths.home}\n")
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Open the instance, fail the runs of killed commands, and record the batches and sources."""
+    home = dagster_home(settings.paths)
+    _check_owner(settings.paths, home)
+    # Two processes that open a new instance at once would both make its tables.
+    with exclusive_lock(home / "processes" / "opening"):
+        _make_databases(home)
+        instance = open_instance_at(home)
+        for lost in fail_killed_runs(instance):
+            alert_about(instance, lost, settings)
+        known = set(instance.get_dynamic_partitions(BATCH))
+        new = [name for name in known_batches(settings.paths) if name not in known]
+        if new:
+            instance.add_dynamic_partitions(BATCH, new)
+        observe(settings, instance)
+    return instance

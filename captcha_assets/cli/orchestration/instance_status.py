@@ -1,0 +1,165 @@
+"""How a home stands: what must be made, what is under way, the last training and the last drift check."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets.cli.orchestration import staleness
+from captcha_assets.cli.orchestration.command_process import is_unknown
+from captcha_assets.cli.orchestration.last_failures import last_failures
+from captcha_assets.dataset import DatasetSpec
+from captcha_assets.defs.dagster_internals import last_ended
+from captcha_assets.defs.images.checks import DRIFT
+from captcha_assets.defs.killed_runs import UNFINISHED
+from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
+from captcha_assets.images import decisions
+from captcha_assets.models import overview, promotion_decisions, registry, retraining
+from captcha_assets.models.manifest import ModelFolderError
+from captcha_assets.models.records import RegistryError
+from captcha_assets.paths import Paths
+from captcha_assets.quality import validation_result
+from captcha_assets.settings import Settings
+from captcha_assets.sources.registrations import known_batches
+from captcha_assets.stored_outputs import Output
+from captcha_assets.sweeps.production_settings import problem, production_version
+from captcha_assets.training.config import TRAINING_CODE
+
+_TRAINED = dg.AssetKey("resnet18")
+
+
+def look(
+    settings: Settings, spec: DatasetSpec, definitions: dg.Definitions, instance: dg.DagsterInstance
+) -> dict[str, Any]:
+    """Look at an instance; the answer holds values that JSON knows.
+
+    Returns:
+        `stale` (what `update` would make now, with the reasons, and why its last try failed), `runs` (not
+        ended yet),
+        `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
+        `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
+        there was none), `next_training` (where each trigger of a training stands).
+    """
+    planned = staleness.plan(definitions, instance, staleness.selected("*"))
+    failed = last_failures(instance)
+    unfinished = instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))
+    return {
+        "stale": [
+            {"step": str(step), "reasons": list(reasons), "last_failure": _failure(step, failed)}
+            for step, reasons in planned
+        ],
+        "runs": [_run(instance, record) for record in unfinished],
+        "label_conflicts": _label_conflicts(instance),
+        "idle_decisions": _idle_decisions(instance),
+        "last_training": _last_training(instance),
+        "last_drift": _last_drift(instance),
+        "drifted": _drifted(settings.paths),
+        "unusable": list(_unusable(settings.paths, spec)),
+        "not_promoted": _not_promoted(settings.paths),
+        "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
+    }
+
+
+def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
+    found = (failed.get(Output(asset, step.partition)) for asset in step.assets)
+    return next((why for why in found if why), None)
+
+
+def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
+    """What of a person's files and of the registry cannot be read, each in one line."""
+    if found := decisions.problem(paths.label_decisions, spec):
+        yield found
+    try:
+        registry.history(paths.models)
+        if candidate := registry.pointed_at(paths.models):  # a damaged pointer: the next training says so
+            registry.refusal(paths.models, candidate)
+            promotion_decisions.last(paths.models, candidate)
+    except RegistryError as error:
+        yield str(error)
+
+
+def _next_training(settings: Settings) -> str:
+    """Where each reason for a training stands."""
+    if unusable := problem(settings.paths):
+        return f"no training: {unusable}"
+    try:
+        now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
+    except (RegistryError, ModelFolderError) as error:
+        return f"no training: {error}"
+    return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
+
+
+def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
+    run = record.dagster_run
+    chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
+    return {
+        "run_id": run.run_id,
+        "status": run.status.value.lower(),
+        "makes": ", ".join(chosen) or run.job_name,
+        "partition": run.tags.get("dagster/partition"),
+        "since": record.create_timestamp.timestamp(),
+        "why": run.tags.get(WHY_TAG),
+        "of_unknown_process": is_unknown(instance, run),
+    }
+
+
+def _label_conflicts(instance: dg.DagsterInstance) -> int:
+    event = instance.get_latest_materialization_event(dg.AssetKey("image_index"))
+    if event is None or event.asset_materialization is None:
+        return 0
+    found = event.asset_materialization.metadata.get("label conflicts")
+    return int(str(found.value)) if found else 0
+
+
+def _idle_decisions(instance: dg.DagsterInstance) -> list[str]:
+    event = instance.get_latest_materialization_event(dg.AssetKey("image_index"))
+    if event is None or event.asset_materialization is None:
+        return []
+    found = event.asset_materialization.metadata.get("decisions without effect")
+    return [str(line) for line in found.value or ()] if isinstance(found, dg.JsonMetadataValue) else []
+
+
+def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    for record in instance.fetch_materializations(_TRAINED, limit=100).records:
+        run_id, event = record.run_id, record.asset_materialization
+        if run_id and event:  # what was lost and restored is reported without a run
+            run, model = instance.get_run_by_id(run_id), event.metadata.get("model")
+            return {
+                "model": model.value if model else None,
+                "at": record.timestamp,
+                "run_id": run_id,
+                "why": run.tags.get(WHY_TAG) if run else None,
+            }
+    return None
+
+
+def _drifted(paths: Paths) -> list[str]:
+    """The batches whose drift check failed when it was made last."""
+    folders = {name: paths.validation_results("drift", name) for name in known_batches(paths)}
+    return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
+
+
+def _not_promoted(paths: Paths) -> dict[str, str] | None:
+    """The candidate and why it was not promoted; None where it was, was never compared, or cannot be read."""
+    try:
+        candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
+        if candidate is None or (champion and champion.model_id == candidate.model_id):
+            return None
+        reason = overview.why_not_promoted(paths, candidate.model_id)
+    except RegistryError:
+        return None  # it is among what cannot be used
+    return {"model": candidate.model_id, "reason": reason} if reason else None
+
+
+def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    key = dg.AssetCheckKey(dg.AssetKey("image_table"), DRIFT.name)
+    record = last_ended(instance, key)
+    if record is None or record.evaluation is None:
+        return None
+    found, run = record.evaluation, instance.get_run_by_id(record.run_id)
+    return {
+        "batch": run.tags.get("dagster/partition") if run else None,
+        "at": record.create_timestamp,
+        "passed": found.passed,
+        "found": found.description,
+    }

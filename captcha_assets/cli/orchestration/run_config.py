@@ -1,0 +1,131 @@
+"""Run config of a command: read, checked before a run starts, compared with the trained model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from captcha_assets.defs.model.config import TRAINED
+from captcha_assets.models import registry
+from captcha_assets.models.folder import read_config
+from captcha_assets.paths import Paths
+from captcha_assets.storage import fetched
+from captcha_assets.sweeps.production_settings import plain, production_settings
+from captcha_assets.training import yaml_file
+from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.yaml_file import YamlFile
+
+#: Why a model is stale that another run config, or other production settings, made.
+NOT_PRODUCTION = "trained with other than the production settings"
+
+#: The assets that take run config.
+_CONFIGURED = ("splits", TRAINED)
+
+_TOP = ("ops", "resources", "loggers", "execution")
+_FORM = f"run config looks like `ops: {{{TRAINED}: {{config: {{epochs: 3}}}}}}`"
+
+
+class RunConfigError(ValueError):
+    """Run config that cannot be used; the message names the file, the line and the key."""
+
+
+def load(
+    path: Path, paths: Paths, definitions: dg.Definitions, selected: dg.AssetSelection
+) -> dict[str, Any]:
+    """Read a file of run config and check all of it, so that nothing in it is silently without effect.
+
+    Args:
+        path: the file.
+        paths: where the production settings lie.
+        definitions: the code location.
+        selected: the assets that the command may materialize.
+
+    Raises:
+        RunConfigError: a key is unknown, or belongs to an asset that is not selected.
+        SettingsError: a setting of the training cannot be used.
+        YamlFileError: the file is no YAML.
+    """
+    file = yaml_file.read(path)
+    if not file.values:
+        raise RunConfigError(f"{path} is empty: {_FORM}")
+    for key in file.values:
+        if key not in _TOP:
+            raise RunConfigError(f"{file.where(key)}: {key} is no key of run config: {_FORM}")
+    ops = file.values.get("ops", {})
+    if not isinstance(ops, dict) or file.values == {"ops": {}}:
+        raise RunConfigError(f"{file.where('ops')}: ops names no asset: {_FORM}")
+    _check_names(file, ops, definitions, selected)
+    if TRAINED in ops:
+        file.settings(production_settings(paths), "ops", TRAINED, "config")
+    _check_the_rest(file, definitions, ops or (TRAINED,))
+    return file.values
+
+
+def _check_names(
+    file: YamlFile, ops: Mapping[str, Any], definitions: dg.Definitions, selected: dg.AssetSelection
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    chosen = {key.to_user_string() for key in selected.materializable().resolve(graph)}
+    known = {key.to_user_string() for key in graph.materializable_asset_keys}
+    for name in ops:
+        if name not in _CONFIGURED:
+            wrong = f"{name} takes no run config" if name in known else f"there is no asset {name}"
+            only = " and ".join(_CONFIGURED)
+            raise RunConfigError(f"{file.where('ops', str(name))}: {wrong}, {only} alone take it")
+        if name not in chosen:
+            raise RunConfigError(
+                f"{file.where('ops', name)}: {name} is not among the selected assets, its run config would "
+                "not be used: select it, or leave the run config out"
+            )
+
+
+def _check_the_rest(file: YamlFile, definitions: dg.Definitions, assets: Iterable[str]) -> None:
+    """Have Dagster check what the library does not know."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    subset = job.get_subset(asset_selection={dg.AssetKey(name) for name in assets})
+    try:
+        dg.validate_run_config(subset, file.values)
+    except dg.DagsterInvalidConfigError as error:
+        first = error.errors[0]
+        place = tuple(str(getattr(entry, "field_name", "")) for entry in first.stack.entries)
+        raise RunConfigError(f"{file.where(*place)}: {first.message.splitlines()[0]}") from error
+
+
+def reasons_given(
+    paths: Paths, assets: Sequence[str], reasons: list[str], run_config: Mapping[str, Any] | None
+) -> list[str]:
+    """Return why assets are to be materialized, given the run config that they would get.
+
+    A training with run config is compared with what that asks for, not with production: the same again is
+    up to date, anything else is a reason.
+
+    Args:
+        paths: where the model lies.
+        assets: what would be materialized together.
+        reasons: why, as Dagster sees it, which knows no run config.
+        run_config: what the command was given.
+    """
+    named = ((run_config or {}).get("ops") or {}).get(TRAINED)
+    if TRAINED not in assets or named is None:
+        return reasons
+    if others := [reason for reason in reasons if reason != NOT_PRODUCTION]:
+        return others
+    differing = _differing(paths, named.get("config") or {})
+    return [f"run config differs from what it was trained with: {differing}"] if differing else []
+
+
+def _differing(paths: Paths, named: Mapping[str, Any]) -> str:
+    """Return in which settings the trained model differs from those configured; empty for none."""
+    candidate = registry.candidate(paths.models)
+    if candidate is None:
+        return ""
+    with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
+        recorded = read_config(folder).settings
+    wanted = production_settings(paths).replaced(**named).model_dump(mode="json")
+    trained = plain({**TrainingSettings().model_dump(), **recorded})
+    return ", ".join(
+        f"{name} {value} instead of {trained[name]}"
+        for name, value in wanted.items()
+        if value != trained[name]
+    )

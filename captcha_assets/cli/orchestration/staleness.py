@@ -1,0 +1,208 @@
+"""Which steps are stale, and why, as the Dagster UI says it.
+
+Dagster's own resolver decides, so that the two cannot disagree. What it does not see is added: see
+`input_versions`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import dagster as dg
+
+from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION, reasons_given
+from captcha_assets.defs import input_versions, lost_outputs
+from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.dagster_internals import (
+    BaseAssetGraph,
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+    stale_status_resolver,
+)
+from captcha_assets.defs.observed_sources import observe
+from captcha_assets.defs.partitions import BATCH
+from captcha_assets.settings import load_settings
+from captcha_assets.stored_outputs import Output
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """The smallest thing that can be made: the assets of one function, for one batch or as a whole."""
+
+    assets: tuple[str, ...]
+    partition: str | None = None
+
+    def __str__(self) -> str:
+        name = " + ".join(self.assets)
+        return f"{name} [{self.partition}]" if self.partition else name
+
+
+class SelectionError(ValueError):
+    """A selection of assets that cannot be used; the message says what can."""
+
+
+def selected(text: str) -> dg.AssetSelection:
+    """The assets that `text` names, in Dagster's syntax; `*` is all but those made only when asked for."""
+    everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED)
+    return everything if text == "*" else dg.AssetSelection.from_string(text)
+
+
+def checked_selection(definitions: dg.Definitions, text: str) -> dg.AssetSelection:
+    """Like `selected`, for what a person typed.
+
+    Raises:
+        SelectionError: it cannot be read, or selects nothing that can be materialized.
+    """
+    graph = definitions.resolve_asset_graph()
+    known = ", ".join(sorted(key.to_user_string() for key in graph.materializable_asset_keys))
+    try:
+        selection = selected(text)
+        found = selection.materializable().resolve(graph)
+    except dg.DagsterInvalidSubsetError:
+        raise SelectionError(f"no such asset: {text}; known are {known}") from None
+    except dg.DagsterError as error:  # of the parser, whose own class is not public
+        raise SelectionError(f"{_first_line(error)}; names are selected by key:NAME or NAME") from None
+    if not found:
+        raise SelectionError(f"{text} selects nothing that can be materialized; known are {known}")
+    return selection
+
+
+def includes(definitions: dg.Definitions, selection: dg.AssetSelection, asset: str) -> bool:
+    """Whether an asset is among those selected."""
+    return dg.AssetKey(asset) in selection.resolve(definitions.resolve_asset_graph())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
+    """The selected assets, grouped by the function that makes them, inputs first."""
+    graph = definitions.resolve_asset_graph()
+    selected = selection.materializable().resolve(graph)
+    groups: dict[tuple[str, ...], None] = {}
+    for key in graph.toposorted_asset_keys:
+        if key in selected:
+            together = graph.get(key).execution_set_asset_keys
+            groups[tuple(sorted(other.to_user_string() for other in together))] = None
+    return list(groups)
+
+
+def stale_steps(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: tuple[str, ...],
+    run_config: Mapping[str, Any] | None = None,
+) -> dict[Step, tuple[str, ...]]:
+    """The steps among `assets` that are missing or out of date, with the reasons.
+
+    Args:
+        definitions: the code location.
+        instance: what Dagster knows.
+        assets: the assets of one function.
+        run_config: what they would be given; a training that it would change is a reason.
+    """
+    graph = definitions.resolve_asset_graph()
+    resolver = stale_status_resolver(instance, graph)
+    found = {}
+    for partition in partitions_of(definitions, instance, assets[0]):
+        reasons = [
+            r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
+        ]
+        reasons = reasons_given(load_settings().paths, assets, reasons, run_config)
+        if reasons:
+            found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
+    return found
+
+
+def partitions_of(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, asset: str
+) -> list[str] | list[None]:
+    """The partitions of an asset, sorted; `[None]` for one that is not partitioned."""
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(asset)).partitions_def
+    return sorted(partitions.get_partition_keys(dynamic_partitions_store=instance)) if partitions else [None]
+
+
+def _reasons(
+    resolver: CachingStaleStatusResolver,
+    graph: BaseAssetGraph,
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    partition: str | None,
+) -> list[str]:
+    status = resolver.get_status(key, partition)
+    if status == StaleStatus.MISSING:
+        problem = lost_outputs.problem_of(instance, Output(key.to_user_string(), partition))
+        if problem and problem.startswith(lost_outputs.REMOVED):  # its batch is there, or it had no partition
+            problem = "registered again after its removal"
+        return [problem or "never made"]
+    reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
+    return reasons + _changed_batches(graph, instance, key)
+
+
+def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
+    if cause.dependency is None:
+        return cause.reason
+    if cause.dependency.asset_key == dg.AssetKey("training_settings"):
+        return NOT_PRODUCTION
+    output = Output(cause.dependency.asset_key.to_user_string(), cause.dependency.partition_key)
+    name = f"{output.asset} [{output.partition}]" if output.partition else output.asset
+    if cause.category != StaleCauseCategory.DATA:
+        return f"{name} {cause.reason}"
+    if lost_outputs.problem_of(instance, output):  # made again, it may come out as it was
+        return f"if the content of {name} changes"
+    return f"{name} changed"
+
+
+def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
+    """What became of the batches that an asset over all of them was made from."""
+    if graph.get(key).is_partitioned:
+        return []
+    parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)
+    return [words for parent in parents for words in _changes(instance, key, parent.to_user_string())]
+
+
+def _changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
+    """What became of the batches since `key` was made from its input `parent`, in words."""
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        return []
+    recorded = event.asset_materialization.metadata.get(input_versions.metadata_key(parent))
+    if recorded is None:
+        return []
+    before, now = cast("dict[str, str]", recorded.value), input_versions.versions_now(instance, parent)
+    changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
+    there = set(instance.get_dynamic_partitions(BATCH))
+    gone = [
+        f"{parent} [{name}] is missing" if name in there else f"batch {name} was removed"
+        for name in sorted(before.keys() - now.keys())
+    ]
+    return changed + gone
+
+
+def plan(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: dg.AssetSelection,
+    run_config: Mapping[str, Any] | None = None,
+) -> list[tuple[Step, tuple[str, ...]]]:
+    """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
+    settings = load_settings()
+    observe(settings, instance)
+    lost_outputs.report(settings.paths, instance)
+    graph = definitions.resolve_asset_graph()
+    planned: list[tuple[Step, tuple[str, ...]]] = []
+    remade: set[str] = set()
+    for assets in steps_in_order(definitions, selection):
+        stale = stale_steps(definitions, instance, assets, run_config)
+        planned += stale.items()
+        parents = {p.to_user_string() for name in assets for p in graph.get(dg.AssetKey(name)).parent_keys}
+        if stale:
+            remade.update(assets)
+        elif parents & remade and not graph.get(dg.AssetKey(assets[0])).is_partitioned:
+            reason = f"if the content of {', '.join(sorted(parents & remade))} changes"
+            planned.append((Step(assets), (reason,)))
+            remade.update(assets)
+    return planned

@@ -1,0 +1,85 @@
+"""The tables of the images that have a split, as local files: what training, evaluation and export read."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from captcha_assets.images.table_files import require_table
+from captcha_assets.paths import Paths
+from captcha_assets.storage import AnyPath, locked
+
+
+@dataclass(frozen=True)
+class LocalTables:
+    """Local files, whole as long as the block that yielded them runs.
+
+    Attributes:
+        tables: `image_table` of every batch that has images in the splits, in order of their names.
+        splits: the splits.
+        batches: the names of those batches.
+    """
+
+    tables: tuple[Path, ...]
+    splits: Path
+    batches: tuple[str, ...]
+
+
+def batches_of(splits: AnyPath) -> tuple[str, ...]:
+    """The batches that have images in the splits, in order of their names."""
+    return tuple(pl.scan_parquet(str(splits)).select("batch").unique().collect().to_series().sort())
+
+
+@contextmanager
+def local_tables(paths: Paths) -> Iterator[LocalTables]:
+    """Yield the splits and the image tables that they refer to, of one moment.
+
+    A batch that arrives, or is removed, while the block runs changes nothing of what it reads.
+
+    Raises:
+        MissingTableError: one of them is not there.
+    """
+    with _own_folder(paths.scratch) as folder:
+        splits = _kept(require_table(paths.splits), folder)
+        batches = batches_of(splits)
+        (folder / "image_table").mkdir()
+        tables = tuple(
+            _kept(require_table(paths.image_table(batch)), folder / "image_table") for batch in batches
+        )
+        yield LocalTables(tables, splits, batches)
+
+
+@contextmanager
+def _own_folder(scratch: Path) -> Iterator[Path]:
+    """Yield a new folder, which is removed after the block; those of killed processes are removed first."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with locked(scratch):
+        for folder in scratch.glob("reading-*"):
+            with suppress(BlockingIOError), locked(folder, wait=False):
+                shutil.rmtree(folder)
+        own = Path(tempfile.mkdtemp(prefix="reading-", dir=scratch))
+        lock = ExitStack()
+        lock.enter_context(locked(own))
+    with lock:
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own)
+
+
+def _kept(path: AnyPath, folder: Path) -> Path:
+    """Keep a file in a folder, the same whatever is put in its place meanwhile; a local one is not copied."""
+    kept = folder / path.name
+    if not isinstance(path, Path):
+        path.fs.get(path.path, str(kept))
+        return kept
+    try:
+        os.link(path, kept)
+    except OSError:  # artifacts on another disk than the scratch folder
+        shutil.copyfile(path, kept)
+    return kept

@@ -1,0 +1,164 @@
+"""The record of the split assignments: which image has which split, once and for ever.
+
+The record is data, tracked by DVC with the archives: a folder of Parquet files that are never changed. Each
+update that assigns a split to new images adds one file, `<round>-<content hash>.parquet`: rounds count from
+1, and the hash lets the files of two machines lie side by side after a merge. Nothing leaves the record, so
+that an image that was removed, quarantined or in conflict has its split when it comes back.
+
+*When* an image got its split is said by the round, not by a clock: the same batches then give the same
+bytes on every machine, and `dvc status` of a fresh clone is clean. The time of each round is that of the
+materialization of `splits` in Dagster.
+"""
+
+import fcntl
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captcha_assets.images.content_hash import ContentHash
+from captcha_assets.images.table_files import repeated, write_frame
+from captcha_assets.storage import move
+
+ASSIGNMENTS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.binary(16), nullable=False),  # the hash itself: half as long as its digits
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("batch", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+    ]
+)
+_REPETITIVE = ["split", "label", "batch", "round"]
+_COLUMNS = {"image_id": pl.String, "split": pl.String, "label": pl.String, "batch": pl.String}
+_SCHEMA = {**_COLUMNS, "round": pl.Int32, "contradicted": pl.Boolean}
+_FILE = re.compile(r"(\d+)-([0-9a-f]{32})\.parquet")
+
+RESTORE = "restore the record with `dvc checkout data/splits`, or with `dvc pull data/splits`"
+GO_ON = "or go on without it (docs/quality.md, Splits)"
+
+
+class AssignmentError(ValueError):
+    """Split assignments that are lost or damaged; the message says how to restore them."""
+
+
+def no_assignments() -> pl.DataFrame:
+    """Return a record that holds nothing."""
+    return pl.DataFrame(schema=_SCHEMA)
+
+
+@dataclass(frozen=True)
+class AssignmentRecord:
+    """Where the record lies.
+
+    Attributes:
+        folder: its files, among what DVC tracks.
+        scratch: where files are written, so that `folder` holds complete files at every moment.
+    """
+
+    folder: Path
+    scratch: Path
+
+    def files(self) -> list[str]:
+        """Return the names of its files, in order of their rounds."""
+        found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.parquet")]
+        return [one[0] for one in sorted(filter(None, found), key=lambda one: (int(one[1]), one[2]))]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process of this home at a time assign splits; the lock goes with the process."""
+        path = self.scratch / "locks" / "splits.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self) -> pl.DataFrame:
+        """Return every assignment, a row per image.
+
+        Returns:
+            `image_id`, `split`, `label` and `batch` as they were when it was assigned, `round`, and
+            `contradicted`: two machines gave it different splits.
+
+        Raises:
+            AssignmentError: a file is damaged.
+        """
+        files = (read_file(self.folder / name) for name in self.files())
+        rows = [no_assignments().drop("contradicted"), *files]
+        every = pl.concat(rows).with_columns(contradicted=pl.lit(value=False))
+        again = repeated(every["image_id"])  # hardly ever any: machines that were merged
+        several = every.filter(again).with_columns(
+            contradicted=pl.col("split").n_unique().over("image_id") > 1
+        )
+        return pl.concat([every.filter(~again), several.unique("image_id", keep="first")])
+
+    def append(self, assigned: pl.DataFrame) -> str | None:
+        """Add a file with the assignments of a round, and return its name; None where there is none.
+
+        Args:
+            assigned: `image_id`, `split`, `label`, `batch` of images that the record does not hold.
+        """
+        if assigned.is_empty():
+            return None
+        names = self.files()
+        number = 1 + (int(names[-1].partition("-")[0]) if names else 0)
+        rows = assigned.sort("image_id").select(
+            pl.col("image_id").str.decode("hex"),
+            *("split", "label", "batch"),
+            round=pl.lit(number, pl.Int32),
+        )
+        written = self.scratch / "splits" / f"{number:06d}.parquet"
+        version = write_frame(rows, ASSIGNMENTS_SCHEMA, written, _REPETITIVE)
+        target = self.folder / f"{number:06d}-{version}.parquet"
+        move(written, target)
+        return target.name
+
+    def require(self, expected: Collection[str], known_by: str) -> None:
+        """Accept the record if it holds all the files that it once had.
+
+        Args:
+            expected: their names.
+            known_by: who says so.
+
+        Raises:
+            AssignmentError: some are missing.
+        """
+        missing = sorted(set(expected) - set(self.files()))
+        if missing:
+            lost = f"{len(missing)} of {len(expected)} files are missing, {missing[0]} first"
+            raise AssignmentError(
+                f"split assignments are lost: {lost}, in {self.folder} ({known_by} names them). No image is "
+                f"assigned anew: {RESTORE}, {GO_ON}"
+            )
+
+
+def read_file(path: Path) -> pl.DataFrame:
+    """Return the rows of one file of the record, whose name says what it must hold.
+
+    Raises:
+        AssignmentError: it holds something else, or cannot be read.
+    """
+    content = ContentHash(ASSIGNMENTS_SCHEMA)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        raise _damaged(path) from None  # the reader's words say less
+    for batch in _batches(table):
+        content.update(batch)
+    if content.hexdigest() not in path.name:
+        raise _damaged(path)
+    frame = pl.DataFrame(pl.from_arrow(table))
+    return frame.with_columns(pl.col("image_id").bin.encode("hex"))
+
+
+def _batches(table: pa.Table) -> Iterable[pa.RecordBatch]:
+    return table.to_batches() if table.schema.equals(ASSIGNMENTS_SCHEMA) else ()
+
+
+def _damaged(path: Path) -> AssignmentError:
+    return AssignmentError(f"{path} is damaged: delete the file, then {RESTORE}, {GO_ON}")

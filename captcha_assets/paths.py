@@ -1,0 +1,201 @@
+"""Where one installation keeps its things: every file and folder hangs off one *home*.
+
+Two homes never touch each other.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from captcha_assets.storage import AnyPath
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Paths(BaseSettings):
+    """The files and folders of one home, read from `CAPTCHA_HOME` and `CAPTCHA_ARTIFACTS`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CAPTCHA_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+    )
+
+    home: Annotated[Path, Field(description="Folder of data/, artifacts/, inbox/ and .dagster/.")] = (
+        REPOSITORY
+    )
+    artifacts: Annotated[
+        str | None,
+        NoDecode,
+        Field(
+            description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
+        ),
+    ] = None
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_folder(cls, home: Path) -> Path:
+        home = home.expanduser().resolve()
+        if home.exists() and not home.is_dir():
+            raise ValueError(f"{home} is not a folder")
+        if set("?%") & set(str(home)):  # addresses of SQLite databases give them a meaning of their own
+            raise ValueError("no folder may be used whose path holds ? or %: choose another one")
+        return home
+
+    @field_validator("artifacts")
+    @classmethod
+    def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
+        """Return an object store's address as it is, and a folder as an absolute path."""
+        home = info.data.get("home", REPOSITORY)
+        scheme, separator, place = (artifacts or "artifacts").rpartition("://")
+        if not separator or scheme == "file":
+            return str(home / Path(place).expanduser())
+        if scheme not in {"s3", "gs"}:
+            raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
+        if not place.strip("/"):
+            raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
+        return f"{scheme}://{place.rstrip('/')}"
+
+    @property
+    def raw(self) -> Path:
+        """Folder of the archives exactly as delivered, `<batch>.zip` each. DVC tracks its parent."""
+        return self.home / "data" / "raw"
+
+    @property
+    def split_assignments(self) -> Path:
+        """Folder of the record of split assignments. DVC tracks its parent."""
+        return self.home / "data" / "splits"
+
+    @property
+    def inbox(self) -> Path:
+        """Folder that is watched for new batches."""
+        return self.home / "inbox"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance."""
+        return self.home / ".dagster"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of work in progress on this machine's own disk: checkpoints, half-done downloads."""
+        return self.home / ".scratch"
+
+    @cached_property
+    def artifact_root(self) -> AnyPath:
+        """Root of all that Dagster makes: a local folder or an object store."""
+        place = str(self.artifacts)
+        if "://" not in place:
+            return Path(place)
+        from upath import UPath  # noqa: PLC0415 - artifacts in a folder do without it
+
+        # A listing remembered from before would hide what another process has stored since.
+        return UPath(place, use_listings_cache=False)
+
+    @property
+    def registrations(self) -> AnyPath:
+        """Folder of the registrations: where each batch comes from."""
+        return self.artifact_root / "deliveries"
+
+    def registration(self, batch: str) -> AnyPath:
+        """Where one batch comes from."""
+        return self.registrations / f"{batch}.json"
+
+    def image_table(self, batch: str) -> AnyPath:
+        """One row per usable image of a batch."""
+        return self.artifact_root / "image_table" / f"{batch}.parquet"
+
+    def rejected_images(self, batch: str) -> AnyPath:
+        """One row per rejected member of a batch."""
+        return self.artifact_root / "rejected_images" / f"{batch}.parquet"
+
+    def validation_results(self, table: str, batch: str | None = None) -> AnyPath:
+        """Folder of the validation results of a table, or of one batch's part of it, and their report."""
+        root = self.artifact_root / "quality" / table
+        return root / batch if batch else root
+
+    @property
+    def data_docs(self) -> AnyPath:
+        """Folder of Great Expectations' own site."""
+        return self.artifact_root / "data_docs"
+
+    @property
+    def image_index(self) -> AnyPath:
+        """One row per distinct image over all batches."""
+        return self.artifact_root / "image_index.parquet"
+
+    @property
+    def splits(self) -> AnyPath:
+        """The split of every image: image id, label, group, split, batch."""
+        return self.artifact_root / "splits.parquet"
+
+    @property
+    def models(self) -> AnyPath:
+        """The registry: one folder per model, the candidate and champion pointers, the history."""
+        return self.artifact_root / "models"
+
+    @property
+    def alerts(self) -> Path:
+        """Where alerts are noted, one JSON object a line."""
+        return self.home / "alerts.jsonl"
+
+    @property
+    def label_decisions(self) -> Path:
+        """What somebody decided about images whose labels contradict each other; a file to commit."""
+        return self.home / "label_decisions.csv"
+
+    @property
+    def label_conflicts(self) -> AnyPath:
+        """Every image whose labels contradict each other, as decisions that are still to be made."""
+        return self.artifact_root / "label_conflicts.csv"
+
+    def training_summary(self, model_id: str) -> AnyPath:
+        """Summary of the images that a model was trained on, which batches are compared with."""
+        return self.artifact_root / "training_summary" / f"{model_id}.npz"
+
+    def training_splits(self, model_id: str) -> AnyPath:
+        """The splits as the model's training found them."""
+        return self.artifact_root / "training_summary" / f"{model_id}.splits.parquet"
+
+    def evaluation(self, model_id: str) -> AnyPath:
+        """Folder of a model's metrics, plots and report."""
+        return self.artifact_root / "evaluation" / model_id
+
+    def onnx_model(self, model_id: str) -> AnyPath:
+        """Folder of a model's ONNX export (`model.onnx`, `parity.json`)."""
+        return self.artifact_root / "onnx_model" / model_id
+
+    @property
+    def training_settings(self) -> Path:
+        """The production settings of a training; a file to commit."""
+        return self.home / "configs" / "training.yaml"
+
+    def sweep(self, sweep: str) -> AnyPath:
+        """What a sweep tries."""
+        return self.sweeps / f"{sweep}.json"
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep where none is named: the home's, or else the one that comes with the code."""
+        own = self.home / "configs" / "sweep.yaml"
+        return own if own.exists() else REPOSITORY / "configs" / "sweep.yaml"
+
+    @property
+    def sweeps(self) -> AnyPath:
+        """Folder of what the registered sweeps try."""
+        return self.artifact_root / "sweep"
+
+    @property
+    def sweep_trials(self) -> AnyPath:
+        """Folder of the trials of all sweeps."""
+        return self.artifact_root / "sweep_trial"
+
+    def sweep_trial(self, trial: str) -> AnyPath:
+        """What became of a trial of a sweep."""
+        return self.sweep_trials / trial / "trial.json"
+
+    @property
+    def sweep_leaderboard(self) -> AnyPath:
+        """One row per trial, the best first."""
+        return self.artifact_root / "sweep_leaderboard.parquet"

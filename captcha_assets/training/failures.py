@@ -1,0 +1,39 @@
+"""How a training that did not succeed ended, from the exit status of its process and its own message."""
+
+import signal
+
+#: Exit status when the disk is full: then the reason may not fit on it.
+STATUS_DISK_FULL = 3
+
+
+class TrainingFailedError(RuntimeError):
+    """A training that failed; the message says why."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """A training whose process was ended from outside; the same training, started again, continues."""
+
+
+def process_error(status: int, where: str, message: str | None) -> Exception:
+    """Return what to raise for a training process that ended with an error.
+
+    Args:
+        status: its exit status; negative for the signal that killed it.
+        where: " on HOST", or empty for this machine.
+        message: its own message, if there is one.
+    """
+    number = -status if status < 0 else status - 128
+    if not message and number in set(signal.Signals):
+        name = signal.Signals(number).name
+        hint = ": perhaps the memory did not suffice, lower batch_size" if number == signal.SIGKILL else ""
+        return TrainingStoppedError(
+            f"the training process{where} was ended from outside by {name}{hint}; start the training again "
+            "and it continues from its last checkpoint, if it finished an epoch"
+        )
+    if not message and status == STATUS_DISK_FULL:
+        message = "no space left on the disk or in the quota: free some and run it again"
+    return TrainingFailedError(
+        message
+        or f"the training process{where} ended with status {status} and did not say why: "
+        "its output stands in the run's log"
+    )

@@ -1,0 +1,179 @@
+"""The `captcha-assets` command, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import pytest
+from sklearn.datasets import load_digits
+
+from captcha_assets.paths import REPOSITORY
+from captcha_assets_tests.commands import run, succeeded
+
+DIGITS = "captcha_assets_tests.defs.digits:DATASET"
+
+
+def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
+    assert succeeded(tmp_path, "batch", "list", "--json") == ""
+
+
+def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
+    said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
+    assert "making image_table + rejected_images [tiny]: never made" in said
+    assert "resnet18" not in said
+    (row,) = [json.loads(line) for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()]
+    assert row["batch"] == "tiny"
+    assert row["delivered"] == row["usable"] == 80
+    assert row["rejected"] == 0
+    assert row["checks"].startswith("passed")
+
+
+@pytest.mark.slow
+def test_another_data_set_is_taken_by_one_variable(tmp_path: Path) -> None:
+    digits = load_digits()
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for number, (image, label) in enumerate(zip(digits.images[:300], digits.target, strict=False)):
+            archive.writestr(f"{label}_{number}.png", cv2.imencode(".png", image.astype("uint8") * 15)[1])
+    home, environment = tmp_path / "home", {"PYTHONPATH": str(REPOSITORY), "CAPTCHA_DATASET": DIGITS}
+    added = run(home, "batch", "add", "digits", str(tmp_path / "digits.zip"), "--materialize", **environment)
+    assert added.returncode == 0, added.stderr + added.stdout
+    row = json.loads(run(home, "batch", "list", "--json", **environment).stdout)
+    assert (row["usable"], row["rejected"], row["checks"][:6]) == (300, 0, "passed")
+
+
+def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "status", CAPTCHA_DATASET="no_such_module:X")
+    assert (done.returncode, done.stdout) == (1, "")
+    expected = "Error: CAPTCHA_DATASET='no_such_module:X' cannot be used: No module named 'no_such_module'"
+    assert done.stderr.strip() == expected
+
+
+def test_update_says_that_nothing_changed(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
+    assert "everything is up to date" in succeeded(tmp_path, "update", "--select", "+key:splits")
+
+
+def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3")
+    said = succeeded(tmp_path, "update", "--dry-run")
+    assert "would make raw_batch [tiny]: never made" in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_a_removed_batch_is_gone(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:80:3", "--materialize")
+    succeeded(tmp_path, "batch", "add", "two", "synthetic:80:4", "--materialize")
+    succeeded(tmp_path, "batch", "remove", "one")
+    assert "batch one was removed" in succeeded(tmp_path, "update", "--dry-run")
+    listed = [
+        json.loads(line)["batch"] for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()
+    ]
+    assert listed == ["two"]
+    assert not (tmp_path / "data" / "raw" / "one.zip").exists()
+
+
+def test_a_backfill_makes_the_chosen_batches_anew(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
+    succeeded(tmp_path, "batch", "add", "two", "synthetic:40:4")
+    said = succeeded(tmp_path, "backfill", "raw_batch", "--batches", "one")
+    assert "[1/1] raw_batch [one]" in said
+    assert "1 made, 0 failed" in said
+    assert not (tmp_path / "data" / "raw" / "two.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["batch", "add", "Bad Name", "synthetic:10"], 2, "Bad Name"),
+        (["batch", "add", "gone", "/nowhere/at/all.zip"], 1, "/nowhere/at/all.zip"),
+        (["batch", "remove", "unknown"], 1, "unknown"),
+        (["backfill", "raw_batch", "--batches", "unknown"], 2, "unknown"),
+        (["predict", __file__], 1, "no champion yet"),
+        (["update", "--nonsense"], 2, "--nonsense"),
+        (["batch", "add", "one"], 2, "SOURCE"),
+    ],
+)
+def test_errors_are_one_line_that_says_what_is_wrong(
+    tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_impossible_home_is_rejected_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(tmp_path / "file", "batch", "list")
+    assert done.returncode == 1
+    assert "CAPTCHA_HOME" in done.stderr
+
+
+def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    succeeded(mine, "batch", "add", "one", "synthetic:3")
+    succeeded(mine, "update", "--select", "key:raw_batch")
+    done = run(other, "status", DAGSTER_HOME=str(mine / ".dagster"))
+    assert done.returncode == 1
+    assert f"belongs to the home {mine}, and CAPTCHA_HOME is {other}: unset DAGSTER_HOME" in done.stderr
+    assert "up to date" in succeeded(mine, "update", "--select", "key:raw_batch")
+
+    elsewhere = str(tmp_path / "instance")
+    assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
+    assert "belongs to the home" in run(other, "status", DAGSTER_HOME=elsewhere).stderr
+
+
+def test_a_home_may_be_moved(tmp_path: Path) -> None:
+    succeeded(tmp_path / "mine", "batch", "add", "one", "synthetic:3")
+    succeeded(tmp_path / "mine", "update", "--select", "key:raw_batch")
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    moved = {"DAGSTER_HOME": str(tmp_path / "moved" / ".dagster")}
+    assert "up to date" in run(tmp_path / "moved", "update", "--select", "key:raw_batch", **moved).stdout
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ("nosuch", "no such asset: nosuch; known are champion,"),
+        ("key:nosuch", "key:nosuch selects nothing that can be materialized; known are champion,"),
+        ("key:raw_batch or nosuch", "Invalid selection string"),
+        ("", "Invalid selection string"),
+    ],
+)
+def test_a_selection_of_nothing_is_a_usage_error_that_names_the_assets(
+    tmp_path: Path, selection: str, words: str
+) -> None:
+    done = run(tmp_path, "update", "--select", selection)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "up to date" not in done.stdout
+
+
+def test_two_updates_at_once_materialize_everything_once(tmp_path: Path) -> None:
+    for number in range(3):
+        succeeded(tmp_path, "batch", "add", f"batch-{number}", f"synthetic:40:{number}")
+    command = [str(Path(sys.executable).with_name("captcha-assets")), "update", "--select", "key:raw_batch"]
+    environment = {**os.environ, "CAPTCHA_HOME": str(tmp_path)}
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [error for _output, error in said] == ["", ""]
+    lines = [line for output, _error in said for line in output.splitlines() if line.startswith("making")]
+    assert len(lines) == len(set(lines)) == 3
+
+
+def test_an_update_without_any_batch_says_how_to_begin(tmp_path: Path) -> None:
+    done = run(tmp_path, "update")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: there is no batch yet: captcha-assets batch add NAME SOURCE"
+    assert "there is no batch yet" in succeeded(tmp_path, "update", "--dry-run")

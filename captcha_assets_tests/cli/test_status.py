@@ -1,0 +1,140 @@
+"""`status` says what `update` would do."""
+
+import json
+import uuid
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from captcha_assets.cli import main
+from captcha_assets.sources import registrations
+from captcha_assets_tests.defs.conftest import Home
+
+
+def said(*arguments: str) -> str:
+    done = CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def status() -> dict[str, Any]:
+    return json.loads(said("status", "--json"))
+
+
+def told_by_status() -> list[str]:
+    return [f"{step['step']}: {'; '.join(step['reasons'])}" for step in status()["stale"]]
+
+
+def told_by_update() -> list[str]:
+    lines = said("update", "--dry-run").splitlines()
+    return [line.removeprefix("would make ") for line in lines if line.startswith("would make ")]
+
+
+def agree() -> list[str]:
+    """What both say."""
+    first = told_by_status()
+    assert first == told_by_update()
+    return first
+
+
+def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
+    assert status()["champion"] is None
+    assert "image_index: never made" in agree()
+    assert "no model yet" in said("status")
+
+
+def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
+    agree()
+    # registered by another process: nobody told Dagster
+    registrations.register(home.settings, "one", registrations.parse_source("synthetic:40:1"))
+    assert "raw_batch [one]: never made" in agree()
+    home.instance.add_dynamic_partitions("batch", ["one"])
+    assert home.make("raw_batch", partition="one") is None
+    assert not [line for line in agree() if line.startswith("raw_batch")]
+    assert home.make("image_table", "rejected_images", partition="one") is None
+    assert not [line for line in agree() if "[one]" in line]
+
+
+def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    registrations.register(home.settings, "late", registrations.parse_source("synthetic:40:1"))
+    home.instance.add_dynamic_partitions("batch", ["late"])
+    with monkeypatch.context() as broken:
+        broken.setattr("captcha_assets.sources.generator.write_archive", _fail)
+        assert home.make("raw_batch", partition="late") is not None
+    (step,) = [step for step in status()["stale"] if step["step"] == "raw_batch [late]"]
+    assert step["last_failure"].endswith("the source is closed today")
+    assert "raw_batch [late]: never made; its last run failed: " in said("status")
+    assert home.make("raw_batch", partition="late") is None
+    assert all(step["last_failure"] is None for step in status()["stale"])
+    with monkeypatch.context() as broken:
+        broken.setattr("captcha_assets.images.table.build_image_table", _fail)
+        assert home.make("image_table", "rejected_images", partition="late") is not None
+    (step,) = [step for step in status()["stale"] if step["step"] == "image_table + rejected_images [late]"]
+    assert step["last_failure"].endswith("the source is closed today")
+
+
+def _fail(*_: object) -> None:
+    raise registrations.BatchError("the source is closed today")
+
+
+@pytest.mark.slow
+def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> None:
+    assert agree() == []
+    found = status()
+    model = finished.version("resnet18")
+    assert found["champion"]["model"] == found["last_training"]["model"] == model
+    low, accuracy, high = (found["champion"][name] for name in ("accuracy_low", "accuracy", "accuracy_high"))
+    assert low <= accuracy <= high
+    assert found["last_drift"]["batch"] == "first"
+    assert (found["drifted"], found["not_promoted"]) == ([], None)
+    assert "new training images since" in found["next_training"]
+    words = said("status")
+    assert f"serves   {model} since " in words
+    assert "everything is up to date" in words
+
+
+@pytest.mark.slow
+def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
+    assert agree() == []
+    registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))
+    assert "raw_batch [bad]: never made" in agree()
+    finished.instance.add_dynamic_partitions("batch", ["bad"])
+    finished.make("raw_batch", partition="bad")
+    finished.make("image_table", "rejected_images", partition="bad")
+    agree()
+    (held,) = status()["quarantined"]
+    assert (held["batch"], held["failed"]) == ("bad", ["share_of_rejects"])
+    finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
+    assert "onnx_model: never made" in agree()
+
+
+def test_a_run_under_way_is_shown(home: Home) -> None:
+    run = dg.DagsterRun(
+        "__ASSET_JOB",
+        run_id=str(uuid.uuid4()),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "one"},
+        asset_selection=frozenset([dg.AssetKey("raw_batch")]),
+    )
+    home.instance.add_run(run)
+    (shown,) = status()["runs"]
+    assert (shown["run_id"], shown["status"], shown["makes"]) == (run.run_id, "started", "raw_batch")
+    assert f"waits    run {run.run_id[:8]} started" in said("status")
+
+
+def test_a_check_under_way_hides_nothing(finished: Home) -> None:
+    before = status()["last_drift"]
+    keys = {dg.AssetKey("image_table"), dg.AssetKey("rejected_images")}
+    job = finished.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
+    finished.instance.create_run_for_job(
+        job_def=job,
+        asset_selection=frozenset(keys),
+        tags={"dagster/partition": "first"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    planned = dg.EventRecordsFilter(event_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert finished.instance.get_event_records(planned, limit=1)
+    assert status()["last_drift"] == before
+    assert before is not None

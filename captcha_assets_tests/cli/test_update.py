@@ -1,0 +1,123 @@
+"""`update` does for assets what make does for files."""
+
+import dagster as dg
+import pytest
+
+from captcha_assets.cli.orchestration import staleness
+from captcha_assets_tests.defs.conftest import Home
+
+PARTITIONED = ("raw_batch", "image_table", "rejected_images")
+
+
+def requested(home: Home, cursor: object = None) -> tuple[set[tuple[str, str | None]], object]:
+    """What the automation policy asks for in one tick."""
+    result = dg.evaluate_automation_conditions(home.definitions, home.instance, cursor=cursor)
+    keys = home.definitions.resolve_asset_graph().materializable_asset_keys
+    asked = {(key.to_user_string(), one) for key in keys for one in result.get_requested_partitions(key)}
+    return asked, result.cursor
+
+
+def test_everything_is_made_from_a_batch_to_a_champion(finished: Home) -> None:
+    for asset in (
+        "image_index",
+        "splits",
+        "resnet18",
+        "evaluation",
+        "onnx_model",
+        "champion",
+        "data_snapshot",
+    ):
+        assert finished.version(asset), asset
+    for asset in PARTITIONED:
+        assert finished.version(asset, "first"), asset
+
+
+def test_nothing_is_made_when_nothing_changed(finished: Home) -> None:
+    assert finished.update() == []
+    assert finished.stale() == []
+
+
+@pytest.mark.slow
+def test_a_dry_run_names_what_is_missing_and_makes_nothing(finished: Home) -> None:
+    finished.add("second", "synthetic:100:2")
+    planned = staleness.plan(finished.definitions, finished.instance, staleness.selected("*"))
+    steps = [str(step) for step, _reasons in planned]
+    assert "raw_batch [second]" in steps
+    assert "image_table + rejected_images [second]" in steps
+    assert "splits" in steps
+    assert not [step for step in steps if "[first]" in step]
+    assert finished.version("raw_batch", "second") is None
+
+
+@pytest.mark.slow
+def test_a_later_batch_touches_its_own_partition_and_what_depends_on_it(finished: Home) -> None:
+    before = {asset: finished.runs_of(asset) for asset in PARTITIONED}
+    finished.add("second", "synthetic:150:2")
+    outcomes = finished.update()
+    assert not [outcome for outcome in outcomes if outcome.error]
+    made = [str(outcome.step) for outcome in outcomes]
+    assert "image_index" in made
+    assert "resnet18" in made
+    assert not [step for step in made if "[first]" in step]
+    assert {asset: finished.runs_of(asset) - count for asset, count in before.items()} == dict.fromkeys(
+        PARTITIONED, 1
+    )
+
+
+def test_the_same_content_made_again_leaves_everything_downstream_fresh(finished: Home) -> None:
+    before = finished.version("image_table", "first")
+    assert finished.make("image_table", "rejected_images", partition="first") is None
+    assert finished.version("image_table", "first") == before
+    assert finished.stale() == []
+
+
+def test_a_batch_of_known_images_alone_trains_nothing(finished: Home, tmp_path: object) -> None:
+    finished.add("again", str(finished.settings.paths.raw / "first.zip"))
+    made = [str(outcome.step) for outcome in finished.update()]
+    assert "image_index" in made
+    assert "resnet18" not in made
+
+
+def test_a_bad_batch_is_quarantined_and_what_was_good_stays(
+    finished: Home, mostly_bad_archive: object
+) -> None:
+    index, splits = finished.version("image_index"), finished.version("splits")
+    finished.add("bad", str(mostly_bad_archive))
+    outcomes = {str(outcome.step): outcome for outcome in finished.update()}
+    assert outcomes["image_table + rejected_images [bad]"].error
+    assert "share_of_rejects" in outcomes["image_table + rejected_images [bad]"].error
+    assert finished.version("image_index") == index
+    assert finished.version("splits") == splits
+    assert finished.update() == []
+
+
+def test_a_removed_batch_makes_the_index_stale(finished: Home) -> None:
+    finished.add("second", "synthetic:60:2")
+    finished.update("+key:splits")
+    finished.instance.delete_dynamic_partition("batch", "second")
+    assert "image_index" in finished.stale()
+
+
+def test_the_automation_asks_for_nothing_when_everything_is_fresh(finished: Home) -> None:
+    _asked, cursor = requested(finished)
+    asked, _cursor = requested(finished, cursor)
+    assert asked == set()
+
+
+def test_the_automation_asks_for_the_new_batch_as_update_would(finished: Home) -> None:
+    _asked, cursor = requested(finished)
+    finished.add("second", "synthetic:100:2")
+    asked, cursor = requested(finished, cursor)
+    # One run takes the batch to its tables; what comes after waits for their content.
+    assert asked == {(asset, "second") for asset in PARTITIONED}
+    assert finished.make("raw_batch", partition="second") is None
+    assert finished.make("image_table", "rejected_images", partition="second") is None
+    asked, cursor = requested(finished, cursor)
+    assert asked == {("image_index", None), ("data_snapshot", None)}
+
+
+def test_the_automation_asks_for_nothing_after_the_same_content(finished: Home) -> None:
+    _asked, cursor = requested(finished)
+    finished.make("image_table", "rejected_images", partition="first")
+    asked, _cursor = requested(finished, cursor)
+    assert asked == set()
