@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from captcha_assets.serving.prediction_log import (
+    INFERENCE_ID,
     LoggedPrediction,
     PredictionLog,
     PredictionLogUnavailableError,
@@ -141,10 +142,12 @@ def logged_prediction_routes(service: Service) -> APIRouter:
     @router.get(
         "/predictions/{inference_id:path}/image",
         response_class=Response,
-        responses={200: _IMAGE_ANSWER, **described(404, 422, 429, 501, 503)},
+        responses={200: _IMAGE_ANSWER, **described(404, 429, 501, 503)},
     )
     async def image(inference_id: str) -> Response:
         """Return the image of a prediction as it was received."""
+        if not INFERENCE_ID.fullmatch(inference_id):
+            raise ProblemError(404, "no prediction has this inference id")
         found = (await reads.read(lambda log: log.prediction(inference_id))).image
         media_type = "image/jpeg" if found.startswith(b"\xff\xd8") else "image/png"
         return Response(found, media_type=media_type)

@@ -73,7 +73,8 @@ def test_an_image_comes_back_as_it_was_sent(service: RunningService) -> None:
         assert (answer.content, answer.headers["Content-Type"]) == (image, kind)
     service.predict(PNG[0], **{"X-Inference-Id": "a/b?c"})
     assert service.get("/v1/predictions/a%2Fb%3Fc/image").content == PNG[0]
-    assert service.get("/v1/predictions/unknown/image").status_code == 404
+    for unknown in ("unknown", "%00", "%F0%9F%99%82", "x" * 300):
+        assert service.get(f"/v1/predictions/{unknown}/image").status_code == 404
 
 
 def test_what_the_model_sees_is_what_it_is_given(service: RunningService) -> None:

@@ -85,6 +85,7 @@ def tiles(page: Page) -> Locator:
 
 def logged(service: RunningService, number: int) -> list[LoggedPrediction]:
     """The latest predictions of the log, the latest one first."""
+    service.get("/v1/predictions")  # the service writes what it answered before
     with open_prediction_log(f"sqlite:///{service.home / '.serving' / 'predictions.db'}") as log:
         return log.recent(number)
 
@@ -148,7 +149,9 @@ def test_a_correction_is_kept_when_the_service_is_back(page: Page, service: Runn
     expect(page.get_by_role("group", name="What is it really?")).to_be_visible()
     page.context.set_offline(True)
     page.keyboard.press("w")
-    expect(page.get_by_text("1 of your corrections are not saved")).to_be_visible()
+    expect(
+        page.get_by_text("Corrections that are not saved: 1 (the service does not answer).")
+    ).to_be_visible()
     expect(page.get_by_text("Start it with: captcha-assets serve")).to_be_visible()
     give(page, PNG[4])
     expect(fact(page, "problem")).to_have_text("The service does not answer.")
@@ -263,3 +266,13 @@ def test_a_busy_service_is_asked_again(browser: Browser, served_home: Path) -> N
         assert service.metric(refused)
         expect(page.locator("#strip .bad")).to_have_count(0)
         assert len(logged(service, 1000)) == sent
+
+
+@pytest.mark.slow
+def test_a_prediction_that_was_not_logged_cannot_be_corrected(browser: Browser, served_home: Path) -> None:
+    with running(served_home, prediction_log_sampling=0) as service, opened(browser, service) as page:
+        give(page, PNG[0])
+        expect(fact(page, "verdict")).to_be_visible()
+        page.keyboard.press("x")
+        expect(fact(page, "state")).to_have_text("Not saved: the service did not log this prediction.")
+        expect(page.locator(".notice")).to_have_count(0)  # another try would not help

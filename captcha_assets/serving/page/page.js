@@ -18,9 +18,9 @@ function element(tag, attributes = {}, ...children) {
 }
 
 let spoken;
-function say(text) {
-  $("said").textContent = text;
-  $("said").classList.remove("quiet");
+function say(text, { isShown = true } = {}) {
+  $("said").textContent = text; // a screen reader reads it in either case
+  $("said").classList.toggle("quiet", !isShown);
   clearTimeout(spoken);
   spoken = setTimeout(() => $("said").classList.add("quiet"), 4000);
 }
@@ -168,7 +168,7 @@ function showNotices() {
   if (status?.problem) said.push([`${status.model ? "" : "No model answers: "}${status.problem}`]);
   if (status?.log === "off") said.push(["Predictions are not logged here: you can try the model, and corrections cannot be kept."]);
   if (status?.log === "unavailable") said.push(["The log of predictions cannot be used now: corrections cannot be kept. The log of the service says why."]);
-  if (unsaved.length) said.push([`${unsaved.length} of your corrections are not saved: ${unsaved[0].failure}.`, "Save again", saveAgain]);
+  if (unsaved.length) said.push([`Corrections that are not saved: ${unsaved.length} (${unsaved[0].failure}).`, "Save again", saveAgain]);
   const text = JSON.stringify(said);
   if ($("notices").dataset.said === text) return; // what is said already is not read out again
   $("notices").dataset.said = text;
@@ -407,12 +407,9 @@ function select(place) {
   describe();
 }
 
-// Say which image is selected, for those who don't see it.
+// Say which image is selected, to those who don't see it.
 function describe() {
-  const item = selected();
-  const place = `Image ${views[view].index + 1} of ${items().length}`;
-  if (item?.prediction) say(`${place}: ${item.prediction.label}, ${percent(item.prediction.score)}${item.label === null ? "" : `; you said ${item.label}`}`);
-  else say(item?.problem ? `${place}: ${item.problem}` : place);
+  say(`Image ${views[view].index + 1} of ${items().length}. ${tileText(selected())}`, { isShown: false });
 }
 
 // --- what is shown
@@ -471,7 +468,7 @@ function drawItem(item) {
   const { prediction } = item;
   setImage($("received"), item.received);
   setImage($("decoded"), item.decoded);
-  $("decoded").closest("figure").hidden = item.problem !== null || (status !== null && !status.model);
+  $("decoded").closest("figure").hidden = !item.decoded && (item.problem !== null || item.hasFailedToLoad || !status?.model);
   $("name").textContent = item.name;
   $("problem").textContent = item.problem ?? (prediction ? "" : "…");
   $("problem").hidden = prediction !== null;
@@ -499,7 +496,7 @@ function drawAnswer(item) {
   $("predicted").textContent = prediction.label;
   $("corrected").textContent = isWrong ? label : "";
   $("predicted").parentElement.classList.toggle("long", prediction.label.length > 2);
-  $("score").textContent = percent(prediction.score);
+  $("score").textContent = isWrong ? "" : percent(prediction.score); // it would look like the score of the correction
   $("answered-by").textContent = `${prediction.model_name} ${prediction.model_version}`;
   const what = isWrong ? `Corrected to ${label}.` : "Confirmed.";
   const words = {
@@ -644,6 +641,8 @@ addEventListener("drop", (event) => {
   add([...event.dataTransfer.files]);
 });
 
+for (const image of document.querySelectorAll("#images img"))
+  image.onload = () => image.classList.toggle("wide", image.naturalWidth > image.naturalHeight);
 $("confirm").onclick = () => correct(selected(), selected().prediction.label);
 $("back").onclick = () => move(-1);
 $("next").onclick = () => move(1);
