@@ -10,6 +10,7 @@ from captcha_assets.defs.automation import with_policies
 from captcha_assets.defs.dataset.assets import image_index, splits
 from captcha_assets.defs.images.assets import image_tables
 from captcha_assets.defs.resources import settings_for
+from captcha_assets.defs.serving.assets import prediction_log
 
 
 def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
@@ -21,7 +22,7 @@ def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
     """
     of_any = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
     of_this = dg.Definitions(
-        assets=[image_tables(spec), image_index(spec), splits(spec)],
+        assets=[image_tables(spec), image_index(spec), splits(spec), prediction_log(spec)],
         resources={"dataset": spec, "settings": settings_for(spec)},
     )
     return with_policies(dg.Definitions.merge(of_any, of_this))

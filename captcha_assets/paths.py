@@ -150,6 +150,27 @@ class Paths(BaseSettings):
         """Every image whose labels contradict each other, as decisions that are still to be made."""
         return self.artifact_root / "label_conflicts.csv"
 
+    @property
+    def serving(self) -> Path:
+        """Folder of the service on this machine: its prediction log, and the archives of corrections."""
+        return self.home / ".serving"
+
+    def prediction_log(self, day: str) -> AnyPath:
+        """One row per prediction of a day, with its latest correction."""
+        return self.artifact_root / "prediction_log" / f"{day}.parquet"
+
+    def drift_report(self, day: str) -> AnyPath:
+        """Folder of the drift report of a day of the service."""
+        return self.artifact_root / "drift_report" / day
+
+    def drift_reference(self, model_id: str) -> AnyPath:
+        """What the predictions of a model are compared with."""
+        return self.artifact_root / "drift_reference" / f"{model_id}.npz"
+
+    def corrections(self, day: str) -> Path:
+        """The corrected images of a day, as the archive of a batch."""
+        return self.serving / "corrections" / f"corrections-{day}.zip"
+
     def training_summary(self, model_id: str) -> AnyPath:
         """Summary of the images that a model was trained on, which batches are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"

@@ -264,6 +264,17 @@ def _trial(versions: StoredVersions, paths: Paths, output: Output) -> str:
     return versions.version(paths.sweep_trial(str(output.partition)), version_of)
 
 
+def _corrections(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    path = paths.corrections(str(output.partition))
+    return versions.version(path, lambda archive: archives.digest_of(archive).sha256)
+
+
+def _drift_report(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    return versions.version(
+        paths.drift_report(str(output.partition)), lambda folder: str(verify_files(folder)["version"])
+    )
+
+
 _Look = Callable[[StoredVersions, Paths, Output], str]
 
 _LOOKS: Mapping[str, _Look] = {
@@ -278,6 +289,9 @@ _LOOKS: Mapping[str, _Look] = {
     "onnx_model": _export,
     "champion": _champion,
     "sweep_trial": _trial,
+    "prediction_log": _validated_table(lambda paths, output: paths.prediction_log(str(output.partition))),
+    "corrections": _corrections,
+    "drift_report": _drift_report,
     "sweep_leaderboard": _table(lambda paths, _: paths.sweep_leaderboard),
 }
 

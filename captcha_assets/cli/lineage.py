@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 def lineage(settings: Settings, what: str, direction: str | None, as_json: bool) -> None:
     """Trace WHAT back to where it comes from, and on to what was made of it.
 
-    WHAT is a model (its id, champion or candidate), a batch, or an image's id; of an id, the first
-    characters are enough.
+    WHAT is a model (its id, champion or candidate), a batch, an image's id, or the inference id of a served
+    prediction; of a model's or an image's id, the first characters are enough.
     """
     from captcha_assets.models.lineage import trace
+    from captcha_assets.served_predictions.lineage import prediction
 
-    found = trace(settings.paths, what)
+    found = trace(settings.paths, what, prediction)
     if as_json:
         values = found.to_dict()
         dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")

@@ -20,7 +20,7 @@ _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed
 )
 
 # Sources that were never observed keep nothing waiting: no batch was removed, nobody decided anything.
-_OPTIONAL = dg.AssetSelection.assets("label_decisions", "batch_catalog")
+_OPTIONAL = dg.AssetSelection.assets("label_decisions", "batch_catalog", "served_predictions")
 
 # Content, not events: materializing the same content again changes nothing downstream.
 _NEW: dg.AutomationCondition[Any] = (
@@ -48,6 +48,9 @@ ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_
 
 #: Never made as a part of everything: what costs as many trainings as there are trials.
 ONLY_WHEN_ASKED = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
+
+#: Partitioned by day: no run makes them together with a batch.
+BY_DAY = dg.AssetSelection.groups("serving")
 
 #: Made by other sensors, or only when asked for: a training is too dear for each new image.
 STARTED_OTHERWISE = {dg.AssetKey("resnet18"), *ONLY_WHEN_ASKED}

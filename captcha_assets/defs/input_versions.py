@@ -27,6 +27,12 @@ def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
     return {name: recorded[name] for name in there if recorded[name] != NO_VALUE}
 
 
+def version_of(instance: dg.DagsterInstance, asset: str, partition: str) -> str | None:
+    """The data version of a partition of an asset; None where it is not materialized."""
+    version = recorded_versions(instance, asset).get(partition, NO_VALUE)
+    return None if version == NO_VALUE else version
+
+
 def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
     """Metadata that records what an asset was made from: ask before anything is read."""
     return {metadata_key(asset): dg.MetadataValue.json(versions)}

@@ -2,11 +2,12 @@
 
 import dagster as dg
 
-from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.automation import BY_DAY, ONLY_WHEN_ASKED
 
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
-    description="One batch from its archive to the champion: every asset but the sweeps, which are only "
-    "materialized when asked for. Needs a batch: captcha-assets batch add NAME SOURCE.",
+    selection=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
+    description="One batch from its archive to the champion: every asset but the days of the service, and "
+    "the sweeps, which are only materialized when asked for. Needs a batch: captcha-assets batch add NAME "
+    "SOURCE.",
 )

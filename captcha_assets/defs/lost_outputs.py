@@ -14,7 +14,7 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
-from captcha_assets.defs.partitions import BATCH, TRIAL
+from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.paths import Paths
 from captcha_assets.sources import dvc_snapshot
 from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
@@ -29,7 +29,17 @@ PROBLEM = "on disk"
 PUSHED_TO = "pushed to"
 
 #: The partition set of each stored asset that is partitioned.
-_PARTITIONED = {"raw_batch": BATCH, "image_table": BATCH, "rejected_images": BATCH, "sweep_trial": TRIAL}
+_PARTITIONED = {
+    "raw_batch": BATCH,
+    "image_table": BATCH,
+    "rejected_images": BATCH,
+    "sweep_trial": TRIAL,
+    "prediction_log": DAY,
+    "corrections": DAY,
+    "drift_report": DAY,
+}
+#: The stored assets that are partitioned by day.
+OF_DAYS = frozenset(asset for asset, partition_set in _PARTITIONED.items() if partition_set == DAY)
 _MODEL = "model"
 
 #: Statuses of runs that may be writing now.

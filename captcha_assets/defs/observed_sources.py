@@ -11,7 +11,7 @@ import dagster as dg
 from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import alert_about
-from captcha_assets.defs.automation import ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.automation import BY_DAY, ONLY_WHEN_ASKED, OWNERS
 from captcha_assets.defs.batch_removal import apply_remote_removals
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
@@ -21,6 +21,7 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.sensor_states import is_on
+from captcha_assets.defs.serving.served_days import SENSOR_INTERVAL, changed_days
 from captcha_assets.observed_files import (
     BATCH_CATALOG,
     LABEL_DECISIONS,
@@ -58,9 +59,9 @@ def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Record the sources that have changed, and the batches that were removed on another machine."""
+    """Record the sources and days that have changed, and the batches that were removed elsewhere."""
     apply_remote_removals(settings.paths, instance)
-    for observation in changed_sources(settings, instance):
+    for observation in [*changed_sources(settings, instance), *changed_days(settings.paths, instance)]:
         instance.report_runless_asset_event(observation)
 
 
@@ -101,7 +102,7 @@ training_settings = _source(
 
 @dg.sensor(
     # A run is of one set of partitions, and trials are only trained when somebody asks for them.
-    target=dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
+    target=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
@@ -120,6 +121,7 @@ def observed_sources(
         alert_about(context.instance, lost, settings)
     apply_remote_removals(settings.paths, context.instance)
     observed = changed_sources(settings, context.instance)
+    observed += changed_days(settings.paths, context.instance, SENSOR_INTERVAL)
     for event in lost_outputs.report(settings.paths, context.instance):
         _alert(settings, event)
     automated = is_on(context.instance, "automation")
@@ -161,6 +163,8 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     for loss in lost_outputs.losses(instance):
         if loss.removed and registrations.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
+        if loss.output.asset in lost_outputs.OF_DAYS:
+            continue  # a run of this sensor is of a batch; the next update makes the day again
         if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():

@@ -17,7 +17,7 @@ from captcha_assets.models.overview import read_metrics
 from captcha_assets.models.provenance import Origin, trained_batches
 from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
 from captcha_assets.paths import Paths
-from captcha_assets.sources import registrations
+from captcha_assets.sources import corrections, registrations
 from captcha_assets.storage import AnyPath
 
 #: At most so many near-duplicates of an image are named.
@@ -60,17 +60,22 @@ class Lineage:
         }
 
 
-def trace(paths: Paths, what: str) -> Lineage:
+#: Looks a name up; None where there is none of this kind.
+Finder = Callable[[Paths, str], Lineage | None]
+
+
+def trace(paths: Paths, what: str, *finders: Finder) -> Lineage:
     """Trace a model (an id, "champion" or "candidate"), a batch, or an image.
 
     Args:
         paths: where things are kept.
         what: its name; of a model's or an image's id, as many characters as make it unique.
+        finders: are asked for what is none of these.
 
     Raises:
         LineageError: nothing or more than one thing is called so, or it was removed.
     """
-    for find in _KINDS:
+    for find in (_model, _batch, _image, *finders):
         found = find(paths, what)
         if found is not None:
             return found
@@ -84,7 +89,7 @@ def _unknown(paths: Paths, what: str) -> str:
     models = ", ".join(registry.list_models(paths.models)) or "none"
     batches = ", ".join(registrations.known_batches(paths)) or "none"
     return (
-        f"{what!r} is no model ({models}), no batch ({batches}), and no image: "
+        f"{what!r} is no model ({models}), no batch ({batches}), no image and no served prediction: "
         "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
     )
 
@@ -271,16 +276,17 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     if image_id is None:
         return None
     image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
-    facts = {"label": image["label"], "status": image["status"], **_place(paths, image_id)}
+    facts = {"label": image["label"], "status": image["status"], **place(paths, image_id)}
     others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
     return Lineage(
         Node("image", image_id, facts),
         (*_sources(paths, image["sources"]), *_neighbours(image["group"], others.collect())),
-        tuple(_models_of_image(paths, image_id)),
+        tuple(models_of_image(paths, image_id)),
     )
 
 
-def _place(paths: Paths, image_id: str) -> dict[str, Any]:
+def place(paths: Paths, image_id: str) -> dict[str, Any]:
+    """Return the split of an image, or why it has none."""
     if not paths.splits.exists():
         return {"split": None}
     scan = pl.scan_parquet(str(paths.splits)).filter(pl.col("image_id") == image_id)
@@ -298,7 +304,22 @@ def _sources(paths: Paths, sources: list[dict[str, Any]]) -> Iterator[Node]:
         if known and known.dataset:
             origin |= {"kaggle_dataset": known.dataset, "kaggle_version": known.kaggle_version}
         facts = {"member": source["member"], "label_there": source["label"]}
-        yield Node("batch", source["batch"], facts | origin)
+        predictions = _corrected_predictions(paths, source["batch"], source["member"])
+        yield Node("batch", source["batch"], facts | origin, tuple(predictions))
+
+
+def _corrected_predictions(paths: Paths, batch: str, member: str) -> Iterator[Node]:
+    """Yield the served predictions whose corrections brought an image."""
+    day = corrections.day_of(batch)
+    if day is None or not paths.prediction_log(day).exists():
+        return
+    rows = pl.scan_parquet(str(paths.prediction_log(day))).filter(
+        pl.col("image_hash") == corrections.image_hash_of(member), pl.col("correction_id").is_not_null()
+    )
+    columns = ("inference_id", "time", "label", "score", "model_version", "corrected_label", "annotator")
+    for row in rows.select(columns).sort("time").collect().iter_rows(named=True):
+        facts = {**row, "time": row["time"].isoformat(timespec="seconds")}
+        yield Node("prediction", facts.pop("inference_id"), facts)
 
 
 def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:
@@ -308,11 +329,8 @@ def _neighbours(group: str, others: pl.DataFrame) -> Iterator[Node]:
         yield Node("near-duplicate group", group, {"others": ids[:_MOST_NEIGHBOURS], **more})
 
 
-def _models_of_image(paths: Paths, image_id: str) -> Iterator[Node]:
+def models_of_image(paths: Paths, image_id: str) -> Iterator[Node]:
+    """Yield every model, with what an image is to it."""
     for model in trained_models(paths):
         facts = {"role": _role(paths, model.model_id), "this_image": model.saw(image_id)}
         yield Node("model", model.model_id, facts)
-
-
-#: How a name is looked up, in this order. The id of a prediction, once a service logs them, is one more.
-_KINDS: tuple[Callable[[Paths, str], Lineage | None], ...] = (_model, _batch, _image)

@@ -42,7 +42,12 @@ def spec_of_inputs(config: ModelConfig, spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, height=height, width=width, channels=config.input_channels, formats=("png", "jpeg"))
 
 
-def _checked(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
+def checked(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
+    """Return images in contiguous memory.
+
+    Raises:
+        ImageSizeError: the images are of another size or type than the model's.
+    """
     if images.dtype != np.uint8 or images.shape[1:] != config.image_shape:
         taken = ", ".join(map(str, config.image_shape))
         raise ImageSizeError(f"images are {images.dtype} {images.shape}: the model takes uint8 (N, {taken})")
@@ -83,7 +88,7 @@ class TorchPredictor:
         """
         import torch  # noqa: PLC0415
 
-        images = _checked(images, self.config)
+        images = checked(images, self.config)
         answers = [np.zeros((0, len(self.config.classes)), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), self._batch_size):
@@ -92,11 +97,11 @@ class TorchPredictor:
         return np.concatenate(answers)
 
 
-def open_session(model: Path, threads: int | None = None) -> "InferenceSession":
+def open_session(model: Path | bytes, threads: int | None = None) -> "InferenceSession":
     """Open an exported model.
 
     Args:
-        model: path of `model.onnx`.
+        model: path of `model.onnx`, or its content.
         threads: threads of one call; by default as many as the process may use cores.
     """
     import onnxruntime  # noqa: PLC0415
@@ -106,7 +111,8 @@ def open_session(model: Path, threads: int | None = None) -> "InferenceSession":
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the cores from everyone else on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def run_session(
@@ -143,4 +149,4 @@ class OnnxPredictor:
         Raises:
             ImageSizeError: the images are of another size or type than the model's.
         """
-        return run_session(self._session, _checked(images, self.config), self._batch_size)
+        return run_session(self._session, checked(images, self.config), self._batch_size)

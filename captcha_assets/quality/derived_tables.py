@@ -25,7 +25,7 @@ from captcha_assets.storage import AnyPath
 DerivedTables = dict[str, pd.DataFrame]
 
 #: Reading these costs more than all the others together.
-_WIDE = {"pixels", "signature", "sources"}
+_WIDE = {"pixels", "signature", "sources", "image"}
 
 
 class ValidationError(ValueError):
@@ -119,6 +119,32 @@ def of_splits(
         splits=pl.concat([rows, _missing_images(rows, known)], how="diagonal"),
         split_ratios=ratios,
     )
+
+
+def of_prediction_log(table: AnyPath, schema: pa.Schema, day: str) -> DerivedTables:
+    """Return what the suites of a day's predictions validate.
+
+    Args:
+        table: the day's predictions.
+        schema: the columns that it should have.
+        day: `YYYY-MM-DD`.
+
+    Raises:
+        ValidationError: the table is absent or cannot be read.
+    """
+    lazy = scan(table)
+    columns = _columns(lazy, schema)
+    rows = _right_columns(lazy, columns)
+    if _all_right(columns):
+        highest = pl.col("probabilities").list.arg_max()
+        rows = rows.with_columns(
+            day=pl.lit(day),
+            day_of_time=pl.col("time").dt.strftime("%Y-%m-%d"),
+            probability_sum=pl.col("probabilities").list.sum(),
+            highest_probability=pl.col("probabilities").list.max(),
+            most_probable_class=pl.col("classes").list.get(highest, null_on_oob=True),
+        )
+    return _pandas(columns=columns, prediction_log=rows.select(pl.exclude("classes", "probabilities")))
 
 
 def polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:

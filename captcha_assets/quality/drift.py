@@ -178,8 +178,8 @@ class _Sums:
         flat = pixels.reshape(len(pixels), math.prod(pixels.shape[1:])).astype(np.float32)
         self.pixels += (members.T @ flat).reshape(self.pixels.shape)
         self.products += coarse.T @ coarse
-        sharpness = _edges(pixels) / np.maximum(statistics[:, 1], 1)
-        self.statistics.append(np.column_stack([statistics, sharpness]))
+        edges = sharpness(pixels, statistics[:, 1])
+        self.statistics.append(np.column_stack([statistics, edges]))
 
     def summary(self) -> Summary:
         """Return the summary of all that was added."""
@@ -202,11 +202,16 @@ def _coarsened(images: Array) -> Array:
     return blocks.sum(axis=(2, 4)).reshape(count, rows * columns)
 
 
-def _edges(pixels: Array) -> Array:
-    """Return the mean difference of neighbouring pixels, down and across: (n, h, w) to (n,)."""
+def sharpness(pixels: Array, contrast: Array) -> Array:
+    """Return the mean difference of neighbouring pixels, as a part of the contrast.
+
+    Args:
+        pixels: thumbnails (n, h, w).
+        contrast: of the images (n,).
+    """
     signed = pixels.astype(np.int16)
     down, across = (np.abs(np.diff(signed, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
-    return down + across
+    return np.asarray((down + across) / np.maximum(contrast, 1))
 
 
 def summarize(tables: Sequence[AnyPath], spec: DatasetSpec, splits: AnyPath | None = None) -> Summary:

@@ -14,8 +14,9 @@ from captcha_assets.quality.drift import STATISTICS, DriftResult, Summary
 
 Array = NDArray[Any]
 
-_BEFORE, _NOW, _ALARM, _MUTED = "#b9c2cc", "#2a6fb0", "#c8442f", "#66727f"
-_STYLE: Any = {
+#: Colours and style of every plot of drift.
+BEFORE, NOW, ALARM, MUTED = "#b9c2cc", "#2a6fb0", "#c8442f", "#66727f"
+STYLE: Any = {
     "axes.edgecolor": "#c9d1d9",
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -23,8 +24,8 @@ _STYLE: Any = {
     "font.size": 9,
     "legend.frameon": False,
     "text.parse_math": False,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "ytick.major.size": 0,
 }
 
@@ -40,40 +41,42 @@ def plot(reference: Summary, batch: Summary, result: DriftResult) -> bytes:
     Returns:
         A PNG, 860 pixels wide: the UI shows images at their own size.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8.6, 6.9), dpi=100, layout="constrained")
         parts: Any = figure.subfigures(3, 1, height_ratios=[1, 1, 1.15])
         top, middle, bottom = parts
         passed = {feature.name: feature.passed for feature in result.features}
         for position, axes in enumerate(top.subplots(1, len(STATISTICS))):
-            _draw_distribution(axes, reference.quantiles[position], batch.quantiles[position])
-            _title(axes, STATISTICS[position].replace("_", " "), passed=passed[STATISTICS[position]])
+            draw_distribution(axes, reference.quantiles[position], batch.quantiles[position])
+            write_title(axes, STATISTICS[position].replace("_", " "), passed=passed[STATISTICS[position]])
         frequencies, shapes = middle.subplots(), bottom.subplots()
         _draw_frequencies(frequencies, reference, batch)
-        _title(frequencies, "class frequencies", passed=passed["class_frequencies"])
+        write_title(frequencies, "class frequencies", passed=passed["class_frequencies"])
         _draw_shapes(shapes, reference, batch)
-        _title(shapes, "mean images of the classes", passed=passed["shapes"])
+        write_title(shapes, "mean images of the classes", passed=passed["shapes"])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _title(axes: Axes, text: str, *, passed: bool) -> None:
+def write_title(axes: Axes, text: str, *, passed: bool) -> None:
+    """Write the title of a part of a plot, in red where it drifted."""
     axes.set_title(
         text if passed else f"{text}: drifted",
         loc="left",
-        fontsize=10,
+        fontsize=9,  # four of them stand side by side
         fontweight="bold",
-        color="#1f2933" if passed else _ALARM,
+        color="#1f2933" if passed else ALARM,
     )
 
 
-def _draw_distribution(axes: Axes, before: Array, now: Array) -> None:
+def draw_distribution(axes: Axes, before: Array, now: Array) -> None:
+    """Draw histograms of two distributions, each given by evenly spaced quantiles."""
     ends = min(before[0], now[0]), max(before[-1], now[-1])
     edges = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 41).tolist()
     # Evenly spaced quantiles stand for the images themselves.
-    axes.hist(before, edges, density=True, color=_BEFORE)
-    axes.hist(now, edges, density=True, histtype="step", color=_NOW, linewidth=1.5)
+    axes.hist(before, edges, density=True, color=BEFORE)
+    axes.hist(now, edges, density=True, histtype="step", color=NOW, linewidth=1.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
 
@@ -81,8 +84,8 @@ def _draw_distribution(axes: Axes, before: Array, now: Array) -> None:
 def _draw_frequencies(axes: Axes, reference: Summary, batch: Summary) -> None:
     places = np.arange(len(reference.classes))
     for offset, summary, color, name in (
-        (-0.2, reference, _BEFORE, "training images"),
-        (0.2, batch, _NOW, "this batch"),
+        (-0.2, reference, BEFORE, "training images"),
+        (0.2, batch, NOW, "this batch"),
     ):
         label = f"{name} ({summary.images:,})"
         shares = summary.counts / max(summary.images, 1)

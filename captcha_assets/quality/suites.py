@@ -116,7 +116,7 @@ def image_table(spec: DatasetSpec) -> Suite:
     }
 
 
-def _statistics(spec: DatasetSpec) -> Suite:
+def _statistics(spec: DatasetSpec, severity: Literal["critical", "warning"] = "critical") -> Suite:
     """The plausible ranges of the data set.
 
     Single washed-out images are part of the true data; one in twenty means that the batch was scaled,
@@ -128,9 +128,10 @@ def _statistics(spec: DatasetSpec) -> Suite:
         "foreground_fraction": spec.foreground_fraction,
     }
     return {
-        f"{name}_in_range": _critical(
+        f"{name}_in_range": Expectation(
             f"The {name.replace('_', ' ')} of hardly any image is implausible.",
-            _gxe(
+            severity,
+            *_gxe(
                 "ExpectColumnValuesToBeBetween",
                 column=name,
                 min_value=limits[0],
@@ -345,9 +346,62 @@ def drift(_spec: DatasetSpec) -> Suite:
     }
 
 
+def prediction_log(spec: DatasetSpec) -> Suite:
+    """The served predictions of a day. A row is a prediction, beside what its time and probabilities say.
+
+    What the images look like only warns: it is what the service was sent, and the drift report judges it.
+    """
+    classes = list(spec.classes)
+    return {
+        "unique_inference_ids": _critical(
+            "Every prediction stands in the table once.",
+            _gxe("ExpectColumnValuesToBeUnique", column="inference_id"),
+        ),
+        "of_the_day": _critical(
+            "Every prediction was made on the day of its partition.",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="day_of_time", column_B="day"),
+        ),
+        "labels_in_alphabet": _critical(
+            "Every predicted label is one of the known classes.",
+            _gxe("ExpectColumnValuesToBeInSet", column="label", value_set=classes),
+        ),
+        "corrections_in_alphabet": _critical(
+            "Every corrected label is one of the known classes.",
+            _gxe("ExpectColumnValuesToBeInSet", column="corrected_label", value_set=classes),
+        ),
+        "probabilities_sum_to_one": _critical(
+            "The probabilities of a prediction sum to 1.",
+            _gxe(
+                "ExpectColumnValuesToBeBetween",
+                column="probability_sum",
+                min_value=0.999,
+                max_value=1.001,
+            ),
+        ),
+        "score_is_highest_probability": _critical(
+            "The score is the highest probability.",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="score", column_B="highest_probability"),
+        ),
+        "label_has_highest_probability": _critical(
+            "The predicted label is the class of the highest probability.",
+            _gxe("ExpectColumnPairValuesToBeEqual", column_A="label", column_B="most_probable_class"),
+        ),
+        **_statistics(spec, "warning"),
+    }
+
+
 SUITES: Mapping[str, Callable[[DatasetSpec], Suite]] = {
     suite.__name__: suite
-    for suite in (columns, image_table, class_balance, image_index, splits, split_ratios, drift)
+    for suite in (
+        columns,
+        image_table,
+        class_balance,
+        image_index,
+        splits,
+        split_ratios,
+        drift,
+        prediction_log,
+    )
 }
 
 #: The suites of each asset, in the order in which the checks are shown.
@@ -356,6 +410,7 @@ SUITES_OF_ASSET: Mapping[str, tuple[str, ...]] = {
     "image_index": ("columns", "image_index"),
     "splits": ("columns", "splits", "split_ratios"),
     "drift": ("drift",),
+    "prediction_log": ("columns", "prediction_log"),
 }
 
 #: What identifies an unexpected row of each suite.
@@ -367,6 +422,7 @@ IDENTIFYING_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "splits": ("image_id", "label", "split", "batch"),
     "split_ratios": ("label", "split", "images", "expected_images"),
     "drift": ("feature", "found"),
+    "prediction_log": ("inference_id", "label", "model_version"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Great Expectations validates the image table, the image index, the splits, and the drift of a batch.
+"""Great Expectations validates the tables, and the drift of a batch.
 
 Importing this module imports Great Expectations, which takes seconds: import it where a table is validated.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+import pyarrow as pa
 from great_expectations import expectations as gxe
 from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
@@ -95,6 +96,24 @@ def validate_splits(
     """
     derived = derived_tables.of_splits(splits, index, record.read(), asdict(ratios))
     return validate("splits", "splits", derived, spec, rows=row_count(scan(splits)), tables=tables)
+
+
+def validate_prediction_log(
+    table: AnyPath, schema: pa.Schema, day: str, spec: DatasetSpec
+) -> ValidationResult:
+    """Validate the served predictions of a day.
+
+    Args:
+        table: the day's predictions.
+        schema: its columns.
+        day: `YYYY-MM-DD`.
+        spec: the classes, and what images should be like.
+
+    Raises:
+        ValidationError: the table is absent or cannot be read.
+    """
+    derived = derived_tables.of_prediction_log(table, schema, day)
+    return validate("prediction_log", f"prediction_log/{day}", derived, spec, rows=row_count(scan(table)))
 
 
 def validate(

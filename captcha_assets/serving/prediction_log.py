@@ -1,8 +1,9 @@
 """The log of predictions and of the labels that people give to them.
 
-`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, twice a
-second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the buffer, is
-shown as `error`, and is tried again every second. Each process opens a log of its own, after it is forked.
+`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four
+times a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the
+buffer, is shown as `error`, and is tried again every second. Each process opens a log of its own, after it is
+forked.
 """
 
 import itertools
@@ -21,13 +22,13 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
-    ProgrammingError,
     SQLAlchemyError,
     StatementError,
 )
 
 from captcha_assets.serving.prediction_tables import (
     INFERENCE_ID,
+    TIMEOUT,
     Correction,
     LoggedPrediction,
     Prediction,
@@ -58,11 +59,11 @@ __all__ = [
 ]
 
 #: Seconds between two writes: what a killed process loses at most.
-INTERVAL = 0.5
+INTERVAL = 0.25
 #: Seconds until a database that could not be written to is tried again.
 RETRY = 1.0
 #: Most rows of a transaction.
-GROUP = 500
+GROUP = 250
 #: Most bytes of images in the buffer, however few they are.
 BUFFERED_BYTES = 64 << 20
 #: Among so many of the latest predictions the least certain are looked for.
@@ -96,7 +97,8 @@ def open_prediction_log(
         url: `sqlite:////absolute/path` or `postgresql://user:password@host/database`.
         buffer: most predictions that wait to be written.
         sampling: share of the predictions that is logged, chosen by a hash of the inference id.
-        retention_days: predictions without a correction are removed after so many days; None keeps them.
+        retention_days: a day's predictions without a correction are removed after so many days; None keeps
+            them.
 
     Raises:
         PredictionLogUrlError: the address is none of such a database.
@@ -220,7 +222,7 @@ class PredictionLog:
         found = self.prediction(inference_id)
         if label not in found.classes:
             raise UnknownClassError(f"{label[:50]!r} is not one of the classes {', '.join(found.classes)}")
-        if inference_id in self._waiting and not self.flush():
+        if not self._is_settled(inference_id, TIMEOUT, unless_broken=True):
             raise PredictionLogUnavailableError(f"the prediction {inference_id!r} cannot be written now")
         insert = corrections.insert().values(
             inference_id=inference_id, time=datetime.now(UTC), label=label, annotator=annotator
@@ -267,7 +269,7 @@ class PredictionLog:
             if _is_of_a_row(error):
                 raise
             raise PredictionLogUnavailableError(
-                f"the prediction log cannot be used: {_reason(error)}"
+                f"the prediction log cannot be used: {reason_of(error)}"
             ) from error
 
     def _prepare(self) -> None:
@@ -281,18 +283,25 @@ class PredictionLog:
 
     # --- the thread that writes
 
-    def flush(self, timeout: float = 5.0) -> bool:
+    def flush(self, timeout: float = TIMEOUT) -> bool:
         """Wait until the buffer is written, for some seconds at most.
 
         Returns:
             Whether all that was in the buffer is settled: written, repeated or dropped.
         """
+        with self._lock:
+            last = next(reversed(self._waiting), None)
+        return last is None or self._is_settled(last, timeout)
+
+    def _is_settled(self, inference_id: str, timeout: float, *, unless_broken: bool = False) -> bool:
+        """Wait until a prediction has left the buffer, or the database turns out to be unavailable."""
         with self._settled:
-            if not self._waiting:
-                return True
-            last = next(reversed(self._waiting))
-            self._wake.set()
-            return self._settled.wait_for(lambda: last not in self._waiting, timeout)
+            if inference_id in self._waiting:
+                self._wake.set()
+                self._settled.wait_for(
+                    lambda: inference_id not in self._waiting or (unless_broken and self.error), timeout
+                )
+            return inference_id not in self._waiting
 
     def close(self) -> None:
         """Write what is in the buffer, or count it as dropped where that fails, and close the log."""
@@ -332,7 +341,9 @@ class PredictionLog:
             _logger.error("%s; predictions wait in the buffer, %d fit", error, self._buffer)
         elif self.error and not error:
             _logger.warning("the prediction log is written again; %d predictions were dropped", self.dropped)
-        self.error = error
+        with self._settled:
+            self.error = error
+            self._settled.notify_all()
 
     def _next_group(self) -> list[Prediction]:
         with self._lock:
@@ -351,7 +362,7 @@ class PredictionLog:
                 for prediction in group:
                     self._write_group([prediction])
             else:
-                _logger.warning("a prediction cannot be logged: %s", _reason(error))
+                _logger.warning("a prediction cannot be logged: %s", reason_of(error))
                 self._settle(group, written=0, dropped=1)
         else:
             self._settle(group, written=written)
@@ -374,8 +385,9 @@ class PredictionLog:
                 pass
         if self._retention is None or time.monotonic() < self._removes_at:
             return
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         old = sa.select(predictions.c.inference_id).where(
-            predictions.c.time < datetime.now(UTC) - self._retention,
+            predictions.c.time < today - self._retention,  # whole days, as the assets hold them
             ~sa.exists().where(corrections.c.inference_id == predictions.c.inference_id),
         )
         some = predictions.delete().where(predictions.c.inference_id.in_(old.limit(GROUP)))
@@ -400,11 +412,11 @@ def _identity(file: Path | None) -> tuple[int, int]:
 def _is_of_a_row(error: SQLAlchemyError | OSError) -> bool:
     """Say whether an error is caused by what is written, and not by the database."""
     if isinstance(error, DBAPIError):
-        return isinstance(error, DataError | IntegrityError | ProgrammingError)
-    return isinstance(error, StatementError)
+        return isinstance(error, DataError | IntegrityError)
+    return isinstance(error, StatementError)  # a value that cannot be converted
 
 
-def _reason(error: SQLAlchemyError | OSError) -> str:
+def reason_of(error: SQLAlchemyError | OSError) -> str:
     """Return the first line of what the database says, without the statement and its values."""
     cause = error.orig if isinstance(error, StatementError) and error.orig else error
     return str(cause).strip().partition("\n")[0]

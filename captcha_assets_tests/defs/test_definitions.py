@@ -56,7 +56,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description, key
-        assert node.group_name in {"source", "images", "dataset", "model", "sweep"}, key
+        assert node.group_name in {"source", "images", "dataset", "model", "serving", "sweep"}, key
         assert node.kinds, key
         assert node.owners, key
         assert node.code_version or not node.is_materializable, key

@@ -151,7 +151,11 @@ def _obstacle(
         parent.to_user_string()
         for parent in parents
         if Step((parent.to_user_string(),), step.partition) in broken
-        or (graph.get(parent).is_partitioned and not _is_made(instance, parent, step.partition))
+        or (
+            graph.get(parent).is_materializable
+            and graph.get(parent).is_partitioned
+            and not _is_made(instance, parent, step.partition)
+        )
         if not _is_emptied(definitions, instance, step, parent)
     ]
     if step.partition is None:
@@ -201,5 +205,6 @@ def _is_emptied(
 
 def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
     """Whether this partition is materialized; for None, whether any is."""
-    there = input_versions.versions_now(instance, key.to_user_string())
-    return bool(there) if partition is None else partition in there
+    if partition is None:
+        return bool(input_versions.versions_now(instance, key.to_user_string()))
+    return input_versions.version_of(instance, key.to_user_string(), partition) is not None

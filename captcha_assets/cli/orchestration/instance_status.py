@@ -13,6 +13,7 @@ from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
+from captcha_assets.defs.serving import served_days
 from captcha_assets.images import decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining
 from captcha_assets.models.manifest import ModelFolderError
@@ -68,6 +69,8 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
 def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
     if found := decisions.problem(paths.label_decisions, spec):
+        yield found
+    if found := served_days.problem(paths):
         yield found
     try:
         registry.history(paths.models)

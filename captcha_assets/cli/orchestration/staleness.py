@@ -26,6 +26,9 @@ from captcha_assets.defs.partitions import BATCH
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 
+#: They come first: a batch that `corrections` registers goes the way of any batch in the same update.
+_REGISTER_BATCHES = frozenset({"prediction_log", "corrections"})
+
 
 @dataclass(frozen=True, order=True)
 class Step:
@@ -87,7 +90,7 @@ def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) ->
         if key in selected:
             together = graph.get(key).execution_set_asset_keys
             groups[tuple(sorted(other.to_user_string() for other in together))] = None
-    return list(groups)
+    return sorted(groups, key=lambda assets: not _REGISTER_BATCHES.intersection(assets))
 
 
 def stale_steps(

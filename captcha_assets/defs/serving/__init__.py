@@ -1,0 +1,1 @@
+"""What the service saw and said, and what people said of it."""

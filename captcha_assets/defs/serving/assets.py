@@ -1,0 +1,105 @@
+"""Days of the service: its predictions as tables, its corrected images as batches.
+
+The work is in `captcha_assets.served_predictions` and `captcha_assets.sources.corrections`.
+"""
+
+import dagster as dg
+
+from captcha_assets.dataset import DatasetSpec
+from captcha_assets.defs import lost_outputs
+from captcha_assets.defs.partitions import BATCH, days
+from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
+from captcha_assets.defs.serving.served_days import SERVED, NoPredictionsError, log_address, require_valid
+from captcha_assets.paths import Paths
+from captcha_assets.quality import suites
+from captcha_assets.served_predictions import daily_tables
+from captcha_assets.settings import Settings
+from captcha_assets.sources import registrations
+from captcha_assets.sources.registrations import LocalSource
+
+
+def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """Return the asset of a day's predictions for a data set."""
+
+    @dg.asset(
+        partitions_def=days,
+        deps=[SERVED],
+        group_name="serving",
+        kinds={"parquet", "sqlalchemy", "great_expectations"},
+        code_version=f"1.{suites.version('prediction_log', spec)}",
+        description="What the service saw and said on a day: one row per prediction, with its image, its "
+        "probabilities and its latest correction.",
+        metadata=column_schema(daily_tables.DAILY_SCHEMA, daily_tables.COLUMN_DESCRIPTIONS),
+        check_specs=check_specs("prediction_log", suites.expectations("prediction_log", spec), days),
+    )
+    def prediction_log(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.MaterializeResult:
+        """Copy the day's rows from the log, and validate them before anyone uses them."""
+        from captcha_assets.quality import validation
+
+        day, table = context.partition_key, settings.paths.prediction_log(context.partition_key)
+        written = daily_tables.write_day(_address(settings.paths), day, table)
+        found = validation.validate_prediction_log(table, daily_tables.DAILY_SCHEMA, day, spec)
+        results, report = published(settings, found, "prediction_log", day)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(written.version),
+            check_results=results,
+            metadata={
+                "dagster/partition_row_count": written.predictions,
+                "corrected": written.corrected,
+                "corrected to another class": written.disagreeing,
+                "predictions by class": counts(written.by_label, "class"),
+                "predictions by model": counts(written.by_model, "model"),
+                "path": dg.MetadataValue.path(str(table)),
+                "quality report": report,
+            },
+        )
+
+    return prediction_log
+
+
+@dg.asset(
+    partitions_def=days,
+    deps=["prediction_log"],
+    group_name="serving",
+    kinds={"zip"},
+    code_version="1",
+    description="The images of a day that people labelled, registered as the batch `corrections-<day>`; of "
+    "several corrections of a prediction the latest counts.",
+)
+def corrections(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    dataset: dg.ResourceParam[DatasetSpec],
+) -> dg.MaterializeResult:
+    """Write the day's corrected images as an archive, and register it as a batch."""
+    from captcha_assets.sources import archives, corrections
+
+    day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
+    require_valid(settings.paths, day)
+    found = corrections.write_archive(settings.paths.prediction_log(day), archive, dataset)
+    batch = corrections.batch_name(day) if found.images else None
+    if batch:
+        registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
+        context.instance.add_dynamic_partitions(BATCH, [batch])
+        lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
+        daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(archives.digest_of(archive).sha256),
+        metadata={
+            "batch": batch or "none: nobody corrected a prediction of this day",
+            "dagster/partition_row_count": found.images,
+            "images by class": counts(found.by_label, "class"),
+            "path": dg.MetadataValue.path(str(archive)),
+        },
+    )
+
+
+def _address(paths: Paths) -> str:
+    address = log_address(paths)
+    if address is None:
+        raise NoPredictionsError(
+            "the prediction log is off: unset CAPTCHA_SERVING_PREDICTION_LOG, or give its address"
+        )
+    return address

@@ -1,0 +1,249 @@
+"""Days of the prediction log: tables that are never final, corrections that become batches."""
+
+import zipfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+import xxhash
+
+from captcha_assets.defs.observed_sources import observe, observed_sources
+from captcha_assets.defs.serving.served_days import served_predictions
+from captcha_assets.images.index import LABEL_CONFLICT
+from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
+from captcha_assets.sources import generator
+from captcha_assets_tests.commands import succeeded
+from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.serving.predictions import prediction
+
+DAY, BATCH = "2026-11-28", "corrections-2026-11-28"
+OF_DAYS = "key:prediction_log or key:corrections"
+THROUGH_SPLITS = f"{OF_DAYS} or +key:splits or key:rejected_images or key:data_snapshot"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[tuple[str, bytes]]:
+    """Forty images with their labels."""
+    generator.write_archive(tmp_path / "served.zip", 40, seed=77)
+    with zipfile.ZipFile(tmp_path / "served.zip") as archive:
+        return [(Path(name).name.split("_")[0], archive.read(name)) for name in sorted(archive.namelist())]
+
+
+def open_log(home: Home) -> PredictionLog:
+    return open_prediction_log(f"sqlite:///{home.settings.paths.home}/.serving/predictions.db")
+
+
+def serve(log: PredictionLog, images: list[tuple[str, bytes]], first: int = 0, **changes: object) -> None:
+    for number, (_, image) in enumerate(images, first):
+        changed = {
+            "image": image,
+            "image_hash": xxhash.xxh3_128_hexdigest(image),
+            "statistics": {},
+            **changes,
+        }
+        assert log.record(prediction(number, **changed))
+    assert log.flush()
+
+
+def members(home: Home) -> set[str]:
+    with zipfile.ZipFile(home.settings.paths.raw / f"{BATCH}.zip") as archive:
+        return set(archive.namelist())
+
+
+def test_a_home_without_a_service_has_no_days(home: Home) -> None:
+    assert home.update(OF_DAYS) == []
+    assert home.instance.get_dynamic_partitions("day") == []
+    assert not (home.settings.paths.home / ".serving").exists()
+    assert not any("prediction_log" in step or "corrections" in step for step in home.stale())
+
+
+def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    home.add("first", "synthetic:60:1")
+    with open_log(home) as log:
+        serve(log, images)
+        log.correct("id-0", images[1][0])  # a mistake, which the next line mends
+        for number in range(10):
+            log.correct(f"id-{number}", images[number][0], "ann")
+        assert log.pending_corrections() == 10
+        outcomes = home.update(THROUGH_SPLITS)
+        assert [outcome.error for outcome in outcomes if outcome.error] == []
+        assert log.pending_corrections() == 0
+
+    table = pl.read_parquet(str(home.settings.paths.prediction_log(DAY)))
+    assert table.height == 40
+    assert table["corrected_label"].drop_nulls().to_list() == [label for label, _ in images[:10]]
+    wanted = {f"{label}_{xxhash.xxh3_128_hexdigest(image)}.png" for label, image in images[:10]}
+    assert members(home) == wanted
+    splits = pl.read_parquet(str(home.settings.paths.splits))
+    assert splits.filter(pl.col("batch") == BATCH).height == 10
+    assert home.update(THROUGH_SPLITS) == []
+
+    with open_log(home) as log:  # the day was not over
+        serve(log, images[:3], first=100)
+        log.correct("id-100", "a" if images[0][0] != "a" else "b")
+        log.correct("id-20", images[20][0])
+        changed = {str(outcome.step) for outcome in home.update(THROUGH_SPLITS)}
+        assert log.pending_corrections() == 0
+    assert {f"prediction_log [{DAY}]", f"corrections [{DAY}]", f"raw_batch [{BATCH}]"} <= changed
+    assert len(members(home)) == 12
+    index = pl.read_parquet(str(home.settings.paths.image_index))
+    assert index.filter(pl.col("status") == LABEL_CONFLICT).height == 1
+    assert home.update(THROUGH_SPLITS) == []
+
+
+@pytest.mark.slow
+def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images[:5])
+        log.correct("id-1", images[1][0])
+        assert len(home.update(OF_DAYS)) == 2
+        serve(log, images[5:9], first=5)
+    made = home.update(OF_DAYS)
+    assert [str(outcome.step) for outcome in made] == [f"prediction_log [{DAY}]", f"corrections [{DAY}]"]
+    assert [outcome.error for outcome in made] == [None, None]
+    assert not any(BATCH in step for step in home.stale() if "raw_batch" not in step and "image" not in step)
+    assert home.runs_of("raw_batch") == 0
+
+
+@pytest.mark.slow
+def test_a_batch_of_corrections_is_removed_as_any_batch(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images)
+        for number in range(10):
+            log.correct(f"id-{number}", images[number][0])
+    home.update(THROUGH_SPLITS)
+    succeeded(home.settings.paths.home, "batch", "remove", BATCH)
+    assert not (home.settings.paths.raw / f"{BATCH}.zip").exists()
+    succeeded(home.settings.paths.home, "update", "--select", OF_DAYS)
+    assert BATCH not in succeeded(home.settings.paths.home, "batch", "list")
+    with open_log(home) as log:
+        log.correct("id-20", images[20][0])
+    succeeded(home.settings.paths.home, "update", "--select", OF_DAYS)
+    assert BATCH in succeeded(home.settings.paths.home, "batch", "list")
+
+
+def test_predictions_that_contradict_themselves_block_their_day(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    with open_log(home) as log:
+        serve(log, images[:3])
+        serve(log, images[3:4], first=3, score=0.99)
+        log.correct("id-0", "a")
+    outcomes = home.update(OF_DAYS)
+    assert "score_is_highest_probability" in str(outcomes[0].error)
+    assert outcomes[1].error == "waits for prediction_log"
+    assert not home.settings.paths.corrections(DAY).exists()
+
+
+def test_a_table_that_is_lost_is_made_again(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images[:3])
+    home.update(OF_DAYS)
+    home.settings.paths.prediction_log(DAY).unlink()
+    assert [str(one.step) for one in home.update(OF_DAYS)] == [f"prediction_log [{DAY}]"]
+    home.settings.paths.corrections(DAY).unlink()
+    assert [str(one.step) for one in home.update(OF_DAYS)] == [f"corrections [{DAY}]"]
+
+
+def test_the_retention_reaches_the_tables(
+    home: Home, images: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = datetime.now(UTC) - timedelta(days=40)
+    with open_log(home) as log:
+        serve(log, images[:3], time=old)
+        serve(log, images[3:6], first=3, time=old - timedelta(days=1))
+        log.correct("id-4", "a")
+    home.update(OF_DAYS)
+    gone, kept = (moment.date().isoformat() for moment in (old, old - timedelta(days=1)))
+    assert home.settings.paths.prediction_log(gone).exists()
+    monkeypatch.setenv("CAPTCHA_SERVING_PREDICTION_LOG_RETENTION", "30")
+    url = f"sqlite:///{home.settings.paths.home}/.serving/predictions.db"
+    with open_prediction_log(url, retention_days=30):
+        pass
+    home.update(OF_DAYS)
+    assert home.instance.get_dynamic_partitions("day") == [kept]
+    assert not home.settings.paths.prediction_log(gone).exists()
+    assert pl.read_parquet(str(home.settings.paths.prediction_log(kept)))["inference_id"].to_list() == [
+        "id-4"
+    ]
+
+
+def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images[:3])
+    home.update(OF_DAYS)
+    (home.settings.paths.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
+    assert home.update(OF_DAYS) == []
+    error = home.make("prediction_log", partition=DAY)
+    assert error == "the prediction log cannot be used: file is not a database"
+    assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
+
+
+def test_the_sensor_reports_a_running_day_once_in_a_while(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    def seen() -> list[str | None]:
+        with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
+            result = observed_sources(context)
+        for event in result.asset_events:
+            home.instance.report_runless_asset_event(event)
+        return [event.partition for event in result.asset_events if event.partition]
+
+    with open_log(home) as log:
+        serve(log, images[:3])
+        assert seen() == [DAY]
+        assert seen() == []
+        serve(log, images[3:6], first=3)
+        assert seen() == []  # commands don't wait: they see it at once
+    assert f"prediction_log [{DAY}]" in {str(one.step) for one in home.update(OF_DAYS)}
+
+
+def test_automation_materializes_a_day_when_it_has_changed(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    days = dg.AssetSelection.assets("prediction_log", "corrections")
+    cursor = None
+
+    def requested() -> set[tuple[str, str | None]]:
+        nonlocal cursor
+        observe(home.settings, home.instance)
+        found = dg.evaluate_automation_conditions(home.definitions, home.instance, days, cursor=cursor)
+        cursor = found.cursor
+        asked = {
+            (key, partition)
+            for key in ("prediction_log", "corrections")
+            for partition in found.get_requested_partitions(dg.AssetKey(key))
+        }
+        for key, partition in sorted(asked, reverse=True):
+            assert home.make(key, partition=partition) is None
+        return asked
+
+    assert requested() == set()
+    with open_log(home) as log:
+        serve(log, images[:3])
+        assert ("prediction_log", DAY) in requested()
+        requested()
+        assert home.runs_of("corrections") == 1
+        assert requested() == set()
+        serve(log, images[3:5], first=3)
+        assert requested() == {("prediction_log", DAY)}
+        assert requested() == {("corrections", DAY)}
+        assert requested() == set()
+
+
+def test_a_day_can_be_observed_in_the_ui(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images[:3])
+        log.correct("id-1", "a")
+    observe(home.settings, home.instance)
+    look = dg.define_asset_job("look", selection=[served_predictions])
+    looking = dg.Definitions([served_predictions], jobs=[look], resources={"settings": home.settings})
+    done = looking.resolve_job_def("look").execute_in_process(instance=home.instance, partition_key=DAY)
+    (event,) = done.asset_observations_for_node("served_predictions")
+    assert (event.partition, event.data_version) == (DAY, "3-1")
+    home.update(OF_DAYS)
+    assert home.update(OF_DAYS) == []

@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.integrate import quad
+
+from captcha_assets.monitoring import error_rate
+
+RATES = st.floats(0.005, 0.9)
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> tuple[int, int]:
+    n = draw(st.integers(1, 300))
+    return draw(st.integers(0, n)), n
+
+
+@given(counts(), RATES)
+def test_the_capital_is_the_mean_of_the_likelihood_ratios(count: tuple[int, int], rate: float) -> None:
+    wrong, n = count
+
+    def ratio(other: float) -> float:
+        gained = wrong * math.log(other / rate)
+        return math.exp(gained + (n - wrong) * math.log((1 - other) / (1 - rate))) if other < 1 else 0.0
+
+    peak = min(max(wrong / n, rate), 1 - 1e-9)
+    spread = math.sqrt(peak * (1 - peak) / n) + 1 / n
+    points = [p for p in (peak - spread, peak, peak + spread) if rate < p < 1]
+    expected = quad(ratio, rate, 1, points=points or None, limit=500)[0] / (1 - rate)
+    found = error_rate.log_capital(wrong, n, rate)
+    assert math.exp(min(found, 500)) == pytest.approx(min(expected, math.exp(500)), rel=1e-4, abs=1e-9)
+
+
+@given(counts(), RATES)
+def test_a_correction_that_comes_late_only_adds_evidence(count: tuple[int, int], rate: float) -> None:
+    wrong, n = count
+    if wrong < n:
+        before, after = (error_rate.log_capital(number, n, rate) for number in (wrong, wrong + 1))
+        assert after >= before
+
+
+@given(counts(), st.floats(0.001, 0.2))
+def test_the_bound_is_where_the_p_value_is_alpha(count: tuple[int, int], alpha: float) -> None:
+    wrong, n = count
+    bound = error_rate.lower_bound(wrong, n, alpha)
+    assert 0 <= bound <= wrong / n
+    if 1e-6 < bound < wrong / n - 1e-6:
+        assert error_rate.p_value(wrong, n, bound) == pytest.approx(alpha, rel=1e-3)
+
+
+def test_nothing_is_proven_by_nothing() -> None:
+    assert error_rate.lower_bound(0, 0, 0.01) == 0
+    assert error_rate.lower_bound(0, 5000, 0.01) == 0
+    assert error_rate.p_value(0, 5000, 0.02) == 1
+
+
+def test_many_predictions_do_not_overflow() -> None:
+    assert error_rate.p_value(200_000, 1_000_000, 0.03) == 0
+    assert error_rate.p_value(1000, 10_000_000, 0.5) == 1
+    assert error_rate.lower_bound(200_000, 1_000_000, 0.01) == pytest.approx(0.2, abs=0.005)
+
+
+@pytest.mark.slow
+def test_looking_at_every_day_raises_no_more_false_alarms_than_stated() -> None:
+    rng, models, days, rate, alpha = np.random.default_rng(8), 1000, 150, 0.03, 0.05
+    alarmed = 0
+    for _ in range(models):
+        wrong = np.cumsum(rng.binomial(50, rate, days))
+        alarmed += any(
+            error_rate.p_value(int(number), 50 * day, rate) <= alpha for day, number in enumerate(wrong, 1)
+        )
+    assert 0 < alarmed <= stats.binom(models, alpha).ppf(0.9999)
