@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types ui serve lock clean
+.PHONY: help setup demo test test-all lint types ui serve load-test lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -64,6 +64,9 @@ ui: setup ## Start Dagster's web UI on port 3000, with its reports on 3001
 
 serve: setup ## Serve the champion over HTTP on port 8000
 	$(BIN)/captcha-assets serve
+
+load-test: setup ## Put the service under 10, 64 and 256 users of locust: a table and a plot
+	$(BIN)/python -m benchmarks.serving.load_test
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -17,7 +17,7 @@ __all__ = ["Settings", "SettingsError", "load_settings"]
 
 _PREFIX = "CAPTCHA_"
 #: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
-_OTHERS = {"DEBUG", "SERVING_"}
+_OTHERS = {"API_KEY", "DEBUG", "SERVING_"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -170,7 +170,7 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
-    others = _OTHERS | {name.upper() for name in fields}
+    environment.check_variables(_PREFIX, fields, _OTHERS)
     kept = {name: overrides.pop(name) for name in Paths.model_fields if name in overrides}
-    paths = environment.load(Paths, kept, others=others)
-    return environment.load(Settings, {"paths": paths, **overrides}, others=others, secrets={"alert_webhook"})
+    with environment.errors_name_their_variable(_PREFIX, secrets={"alert_webhook"}):
+        return Settings(paths=Paths(**kept), **overrides)

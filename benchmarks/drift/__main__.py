@@ -20,11 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from captcha_assets.proportions import wilson
 
 from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
+from captcha_assets.confidence_intervals import wilson
 from captcha_assets.monitoring.error_rate import p_value
 from captcha_assets.monitoring.served import FALSE_ALARMS
 

@@ -1,12 +1,14 @@
 """`captcha-assets predict` and `model`: using models, and choosing the one that serves."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from captcha_assets.cli.printing import print_fields, print_rows
 from captcha_assets.dataset import DatasetSpec, load_dataset
@@ -22,23 +24,58 @@ if TYPE_CHECKING:
     "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH..."
 )
 @click.option("--model", default="champion", show_default=True, metavar="champion|candidate|FOLDER")
+@click.option("--url", metavar="URL", help="Ask the service there (captcha-assets serve) instead.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
-@click.pass_obj
-def predict(settings: Settings, paths: Sequence[Path], model: str, as_json: bool) -> None:
+@click.pass_context
+def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
     """Classify image files (or in all image files of a folder).
 
-    What cannot be read gets a line on standard error; the exit status is 1 then.
+    What cannot be read gets a line on standard error; the exit status is 1 then. With --url, the variable
+    CAPTCHA_API_KEY may hold the key that the service wants.
     """
-    from captcha_assets.models.predict_files import opened_predictor, read_files
-
+    settings: Settings = ctx.obj
+    if url and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--url asks the model that the service has: leave --model out")
     spec = load_dataset(settings.dataset)
     files, unreadable = _image_files(paths, spec), 0
-    with opened_predictor(settings.paths, model) as predictor:
-        for reading in read_files(predictor, files, spec):
-            unreadable += reading.error is not None
-            _print_reading(reading, as_json)
+    readings = _served_readings(url, files) if url else _own_readings(settings, model, files, spec)
+    for reading in readings:
+        unreadable += reading.error is not None
+        _print_reading(reading, as_json)
     if unreadable:
         raise click.ClickException(f"{unreadable} of {len(files)} files could not be read")
+
+
+def _own_readings(
+    settings: Settings, model: str, files: Iterable[Path], spec: DatasetSpec
+) -> Iterator["Reading"]:
+    from captcha_assets.models.predict_files import opened_predictor, read_files
+
+    with opened_predictor(settings.paths, model) as predictor:
+        yield from read_files(predictor, files, spec)
+
+
+def _served_readings(url: str, files: Iterable[Path]) -> Iterator["Reading"]:
+    """Ask the service about each file.
+
+    Raises:
+        PredictionClientError: it does not answer, for a reason that is not the file's.
+    """
+    from captcha_assets.models.predict_files import Reading, UnreadableFileError, read_image_file
+    from captcha_assets.serving.client import PredictionClient, PredictionClientError
+
+    with PredictionClient(url, api_key=os.environ.get("CAPTCHA_API_KEY")) as client:
+        for path in files:
+            try:
+                (found,) = client.predict([read_image_file(path)]).predictions
+            except UnreadableFileError as error:
+                yield Reading(path, error=str(error))
+            except PredictionClientError as error:
+                if error.status not in {413, 415, 422}:
+                    raise
+                yield Reading(path, error=str(error))
+            else:
+                yield Reading(path, found.label, round(found.score, 4))
 
 
 def _print_reading(reading: "Reading", as_json: bool) -> None:

@@ -5,7 +5,7 @@ ends, however it ends. So every command can distinguish a run that is under way 
 another container or after a restart of the machine too, where host names and process ids say nothing. Of a
 process that has no such file in this Dagster home, nothing is known, and its runs are left alone.
 
-Runs that Dagster's daemon started are the daemon's to watch (`run_monitoring` in dagster.yaml).
+Dagster's run monitoring (`run_monitoring` in dagster.yaml) watches only the runs that its daemon launched.
 """
 
 from contextlib import suppress

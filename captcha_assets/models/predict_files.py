@@ -18,6 +18,10 @@ class ModelChoiceError(ValueError):
     """A model that is not there; the message says which are."""
 
 
+class UnreadableFileError(ValueError):
+    """A file whose bytes cannot be read; the message says why."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a model reads in one file: a label and its probability, or why the file cannot be read."""
@@ -83,22 +87,27 @@ def read_files(predictor: Predictor, paths: Iterable[Path], spec: DatasetSpec) -
     spec = spec_of_inputs(predictor.config, spec)
     for path in paths:
         try:
-            image = decode(_content(path), spec).pixels
-        except Rejection as rejection:
-            yield Reading(path, error=str(rejection))
-            continue
-        except OSError as error:
-            yield Reading(path, error=_unreadable(path, error))
+            image = decode(read_image_file(path), spec).pixels
+        except (Rejection, UnreadableFileError) as error:
+            yield Reading(path, error=str(error))
             continue
         probabilities = predictor.predict(image[None])[0]
         best = int(probabilities.argmax())
         yield Reading(path, predictor.config.classes[best], round(float(probabilities[best]), 4))
 
 
-def _content(path: Path) -> bytes:
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        UnreadableFileError: it is no file, or cannot be read.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(0, "no file that holds an image")  # a pipe would be waited for
-    return path.read_bytes()
+        raise UnreadableFileError("no file that holds an image")  # a pipe would be waited for
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableFileError(_unreadable(path, error)) from error
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from captcha_assets.proportions import Interval, wilson
+from captcha_assets.confidence_intervals import Interval, wilson
 
 Severity = Literal["none", "warning", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("none", "warning", "critical")

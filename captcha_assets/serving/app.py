@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
@@ -29,8 +30,16 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
         service: what answers.
         keys: who may ask; None for everybody.
     """
-    # The pages of documentation would load scripts from elsewhere.
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=_lifespan(service))
+    # The pages of documentation would load scripts from elsewhere; telemetry would hold bodies of requests.
+    telemetry: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(
+        title=TITLE,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat what the request says its host is
+        lifespan=_lifespan(service),
+        telemetry=telemetry,
+    )
     app.include_router(prediction_routes(service))
     app.include_router(inference_routes(service))
     app.include_router(health_routes(service))

@@ -59,8 +59,12 @@ class Batcher:
     Args:
         batch_size: most images in one call; a larger request is a call of its own.
         queue_length: most images that wait.
-        deadline: seconds after which a request is given up.
+        deadline: longest time that a request waits, in seconds; none is added where those that wait take half
+            of it.
         observe: is told every finished call: images, seconds.
+
+    Attributes:
+        waiting: images that wait now.
     """
 
     def __init__(
@@ -69,34 +73,28 @@ class Batcher:
         self._batch_size, self._queue_length, self._deadline = batch_size, queue_length, deadline
         self._observe = observe
         self._queue: deque[_Waiting] = deque()
+        self.waiting = 0
         self._arrival = asyncio.Event()
         self._seconds_per_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-
-    @property
-    def waiting(self) -> int:
-        """Images that wait now."""
-        return sum(len(one.images) for one in self._queue)
 
     async def predict(self, model: ServedModel, images: NDArray[np.uint8]) -> Computed:
         """Return what a model says about images.
 
         Raises:
-            QueueFullError: too many images wait.
+            QueueFullError: too many images wait, or it would take too long.
             DeadlineError: the model did not come to these in time.
         """
-        waiting = self.waiting
-        if waiting + len(images) > self._queue_length:
-            raise QueueFullError(max(1, math.ceil(waiting * self._seconds_per_image)))
+        seconds = self.waiting * self._seconds_per_image
+        too_many = self.waiting + len(images) > self._queue_length
+        if too_many or seconds > self._deadline / 2:
+            raise QueueFullError(max(1, math.ceil(seconds)))
         loop = asyncio.get_running_loop()
         one = _Waiting(model, images, loop.create_future(), time.monotonic())
         self._queue.append(one)
+        self.waiting += len(images)
         self._arrival.set()
-        try:
-            async with asyncio.timeout(self._deadline):
-                return await one.answer
-        except TimeoutError as error:
-            raise DeadlineError(f"no answer within {self._deadline:g} s") from error
+        return await one.answer
 
     async def run(self) -> None:
         """Answer what comes, until cancelled."""
@@ -110,18 +108,24 @@ class Batcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take the requests of one call: of one model, given up by nobody."""
+        """Take the requests of one call: of one model, and none that has waited too long."""
         batch: list[_Waiting] = []
-        images = 0
+        images, oldest = 0, time.monotonic() - self._deadline
         while self._queue:
             one = self._queue[0]
-            if not one.answer.done():
+            if one.answer.cancelled():  # the service is about to end
+                pass
+            elif one.arrived < oldest:
+                detail = f"the model did not come to it within {self._deadline:g} s"
+                one.answer.set_exception(DeadlineError(detail))
+            else:
                 full = images + len(one.images) > self._batch_size
                 if batch and (full or one.model is not batch[0].model):
                     break
                 batch.append(one)
                 images += len(one.images)
             self._queue.popleft()
+            self.waiting -= len(one.images)
         return batch
 
     async def _answer(self, batch: list[_Waiting]) -> None:
@@ -131,13 +135,13 @@ class Batcher:
         call = loop.run_in_executor(self._thread, batch[0].model.predictor.predict, images)
         await asyncio.wait({call})  # whatever it raises concerns the requests of this batch alone
         seconds = time.monotonic() - started
-        self._seconds_per_image = seconds / len(images)
+        self._seconds_per_image += (seconds / len(images) - self._seconds_per_image) / 4
         self._observe(len(images), seconds)
         start = 0
         for one in batch:
             end = start + len(one.images)
-            if one.answer.done():
-                pass  # given up meanwhile
+            if one.answer.cancelled():
+                pass
             elif error := call.exception():
                 one.answer.set_exception(error)
             else:

@@ -128,6 +128,11 @@ class ChampionWatcher:
         self._failed: tuple[Champion | None, int] = (None, 0)
         self._next_try = 0.0
 
+    @property
+    def name(self) -> str:
+        """Name of the model, whichever version answers: that of the data set."""
+        return self._spec.name
+
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
         while True:

@@ -93,7 +93,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer with a problem, unless another answer is under way, and close the connection."""
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             response = ProblemError(status, detail, headers={"Connection": "close"}).response()
             head = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in response.raw_headers)]
             self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))

@@ -224,7 +224,7 @@ def _metadata(model: ServedModel) -> ModelMetadata:
 def inference_routes(service: Service) -> APIRouter:
     """Return the routes of `/v2` that concern the model."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-    name_and_version = Path(max_length=200)
+    name_of_model = Path(max_length=200, examples=[service.champion.name])
 
     def named(name: str, version: str | None = None) -> ServedModel:
         model = service.model()
@@ -232,16 +232,16 @@ def inference_routes(service: Service) -> APIRouter:
             raise ProblemError(404, f"the model that answers is {model.name}, version {model.version}")
         return model
 
-    async def metadata(name: str = name_and_version, version: str | None = None) -> ModelMetadata:
+    async def metadata(name: str = name_of_model, version: str | None = None) -> ModelMetadata:
         """Return what the model takes and gives."""
         return _metadata(named(name, version))
 
-    async def ready(name: str = name_and_version, version: str | None = None) -> dict[str, bool]:
+    async def ready(name: str = name_of_model, version: str | None = None) -> dict[str, bool]:
         """Say that the model answers."""
         named(name, version)
         return {"ready": True}
 
-    async def infer(request: Request, name: str = name_and_version, version: str | None = None) -> Response:
+    async def infer(request: Request, name: str = name_of_model, version: str | None = None) -> Response:
         """Return the probabilities of images that are given as pixels."""
         model = named(name, version)
         body = _Body.parsed(await request.body(), request.headers.get(JSON_LENGTH))

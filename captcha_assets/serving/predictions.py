@@ -5,7 +5,7 @@ import json
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from captcha_assets.serving.prediction_log import (
@@ -19,6 +19,13 @@ from captcha_assets.serving.uploads import BODY, decoded, images_of
 
 #: Decimals of a probability.
 DECIMALS = 6
+
+_INFERENCE_ID = {
+    "name": "X-Inference-Id",
+    "in": "header",
+    "description": "Names a single image.",
+    "schema": {"type": "string", "pattern": r"^[!-~]{1,200}$"},
+}
 
 
 class PredictedClass(BaseModel):
@@ -89,19 +96,15 @@ def prediction_routes(service: Service) -> APIRouter:
         "/predict",
         response_class=Response,
         responses={200: {"model": PredictAnswer}, **problems},
-        openapi_extra={"requestBody": BODY},
+        openapi_extra={"requestBody": BODY, "parameters": [_INFERENCE_ID]},
     )
-    async def predict(
-        request: Request,
-        x_inference_id: Annotated[
-            str | None, Header(pattern=r"^[!-~]{1,200}$", description="Names a single image.")
-        ] = None,
-    ) -> Response:
+    async def predict(request: Request) -> Response:
         """Return the class of each image: one as the body, or several as parts of a form named `image`."""
         model = service.model()
         files = await images_of(request, service.settings.max_images)
         pixels = await decoded(model, files)
-        answer = await service.predict(model, pixels, x_inference_id, files)
+        named = request.headers.get("x-inference-id")
+        answer = await service.predict(model, pixels, named, files)
         return Response(_rendered(answer), media_type="application/json")
 
     @router.post("/feedback", responses=described(400, 404, 408, 413, 422, 429, 501, 503))

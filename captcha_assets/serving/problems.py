@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
@@ -73,10 +74,16 @@ def _of_defect(_request: Request, _error: Exception) -> Response:
     return _response(500, "the service failed at this request; its log says why")
 
 
+def _of_disconnect(_request: Request, _error: Exception) -> Response:
+    """Return what nobody reads any more: the client went away before it had sent its request."""
+    return _response(400, "the request ends early")
+
+
 def answer_with_problems(app: FastAPI) -> None:
     """Have every error of an application answered with a problem."""
     app.add_exception_handler(StarletteHTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(ClientDisconnect, _of_disconnect)
     app.add_exception_handler(Exception, _of_defect)
 
 

@@ -80,6 +80,7 @@ def serve(
     _raise_limit_of_files(settings.max_connections)
     service = Service(settings, champion, _log(settings, home))
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer says what is wrong with a form
     config = uvicorn.Config(
         build_app(service, keys),
         http=connection_class(settings.read_timeout, settings.max_connections),

@@ -106,4 +106,6 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
     Raises:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
-    return environment.load(ServingSettings, overrides, listed_in="docs/serving.md")
+    environment.check_variables(PREFIX, ServingSettings.model_fields, listed_in="docs/serving.md")
+    with environment.errors_name_their_variable(PREFIX):
+        return ServingSettings(**overrides)

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 import xxhash
 
-from captcha_assets.defs.observed_sources import observed_sources
+from captcha_assets.defs.observed_sources import observe, observed_sources
+from captcha_assets.defs.serving.served_days import served_predictions
 from captcha_assets.images.index import LABEL_CONFLICT
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.sources import generator, registrations
@@ -99,6 +100,7 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
     assert home.update(THROUGH_SPLITS) == []
 
 
+@pytest.mark.slow
 def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[tuple[str, bytes]]) -> None:
     with open_log(home) as log:
         serve(log, images[:5])
@@ -137,6 +139,7 @@ def test_corrections_wait_until_those_of_all_days_are_enough(
         assert log.pending_corrections() == 0
 
 
+@pytest.mark.slow
 def test_a_batch_of_corrections_is_removed_as_any_batch(home: Home, images: list[tuple[str, bytes]]) -> None:
     with open_log(home) as log:
         serve(log, images)
@@ -227,3 +230,50 @@ def test_the_sensor_reports_a_running_day_once_in_a_while(
         serve(log, images[3:6], first=3)
         assert seen() == []  # commands don't wait: they see it at once
     assert f"prediction_log [{DAY}]" in {str(one.step) for one in home.update(OF_DAYS)}
+
+
+def test_automation_materializes_a_day_when_it_has_changed(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    days = dg.AssetSelection.assets("prediction_log", "corrections")
+    cursor = None
+
+    def requested() -> set[tuple[str, str | None]]:
+        nonlocal cursor
+        observe(home.settings, home.instance)
+        found = dg.evaluate_automation_conditions(home.definitions, home.instance, days, cursor=cursor)
+        cursor = found.cursor
+        asked = {
+            (key, partition)
+            for key in ("prediction_log", "corrections")
+            for partition in found.get_requested_partitions(dg.AssetKey(key))
+        }
+        for key, partition in sorted(asked, reverse=True):
+            assert home.make(key, partition=partition) is None
+        return asked
+
+    assert requested() == set()
+    with open_log(home) as log:
+        serve(log, images[:3])
+        assert ("prediction_log", DAY) in requested()
+        requested()
+        assert home.runs_of("corrections") == 1
+        assert requested() == set()
+        serve(log, images[3:5], first=3)
+        assert requested() == {("prediction_log", DAY)}
+        assert requested() == {("corrections", DAY)}
+        assert requested() == set()
+
+
+def test_a_day_can_be_observed_in_the_ui(home: Home, images: list[tuple[str, bytes]]) -> None:
+    with open_log(home) as log:
+        serve(log, images[:3])
+        log.correct("id-1", "a")
+    observe(home.settings, home.instance)
+    look = dg.define_asset_job("look", selection=[served_predictions])
+    looking = dg.Definitions([served_predictions], jobs=[look], resources={"settings": home.settings})
+    done = looking.resolve_job_def("look").execute_in_process(instance=home.instance, partition_key=DAY)
+    (event,) = done.asset_observations_for_node("served_predictions")
+    assert (event.partition, event.data_version) == (DAY, "3-1")
+    home.update(OF_DAYS)
+    assert home.update(OF_DAYS) == []

@@ -227,4 +227,4 @@ def test_an_object_store_tells_the_same(made, tmp_path, bucket):
     for what in ("champion", "first", an_image(here, "train")):
         told = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
         told[1] = told[1].replace(str(tmp_path / "home"), str(made))
-        assert told[1].replace(str(there.paths.artifact_root), str(here.artifact_root)) == told[0]
+        assert told[1].replace(str(there.paths.artifact_root), str(here.paths.artifact_root)) == told[0]

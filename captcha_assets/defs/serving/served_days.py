@@ -4,6 +4,7 @@ A day that is still running gets new rows, and any day may get corrections: its 
 and what is made of it is stale.
 """
 
+import warnings
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -17,23 +18,38 @@ from captcha_assets.quality import validation_result
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
+from captcha_assets.settings import Settings
 from captcha_assets.storage import remove
 from captcha_assets.stored_outputs import Output
+
+# Every command would repeat it; an upgrade of Dagster is tested like any other.
+warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
 
 SERVED = "served_predictions"
 
 #: A running service writes all the time: the sensor reports a day so often at most.
 SENSOR_INTERVAL = timedelta(minutes=15)
 
-served_predictions = dg.AssetSpec(
-    SERVED,
-    partitions_def=days,
-    group_name="serving",
-    kinds={"sqlite"},
-    owners=OWNERS,
-    description="The predictions of the service and their corrections, by day: the database of the "
-    "prediction log. Observed; new rows make stale what is made of the day.",
+
+@dg.multi_observable_source_asset(
+    specs=[
+        dg.AssetSpec(
+            SERVED,
+            partitions_def=days,
+            group_name="serving",
+            kinds={"sqlalchemy"},
+            owners=OWNERS,
+            description="The predictions of the service and their corrections, by day: the database of the "
+            "prediction log. Observed; new rows make stale what is made of the day.",
+        )
+    ]
 )
+def served_predictions(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.ObserveResult:
+    """Look at a day of the log; the data version says how many rows and which correction it has last."""
+    version = _versions(settings.paths).get(context.partition_key, "none")
+    return dg.ObserveResult(data_version=dg.DataVersion(version))
 
 
 class NoPredictionsError(RuntimeError):
