@@ -19,7 +19,7 @@ class ServedDriftAlarm:
         day: the day of the report, YYYY-MM-DD.
         model_id: the champion.
         severity: "warning" or "critical".
-        words: what drifted most, one sentence.
+        words: the first sentence of the report: of what drifted, the most severe.
     """
 
     day: str
