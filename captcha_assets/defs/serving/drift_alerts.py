@@ -26,8 +26,8 @@ def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert
         return []  # the sensor `retraining` and the status say so
     if retraining.waits_for_labels(now, retraining.Limits.of(settings)):
         advice = (
-            "label predictions, the least certain first: the list of the service's own page, at the address "
-            f"that captcha-assets serve prints. {settings.retrain_corrections:,} corrections, or a new "
+            "label predictions, the least certain first, on the page of the service (Label, at the address "
+            f"that captcha-assets serve prints); {settings.retrain_corrections:,} corrections, or a new "
             "batch, start a training"
         )
     elif not is_on(instance, "retraining"):
