@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types ui serve load-test lock clean
+.PHONY: help setup demo demo-loop test test-all lint types ui serve load-test lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -67,6 +67,9 @@ serve: setup ## Serve the champion over HTTP on port 8000
 
 load-test: setup ## Put the service under 10, 64 and 256 users of locust: a table and a plot
 	$(BIN)/python -m benchmarks.serving.load_test
+
+demo-loop: setup ## Served images drift, people correct them, a better model serves: the loop, in a home of its own
+	$(BIN)/python -m benchmarks.loop
 
 lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

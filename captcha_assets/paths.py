@@ -159,9 +159,14 @@ class Paths(BaseSettings):
         """One row per prediction of a day, with its latest correction."""
         return self.artifact_root / "prediction_log" / f"{day}.parquet"
 
+    @property
+    def drift_reports(self) -> AnyPath:
+        """Folder of the drift reports of all days of the service."""
+        return self.artifact_root / "drift_report"
+
     def drift_report(self, day: str) -> AnyPath:
         """Folder of the drift report of a day of the service."""
-        return self.artifact_root / "drift_report" / day
+        return self.drift_reports / day
 
     def drift_reference(self, model_id: str) -> AnyPath:
         """What the predictions of a model are compared with."""

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     retrain_new_share: Annotated[
         float, Field(ge=0, description="... and they are this share of those the last model was trained on.")
     ] = 0.05
+    retrain_corrections: Annotated[
+        int, Field(ge=1, description="Where served predictions drift, so many corrections start a training.")
+    ] = 100
+    corrections_in_batch: Annotated[
+        int, Field(ge=1, description="Corrections become batches as soon as so many of them are in none.")
+    ] = 50
     promotion_margin: Annotated[
         float,
         Field(ge=0, lt=1, description="A candidate must be shown to be less than this below the champion."),

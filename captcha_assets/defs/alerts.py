@@ -12,6 +12,7 @@ from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.defs.sensor_states import switched_on
+from captcha_assets.defs.serving.drift import SERVED_DRIFT
 from captcha_assets.images.table_files import MissingTableError
 from captcha_assets.settings import Settings
 
@@ -69,8 +70,12 @@ def _failed_checks(events: _Events) -> list[dg.AssetCheckEvaluation]:
 
 
 def _blocking(events: _Events) -> list[dg.AssetCheckEvaluation]:
-    """Return the blocking checks that failed: only these have the severity of an error."""
-    return [check for check in _failed_checks(events) if check.severity == dg.AssetCheckSeverity.ERROR]
+    """Return the blocking checks that failed: only these, and critical drift, have the severity of an error.
+
+    `observed_sources` alerts of drift in served predictions.
+    """
+    failed = [check for check in _failed_checks(events) if check.severity == dg.AssetCheckSeverity.ERROR]
+    return [check for check in failed if check.check_name != SERVED_DRIFT.name]
 
 
 def _quarantined(run: dg.DagsterRun, events: _Events) -> _Content:

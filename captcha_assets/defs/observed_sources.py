@@ -21,6 +21,7 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.sensor_states import is_on
+from captcha_assets.defs.serving.drift_alerts import drift_alerts
 from captcha_assets.defs.serving.served_days import SENSOR_INTERVAL, changed_days
 from captcha_assets.observed_files import (
     BATCH_CATALOG,
@@ -108,14 +109,15 @@ training_settings = _source(
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
     "all assets, so that what is missing, damaged or out of date is shown so. While `automation` is on, it "
     "starts a run for what is missing or damaged, once for each loss. Alerts once of a file that cannot be "
-    "used. Ends the runs of commands that were killed.",
+    "used, and of served predictions that drift while no training answers it. Ends the runs of commands that "
+    "were killed.",
 )
 def observed_sources(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
     """Report what changed without a run; ask for a run for what is missing or damaged.
 
-    The cursor holds the alerts of files that cannot be used.
+    The cursor holds the alerts that were sent.
     """
     for lost in fail_killed_runs(context.instance):
         alert_about(context.instance, lost, settings)
@@ -128,6 +130,7 @@ def observed_sources(
     requests = list(_restorations(settings, context.instance)) if automated else []
     unusable = problems(settings.paths)
     alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
+    alerts += drift_alerts(settings, context.instance)
     skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
         asset_events=observed,

@@ -15,11 +15,13 @@ import polars as pl
 
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
-from captcha_assets.models import registry
+from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
+from captcha_assets.settings import Settings
+from captcha_assets.sources import corrections
 from captcha_assets.storage import fetched
 
 
@@ -32,7 +34,11 @@ class Situation:
         trained_images: images of the training split that it found.
         new_images: images that are in the training split now and were not then.
         removed_images: images that it was trained on and that are not in the training split any more.
-        drifted: batches that it did not see, with images in the splits, whose drift check failed.
+        served_drift: what drifted of the predictions that the champion gave last; None without an alarm.
+        corrections: corrected images that have a split now and had none then.
+        new_batches: batches, other than corrections, that have images in the splits now and had none then.
+        drifted: batches that it did not see, with images in the splits, whose drift check failed; of
+            corrections, none.
         code: version of the training's code now, and that it was trained with (None: no model).
         configuration: version of the production settings now, and of those it was trained with (None: no
             model, or not recorded).
@@ -47,6 +53,9 @@ class Situation:
     configuration: tuple[str, str | None]
     blocked: tuple[str, ...] = ()
     removed_images: int = 0
+    served_drift: str | None = None
+    corrections: int = 0
+    new_batches: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the situation as text, to be remembered."""
@@ -61,6 +70,26 @@ class Situation:
             return cls(**values)
         except (ValueError, TypeError, AttributeError):
             return None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much must be new before a training starts.
+
+    Attributes:
+        new_images: so many new images are enough, if they are also ...
+        new_share: ... this share of the images the last model was trained on.
+        corrections: so many corrected images are enough where served predictions drift.
+    """
+
+    new_images: int
+    new_share: float
+    corrections: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Return the limits of an installation."""
+        return cls(settings.retrain_new_images, settings.retrain_new_share, settings.retrain_corrections)
 
 
 @dataclass(frozen=True)
@@ -85,26 +114,31 @@ def situation(paths: Paths, code: str, configuration: str) -> Situation:
     blocked = tuple(_blocked(paths))
     candidate = registry.candidate(paths.models)
     if candidate is None:
-        new = 0 if blocked else len(_training_images(str(paths.splits)))
+        new = 0 if blocked else len(_of_training(_split_images(str(paths.splits))))
         return Situation(None, 0, new, (), (code, None), (configuration, None), blocked)
     with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         trained = read_config(folder)
     seen = paths.training_splits(candidate.model_id)
-    before = pl.DataFrame(schema={"image_id": pl.String})
+    before = pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
     try:
-        before = _training_images(str(seen)) if seen.exists() else before
+        before = _split_images(str(seen)) if seen.exists() else before
     except (pl.exceptions.PolarsError, OSError):
         blocked += (f"{seen} cannot be read: materialize resnet18 again (captcha-assets update)",)
-    now = before.clear() if blocked else _training_images(str(paths.splits))
+    now = before.clear() if blocked else _split_images(str(paths.splits))
+    trained_before, trained_now = _of_training(before), _of_training(now)
+    alarm = served_drift.alarm(paths)
     return Situation(
         model_id=candidate.model_id,
-        trained_images=len(before),
-        new_images=len(now.join(before, on="image_id", how="anti")),
-        removed_images=0 if blocked else len(before.join(now, on="image_id", how="anti")),
+        trained_images=len(trained_before),
+        new_images=len(trained_now.join(trained_before, on="image_id", how="anti")),
+        removed_images=0 if blocked else len(trained_before.join(trained_now, on="image_id", how="anti")),
         drifted=() if blocked else tuple(_drifted(paths, trained)),
         code=(code, trained.code_version),
         configuration=(configuration, trained.provenance.get("configuration")),
         blocked=blocked,
+        served_drift=str(alarm) if alarm else None,
+        corrections=_new_corrections(now, before),
+        new_batches=_new_batches(now, before),
     )
 
 
@@ -127,26 +161,46 @@ def _blocked(paths: Paths) -> Iterator[str]:
         yield why
 
 
-def _training_images(splits: str) -> pl.DataFrame:
-    return pl.scan_parquet(splits).filter(pl.col("split") == "train").select("image_id").collect()
+#: What is compared of the splits of two moments.
+_COLUMNS = ("image_id", "split", "batch")
+
+
+def _split_images(splits: str) -> pl.DataFrame:
+    """Return the images that have a split."""
+    return pl.scan_parquet(splits).select(_COLUMNS).drop_nulls("split").collect()
+
+
+def _of_training(images: pl.DataFrame) -> pl.DataFrame:
+    return images.filter(pl.col("split") == "train")
+
+
+def _new_corrections(now: pl.DataFrame, before: pl.DataFrame) -> int:
+    new = now.join(before, on="image_id", how="anti")
+    return sum(corrections.day_of(batch) is not None for batch in new["batch"])
+
+
+def _new_batches(now: pl.DataFrame, before: pl.DataFrame) -> tuple[str, ...]:
+    new = set(now["batch"]) - set(before["batch"])
+    return tuple(sorted(batch for batch in new if corrections.day_of(batch) is None))
 
 
 def _drifted(paths: Paths, trained: ModelConfig) -> Iterator[str]:
+    """Yield the drifted batches; corrections are chosen by people, so that their drift says nothing."""
     seen = set(trained_batches(trained.provenance))
     for batch in batches_of(paths.splits):
-        folder = paths.validation_results("drift", batch)
-        if batch not in seen and validation_result.has_warnings(folder):
+        if batch in seen or corrections.day_of(batch):
+            continue
+        if validation_result.has_warnings(paths.validation_results("drift", batch)):
             yield batch
 
 
-def reasons(now: Situation, handled: Situation | None, new_images: int, new_share: float) -> list[Reason]:
+def reasons(now: Situation, handled: Situation | None, limits: Limits) -> list[Reason]:
     """Return why a training is to start now; nothing where it is not.
 
     Args:
         now: the situation.
         handled: the situation of the last request, whatever became of it; None where there was none.
-        new_images: so many new images are enough, if they are also ...
-        new_share: ... this share of the images the last model was trained on.
+        limits: how much must be new.
     """
     if now.blocked:
         return []
@@ -154,9 +208,10 @@ def reasons(now: Situation, handled: Situation | None, new_images: int, new_shar
     before = handled if handled and handled.model_id == now.model_id else None
     return [
         *_first(now, before),
-        *_images(now, before, new_images, new_share),
-        *_removed(now, before, new_images, new_share),
+        *_images(now, before, limits),
+        *_removed(now, before, limits),
         *_drift(now, before),
+        *_served_drift(now, before, limits),
         *_versions(now, before),
     ]
 
@@ -166,37 +221,54 @@ def _first(now: Situation, before: Situation | None) -> Iterator[Reason]:
         yield Reason("first model", "the first training: no model was there")
 
 
-def _images(now: Situation, before: Situation | None, number: int, share: float) -> Iterator[Reason]:
+def _images(now: Situation, before: Situation | None, limits: Limits) -> Iterator[Reason]:
     if now.model_id is None and before is None:
         return  # the first model needs no number
     new = now.new_images - (before.new_images if before else 0)
-    if new >= enough(now, number, share):
+    if new >= enough(now, limits):
         since = "the last request" if before else now.model_id
         yield Reason(
             "new images",
-            f"{new:,} new training images since {since}, {enough(now, number, share):,} are enough",
+            f"{new:,} new training images since {since}, {enough(now, limits):,} are enough",
         )
 
 
-def _removed(now: Situation, before: Situation | None, number: int, share: float) -> Iterator[Reason]:
+def _removed(now: Situation, before: Situation | None, limits: Limits) -> Iterator[Reason]:
     removed = now.removed_images - (before.removed_images if before else 0)
-    if now.model_id is not None and removed >= enough(now, number, share):
+    if now.model_id is not None and removed >= enough(now, limits):
         yield Reason(
             "removed images",
             f"{removed:,} images that {now.model_id} was trained on were removed, "
-            f"{enough(now, number, share):,} are enough",
+            f"{enough(now, limits):,} are enough",
         )
 
 
-def enough(now: Situation, number: int, share: float) -> int:
+def enough(now: Situation, limits: Limits) -> int:
     """Return how many new or removed images are enough: so many, and so large a share of those trained on."""
-    return max(number, round(share * now.trained_images))
+    return max(limits.new_images, round(limits.new_share * now.trained_images))
 
 
 def _drift(now: Situation, before: Situation | None) -> Iterator[Reason]:
     drifted = [name for name in now.drifted if not before or name not in before.drifted]
     if drifted:
         yield Reason("drift", f"the drift check failed for {', '.join(drifted)}")
+
+
+def _served_drift(now: Situation, before: Situation | None, limits: Limits) -> Iterator[Reason]:
+    if now.served_drift is None:
+        return
+    corrected = now.corrections - (before.corrections if before else 0)
+    batches = [name for name in now.new_batches if not before or name not in before.new_batches]
+    new = [f"{corrected:,} new corrections, {limits.corrections:,} are enough"]
+    new = new if corrected >= limits.corrections else []
+    new += [f"new batches: {', '.join(batches)}"] if batches else []
+    if new:
+        yield Reason("served drift", f"{now.served_drift}; to learn from: {'; '.join(new)}")
+
+
+def waits_for_labels(now: Situation, limits: Limits) -> bool:
+    """Return whether served predictions drift and too little is new to learn from."""
+    return now.served_drift is not None and not list(_served_drift(now, None, limits))
 
 
 def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
@@ -212,7 +284,7 @@ def _changed(trigger: str, version: str, then: str) -> str:
     return f"the training's code changed from {then} to {version}"
 
 
-def in_words(now: Situation, number: int, share: float) -> str:
+def in_words(now: Situation, limits: Limits) -> str:
     """Say where every trigger stands: what a look at the policy shows while nothing happens."""
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
@@ -224,8 +296,18 @@ def in_words(now: Situation, number: int, share: float) -> str:
         if then not in (None, version)
     ]
     return (
-        f"{now.new_images:,} of {enough(now, number, share):,} new training images since {now.model_id}"
+        f"{now.new_images:,} of {enough(now, limits):,} new training images since {now.model_id}"
         f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
+        f"{_served_in_words(now, limits)}; "
         f"{'; '.join(changed) or 'code and settings as in the last training'}"
+    )
+
+
+def _served_in_words(now: Situation, limits: Limits) -> str:
+    if now.served_drift is None:
+        return "served predictions: no drift"
+    new = f"{now.corrections:,} of {limits.corrections:,} new corrections"
+    return (
+        f"served predictions: {now.served_drift} ({new}, new batches: {', '.join(now.new_batches) or 'none'})"
     )

@@ -19,6 +19,7 @@ from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.reader import ReaderError, read_split
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.served_drift import RESULT
 from captcha_assets.monitoring import plots, report, sample
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Reference
@@ -29,7 +30,7 @@ from captcha_assets.quality.drift import DriftError
 from captcha_assets.quality.validation_result import has_passed
 from captcha_assets.storage import AnyPath, fetched, json_text
 
-RESULT, REPORT = "drift.json", "report.html"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)

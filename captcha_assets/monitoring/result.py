@@ -199,7 +199,7 @@ class ServedDrift:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What drifted, by window and family, the strongest first; and what was not tested."""
+        """What drifted, by window and family, the most severe first; and what was not tested."""
         found = [one for window in self.windows for one in _sentences(window)]
         if self.error_rate and self.error_rate.test.severity != "none":
             found.insert(0, f"error rate: {self.error_rate.test.sentence}")
@@ -219,7 +219,7 @@ def highest(severities: Iterable[Severity]) -> Severity:
 
 
 def _sentences(window: Window) -> list[str]:
-    found = []
+    found: list[tuple[Severity, str]] = []
     for family, limits in LIMITS.items():
         alarms = [test for test in window.tests if test.family == family and test.severity != "none"]
         if not alarms:
@@ -227,5 +227,7 @@ def _sentences(window: Window) -> list[str]:
         tested = sum(test.family == family for test in window.tests)
         worst = max(alarms, key=lambda test: abs(test.effect) / limits.tolerated)
         how_many = f"{len(alarms)} of {tested} drifted, most: " if tested > 1 else ""
-        found.append(f"{window.name}, {family}: {how_many}{worst.sentence}")
-    return [*found, *(f"{window.name}: {note}" for note in window.notes)]
+        severity = highest(test.severity for test in alarms)
+        found.append((severity, f"{window.name}, {family}: {how_many}{worst.sentence}"))
+    found.sort(key=lambda one: SEVERITIES.index(one[0]), reverse=True)
+    return [*(sentence for _, sentence in found), *(f"{window.name}: {note}" for note in window.notes)]

@@ -147,6 +147,25 @@ def day_versions(url: str) -> dict[str, str]:
     return {key: f"{counts[key]}-{latest.get(key, 0)}" for key in sorted(counts)}
 
 
+def waiting_corrections(url: str) -> dict[str, int]:
+    """Return how many corrected predictions are in no batch yet, by the day of the prediction.
+
+    Raises:
+        PredictionLogUnavailableError: the database cannot be read.
+    """
+    latest = sa.select(sa.func.max(corrections.c.id).label("id")).group_by(corrections.c.inference_id)
+    waiting = latest.except_(sa.select(correction_batches.c.correction_id)).subquery()
+    day = sa.func.date(predictions.c.time, type_=sa.String).label("day")
+    counted = (
+        sa.select(day, sa.func.count())
+        .join_from(corrections, predictions)
+        .where(corrections.c.id.in_(sa.select(waiting.c.id)))
+        .group_by("day")
+    )
+    with _connection(url) as connection:
+        return {str(key): number for key, number in connection.execute(counted).tuples()}
+
+
 def write_day(url: str, day: str, table: AnyPath) -> DailySummary:
     """Write the predictions of a day as a Parquet table, complete or not at all.
 

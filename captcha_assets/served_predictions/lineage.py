@@ -58,7 +58,7 @@ def _correction(paths: Paths, made: LoggedPrediction, correction: Correction, ba
 def _state(made: LoggedPrediction, correction: Correction, batches: list[str]) -> str:
     if made.correction and made.correction.id != correction.id:
         return f"superseded by {made.correction.id}"
-    return "in a batch" if batches else "waits for the next captcha-assets update"
+    return "in a batch" if batches else "in no batch yet"
 
 
 def _images(paths: Paths, batch: str, made: LoggedPrediction) -> Iterator[Node]:

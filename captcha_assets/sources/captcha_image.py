@@ -64,9 +64,11 @@ class Face:
     width: int = 100
 
 
-#: Each image has two faces, one of each row, and each of its characters is drawn in one of them: Kaptcha
-#: takes Arial and Courier, for which Java on a plain machine puts a sans serif and a monospaced one.
-FACES: tuple[tuple[Face, ...], ...] = (
+#: Each image has two faces, one of each row, and each of its characters is drawn in one of them.
+Faces = tuple[tuple[Face, ...], tuple[Face, ...]]
+
+#: Kaptcha takes Arial and Courier, for which Java on a plain machine puts a sans serif and a monospaced one.
+FACES: Faces = (
     (
         *(Face("DejaVuSans-Bold", 0, width) for width in (84, 88, 92)),
         *(Face("DejaVuSans", bold, 95) for bold in (5, 7)),
@@ -254,17 +256,18 @@ def _curve(image: Array, columns: tuple[int, int, int, int], rows: list[int]) ->
         _stroke(image, start, end, 0.9 * (4 - min(place, 2)))
 
 
-def draw(word: str, rng: np.random.Generator) -> tuple[Array, Spans]:
+def draw(word: str, rng: np.random.Generator, faces: Faces = FACES) -> tuple[Array, Spans]:
     """Draw an image.
 
     Args:
         word: its characters, each one of the data set's classes.
         rng: what is left to chance is drawn from it.
+        faces: what letters may look like.
 
     Returns:
         The image, uint8 (50, 200), and the columns each character takes.
     """
-    pair = [row[rng.integers(len(row))] for row in FACES]
+    pair = [row[rng.integers(len(row))] for row in faces]
     layer, spans = _text(word, [pair[i] for i in rng.integers(2, size=len(word))])
     number = max(int(rng.integers(-9, len(_RIPPLES))), 0)
     image = (_background() * (255 - _moved(layer, number)) // 255).astype(np.uint8)

@@ -7,6 +7,7 @@ prediction. One in a format that the data set does not take is stored as PNG, wi
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def day_of(batch: str) -> str | None:
 def image_hash_of(member: str) -> str:
     """Return the hash of the bytes that the service received, from the image's path in the archive."""
     return Path(member).stem.rpartition("_")[2]
+
+
+def days_to_register(day: str, waiting: Mapping[str, int], enough: int, *, registered: bool) -> list[str]:
+    """Return the days whose corrections become batches now.
+
+    Args:
+        day: the day whose corrections are new. A batch that it has already takes them at once.
+        waiting: how many corrections of each day are in no batch yet.
+        enough: so many of them, over all days, become batches.
+        registered: whether the day has a batch already.
+    """
+    due = set(waiting) if sum(waiting.values()) >= enough else set()
+    return sorted(due | {day} if registered else due)
 
 
 def write_archive(predictions: AnyPath, archive: Path, spec: DatasetSpec) -> Corrections:

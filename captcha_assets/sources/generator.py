@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.captcha_image import LENGTH, cut, draw
+from captcha_assets.sources.captcha_image import FACES, LENGTH, Faces, cut, draw
 from captcha_assets.storage import replacing
 
 #: Kaptcha's alphabet, in which n stands twice.
@@ -55,30 +55,35 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     return image
 
 
-def _cut(word: str, rng: np.random.Generator) -> NDArray[Any]:
-    image, spans = draw(word, rng)
+def _cut(word: str, rng: np.random.Generator, faces: Faces = FACES) -> NDArray[Any]:
+    image, spans = draw(word, rng, faces)
     return cut(image, word, spans, rng)
 
 
-def generate(count: int, seed: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
+def generate(count: int, seed: int = 0, faces: Faces = FACES) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield `count` labelled images, five from each image: (label, uint8 (52, 32)).
 
     Every 21 images hold all classes, n twice.
+
+    Args:
+        count: number of images.
+        seed: another seed gives other images.
+        faces: what letters look like; other ones than Kaptcha's make images of another look.
 
     Raises:
         GeneratorError: the count or the seed is negative.
     """
     if count < 0 or seed < 0:
         raise GeneratorError(f"cannot generate {count} images from seed {seed}: neither may be negative")
-    return islice(_endless(seed), count)
+    return islice(_endless(seed, faces), count)
 
 
-def _endless(seed: int) -> Iterator[tuple[str, NDArray[Any]]]:
+def _endless(seed: int, faces: Faces) -> Iterator[tuple[str, NDArray[Any]]]:
     labels = _labels(seed)
     for image in count_up():
         word = list(islice(labels, LENGTH))
         rng = _stream(seed, 1, image)
-        yield from zip(word, _cut("".join(word), rng), strict=True)
+        yield from zip(word, _cut("".join(word), rng, faces), strict=True)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

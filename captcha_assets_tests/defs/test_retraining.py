@@ -1,5 +1,6 @@
 """A training starts by itself, for a reason that its run tells, and once for each reason."""
 
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ import pytest
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
+from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs.model.sensors import WHY_TAG, retraining_sensor
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.models import registry
+from captcha_assets.models.manifest import writing_folder
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
@@ -150,6 +154,82 @@ def test_a_batch_that_drifted_starts_a_training(finished: Home, tmp_path: Path) 
     assert request.tags["captcha_assets/trigger"] == "drift"
     assert request.tags[WHY_TAG] == "the drift check failed for dark"
     assert ticks.tick() == []
+
+
+def report_drift(home: Home, day: str = "2026-11-28", **changes: str) -> None:
+    """Store a drift report of the champion, as far as the policy reads it."""
+    champion = registry.champion(home.settings.paths.models)
+    assert champion is not None
+    found = {"day": day, "model_id": champion.model_id, "severity": "critical", "sentences": ["features"]}
+    with writing_folder(home.settings.paths.drift_report(day), version="1") as part:
+        (part / "drift.json").write_text(json.dumps(found | changes))
+
+
+def alerts_of_drift(home: Home, ticks: int) -> list[list[str]]:
+    """Tick the sensor that alerts, and return the lines of the alerts of drift that it has sent."""
+    cursor = None
+    for _ in range(ticks):
+        with dg.build_sensor_context(home.instance, cursor, resources={"settings": home.settings}) as context:
+            cursor = observed_sources(context).cursor
+    log = home.settings.paths.alerts
+    sent = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [alert["lines"] for alert in sent if alert["title"].endswith(" drift")]
+
+
+def test_served_drift_starts_a_training_when_there_is_a_new_batch(grown: Home) -> None:
+    report_drift(grown)
+    ticks = Ticks(grown)
+    (request,) = ticks.tick()
+    assert request.tags["captcha_assets/trigger"] == "served drift"
+    assert request.tags[WHY_TAG] == (
+        "critical drift on 2026-11-28: features; to learn from: new batches: second"
+    )
+    assert ticks.tick() == []
+
+
+def test_served_drift_starts_a_training_when_there_are_enough_corrections(finished: Home) -> None:
+    report_drift(finished)
+    bring(finished, "corrections-2026-11-28", "synthetic:120:2")
+    waiting = Ticks(finished, retrain_corrections=500)
+    assert waiting.tick() == []
+    assert "of 500 new corrections, new batches: none" in waiting.said
+    assert Ticks(finished, retrain_corrections=100).triggers() == ["served drift"]
+
+
+def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) -> None:
+    report_drift(finished)
+    ticks = Ticks(finished)
+    assert ticks.tick() == []
+    assert "critical drift on 2026-11-28: features (0 of 100 new corrections" in ticks.said
+    ((line,),) = alerts_of_drift(finished, ticks=2)
+    assert line.startswith("label predictions, the least certain first")
+
+
+def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:
+    report_drift(grown)
+    ((line,),) = alerts_of_drift(grown, ticks=2)
+    assert "`retraining` is off" in line
+    grown.settings.paths.alerts.unlink()
+    sensor_switches.switch(grown.instance, on=True)
+    assert alerts_of_drift(grown, ticks=1) == []
+
+
+@pytest.mark.parametrize("changes", [{"severity": "none"}, {"model_id": "resnet18-of-before"}])
+def test_a_report_without_drift_or_of_another_model_is_no_reason(
+    grown: Home, changes: dict[str, str]
+) -> None:
+    report_drift(grown)
+    report_drift(grown, "2026-11-29", **changes)
+    ticks = Ticks(grown)
+    assert ticks.tick() == []
+    assert "served predictions: no drift" in ticks.said
+    assert alerts_of_drift(grown, ticks=1) == []
+
+
+def test_a_damaged_report_is_no_reason(grown: Home) -> None:
+    report_drift(grown)
+    (grown.settings.paths.drift_report("2026-11-28") / "drift.json").write_text("{")
+    assert Ticks(grown).tick() == []
 
 
 def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:

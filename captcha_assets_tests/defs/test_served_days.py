@@ -13,7 +13,7 @@ from captcha_assets.defs.observed_sources import observe, observed_sources
 from captcha_assets.defs.serving.served_days import served_predictions
 from captcha_assets.images.index import LABEL_CONFLICT
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
-from captcha_assets.sources import generator
+from captcha_assets.sources import generator, registrations
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.serving.predictions import prediction
@@ -21,6 +21,11 @@ from captcha_assets_tests.serving.predictions import prediction
 DAY, BATCH = "2026-11-28", "corrections-2026-11-28"
 OF_DAYS = "key:prediction_log or key:corrections"
 THROUGH_SPLITS = f"{OF_DAYS} or +key:splits or key:rejected_images or key:data_snapshot"
+
+
+@pytest.fixture(autouse=True)
+def _every_correction_becomes_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTCHA_CORRECTIONS_IN_BATCH", "1")
 
 
 @pytest.fixture
@@ -107,6 +112,31 @@ def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[
     assert [outcome.error for outcome in made] == [None, None]
     assert not any(BATCH in step for step in home.stale() if "raw_batch" not in step and "image" not in step)
     assert home.runs_of("raw_batch") == 0
+
+
+def test_corrections_wait_until_those_of_all_days_are_enough(
+    home: Home, images: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTCHA_CORRECTIONS_IN_BATCH", "10")
+    day_before = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+    def batches() -> list[str]:
+        assert [outcome.error for outcome in home.update(OF_DAYS) if outcome.error] == []
+        return sorted(registrations.known_batches(home.settings.paths))
+
+    with open_log(home) as log:
+        serve(log, images[:20])
+        serve(log, images[20:], first=20, time=day_before)
+        for number in (*range(6), 20, 21, 22):
+            log.correct(f"id-{number}", images[number][0])
+        assert batches() == []
+        assert log.pending_corrections() == 9
+        log.correct("id-23", images[23][0])
+        assert batches() == ["corrections-2026-11-27", BATCH]
+        assert log.pending_corrections() == 0
+        log.correct("id-6", images[6][0])  # the day has a batch already
+        batches()
+        assert log.pending_corrections() == 0
 
 
 @pytest.mark.slow

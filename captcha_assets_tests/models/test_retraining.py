@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.models.retraining import Situation, in_words, reasons
+from captcha_assets.models.retraining import Limits, Situation, in_words, reasons, waits_for_labels
 
-NUMBER, SHARE = 100, 0.1
+LIMITS = Limits(new_images=100, new_share=0.1, corrections=60)
 TRAINED = Situation("one", 2000, 0, (), ("1", "1"), ("a", "a"))
+DRIFTS = replace(TRAINED, served_drift="critical drift on 2026-11-28: predicted classes")
 NOTHING = Situation(None, 0, 50, (), ("1", None), ("a", None))
 
 
 def triggers(now: Situation, handled: Situation | None = None) -> list[str]:
-    return [reason.trigger for reason in reasons(now, handled, NUMBER, SHARE)]
+    return [reason.trigger for reason in reasons(now, handled, LIMITS)]
 
 
 def test_nothing_new_is_no_reason() -> None:
@@ -38,7 +39,7 @@ def test_removed_images_are_a_reason_when_they_are_enough() -> None:
     gone = replace(TRAINED, removed_images=200)
     assert triggers(gone) == ["removed images"]
     assert triggers(gone, gone) == []
-    assert "0 of 200 new training images since one, 200 removed" in in_words(gone, NUMBER, SHARE)
+    assert "0 of 200 new training images since one, 200 removed" in in_words(gone, LIMITS)
 
 
 def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> None:
@@ -47,14 +48,53 @@ def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> Non
     assert triggers(replace(TRAINED, configuration=("b", "a"))) == ["configuration"]
 
 
+def test_served_drift_is_a_reason_when_there_are_corrections_to_learn_from() -> None:
+    assert triggers(replace(DRIFTS, corrections=59)) == []
+    assert triggers(replace(DRIFTS, corrections=60)) == ["served drift"]
+    assert triggers(replace(TRAINED, corrections=60)) == [], "there is no drift"
+
+
+def test_served_drift_is_a_reason_when_there_is_a_new_batch_to_learn_from() -> None:
+    assert triggers(replace(DRIFTS, new_batches=("october",))) == ["served drift"]
+    assert triggers(replace(TRAINED, new_batches=("october",))) == [], "there is no drift"
+
+
+def test_served_drift_asks_again_only_when_there_is_more_to_learn_from() -> None:
+    asked = replace(DRIFTS, corrections=60, new_batches=("october",))
+    assert triggers(replace(asked, corrections=119), asked) == []
+    assert triggers(replace(asked, served_drift="critical drift on 2026-11-29: features"), asked) == []
+    assert triggers(replace(asked, corrections=120), asked) == ["served drift"]
+    assert triggers(replace(asked, new_batches=("november", "october")), asked) == ["served drift"]
+
+
+def test_served_drift_that_has_too_little_to_learn_from_waits_for_labels() -> None:
+    assert waits_for_labels(replace(DRIFTS, corrections=59), LIMITS)
+    assert not waits_for_labels(replace(DRIFTS, corrections=60), LIMITS)
+    assert not waits_for_labels(replace(DRIFTS, new_batches=("october",)), LIMITS)
+    assert not waits_for_labels(TRAINED, LIMITS)
+
+
+def test_the_reason_and_the_status_name_the_drift_and_what_there_is_to_learn_from() -> None:
+    now = replace(DRIFTS, corrections=60, new_batches=("october",))
+    (reason,) = reasons(now, None, LIMITS)
+    assert reason.words == (
+        "critical drift on 2026-11-28: predicted classes; to learn from: 60 new corrections, 60 are enough; "
+        "new batches: october"
+    )
+    assert "served predictions: no drift" in in_words(TRAINED, LIMITS)
+    assert "2026-11-28: predicted classes (3 of 60 new corrections, new batches: none)" in in_words(
+        replace(DRIFTS, corrections=3), LIMITS
+    )
+
+
 def test_a_model_that_does_not_say_what_it_was_configured_with_is_no_reason() -> None:
     assert triggers(replace(TRAINED, configuration=("b", None))) == []
 
 
 def test_every_reason_says_its_figures() -> None:
-    (reason,) = reasons(replace(TRAINED, new_images=250), None, NUMBER, SHARE)
+    (reason,) = reasons(replace(TRAINED, new_images=250), None, LIMITS)
     assert reason.words == "250 new training images since one, 200 are enough"
-    assert "250 of 200 new training images" in in_words(replace(TRAINED, new_images=250), NUMBER, SHARE)
+    assert "250 of 200 new training images" in in_words(replace(TRAINED, new_images=250), LIMITS)
 
 
 @pytest.mark.parametrize("now", [NOTHING, replace(TRAINED, new_images=9000, drifted=("x",), code=("2", "1"))])
@@ -62,7 +102,7 @@ def test_nothing_is_trained_while_a_blocking_check_fails(now: Situation) -> None
     assert triggers(now) != []
     blocked = replace(now, blocked=("a blocking check of splits fails",))
     assert triggers(blocked) == []
-    assert in_words(blocked, NUMBER, SHARE) == "no training: a blocking check of splits fails"
+    assert in_words(blocked, LIMITS) == "no training: a blocking check of splits fails"
 
 
 def test_a_failed_training_is_asked_for_again_only_when_there_is_more() -> None:
@@ -91,6 +131,9 @@ situations = st.builds(
     configuration=st.tuples(words, st.none() | words),
     blocked=st.lists(words, max_size=1).map(tuple),
     removed_images=st.integers(0, 5000),
+    served_drift=st.none() | words,
+    corrections=st.integers(0, 500),
+    new_batches=st.lists(words, unique=True, max_size=3).map(tuple),
 )
 
 

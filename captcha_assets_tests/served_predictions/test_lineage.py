@@ -96,7 +96,7 @@ def test_a_correction_leads_to_its_image_and_to_the_model_that_learned_from_it(h
 
 def test_a_correction_that_waits_says_so(home: Paths) -> None:
     (waiting,) = trace(home, "id-5", find_prediction).used_for
-    assert waiting.facts["state"] == "waits for the next captcha-assets update"
+    assert waiting.facts["state"] == "in no batch yet"
 
 
 def test_a_model_that_is_gone_is_named(home: Paths) -> None:

@@ -89,7 +89,7 @@ def _next_training(settings: Settings) -> str:
         now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
-    return retraining.in_words(now, settings.retrain_new_images, settings.retrain_new_share)
+    return retraining.in_words(now, retraining.Limits.of(settings))
 
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:

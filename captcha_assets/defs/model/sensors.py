@@ -8,7 +8,7 @@ import dagster as dg
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
 from captcha_assets.models import retraining
-from captcha_assets.models.retraining import Reason, Situation
+from captcha_assets.models.retraining import Limits, Reason, Situation
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, production_version
 from captcha_assets.training.config import TRAINING_CODE
@@ -30,8 +30,9 @@ retrain = dg.define_asset_job(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Starts a training when enough new images reached the training split since the last one, "
-    "when a new batch's drift check failed, or when the training's code or configuration changed. Never "
-    "while a blocking check of the data fails, never twice for one reason. Off until switched on.",
+    "when a new batch's drift check failed, when served predictions drift and there are corrections or "
+    "batches to learn from, or when the training's code or configuration changed. Never while a blocking "
+    "check of the data fails, never twice for one reason. Off until switched on.",
 )
 def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
@@ -40,11 +41,11 @@ def retraining_sensor(
     if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
     now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
-    limits = settings.retrain_new_images, settings.retrain_new_share
-    why = retraining.reasons(now, retraining.Situation.from_json(context.cursor), *limits)
+    limits = Limits.of(settings)
+    why = retraining.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:
         return dg.SkipReason(
-            "; ".join([retraining.in_words(now, *limits), *last_unsuccessful_training(context.instance)])
+            "; ".join([retraining.in_words(now, limits), *last_unsuccessful_training(context.instance)])
         )
     if under_way := _unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")

@@ -65,35 +65,53 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
     group_name="serving",
     kinds={"zip"},
     code_version="1",
-    description="The images of a day that people labelled, registered as the batch `corrections-<day>`; of "
-    "several corrections of a prediction the latest counts.",
+    description="The images of a day that people labelled; of several corrections of a prediction the latest "
+    "counts. They are registered as the batch `corrections-<day>` once enough corrections wait.",
 )
 def corrections(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
-    """Write the day's corrected images as an archive, and register it as a batch."""
+    """Write the day's corrected images as an archive, and register the batches that are due."""
     from captcha_assets.sources import archives, corrections
 
     day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
     require_valid(settings.paths, day)
     found = corrections.write_archive(settings.paths.prediction_log(day), archive, dataset)
-    batch = corrections.batch_name(day) if found.images else None
-    if batch:
-        registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
-        context.instance.add_dynamic_partitions(BATCH, [batch])
-        lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
-        daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)
+    waiting = daily_tables.waiting_corrections(_address(settings.paths))
+    known = registrations.registration(settings.paths, corrections.batch_name(day)) is not None
+    due = corrections.days_to_register(day, waiting, settings.corrections_in_batch, registered=known)
+    batches = [batch for one in due if (batch := _registered(context, settings, dataset, one))]
+    few = f"none: {sum(waiting.values())} corrections wait, {settings.corrections_in_batch} become batches"
     return dg.MaterializeResult(
         data_version=dg.DataVersion(archives.digest_of(archive).sha256),
         metadata={
-            "batch": batch or "none: nobody corrected a prediction of this day",
+            "batches": ", ".join(batches) or few,
             "dagster/partition_row_count": found.images,
             "images by class": counts(found.by_label, "class"),
             "path": dg.MetadataValue.path(str(archive)),
         },
     )
+
+
+def _registered(
+    context: dg.AssetExecutionContext, settings: Settings, dataset: DatasetSpec, day: str
+) -> str | None:
+    """Register the corrections of a day, and return the batch; None where its table has none yet."""
+    from captcha_assets.sources import corrections
+
+    archive, table = settings.paths.corrections(day), settings.paths.prediction_log(day)
+    if not table.exists():
+        return None
+    found, batch = corrections.write_archive(table, archive, dataset), corrections.batch_name(day)
+    if not found.images:
+        return None
+    registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
+    context.instance.add_dynamic_partitions(BATCH, [batch])
+    lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
+    daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)
+    return batch
 
 
 def _address(paths: Paths) -> str:
