@@ -1,5 +1,6 @@
 """The start page of the report server: it leads to every report among the artifacts."""
 
+import json
 from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
@@ -20,9 +21,8 @@ _LEVELS = {"passed": "passed", "warning": "warnings", "failed": "quarantined"}
 
 def page(settings: Settings) -> str:
     """Return the page as HTML."""
-    return report.start(
-        [_batches(settings.paths), _dataset(settings), _models(settings.paths)], settings.ui_url
-    )
+    sections = [_batches(settings.paths), _dataset(settings), _models(settings.paths)]
+    return report.start([*sections, *_served_days(settings.paths)], settings.ui_url)
 
 
 def _batches(paths: Paths) -> Section:
@@ -46,6 +46,32 @@ def _batches(paths: Paths) -> Section:
         words = "There is no batch yet: captcha-assets batch add NAME SOURCE"
     links = [Cell("history of all checks", "quality/image_table/index.html")] if validated else []
     return Section("Batches", words, links, ("batch", "checks", "", ""), rows)
+
+
+def _served_days(paths: Paths) -> Iterator[Section]:
+    """Yield the days of the service, the latest first; nothing where there are none."""
+    days = sorted(_with_report(paths.artifact_root / "drift_report"), reverse=True)
+    rows = [
+        [
+            [Cell(day)],
+            [_severity(paths.drift_report(day))],
+            [Cell("drift", f"drift_report/{day}/report.html")],
+            [Cell("quality", f"quality/prediction_log/{day}/report.html")],
+        ]
+        for day in days[:_MOST]
+    ]
+    if rows:
+        words = "Every day of the service, and how it differs from what the model was trained on."
+        yield Section("Days of the service", words, (), ("day", "drift", "", ""), rows)
+
+
+def _severity(folder: AnyPath) -> Cell:
+    try:
+        severity = json.loads((folder / "drift.json").read_text())["severity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Cell("cannot be read")
+    levels = {"none": "passed", "warning": "warning", "critical": "failed"}
+    return Cell(str(severity), level=levels.get(str(severity), ""))
 
 
 def _with_report(folder: AnyPath) -> set[str]:

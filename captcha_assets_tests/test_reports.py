@@ -150,3 +150,18 @@ def test_the_start_page_shows_what_it_can_where_a_record_is_damaged(tmp_path: Pa
         status, page, _ = ask(settings, "/")
     assert status == 200
     assert page.count("cannot be read") == 2
+
+
+def test_the_start_page_leads_to_the_drift_of_each_day(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    for day, content in (("2026-11-27", '{"severity": "critical"}'), ("2026-11-28", "no JSON")):
+        folder = Path(settings.paths.drift_report(day))
+        folder.mkdir(parents=True)
+        (folder / "report.html").write_text("page")
+        (folder / "drift.json").write_text(content)
+    with serving(settings):
+        page = ask(settings, "/")[1]
+        assert ask(settings, "/drift_report/2026-11-27/report.html")[:2] == (200, "page")
+    assert page.index("2026-11-28") < page.index("cannot be read") < page.index("2026-11-27")
+    assert "critical" in page
+    assert "drift_report/2026-11-27/report.html" in page

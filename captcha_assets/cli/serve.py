@@ -31,7 +31,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     with listen(host, port) as listener, suppress(KeyboardInterrupt):
         address, number, *_ = listener.getsockname()
         named = f"[{address}]" if ":" in address else address
-        click.echo(f"the champion answers at http://{named}:{number} (Ctrl-C stops)")
+        click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
         interrupts.check()
         serve_champion(
             serving_settings,

@@ -15,10 +15,12 @@ from starlette.types import ASGIApp
 from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.health import health_routes
 from captcha_assets.serving.limits import Authenticated, Limited, Observed
+from captcha_assets.serving.logged_predictions import logged_prediction_routes
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
 from captcha_assets.serving.predictions import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
 from captcha_assets.serving.service import Service
+from captcha_assets.serving.web_page import page_routes
 
 TITLE = "captcha-assets"
 
@@ -43,6 +45,9 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
     app.include_router(prediction_routes(service))
     app.include_router(inference_routes(service))
     app.include_router(health_routes(service))
+    if service.settings.page:
+        app.include_router(logged_prediction_routes(service))
+        app.include_router(page_routes())
     answer_with_problems(app)
     app.openapi = lambda: _described(app, secured=keys is not None)  # type: ignore[method-assign]
     inner: ASGIApp = Limited(app, service.settings)

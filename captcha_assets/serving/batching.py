@@ -73,7 +73,7 @@ class Batcher:
         self._batch_size, self._queue_length, self._deadline = batch_size, queue_length, deadline
         self._observe = observe
         self._queue: deque[_Waiting] = deque()
-        self.waiting = 0
+        self.waiting = self._running = 0
         self._arrival = asyncio.Event()
         self._seconds_per_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -85,7 +85,7 @@ class Batcher:
             QueueFullError: too many images wait, or it would take too long.
             DeadlineError: the model did not come to these in time.
         """
-        seconds = self.waiting * self._seconds_per_image
+        seconds = (self._running + self.waiting) * self._seconds_per_image
         too_many = self.waiting + len(images) > self._queue_length
         if too_many or seconds > self._deadline / 2:
             raise QueueFullError(max(1, math.ceil(seconds)))
@@ -130,11 +130,12 @@ class Batcher:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         images = np.concatenate([one.images for one in batch])
+        self._running = len(images)
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         call = loop.run_in_executor(self._thread, batch[0].model.predictor.predict, images)
         await asyncio.wait({call})  # whatever it raises concerns the requests of this batch alone
-        seconds = time.monotonic() - started
+        self._running, seconds = 0, time.monotonic() - started
         self._seconds_per_image += (seconds / len(images) - self._seconds_per_image) / 4
         self._observe(len(images), seconds)
         start = 0

@@ -10,6 +10,7 @@ from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.metrics import Metrics
 from captcha_assets.serving.problems import ProblemError
 from captcha_assets.serving.settings import ServingSettings
+from captcha_assets.serving.web_page import PAGE_FILES
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -19,8 +20,8 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-#: What anybody may ask, so that an orchestrator can.
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+#: What anybody may ask, so that an orchestrator can, and so that the page can ask for a key.
+OPEN_PATHS = {"/v2/health/live", "/v2/health/ready", *PAGE_FILES}
 #: After an answer to a request whose body was not read.
 _CLOSE = {"Connection": "close"}
 

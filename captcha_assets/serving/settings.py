@@ -57,6 +57,10 @@ class ServingSettings(BaseSettings):
         Path | None,
         Field(description="File with one API key a line; default none: everybody may ask."),
     ] = None
+    page: Annotated[
+        bool,
+        Field(description="Whether there is a web page, and the routes that show what was logged."),
+    ] = True
     prediction_log: Annotated[
         str | None,
         Field(

@@ -19,11 +19,16 @@ LARGE = 1 << 16
 
 _NO_IMAGE = {Reason.NOT_AN_IMAGE, Reason.UNSUPPORTED_FORMAT, Reason.NESTED_ARCHIVE}
 
-#: The body of a request, for OpenAPI.
+#: The body of a request that is one image, for OpenAPI.
+IMAGE_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
+}
+#: The body of a request that is one image or several, for OpenAPI.
 BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
+        **IMAGE_BODY["content"],
         FORM: {
             "schema": {
                 "type": "object",
