@@ -210,6 +210,10 @@ def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:
     ((line,),) = alerts_of_drift(grown, ticks=2)
     assert "`retraining` is off" in line
     grown.settings.paths.alerts.unlink()
+    run = dg.DagsterRun("retrain", status=dg.DagsterRunStatus.STARTED)
+    grown.instance.add_run(run)
+    assert alerts_of_drift(grown, ticks=1) == [], "a training is under way"
+    grown.instance.report_run_failed(run)
     sensor_switches.switch(grown.instance, on=True)
     assert alerts_of_drift(grown, ticks=1) == []
 

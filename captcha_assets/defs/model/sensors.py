@@ -47,7 +47,7 @@ def retraining_sensor(
         return dg.SkipReason(
             "; ".join([retraining.in_words(now, limits), *last_unsuccessful_training(context.instance)])
         )
-    if under_way := _unfinished_training(context.instance):
+    if under_way := unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
     return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())
 
@@ -79,8 +79,8 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
     )
 
 
-def _unfinished_training(instance: dg.DagsterInstance) -> str | None:
-    """The id of a run that trains or is going to, whoever started it."""
+def unfinished_training(instance: dg.DagsterInstance) -> str | None:
+    """Return the id of a run that trains or is going to, whoever started it; None where there is none."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         trains = "resnet18" in (assets_of(run) or ())
         if trains or run.job_name in (retrain.name, jobs.everything.name):

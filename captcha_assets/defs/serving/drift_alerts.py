@@ -3,6 +3,7 @@
 import dagster as dg
 
 from captcha_assets.alerts import Alert
+from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.models import retraining, served_drift
 from captcha_assets.models.folder import ModelFolderError
@@ -13,13 +14,13 @@ from captcha_assets.training.config import TRAINING_CODE
 
 
 def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert]:
-    """Return the alert of drift that someone must act on: by labels, or by a training.
+    """Return the alert of drift that someone must act on: by labels, or by a training. None while one runs.
 
     Its words stay the same as long as the model drifts, so that it is sent once.
     """
     try:
         alarm = served_drift.alarm(settings.paths)
-        if alarm is None or problem(settings.paths):
+        if alarm is None or problem(settings.paths) or unfinished_training(instance):
             return []
         now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
     except (RegistryError, ModelFolderError):
