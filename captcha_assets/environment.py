@@ -60,6 +60,8 @@ def errors_name_their_variable(prefix: str, secrets: Collection[str] = ()) -> It
         yield
     except ValidationError as error:
         field, value = setting_of(error), str(error.errors()[0]["input"])
-        secret = not field or field in secrets or _WITH_PASSWORD.search(value)
+        if not field:  # several settings contradict each other; the reason names them
+            raise SettingsError(reason_of(error)) from error
+        secret = field in secrets or _WITH_PASSWORD.search(value)
         given = f"{prefix}{field.upper()}" + ("" if secret else f"={value!r}")
         raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error

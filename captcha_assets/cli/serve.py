@@ -1,7 +1,9 @@
 """`captcha-assets serve`: the champion behind HTTP."""
 
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import click
 
@@ -29,10 +31,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     serving_settings = load_serving_settings()
     with listen(host, port) as listener, suppress(KeyboardInterrupt):
-        address, number, *_ = listener.getsockname()
-        named = f"[{address}]" if ":" in address else address
-        click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
-        interrupts.check()
         serve_champion(
             serving_settings,
             listener,
@@ -41,5 +39,20 @@ def serve(settings: Settings, host: str, port: int) -> None:
             models=settings.paths.models,
             exports=settings.paths.artifact_root / "onnx_model",
             alert=alert,
+            announce=partial(_announce, settings, listener),
         )
     interrupts.answered()
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    """Say where the service is, and that it waits where there is no champion."""
+    from captcha_assets.models import registry
+    from captcha_assets.models.records import RegistryError
+
+    address, number, *_ = listener.getsockname()
+    named = f"[{address}]" if ":" in address else address
+    click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
+    with suppress(RegistryError):  # the service says so itself, and looks again
+        if registry.champion(settings.paths.models) is None:
+            click.echo("there is no champion yet: answers are 503 until captcha-assets update makes one")
+    interrupts.check()

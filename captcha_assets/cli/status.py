@@ -109,6 +109,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
     yield f"drift    {_drift(found['last_drift'])}"
     if found["drifted"]:
         yield f"         batches that drifted: {', '.join(found['drifted'])}"
+    if found["served_drift"]:
+        yield f"         served predictions: {found['served_drift']}"
 
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:

@@ -51,7 +51,7 @@ def _fault(value: Any, kind: type[Any]) -> str | None:
     if unknown := sorted(set(value) - set(hints)):
         return f"it has unknown fields: {', '.join(unknown)}"
     wrong = [f"{name} is {entry!r:.40}" for name, entry in value.items() if not _fits(entry, hints[name])]
-    return "; ".join(wrong) or _no_time(value)
+    return "; ".join(wrong) or _no_time(value) or _no_folder_name(value)
 
 
 def _fits(entry: Any, hint: Any) -> bool:
@@ -60,6 +60,12 @@ def _fits(entry: Any, hint: Any) -> bool:
     if isinstance(entry, bool):  # an int to Python
         return hint is bool
     return isinstance(entry, get_origin(hint) or hint)
+
+
+def _no_folder_name(value: dict[str, Any]) -> str | None:
+    """Say whether the id of a model would lead out of the folder of the models."""
+    model_id = value.get("model_id", "")
+    return f"model_id is {model_id!r:.40}, not an id" if {"/", "\\", "\0"} & set(model_id) else None
 
 
 def _no_time(value: dict[str, Any]) -> str | None:

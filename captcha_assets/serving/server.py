@@ -3,6 +3,7 @@
 import logging
 import resource
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def serve(
     models: AnyPath,
     exports: AnyPath,
     alert: Alert,
+    announce: Callable[[], None],
 ) -> None:
     """Serve the champion until the process is interrupted.
 
@@ -68,6 +70,7 @@ def serve(
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         alert: how people are told of a champion that cannot be loaded.
+        announce: is called when everything is checked, before the first request.
 
     Raises:
         SettingsError: the file of the API keys cannot be used.
@@ -93,6 +96,7 @@ def serve(
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=GRACE,
     )
+    announce()
     uvicorn.Server(config).run(sockets=[listener])
 
 

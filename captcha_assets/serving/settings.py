@@ -24,7 +24,8 @@ class ServingSettings(BaseSettings):
     )
 
     threads: Annotated[
-        int | None, Field(ge=1, description="Threads of onnxruntime; default the cores of the process.")
+        int | None,
+        Field(ge=1, le=256, description="Threads of onnxruntime; default the cores of the process."),
     ] = None
     batch_size: Annotated[int, Field(ge=1, description="Most images in one call of the model.")] = 64
     queue_length: Annotated[

@@ -21,6 +21,7 @@ from captcha_assets.models.manifest import writing_folder
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.quality.stored_results import stored, validated
 
@@ -203,6 +204,8 @@ def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) ->
     assert "critical drift on 2026-11-28: features (0 of 100 new corrections" in ticks.said
     ((line,),) = alerts_of_drift(finished, ticks=2)
     assert line.startswith("label predictions, the least certain first")
+    status = succeeded(finished.settings.paths.home, "status")
+    assert "served predictions: critical drift on 2026-11-28: features" in status
 
 
 def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:

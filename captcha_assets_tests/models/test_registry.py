@@ -382,6 +382,7 @@ WHOLE = {
         (json.dumps(WHOLE | {"number": True}), "number is True"),
         (json.dumps(WHOLE | {"number": 7}), "its number is 7"),
         (json.dumps(WHOLE | {"metrics": []}), r"metrics is \[\]"),
+        (json.dumps(WHOLE | {"model_id": "../../etc"}), r"model_id is '\.\./\.\./etc', not an id"),
         (json.dumps(WHOLE | {"surprise": 1}), "unknown fields: surprise"),
         ("\0\udcff", "decode"),
     ],

@@ -202,6 +202,7 @@ def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
         ("DEADLINE", "0", "CAPTCHA_SERVING_DEADLINE='0' cannot be used: "),
         ("DEADLIN", "1", "CAPTCHA_SERVING_DEADLIN is no setting: is CAPTCHA_SERVING_DEADLINE meant?"),
         ("MAX_IMAGES", "999", "CAPTCHA_SERVING_QUEUE_LENGTH=256"),
+        ("THREADS", "5000", "CAPTCHA_SERVING_THREADS='5000' cannot be used: "),
         (
             "API_KEYS",
             "/nowhere",

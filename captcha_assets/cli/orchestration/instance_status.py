@@ -15,7 +15,7 @@ from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.serving import served_days
 from captcha_assets.images import decisions
-from captcha_assets.models import overview, promotion_decisions, registry, retraining
+from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.records import RegistryError
 from captcha_assets.paths import Paths
@@ -39,7 +39,8 @@ def look(
         ended yet),
         `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
         `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
-        there was none), `next_training` (where each trigger of a training stands).
+        there was none), `served_drift` (the alarm of the latest drift report, None where
+        it raises none), `next_training` (where each trigger of a training stands).
     """
     planned = staleness.plan(definitions, instance, staleness.selected("*"))
     failed = last_failures(instance)
@@ -55,6 +56,7 @@ def look(
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings.paths),
+        "served_drift": _served_drift(settings.paths),
         "unusable": list(_unusable(settings.paths, spec)),
         "not_promoted": _not_promoted(settings.paths),
         "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
@@ -152,6 +154,15 @@ def _not_promoted(paths: Paths) -> dict[str, str] | None:
     except RegistryError:
         return None  # it is among what cannot be used
     return {"model": candidate.model_id, "reason": reason} if reason else None
+
+
+def _served_drift(paths: Paths) -> str | None:
+    """What the latest drift report says of the champion's predictions; None where it raises no alarm."""
+    try:
+        alarm = served_drift.alarm(paths)
+    except RegistryError:
+        return None  # the line of the champion says so
+    return str(alarm) if alarm else None
 
 
 def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
