@@ -19,6 +19,7 @@ def test_a_stream_in_a_new_font_leads_to_a_model_that_reads_it(tmp_path: Path) -
     found = json.loads(figures.read_text())
     assert found["fresh_before"] < found["usual_before"]
     assert found["severity"] in {"warning", "critical"}
-    assert "corrections" in found["why"]
+    assert f"{found['severity']} drift on" in found["why"]
+    assert "new corrections" in found["why"]
     assert found["fresh_after"] > found["fresh_before"]
     assert found["version_after"] != found["version_before"]

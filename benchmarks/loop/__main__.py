@@ -46,7 +46,7 @@ class Size:
     epochs: int
 
 
-FULL, SMALL = Size(3000, 1000, 400, 30), Size(1500, 600, 200, 20)
+FULL, SMALL = Size(3000, 1000, 400, 30), Size(1200, 1000, 200, 30)
 
 
 @dataclass(frozen=True)
