@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -12,8 +11,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.quality.drift import STATISTICS, sharpness
-from captcha_assets.sources import captcha_image
-from captcha_assets.sources.captcha_image import LENGTH, Face
+from captcha_assets.sources.captcha_image import FACES, LENGTH, Face, Faces
 from captcha_assets.sources.generator import generate
 
 #: Seeds of the generator; the model is trained on seed 0.
@@ -72,10 +70,16 @@ def pools(scratch: Path, model: Path, undisturbed: int, disturbed: int) -> dict[
     folder.mkdir(parents=True, exist_ok=True)
     extractor = FeatureExtractor(model)
 
-    def pool(name: str, count: int, change: Change = lambda images: images, seed: int = _SEED) -> Pool:
+    def pool(
+        name: str,
+        count: int,
+        change: Change = lambda images: images,
+        seed: int = _SEED,
+        faces: Faces = FACES,
+    ) -> Pool:
         path = folder / f"{name}.npz"
         if not path.exists():
-            np.savez(path, **asdict(_predicted(extractor, count, change, seed)))
+            np.savez(path, **asdict(_predicted(extractor, count, change, seed, faces)))
         with np.load(path) as arrays:
             return Pool(**arrays)
 
@@ -85,13 +89,12 @@ def pools(scratch: Path, model: Path, undisturbed: int, disturbed: int) -> dict[
             f"{name} {how}": pool(f"{name} {how}", disturbed, change) for how, change in strengths.items()
         }
     found[INVERSE] = pool(INVERSE, disturbed, lambda images: 255 - images)
-    with patch.object(captcha_image, "FACES", _FACES):
-        found[NEW_FONT] = pool(NEW_FONT, disturbed, seed=_SEED_OF_THE_FONT)
+    found[NEW_FONT] = pool(NEW_FONT, disturbed, seed=_SEED_OF_THE_FONT, faces=_FACES)
     return found
 
 
-def _predicted(extractor: FeatureExtractor, count: int, change: Change, seed: int) -> Pool:
-    names, drawn = zip(*generate(count - count % LENGTH, seed), strict=True)
+def _predicted(extractor: FeatureExtractor, count: int, change: Change, seed: int, faces: Faces) -> Pool:
+    names, drawn = zip(*generate(count - count % LENGTH, seed, faces), strict=True)
     images = change(np.stack(drawn))
     probabilities, features = extractor.extract(images)
     found = Statistics(images)
