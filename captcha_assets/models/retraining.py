@@ -259,9 +259,11 @@ def _served_drift(now: Situation, before: Situation | None, limits: Limits) -> I
         return
     corrected = now.corrections - (before.corrections if before else 0)
     batches = [name for name in now.new_batches if not before or name not in before.new_batches]
-    new = [f"{corrected:,} new corrections, {limits.corrections:,} are enough"]
-    new = new if corrected >= limits.corrections else []
-    new += [f"new batches: {', '.join(batches)}"] if batches else []
+    new = []
+    if corrected >= limits.corrections:
+        new.append(f"{corrected:,} new corrections, {limits.corrections:,} are enough")
+    if batches:
+        new.append(f"new batches: {', '.join(batches)}")
     if new:
         yield Reason("served drift", f"{now.served_drift}; to learn from: {'; '.join(new)}")
 
