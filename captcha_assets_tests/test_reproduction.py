@@ -89,7 +89,7 @@ def snapshot(place: object) -> dict[str, bytes]:
 
 def told_otherwise(home: Settings, **changes: object) -> str:
     """Make the candidate a model that says it was trained with other settings."""
-    model = registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)
+    model = registry.model_folder(home.paths.models, registry.candidate(home.paths.models).model_id)
     loaded = folder.load(Path(str(model)))
     config = replace(
         loaded.config, settings=loaded.config.settings | changes, seed=changes.get("seed", TINY.seed)
@@ -139,7 +139,9 @@ def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None
 
 def from_kaggle(home: Settings) -> None:
     """Make the candidate a model that was trained on Kaggle's data set, whose archive is lost."""
-    place = Path(str(registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)))
+    place = Path(
+        str(registry.model_folder(home.paths.models, registry.candidate(home.paths.models).model_id))
+    )
     loaded = folder.load(place)
     (source,) = loaded.config.provenance["sources"]
     source |= {"source": "kaggle:2", "dataset": "someone/letters", "kaggle_version": 2}
@@ -247,7 +249,9 @@ def test_a_damaged_model_is_rejected(home: Settings) -> None:
 
 
 def test_a_model_of_before_says_that_it_is_too_old(home: Settings) -> None:
-    place = Path(str(registry.model_folder(home.paths.models, registry.candidate(home.models).model_id)))
+    place = Path(
+        str(registry.model_folder(home.paths.models, registry.candidate(home.paths.models).model_id))
+    )
     loaded = folder.load(place)
     told = replace(loaded.config, provenance={"batches": ["first"]}, seed=9)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
