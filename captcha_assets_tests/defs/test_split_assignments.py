@@ -91,11 +91,11 @@ def test_a_removed_batch_has_its_splits_again_when_it_comes_back_and_so_on_anoth
     said("batch", "add", "first", "synthetic:100:1", "--materialize")
     assert places(here) == before
     assert content_hash(here.paths.splits) == version
-    shutil.copytree(here.paths.home / "data", there.home / "data")  # as `dvc pull` does
+    shutil.copytree(here.paths.home / "data", there.paths.home / "data")  # as `dvc pull` does
     monkeypatch.setenv("CAPTCHA_HOME", str(there.paths.home))
     said("update", "--select", THROUGH_SPLITS)
     assert content_hash(there.paths.splits) == version
-    assert (there.paths.home / "data.dvc").read_text() == (here.home / "data.dvc").read_text()
+    assert (there.paths.home / "data.dvc").read_text() == (here.paths.home / "data.dvc").read_text()
 
 
 def test_dvc_records_the_assignments_with_the_archives(split: Home) -> None:
