@@ -30,7 +30,9 @@ def test_without_trials_the_leaderboard_is_empty(home: Home) -> None:
     assert home.make("sweep_leaderboard") is None
 
 
-def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_the_sweeps_alone(home: Home) -> None:
+def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_sweeps_and_served_days_alone(
+    home: Home,
+) -> None:
     home.add("tiny", "synthetic:300:1")
     job = home.definitions.resolve_job_def("everything")
     result = job.execute_in_process(
@@ -45,7 +47,8 @@ def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_the_sweeps_al
     everything = {
         key.to_user_string() for key in home.definitions.resolve_asset_graph().materializable_asset_keys
     }
-    assert made == everything - {"sweep_trial", "sweep_leaderboard"}
+    served = {"prediction_log", "corrections", "drift_report"}  # partitioned by day
+    assert made == everything - {"sweep_trial", "sweep_leaderboard"} - served
     assert home.version("champion")
 
 
