@@ -2,9 +2,9 @@
 
     python -m captcha_assets_tests.interrupts 250 [backfill] [update]
 
-runs the commands so often each, both if none is named. A process that has all imports behind it forks for
-each try, so that a try takes as long as the command's own work. The signal goes to the process alone, or to
-all of its session as a terminal sends it.
+runs the commands so often each, both if none is named. Half of the signals come while a command works, half
+while it still imports what it needs, too. They go to the process alone, or to all of its session as a
+terminal sends them.
 """
 
 import contextlib
@@ -12,11 +12,14 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -32,6 +35,9 @@ COMMANDS = {
 DONE = re.compile(rb"^\d+ made", re.MULTILINE)
 
 #: What is said of an interrupt: with what was made, or by click where nothing has begun.
+#: Seconds after its signal within which a command must have ended.
+DEADLINE = 120
+
 _NOTICED = re.compile("Error: interrupted|Aborted!")
 _UNFINISHED = "select count(*) from runs where status not in ('SUCCESS', 'FAILURE', 'CANCELED')"
 
@@ -43,7 +49,6 @@ class Ended:
     status: int
     said: str
     too_late: bool
-    seconds: float
 
     @property
     def verdict(self) -> str:
@@ -53,7 +58,8 @@ class Ended:
             return "lost"
         if "Traceback" in self.said or "Exception ignored" in self.said:
             return "traceback"
-        return "noticed" if self.status == 1 and _NOTICED.search(self.said) else f"status {self.status}"
+        said_so = _NOTICED.search(self.said) is not None
+        return "noticed" if said_so and self.status in (1, -signal.SIGINT) else f"status {self.status}"
 
 
 def prepared(folder: Path) -> Path:
@@ -72,47 +78,19 @@ def prepared(folder: Path) -> Path:
         return folder
 
 
-def imported() -> None:
-    """Import what the commands import, so that forked processes need not."""
-    from captcha_assets import cli, definitions  # noqa: F401
-    from captcha_assets.cli.orchestration import backfills, console_logger, instance_status  # noqa: F401
-
-
-def _become(arguments: list[str], home: Path, output: int, ready: int) -> None:
-    """Be the command, in a forked process; say on `ready` that it begins."""
-    from captcha_assets.cli import main
-
-    os.setsid()
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    os.environ["CAPTCHA_HOME"] = str(home)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    sys.argv = ["captcha-assets", *arguments]
-    os.write(ready, b".")
-    main()
-
-
-def _forked(arguments: list[str], home: Path) -> tuple[int, int]:
-    """Start a command; return, once it begins, its process id and where its output is read."""
+def _started(arguments: list[str], home: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command in a session of its own; return it, and where its output is read."""
     reader, writer = os.pipe()
-    begun, ready = os.pipe()
-    if process := os.fork():
-        os.close(writer)
-        os.close(ready)
-        os.read(begun, 1)  # the signal is for the command, not for what prepares it
-        os.close(begun)
-        return process, reader
-    status = 70
-    try:
-        _become(arguments, home, writer, ready)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(bool(end.code))
-    finally:
-        if (uncaught := sys.exc_info()[1]) is not None:
-            sys.excepthook(type(uncaught), uncaught, uncaught.__traceback__)
-        os._exit(status)  # the parent's finalizers are not the command's
+    command = [str(Path(sys.executable).with_name("captcha-assets")), *arguments]
+    environment = {
+        **os.environ,
+        "CAPTCHA_HOME": str(home),
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(command, env=environment, stdout=writer, stderr=writer, start_new_session=True)
+    os.close(writer)
+    return process, reader
 
 
 def _read(reader: int, *, wait: bool) -> bytes:
@@ -124,25 +102,37 @@ def _read(reader: int, *, wait: bool) -> bytes:
     return said
 
 
-def attempt(arguments: list[str], home: Path, seconds: float | None, *, session: bool) -> Ended:
-    """Run a command in `home`, interrupt it after so many seconds, and say how it ended."""
-    process, reader = _forked(arguments, home)
+def undisturbed(arguments: list[str], home: Path) -> tuple[float, float]:
+    """Run a command to its end: the seconds until it said something, and those until it ended."""
+    process, reader = _started(arguments, home)
     began = time.monotonic()
-    said, too_late = b"", True
-    if seconds is not None:
-        time.sleep(seconds)
-        send = os.killpg if session else os.kill
-        send(process, signal.SIGSTOP)  # or it could end between the look at what it said and the signal
-        os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        said = _read(reader, wait=False)
-        too_late = DONE.search(said) is not None
-        if not too_late:
-            send(process, signal.SIGINT)
-        send(process, signal.SIGCONT)
+    select.select([reader], [], [])
+    spoke = time.monotonic() - began
+    _read(reader, wait=True)
+    os.close(reader)
+    assert process.wait() == 0
+    return spoke, time.monotonic() - began
+
+
+def attempt(arguments: list[str], home: Path, seconds: float, *, session: bool) -> Ended:
+    """Run a command in `home`, interrupt it after so many seconds, and say how it ended."""
+    process, reader = _started(arguments, home)
+    time.sleep(seconds)
+    send = os.killpg if session else os.kill
+    send(process.pid, signal.SIGSTOP)  # or it could end between the look at what it said and the signal
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    said = _read(reader, wait=False)
+    too_late = DONE.search(said) is not None
+    if not too_late:
+        send(process.pid, signal.SIGINT)
+    send(process.pid, signal.SIGCONT)
+    overdue = threading.Timer(DEADLINE, lambda: os.killpg(process.pid, signal.SIGABRT))  # shows all stacks
+    overdue.start()
     said += _read(reader, wait=True)
     os.close(reader)
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return Ended(status, said.decode(errors="replace"), too_late, time.monotonic() - began)
+    status = process.wait()
+    overdue.cancel()
+    return Ended(status, said.decode(errors="replace"), too_late)
 
 
 def unfinished_runs(home: Path) -> int:
@@ -166,15 +156,15 @@ def tries(command: str, number: int, folder: Path, chance: random.Random) -> Cou
     template, home = prepared(folder / "template"), folder / "home"
     found: Counter[str] = Counter()
 
-    def once(seconds: float | None) -> Ended:
+    def fresh() -> Path:
         shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(template, home)
-        return attempt(COMMANDS[command], home, seconds, session=chance.random() < 0.5)
+        return Path(shutil.copytree(template, home))
 
-    once(None)  # the first one fills the file system's cache
-    takes = once(None).seconds
+    undisturbed(COMMANDS[command], fresh())  # it fills the file system's cache
+    spoke, takes = undisturbed(COMMANDS[command], fresh())
     while sum(found.values()) - found["too late"] < number:
-        ended = once(chance.uniform(0, takes))
+        moment = chance.uniform(chance.choice((spoke / 4, spoke)), takes)
+        ended = attempt(COMMANDS[command], fresh(), moment, session=chance.random() < 0.5)
         verdict = ended.verdict
         if not ended.too_late and (unfinished_runs(home) or left_processes(home)):
             verdict += ", something left"
@@ -190,7 +180,6 @@ def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 250
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    imported()
     found = {}
     for command in sys.argv[2:] or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
