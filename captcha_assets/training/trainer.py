@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.core import saving
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
@@ -81,6 +83,23 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
         # torch, writing the file itself, would not say that the disk is full.
         with replacing(Path(path)) as part:
             part.write_bytes(content.getbuffer())
+
+
+class _NoProfiler(Profiler):
+    """Measures nothing. Lightning's default enters and leaves a generator about a hundred times a step."""
+
+    def start(self, action_name: str) -> None:
+        """Measure nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Measure nothing."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # noqa: ARG002
+        """Return a context that does nothing."""
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 class _Progress(Callback):
@@ -208,6 +227,7 @@ def make_trainer(
             ModelCheckpoint(checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False),
         ],
         plugins=[_AtomicCheckpointIO()],
+        profiler=_NoProfiler(),
         benchmark=on_gpu,
         default_root_dir=checkpoints,
         logger=list(loggers),
