@@ -135,7 +135,11 @@ def _forget_removed(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) 
 
 def require_valid(paths: Paths, day: str) -> None:
     """Raise an error that names the day if its predictions may not be used."""
-    if not validation_result.has_passed(paths.validation_results("prediction_log", day)):
+    try:
+        found = validation_result.load(paths.validation_results("prediction_log", day))
+    except validation_result.ValidationResultError as error:
+        raise NoPredictionsError(str(error)) from error
+    if not found.passed:
         raise NoPredictionsError(
             f"the predictions of {day} failed a blocking check: see its report, or the checks of "
             "prediction_log in the UI"
