@@ -15,4 +15,4 @@ def data_docs(settings: Settings) -> None:
     built = build(settings.paths, load_dataset(settings.dataset))
     for line in built.left_out:
         click.echo(f"left out: {line}", err=True)
-    click.echo(built.index)
+    click.echo(built.first_page)

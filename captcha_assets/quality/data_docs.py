@@ -28,7 +28,7 @@ _Results = Iterator[tuple[ValidationResultIdentifier, ExpectationSuiteValidation
 class DataDocs(NamedTuple):
     """The path of the site's first page, and why results are not in it, one line for each table."""
 
-    index: AnyPath
+    first_page: AnyPath
     left_out: tuple[str, ...]
 
 
