@@ -20,6 +20,7 @@ from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
+from captcha_assets.quality.validation_result import ValidationResultError
 from captcha_assets.settings import Settings
 from captcha_assets.sources import corrections
 from captcha_assets.storage import fetched
@@ -144,11 +145,18 @@ def situation(paths: Paths, code: str, configuration: str) -> Situation:
 
 def _blocked(paths: Paths) -> Iterator[str]:
     if not paths.splits.exists():
-        yield "there are no splits yet"
+        existed = any(paths.split_assignments.glob("*")) or registry.pointed_at(paths.models) is not None
+        lost = (
+            f"the splits are lost ({paths.splits} is missing): captcha-assets update materializes them again"
+        )
+        yield lost if existed else "there are no splits yet"
         return
     for table in ("image_index", "splits"):
-        if not validation_result.has_passed(paths.validation_results(table)):
-            yield f"a blocking check of {table} fails"
+        try:
+            if not validation_result.load(paths.validation_results(table)).passed:
+                yield f"a blocking check of {table} fails"
+        except ValidationResultError as error:
+            yield str(error)
     try:
         batches = batches_of(paths.splits)
     except (pl.exceptions.PolarsError, OSError):

@@ -11,7 +11,7 @@ from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.killed_runs import UNFINISHED
+from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.serving import served_days
 from captcha_assets.images import decisions
@@ -96,11 +96,10 @@ def _next_training(settings: Settings) -> str:
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     run = record.dagster_run
-    chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
     return {
         "run_id": run.run_id,
         "status": run.status.value.lower(),
-        "makes": ", ".join(chosen) or run.job_name,
+        "makes": assets_in_words(instance, run),
         "partition": run.tags.get("dagster/partition"),
         "since": record.create_timestamp.timestamp(),
         "why": run.tags.get(WHY_TAG),
