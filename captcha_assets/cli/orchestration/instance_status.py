@@ -23,8 +23,7 @@ from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
-from captcha_assets.sweeps.production_settings import problem, production_version
-from captcha_assets.training.config import TRAINING_CODE
+from captcha_assets.sweeps.production_settings import problem, situation_now
 
 _TRAINED = dg.AssetKey("resnet18")
 
@@ -88,7 +87,7 @@ def _next_training(settings: Settings) -> str:
     if unusable := problem(settings.paths):
         return f"no training: {unusable}"
     try:
-        now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
+        now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
     return retraining.in_words(now, retraining.Limits.of(settings))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import dagster as dg
 
-from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION, reasons_given
+from captcha_assets.cli.orchestration.run_config import reasons_given
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.dagster_internals import (
@@ -24,6 +24,7 @@ from captcha_assets.defs.dagster_internals import (
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.serving import served_days
+from captcha_assets.models.retraining import NOT_PRODUCTION
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 
