@@ -246,17 +246,19 @@ def _candidate(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    return versions.version(paths.models / str(output.model), folder.verify)
+    return versions.version(paths.models / str(output.model), lambda local: folder.verify(local, advice=""))
 
 
 def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
     place = paths.evaluation(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["version"]))
+    return versions.version(place, lambda local: str(verify_files(local, advice="")["version"]))
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
     place = paths.onnx_model(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+    return versions.version(
+        place, lambda local: str(verify_files(local, advice="")["files"]["model.onnx"])[:32]
+    )
 
 
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
@@ -284,7 +286,8 @@ def _corrections(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 def _drift_report(versions: StoredVersions, paths: Paths, output: Output) -> str:
     return versions.version(
-        paths.drift_report(str(output.partition)), lambda folder: str(verify_files(folder)["version"])
+        paths.drift_report(str(output.partition)),
+        lambda folder: str(verify_files(folder, advice="")["version"]),
     )
 
 

@@ -165,8 +165,16 @@ def test_an_edited_result_of_any_table_is_named_by_status_and_made_again(finishe
 
 def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished: Home) -> None:
     home, model = finished.settings.paths.home, str(finished.version("resnet18"))
-    (home / "artifacts" / "onnx_model" / model / "model.onnx").unlink()
-    assert run(home, "predict", str(home)).returncode == 1
+    exported = home / "artifacts" / "onnx_model" / model / "model.onnx"
+    exported.unlink()
+    (line,) = [line for line in succeeded(home, "status").splitlines() if line.startswith("serves")]
+    assert line == (
+        f"serves   {model} is not whole: damaged: {exported} is missing; "
+        "export it again (captcha-assets model export champion)"
+    )
+    done = run(home, "predict", str(home))
+    assert done.returncode == 1
+    assert f"{exported} is missing: export the model again" in done.stderr
     succeeded(home, "model", "export", "champion")
     assert f"serves   {model} since" in succeeded(home, "status")
     assert planned(finished) == {}
@@ -201,6 +209,9 @@ def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home)
     assert lost_outputs.losses(finished.instance) == []
     model = str(finished.version("champion"))
     (finished.settings.paths.home / "artifacts" / "models" / model / "model.safetensors").unlink()
+    said = succeeded(finished.settings.paths.home, "status")
+    assert "model.safetensors is missing; restore its folder from a backup" in said
+    assert "model export" not in said
     assert "champion" in planned(finished)
     done = run(finished.settings.paths.home, "model", "rollback", "--reason", "its file is lost")
     assert done.returncode == 1
