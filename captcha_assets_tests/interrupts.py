@@ -31,13 +31,13 @@ COMMANDS = {
     "backfill": ["backfill", "raw_batch"],
     "update": ["update", "--select", "key:raw_batch"],
 }
-#: What a command says when all is made: a signal after that comes too late to be a try.
-DONE = re.compile(rb"^\d+ made", re.MULTILINE)
+#: What a command prints when all is materialized: a signal after that comes too late to be a try.
+DONE = re.compile(rb"^\d+ materialized", re.MULTILINE)
 
-#: What is said of an interrupt: with what was made, or by click where nothing has begun.
 #: Seconds after its signal within which a command must have ended.
 DEADLINE = 120
 
+#: The message of an interrupt: with how many were materialized, or click's own where nothing has begun.
 _NOTICED = re.compile("Error: interrupted|Aborted!")
 _UNFINISHED = "select count(*) from runs where status not in ('SUCCESS', 'FAILURE', 'CANCELED')"
 
@@ -63,7 +63,7 @@ class Ended:
 
 
 def prepared(folder: Path) -> Path:
-    """A home with four small batches, of which nothing is made yet."""
+    """A home with four small batches, of which nothing is materialized yet."""
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.paths import Paths
     from captcha_assets.settings import Settings

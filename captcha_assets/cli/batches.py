@@ -91,7 +91,7 @@ def _say(line: str) -> None:
 
 
 def _check_idle(instance: "dg.DagsterInstance", name: str) -> None:
-    """Refuse while a run works on the batch: it would make again what is removed."""
+    """Raise an error while a run works on the batch: the run would write again what is removed."""
     import dagster as dg
 
     statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -133,7 +133,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 
     rows = overview.list_models(settings.paths)
     if not rows and not as_json:
-        click.echo("there is no model yet; make one with: captcha-assets update")
+        click.echo("there is no model yet; train one with: captcha-assets update")
         return
     print_rows(["model", "role", "test accuracy", "trained on"], rows, as_json=as_json)
 

@@ -30,7 +30,7 @@ class _Root(click.Group):
             return super().invoke(ctx)
         except click.ClickException as error:
             if interrupts.received() and not isinstance(error, process.Interrupted):
-                raise process.Interrupted from error  # what a library made of the interrupt
+                raise process.Interrupted from error  # a library's own error for the interrupt
             raise
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, and RuntimeErrors

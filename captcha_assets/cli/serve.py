@@ -54,5 +54,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
     with suppress(RegistryError):  # the service says so itself, and looks again
         if registry.champion(settings.paths.models) is None:
-            click.echo("there is no champion yet: answers are 503 until captcha-assets update makes one")
+            click.echo(
+                "there is no champion yet: answers are 503 until captcha-assets update has promoted one"
+            )
     interrupts.check()

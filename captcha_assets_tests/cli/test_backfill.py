@@ -35,7 +35,7 @@ def three(home: Home) -> Home:
 
 
 def carried_out(home: Home, backfill: backfills.Backfill) -> list[Outcome]:
-    events = backfills.make(home.settings.paths, home.definitions, home.instance, backfill)
+    events = backfills.run(home.settings.paths, home.definitions, home.instance, backfill)
     return [event for event in events if isinstance(event, Outcome)]
 
 
@@ -126,9 +126,9 @@ def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
             process.send_signal(signal.SIGINT)
     assert process.wait() == 1
     assert "go on with: captcha-assets backfill --resume" in said[-1]
-    made = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
-    assert 1 <= made < 4
+    done = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
+    assert 1 <= done < 4
     done = subprocess.run([*command[:2], "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{made} of 4 were made before" in done.stdout
-    assert f"{4 - made} made, 0 failed" in done.stdout
+    assert f"{done} of 4 were materialized before" in done.stdout
+    assert f"{4 - done} materialized, 0 failed" in done.stdout

@@ -126,7 +126,7 @@ def test_the_name_is_used_again_before_anything_was_updated(two: Path, tmp_path:
     succeeded(two, "batch", "remove", "a")
     succeeded(two, "batch", "add", "a", str(archive(tmp_path / "other.zip", 70, seed=3)))
     planned = succeeded(two, "update", "--dry-run", "--select", THROUGH_SPLITS)
-    assert "would make raw_batch [a]: registered again after its removal" in planned
+    assert "would materialize raw_batch [a]: registered again after its removal" in planned
     succeeded(two, "update", "--select", THROUGH_SPLITS)
     assert listed(two)["a"]["usable"] == 70
 

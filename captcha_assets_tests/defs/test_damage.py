@@ -61,11 +61,11 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     champion = serving(home)
     exported = Path(home.settings.paths.onnx_model(champion)) / "model.onnx"
     exported.write_bytes(exported.read_bytes()[:1000])
-    assert f"captcha-assets model export {champion}" in str(home.make("champion"))
+    assert f"captcha-assets model export {champion}" in str(home.materialize("champion"))
     say("model", "export", champion)
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     (home.settings.paths.models / champion / "model.safetensors").unlink()
-    told = str(home.make("champion"))
+    told = str(home.materialize("champion"))
     assert f"the champion {champion} is not whole" in told
     assert "captcha-assets model promote" in told
 

@@ -111,5 +111,5 @@ def test_an_interrupt_outside_of_a_step_leaves_no_run_behind(
     with monkeypatch.context() as patch:
         patch.setattr(dg.DagsterInstance, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            home.make("raw_batch", partition="one")
+            home.materialize("raw_batch", partition="one")
     assert unfinished(home) == []

@@ -104,9 +104,9 @@ def test_nothing_new_starts_nothing_and_the_tick_says_where_things_stand(finishe
     ticks = Ticks(finished)
     assert ticks.tick() == []
     assert ticks.said.startswith("0 of 500 new training images since resnet18-")
-    assert finished.make("image_table", "rejected_images", partition="first") is None
-    assert finished.make("image_index") is None
-    assert finished.make("splits") is None
+    assert finished.materialize("image_table", "rejected_images", partition="first") is None
+    assert finished.materialize("image_index") is None
+    assert finished.materialize("splits") is None
     assert ticks.tick() == []
 
 
@@ -131,7 +131,7 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
     ticks = Ticks(grown, retrain_new_images=50)
     (request,) = ticks.tick()
     assert request.tags["dagster/max_retries"] == "2"
-    assert grown.make("splits") is None
+    assert grown.materialize("splits") is None
     assert ticks.tick() == []
     bring(grown, "third", "synthetic:120:3")
     assert ticks.triggers() == ["new images"], "more of it is a reason again"

@@ -41,7 +41,7 @@ def _through_splits(home: Home) -> None:
 
 def _again(home: Home) -> None:
     """Materialize the splits, needed or not."""
-    assert home.make("splits") is None
+    assert home.materialize("splits") is None
 
 
 @pytest.fixture
@@ -154,14 +154,14 @@ def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(sp
 def test_a_loss_of_assignments_is_never_recorded_by_dvc(split: Home) -> None:
     recorded = (split.settings.paths.home / "data.dvc").read_text()
     shutil.rmtree(split.settings.paths.split_assignments)
-    assert "split assignments are lost" in str(split.make("data_snapshot"))
+    assert "split assignments are lost" in str(split.materialize("data_snapshot"))
     assert (split.settings.paths.home / "data.dvc").read_text() == recorded
 
 
 def test_where_both_are_lost_dagster_still_knows_that_there_were_assignments(split: Home) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
     split.settings.paths.splits.unlink()
-    assert "the last materialization of splits names them" in str(split.make("splits"))
+    assert "the last materialization of splits names them" in str(split.materialize("splits"))
 
 
 def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home) -> None:

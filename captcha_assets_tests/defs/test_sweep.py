@@ -110,7 +110,7 @@ def test_run_again_only_the_failed_are_tried_again(home: Home) -> None:
 def test_a_finished_trial_is_not_trained_again_when_everything_is_materialized(home: Home) -> None:
     name = grid_trials(home)[0]
     before = home.version("sweep_trial", name)
-    assert home.make("sweep_trial", partition=name) is None
+    assert home.materialize("sweep_trial", partition=name) is None
     assert home.version("sweep_trial", name) == before
     (run,) = home.instance.get_runs(limit=1)
     said = [entry.user_message for entry in home.instance.all_logs(run.run_id)]
@@ -133,14 +133,14 @@ def test_a_bad_trial_is_stopped_and_recorded_as_stopped_not_as_failed(home: Home
     for name in sweep.trial_names[:2]:
         trials.save(home.settings.paths, perfect(complete, sweep, name))
     name = sweep.trial_names[2]
-    assert home.make("sweep_trial", partition=name) is None
+    assert home.materialize("sweep_trial", partition=name) is None
     record = trials.load(home.settings.paths, name)
     assert record is not None
     assert (record.state, len(record.history)) == (PRUNED, 1)
-    made = home.instance.fetch_materializations(
+    found = home.instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey("sweep_trial"), asset_partitions=[name]), limit=1
     )
-    materialization = made.records[0].asset_materialization
+    materialization = found.records[0].asset_materialization
     assert materialization is not None
     assert materialization.metadata["state"].value == PRUNED
 

@@ -16,7 +16,7 @@ from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.yaml_file import YamlFile
 
-#: Why a model is stale that another run config, or other production settings, made.
+#: Why a model is stale that was trained with other run config or other production settings.
 NOT_PRODUCTION = "trained with other than the production settings"
 
 #: The assets that take run config.
