@@ -1,4 +1,4 @@
-"""Where one installation keeps its things: every file and folder hangs off one *home*.
+"""Paths of one installation: every file and folder lies below one *home*.
 
 Two homes never touch each other.
 """
@@ -29,7 +29,8 @@ class Paths(BaseSettings):
         str | None,
         NoDecode,
         Field(
-            description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
+            description="Folder or s3://, gs:// address of everything that Dagster materializes; "
+            "default <home>/artifacts."
         ),
     ] = None
 
@@ -69,7 +70,7 @@ class Paths(BaseSettings):
 
     @property
     def inbox(self) -> Path:
-        """Folder that is watched for new batches."""
+        """Folder from which new batches are ingested."""
         return self.home / "inbox"
 
     @property
@@ -84,7 +85,7 @@ class Paths(BaseSettings):
 
     @cached_property
     def artifact_root(self) -> AnyPath:
-        """Root of all that Dagster makes: a local folder or an object store."""
+        """Root of everything that Dagster materializes: a local folder or an object store."""
         place = str(self.artifacts)
         if "://" not in place:
             return Path(place)
@@ -147,7 +148,7 @@ class Paths(BaseSettings):
 
     @property
     def label_conflicts(self) -> AnyPath:
-        """Every image whose labels contradict each other, as decisions that are still to be made."""
+        """Every image whose labels contradict each other, as decisions that are still open."""
         return self.artifact_root / "label_conflicts.csv"
 
     @property

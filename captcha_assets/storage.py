@@ -55,7 +55,7 @@ def _workshop(target: Path) -> Iterator[Path]:
     """Yield a writer's own folder beside `target`, holding an empty folder `new`; removed at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # Under the parent's lock nobody sweeps a folder that is made but not locked yet.
+        # Under the parent's lock no process deletes a folder that is created but not locked yet.
         with locked(target.parent):
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -146,18 +146,18 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
         store.put_file(str(places[place]), place)
 
 
-def move(made: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
     """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        made.replace(target)
+        source.replace(target)
         sync(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with replacing(target) as part:
-            shutil.copyfile(made, part)
-        made.unlink()
+            shutil.copyfile(source, part)
+        source.unlink()
 
 
 def json_text(value: Any) -> str:

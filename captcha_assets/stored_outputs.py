@@ -77,7 +77,7 @@ def require_materialized(paths: Paths, path: AnyPath, asset: str) -> None:
     Args:
         paths: they know the batches.
         path: where the input lies.
-        asset: the asset that makes it.
+        asset: the asset whose materialization writes it.
 
     Raises:
         MissingInputError: it is not there.
@@ -188,7 +188,7 @@ def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
 
 
 def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    """Return the version of the splits, provided the assignments that they were made from are recorded."""
+    """Return the version of the splits, provided that their assignments are recorded."""
     for name in files_named_by(paths.splits) or ():
         versions.version(paths.split_assignments / name, lambda path: str(len(read_file(path))))
     return _validated_table(lambda paths, _: paths.splits)(versions, paths, output)

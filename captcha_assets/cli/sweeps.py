@@ -50,12 +50,12 @@ def start(settings: Settings, file: Path | None) -> None:
 
 
 def _loaded(paths: Paths, file: Path | None) -> "tuple[Path, Sweep]":
-    """Read the file that is meant, and say which that is where none was named."""
+    """Read the file, or the default file where none was named, and print which one that is."""
     from captcha_assets.sweeps import definition
 
     if file is None:
         file = paths.sweep_file
-        click.echo(f"no FILE was named: {file} is taken")
+        click.echo(f"no FILE was named: using {file}")
     return file, definition.load(file)
 
 
@@ -78,7 +78,7 @@ def run(settings: Settings, file: Path | None) -> None:
     """Register the trials of FILE, train those that are missing or out of date, and rank them.
 
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
-    train side by side as the pool `sweep` has slots; one, unless it was given more.
+    train in parallel as the pool `sweep` has slots; one, unless it was given more.
     """
     from captcha_assets.cli.orchestration import command_process, execution, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
@@ -233,7 +233,9 @@ def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     "--trial", metavar="NAME", help="Which trial; the best complete one on today's images if not given."
 )
 @click.option(
-    "--only-varied", is_flag=True, help="Take what the sweep varied, and leave the rest as in production."
+    "--only-varied",
+    is_flag=True,
+    help="Take the settings that the sweep varied, and keep the others as in production.",
 )
 @click.option(
     "--to",

@@ -75,7 +75,7 @@ def evaluate(
         model_folder: local model folder.
         tables: local `image_table` files that hold the split's images.
         splits: local `splits` file.
-        target: folder to make; one of old is replaced.
+        target: folder to write; an existing one is replaced.
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
         batch_link: see `report.render`.

@@ -35,7 +35,7 @@ FIRST, SUPERIORITY = "first model", "superiority"
 
 
 class PromotionError(RuntimeError):
-    """There is nothing that could be promoted; the message says what to make first."""
+    """There is nothing that could be promoted; the message says what to materialize first."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """
     candidate, champion = registry.candidate(settings.paths.models), registry.champion(settings.paths.models)
     if candidate is None:
-        raise PromotionError("there is no candidate: make resnet18 first")
+        raise PromotionError("there is no candidate: materialize resnet18 first")
     new = candidate.model_id
     if champion and champion.model_id == new:
         return _as_recorded(settings.paths, champion, new, "the candidate is the champion already")

@@ -57,7 +57,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "contrast": "Standard deviation of the gray values.",
     "foreground_fraction": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
-#: The columns of other assets that each column is made from: (asset, column).
+#: The columns of other assets that each column is derived from: (asset, column).
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_table", "image_id")],
     "label": [("image_table", "label"), ("label_decisions", "decision"), ("label_decisions", "label")],
@@ -125,7 +125,7 @@ def build_image_index(
     Raises:
         DecisionError: the decisions cannot be followed.
         MissingTableError: an image table is not there.
-        StaleTableError: an image table was made by another version.
+        StaleTableError: an image table was written by another version of the code.
     """
     named = rule(spec.near_duplicate_correlation)
     with ExitStack() as stack:
@@ -271,7 +271,7 @@ def _search(
     stored = reader.read("signature", table, row)
     if stored.shape[1] != 4 * TABLES * len(CROPS):
         raise StaleTableError(
-            "image tables were made by another version of the code: materialize image_table again"
+            "image tables were written by another version of the code: materialize image_table again"
         )
     signatures = stored.view(np.uint32).reshape(-1, TABLES, len(CROPS))
 
@@ -304,7 +304,7 @@ class _BinaryReader:
         row: npt.NDArray[np.uint32],
         convert: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = lambda values: values,
     ) -> npt.NDArray[np.uint8]:
-        """Return the values at these places, uint8 (n, bytes), or what `convert` makes of them."""
+        """Return the values of these rows, uint8 (n, bytes), or `convert` of them."""
         parts, order = [], []
         for number in np.unique(table):
             here = np.flatnonzero(table == number)

@@ -58,7 +58,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "batch": "The batch its pixels are taken from: the one that brought it when its split was assigned.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
-#: The columns of other assets that each column is made from: (asset, column). Recorded splits are kept.
+#: The columns of other assets that each column is derived from: (asset, column). Recorded splits are kept.
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_index", "image_id")],
     "label": [("image_index", "label")],
@@ -77,7 +77,7 @@ _ASSIGNMENT_FILES = b"split_assignments"
 
 
 class SplitError(ValueError):
-    """Ratios or tables that splits cannot be made from."""
+    """Ratios or tables from which no splits can be assigned."""
 
 
 @dataclass(frozen=True)
@@ -397,7 +397,7 @@ def update_splits(
 
 
 def files_named_by(splits: AnyPath) -> list[str] | None:
-    """Return the files of the record that splits were made from.
+    """Return the files of the record from which splits were computed.
 
     Returns:
         None where there are no splits that can be read, or a version without a record wrote them.

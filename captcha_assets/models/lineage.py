@@ -1,6 +1,6 @@
-"""From any model, image or batch back to where it comes from, and on to what was made of it.
+"""Lineage: what a model, image or batch was derived from, and what it was used for.
 
-Everything is read from what was recorded among the artifacts; nothing is computed anew but hashes.
+Everything is read from records among the artifacts; only hashes are computed.
 """
 
 import re
@@ -25,7 +25,7 @@ _MOST_NEIGHBOURS = 20
 
 
 class LineageError(ValueError):
-    """Nothing of this name is known; the message says what is."""
+    """No or more than one thing has this name; the message lists the known ones."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A thing, where it comes from, and what was made of it."""
+    """A model, batch, image or prediction, what it was derived from, and what it was used for."""
 
     what: Node
-    made_from: tuple[Node, ...]
+    derived_from: tuple[Node, ...]
     used_for: tuple[Node, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a JSON object: what, made_from, used_for."""
+        """The same as a JSON object: what, derived_from, used_for."""
         return {
             "what": self.what.to_dict(),
-            "made_from": [node.to_dict() for node in self.made_from],
+            "derived_from": [node.to_dict() for node in self.derived_from],
             "used_for": [node.to_dict() for node in self.used_for],
         }
 
@@ -70,10 +70,10 @@ def trace(paths: Paths, what: str, *finders: Finder) -> Lineage:
     Args:
         paths: where things are kept.
         what: its name; of a model's or an image's id, as many characters as make it unique.
-        finders: are asked for what is none of these.
+        finders: look up other kinds of names, in this order.
 
     Raises:
-        LineageError: nothing or more than one thing is called so, or it was removed.
+        LineageError: nothing or more than one thing has this name, or it was removed.
     """
     for find in (_model, _batch, _image, *finders):
         found = find(paths, what)
@@ -112,7 +112,7 @@ def _model(paths: Paths, what: str) -> Lineage | None:
     if what in pointers:
         pointer = pointers[what](paths.models)
         if pointer is None:
-            raise LineageError(f"there is no {what} yet; make one with: captcha-assets update")
+            raise LineageError(f"there is no {what} yet; train one with: captcha-assets update")
         if pointer.model_id not in registry.list_models(paths.models):
             raise LineageError(
                 f"the {what} {pointer.model_id} is missing: restore {paths.models / pointer.model_id}"

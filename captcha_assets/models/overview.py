@@ -193,7 +193,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
 
 
 def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
-    """Make a champion of before serve again: the one before today's, or `to`.
+    """Make a previous champion serve again: the one before today's, or `to`.
 
     Args:
         paths: where things are kept.
@@ -209,7 +209,7 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
     def verify(model_id: str) -> None:
         if not force and not paths.onnx_model(model_id).exists():
             raise RegistryError(
-                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): make it again with "
+                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): export it again with "
                 f"captcha-assets model export {model_id}, or add --to {model_id} --force"
             )
         verify_export(paths, model_id)
@@ -260,7 +260,7 @@ def verify_export(paths: Paths, model_id: str) -> None:
 
 
 def _export_again(model_id: str) -> str:
-    return f"restore the folder, or make it again with: captcha-assets model export {model_id}"
+    return f"restore the folder, or export it again with: captcha-assets model export {model_id}"
 
 
 def _missing(paths: Paths, model_id: str) -> Iterator[str]:

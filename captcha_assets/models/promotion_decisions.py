@@ -56,7 +56,7 @@ def record(registry: AnyPath, decision: Decision) -> Decision:
 
 
 def last(registry: AnyPath, candidate: str) -> Decision | None:
-    """Return the decision on a candidate that was made last, or None where it was never compared.
+    """Return the latest decision on a candidate, or None where it was never compared.
 
     Raises:
         RegistryError: a decision on it is damaged.

@@ -202,9 +202,9 @@ def _entry(path: AnyPath) -> Champion:
 def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champion | None:
     """Make `entry` the champion after `before`; None where another process came first."""
     number = before.number + 1 if before else 1
-    made = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
+    appended = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
     path = registry / "history" / f"{number:06d}.json"
-    return made if create(path, json_text(asdict(made))) else None
+    return appended if create(path, json_text(asdict(appended))) else None
 
 
 def promote(
@@ -240,9 +240,11 @@ def promote(
                 f"{model_id} was to replace {instead_of}, but {serves.model_id if serves else 'none'} serves "
                 "by now: decide again"
             )
-        made = _append(registry, serves, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {}))
-        if made:
-            return made
+        appended = _append(
+            registry, serves, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {})
+        )
+        if appended:
+            return appended
 
 
 def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]]:
@@ -310,7 +312,7 @@ def rollback(
         _verify(registry, target)
         if verify:
             verify(target)
-        made = _append(
+        appended = _append(
             registry,
             entries[-1],
             model_id=target,
@@ -319,8 +321,8 @@ def rollback(
             action="rollback",
             metrics=past[target].metrics,
         )
-        if made:
-            return made
+        if appended:
+            return appended
 
 
 def _before(entries: list[Champion]) -> str:
@@ -349,10 +351,10 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
     serves = champion(registry)
     if serves and serves.model_id == model_id:
         raise RegistryError(f"{model_id} serves: take it back with a rollback")
-    made = Refusal(model_id, now(), reason)
-    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
+    recorded = Refusal(model_id, now(), reason)
+    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(recorded))):
         raise RegistryError(f"{model_id} was refused before: {refusal(registry, model_id)}")
-    return made
+    return recorded
 
 
 def refusal(registry: AnyPath, model_id: str) -> str | None:

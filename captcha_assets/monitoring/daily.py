@@ -121,7 +121,7 @@ def write_report(
         day: YYYY-MM-DD.
         tables: the prediction log's tables by day, that of `day` among them.
         model: the model whose predictions are compared.
-        target: folder to make, complete or not at all; one of old is replaced.
+        target: folder to write, complete or not at all; an existing one is replaced.
         image_table: path of the image table of a batch.
         spec: how images are decoded.
 

@@ -23,7 +23,7 @@ _STEPS = 60
 
 
 def log_capital(wrong: int, n: int, rate: float) -> float:
-    """Return the logarithm of what a bettor has made of 1, who bets that the error rate exceeds `rate`.
+    """Return the logarithm of the wealth, from 1, of a bettor who bets that the error rate exceeds `rate`.
 
     Args:
         wrong: predictions that were wrong.

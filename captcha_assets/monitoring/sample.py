@@ -139,7 +139,7 @@ def load(path: AnyPath) -> Reference:
         scalars = str(kept.pop("model_id")), tuple(map(str, kept.pop("classes")))
         return Reference(*scalars, training_images=int(kept.pop("training_images")), **kept)
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise DriftError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
+        raise DriftError(f"{path} cannot be read ({error}): remove it, and it is computed again") from error
 
 
 @dataclass(frozen=True)

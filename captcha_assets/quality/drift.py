@@ -63,7 +63,7 @@ _ROWS_AT_ONCE = 8192
 
 
 class DriftError(ValueError):
-    """A comparison that cannot be made."""
+    """Two sets of images that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class DriftResult:
 
 
 class _Sums:
-    """Sums over images, from which a summary is made. All of them are whole numbers, so the order is free."""
+    """Sums over images, from which a summary is computed. All are integers, so the order is free."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         none = thumbnails(np.zeros((0, *spec.shape), np.uint8))
@@ -277,7 +277,7 @@ def load(path: AnyPath, spec: DatasetSpec) -> Summary:
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise DriftError(f"{path} cannot be read ({error}): {again}") from error
     if tuple(kept.pop("classes", ())) != spec.classes:
-        raise DriftError(f"{path} was made with other classes: {again}")
+        raise DriftError(f"{path} was computed with other classes: {again}")
     return Summary(spec.classes, **kept)
 
 

@@ -22,7 +22,7 @@ class BatchOverview:
         usable: images that could be decoded and labelled.
         rejected: members that cannot be used.
         duplicates: usable images that another member, of this batch or an earlier one, holds already.
-        checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
+        checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not materialized".
     """
 
     batch: str
@@ -46,7 +46,7 @@ def describe_batches(paths: Paths, batches: Iterable[str]) -> list[BatchOverview
 def _describe(paths: Paths, batch: str, firsts: dict[str, int]) -> BatchOverview:
     folder = paths.validation_results("image_table", batch)
     if not validation_result.is_stored(folder):
-        return BatchOverview(batch, None, None, None, None, "not made")
+        return BatchOverview(batch, None, None, None, None, "not materialized")
     try:
         usable = _rows(paths.image_table(batch))
         rejected = _rows(paths.rejected_images(batch))

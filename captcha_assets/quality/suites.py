@@ -335,7 +335,7 @@ def drift(_spec: DatasetSpec) -> Suite:
     """The drift of a batch. A row is a feature: how much it differs, and by how much it may (`drift`)."""
     return {
         "drift": _warning(
-            "The batch looks like what the champion was trained on.",
+            "The batch has the statistics of the images that the champion was trained on.",
             _gxe(
                 "ExpectColumnPairValuesAToBeGreaterThanB",
                 column_A="threshold",
@@ -358,7 +358,7 @@ def prediction_log(spec: DatasetSpec) -> Suite:
             _gxe("ExpectColumnValuesToBeUnique", column="inference_id"),
         ),
         "of_the_day": _critical(
-            "Every prediction was made on the day of its partition.",
+            "Every prediction has the day of its partition.",
             _gxe("ExpectColumnPairValuesToBeEqual", column_A="day_of_time", column_B="day"),
         ),
         "labels_in_alphabet": _critical(

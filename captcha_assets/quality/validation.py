@@ -84,7 +84,7 @@ def validate_splits(
 
     Args:
         splits: the split of every image.
-        index: the image index that the splits were made for.
+        index: the image index that the splits were assigned from.
         record: the split assignments.
         spec: what the images should be like.
         tables: image tables by batch; the images of unexpected rows are taken from them.

@@ -147,7 +147,7 @@ class ChampionWatcher:
         """Look once who is champion, and load it if it is another one."""
         champion = registry.champion(self._models)
         if champion is None:
-            self.problem = "there is no champion yet; make one with: captcha-assets update"
+            self.problem = "there is no champion yet; train one with: captcha-assets update"
         elif self.current and self.current.version == champion.model_id:
             self.problem, self._failed = None, (None, 0)
         elif champion != self._failed[0] or time.monotonic() >= self._next_try:

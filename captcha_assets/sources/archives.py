@@ -1,4 +1,4 @@
-"""What a batch is made of: zip archives and folders; hashed, copied and packed without loss.
+"""The archives of batches: zip files and folders; hashed, copied and packed without loss.
 
 A folder becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
 """

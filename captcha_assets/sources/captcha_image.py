@@ -5,7 +5,7 @@ baseline, a water wave around the centre of the image and a ripple over all of i
 drawn as a few straight strokes that get thinner, a gradient from light gray to white below. Then each
 character is cut out, enlarged to the size of the data set, and aged: brightness, grain, bars at a side.
 
-Every pixel is made by integer arithmetic, or by rounding figures that are nowhere near a tie, so that
+Every pixel is computed by integer arithmetic, or by rounding figures that are nowhere near a tie, so that
 the bytes depend neither on the processor nor on the number of threads. Outlines are rasterized by the
 FreeType inside the Pillow wheel and reduced by Pillow, strokes are filled by OpenCV: both in fixed point.
 """
@@ -51,7 +51,7 @@ _REACH: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Face:
-    """A way to draw letters: a font file, and how much it is made bolder and wider.
+    """A way to draw letters: a font file, and how much bolder and wider its letters are drawn.
 
     Attributes:
         font: file name without its ending, one of those that come with matplotlib.

@@ -39,8 +39,8 @@ _RESUMES = 6
 _REPEATS = 1
 
 _HOW_TO_SIGN_IN = (
-    "set KAGGLE_API_TOKEN (made at https://www.kaggle.com/settings/api), or KAGGLE_USERNAME and KAGGLE_KEY,"
-    " or put kaggle.json into ~/.kaggle"
+    "set KAGGLE_API_TOKEN (created at https://www.kaggle.com/settings/api), or KAGGLE_USERNAME and "
+    "KAGGLE_KEY, or put kaggle.json into ~/.kaggle"
 )
 
 

@@ -1,7 +1,7 @@
 """Batches: where each comes from, and how it becomes an archive in `data/raw`.
 
 A batch is registered first (`<artifacts>/batches/<batch>.json` says what ought to be: its source and,
-for a zip or folder, the hash of its content) and fetched later. An archive is made in the scratch folder,
+for a zip or folder, the hash of its content) and fetched later. An archive is written in the scratch folder,
 checked there and moved into `data/raw` as a whole, so that `data/` holds nothing but complete archives at
 every moment. An archive that is not what is registered is replaced from its source.
 """
@@ -150,7 +150,7 @@ def check_new(name: str, source: Source) -> None:
     """Accept a name and a source for a batch that is registered now, though one of old may break the rule.
 
     Raises:
-        BatchError: no batch may be called so, or be made in such a way.
+        BatchError: the name is not allowed, or a batch cannot come from this source.
     """
     check_batch_name(name)
     if name in RESERVED:
@@ -418,7 +418,7 @@ def _places(paths: Paths, batch: str) -> list[AnyPath]:
         paths.validation_results("drift", batch),
         paths.image_table(batch),
         paths.rejected_images(batch),
-        _made(paths, batch),
+        _unfinished_archive(paths, batch),
         archive_path(paths, batch),
         paths.registration(batch),
     ]
@@ -538,7 +538,7 @@ def _plain_errors(what: str) -> Iterator[None]:
         raise BatchError(message) from error
 
 
-def _made(paths: Paths, batch: str) -> Path:
+def _unfinished_archive(paths: Paths, batch: str) -> Path:
     return paths.scratch / "deliveries" / f"{batch}.zip"
 
 
@@ -551,18 +551,19 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
         here: hash of the archive that lies at this place and is not what is registered, None without one.
         progress: see `fetch`.
     """
-    target, made = archive_path(settings.paths, known.batch), _made(settings.paths, known.batch)
+    target = archive_path(settings.paths, known.batch)
+    fetched = _unfinished_archive(settings.paths, known.batch)
     progress(f"{known.batch}: fetching {known.source}")
     try:
-        with replacing(made) as part, _restoring(target, known, here):
+        with replacing(fetched) as part, _restoring(target, known, here):
             now = _same(known, _write(settings, known, part, progress))
             archives.contents(part)
             if _is_anothers(known, now, here):
                 raise _other_archive(target, known)
             record(settings.paths, now)
-        move(made, target)
+        move(fetched, target)
     finally:
-        made.unlink(missing_ok=True)
+        fetched.unlink(missing_ok=True)
     progress(f"{known.batch}: {target.stat().st_size:,} bytes in {target}")
     return now
 

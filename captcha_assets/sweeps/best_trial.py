@@ -1,4 +1,4 @@
-"""The settings of the best trial, made the production settings or a run config."""
+"""The settings of the best trial, as production settings or as a run config."""
 
 from pathlib import Path
 from typing import Any

@@ -91,7 +91,7 @@ class RemoteHost:
         give: Callable[[IO[bytes]], object] = lambda _stdin: None,
         take: Callable[[IO[bytes]], object] = lambda stdout: stdout.read(),
     ) -> Any:
-        """Run a request there to its end and return what `take` makes of its standard output.
+        """Run a request there to its end and return `take` of its standard output.
 
         Raises:
             RemoteHostError: the host cannot be reached, or the request failed.

@@ -98,7 +98,7 @@ def test_failures_are_named_and_only_they_are_tried_again(three: Home) -> None:
     three.add("two", "synthetic:40:2")
     assert [outcome.error for outcome in carried_out(three, again)] == [None]
     assert backfills.unfinished(three.settings.paths) == []
-    with pytest.raises(BackfillError, match="no backfill to go on with"):
+    with pytest.raises(BackfillError, match="no backfill to resume"):
         backfills.find(three.settings.paths)
 
 
@@ -125,7 +125,7 @@ def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
         if line.startswith("[2/4]"):
             process.send_signal(signal.SIGINT)
     assert process.wait() == 1
-    assert "go on with: captcha-assets backfill --resume" in said[-1]
+    assert "resume with: captcha-assets backfill --resume" in said[-1]
     done = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
     assert 1 <= done < 4
     done = subprocess.run([*command[:2], "--resume"], capture_output=True, text=True, check=False)

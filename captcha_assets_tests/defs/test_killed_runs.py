@@ -90,7 +90,7 @@ def test_a_run_of_which_nothing_is_known_is_let_be_and_status_says_how_to_end_it
     command = [sys.executable, "-m", "captcha_assets.cli", "status"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in said.splitlines() if run_id[:8] in line]
-    assert "if the machine or container that makes it is gone, terminate it in the UI" in line
+    assert "if the machine or container that executes it is gone, terminate it in the UI" in line
 
 
 @pytest.mark.parametrize("moment", ["create_run_for_job", "get_run_by_id"])

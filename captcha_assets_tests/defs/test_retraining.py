@@ -262,7 +262,7 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
     grown.instance.report_run_failed(run)
     assert ticks.triggers() == ["new images"]
     assert ticks.tick() == []
-    assert f"run {run.run_id[:8]}, failed, and is not started again for the same reason" in ticks.said
+    assert f"run {run.run_id[:8]}, failed, and is not started again for the same situation" in ticks.said
 
 
 def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:

@@ -212,7 +212,7 @@ def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_sho
     own.parent.mkdir(exist_ok=True)
     own.write_text(yaml.safe_dump({"name": "own", "grid": {"epochs": [1, 2]}}))
     said = CliRunner().invoke(main, ["sweep", "start"]).output
-    assert f"no FILE was named: {own} is taken" in said
+    assert f"no FILE was named: using {own}" in said
     names = definition.load(own).trial_names
     shown = CliRunner().invoke(main, ["sweep", "show"]).output
     assert shown.index(grid_trials(home)[0]) < shown.index(names[0])
@@ -227,7 +227,7 @@ def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_sho
 
 def test_without_any_file_of_the_home_the_sweep_of_the_code_is_taken_and_named(home: Home) -> None:
     said = CliRunner().invoke(main, ["sweep", "start"]).output
-    assert f"no FILE was named: {REPOSITORY / 'configs' / 'sweep.yaml'} is taken" in said
+    assert f"no FILE was named: using {REPOSITORY / 'configs' / 'sweep.yaml'}" in said
 
 
 def test_a_home_without_a_sweep_says_how_to_start_one(

@@ -249,7 +249,7 @@ def test_a_telephone_with_a_key_tries_a_service_that_keeps_no_log(
 @pytest.mark.slow
 def test_without_a_champion_the_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
     with running(tmp_path, ready=False) as service, opened(browser, service) as page:
-        expect(page.get_by_role("status").first).to_contain_text("make one with: captcha-assets update")
+        expect(page.get_by_role("status").first).to_contain_text("train one with: captcha-assets update")
         give(page, PNG[0])
         expect(fact(page, "problem")).to_contain_text("There is no champion yet")
 

@@ -1,4 +1,4 @@
-"""What Dagster knows of a training: with which settings, and whether another run finished it meanwhile."""
+"""A training in Dagster: the settings it had, and whether another run has finished it meanwhile."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""The drift report of a day of the service, and the check that says how severe the drift is."""
+"""The drift report of a day of the service, and the check of its severity."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ _IMAGES = 12
 SERVED_DRIFT = dg.AssetCheckSpec(
     "served_drift",
     asset="drift_report",
-    description="What the service saw and said looks like what its model was trained and validated on. "
+    description="The images and predictions of the day have the distributions that the model was trained and "
+    "validated on. "
     "Critical drift is an error, other drift a warning.",
     partitions_def=days,
 )

@@ -12,9 +12,9 @@ const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
 const percent = (share) => `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`;
 
 function element(tag, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
+  const created = Object.assign(document.createElement(tag), attributes);
+  created.append(...children);
+  return created;
 }
 
 let spoken;
