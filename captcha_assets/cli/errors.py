@@ -94,7 +94,9 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
 
 
 def unexpected(error: BaseException) -> str:
-    """Say a defect in one line, and how to see more of it."""
+    """Say in one line that a library is not installed; or a defect, and how to see more of it."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("captcha_assets"):
+        return f"this command needs {error.name}: install captcha-assets[platform]"
     words = _first_line(str(error))
     named = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"unexpected error: {named}; run it again with CAPTCHA_DEBUG=1 and report what it says"
