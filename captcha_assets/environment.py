@@ -24,7 +24,7 @@ class SettingsError(ValueError):
 def check_variables(
     prefix: str, settings: Collection[str], others: Collection[str] = (), listed_in: str = "docs/settings.md"
 ) -> None:
-    """Refuse a variable of the prefix that nothing reads: it is a typing error, or meant for another version.
+    """Raise an error for a variable of the prefix that is no setting here: mistyped, or of another version.
 
     Args:
         prefix: of the variables.

@@ -143,7 +143,7 @@ class Paths(BaseSettings):
 
     @property
     def label_decisions(self) -> Path:
-        """What somebody decided about images whose labels contradict each other; a file to commit."""
+        """The decisions of people about images whose labels contradict each other; a file to commit."""
         return self.home / "label_decisions.csv"
 
     @property
@@ -219,7 +219,7 @@ class Paths(BaseSettings):
         return self.artifact_root / "sweep_trial"
 
     def sweep_trial(self, trial: str) -> AnyPath:
-        """What became of a trial of a sweep."""
+        """The record of a trial of a sweep."""
         return self.sweep_trials / trial / "trial.json"
 
     @property

@@ -76,7 +76,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _full_disk_named(target: AnyPath) -> Iterator[None]:
-    """Say of what is written where, and what to do, when there is no room for it."""
+    """Add the path and the advice to an error when the disk is full."""
     try:
         yield
     except OSError as error:

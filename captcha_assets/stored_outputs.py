@@ -178,7 +178,7 @@ def _table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
 
 
 def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
-    """Look at a table that comes with its validation results, without which nobody may use it."""
+    """Return the state of a table and its validation results, without which it is not used."""
 
     def look(versions: StoredVersions, paths: Paths, output: Output) -> str:
         versions.version(paths.validation_results(output.asset, output.partition), _validation)

@@ -52,7 +52,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     address, number, *_ = listener.getsockname()
     named = f"[{address}]" if ":" in address else address
     click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
-    with suppress(RegistryError):  # the service says so itself, and looks again
+    with suppress(RegistryError):  # the service reports it itself, and reads again
         if registry.champion(settings.paths.models) is None:
             click.echo(
                 "there is no champion yet: answers are 503 until captcha-assets update has promoted one"

@@ -84,7 +84,7 @@ def _quarantined(run: dg.DagsterRun, events: _Events) -> _Content:
         return None
     batch = failed[0].partition or _partition(run)
     advice = (
-        f"the other batches go on without it; see {_report(failed[0])}, then remove it "
+        f"the other batches are used without it; see {_report(failed[0])}, then remove it "
         f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
     )
     return f"batch {batch} is quarantined", [*_in_words(failed), advice]
@@ -122,7 +122,7 @@ def _not_promoted(events: _Events) -> _Content:
             if candidate != found["champion"].value:
                 command = f"captcha-assets model promote {candidate} --reason WHY"
                 lines = [str(found["why"].value), f"to promote it all the same: {command}"]
-                return f"candidate {candidate} is not promoted, the champion serves on", lines
+                return f"candidate {candidate} is not promoted, the champion keeps serving", lines
     return None
 
 

@@ -129,7 +129,7 @@ class RemoteCompute:
         messages = self._train(context, staged)
         if not any(one.get("stopped") for one in messages):
             remote_host.fetch(self.host, staged, job.output)
-        remote_host.forget(self.host, staged)
+        remote_host.remove(self.host, staged)
         return messages
 
     def _train(self, context: dg.AssetExecutionContext, staged: Staged) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Is a candidate as good as the champion on the same images, and is there a reason to change?
+"""Compares a candidate with the champion on the same images.
 
 The criteria are pure functions of counts: on how many images of each class only the candidate is right,
 on how many only the champion is. `compare` counts them from predictions.
@@ -55,7 +55,9 @@ class PromotionLimits:
             if not 0 <= value <= 1:
                 raise ComparisonError(f"{entry.name}={value!r} is no share: give a number from 0 to 1")
         if self.level in (0, 1):
-            raise ComparisonError(f"level={self.level!r} decides nothing: give a number between 0 and 1")
+            raise ComparisonError(
+                f"level={self.level!r} is no level of a test: give a number between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a split.
+    """The evaluation of a model on a split.
 
     `predictions` has a row per image, in order of image id: image_id, label, predicted, probability (of
     the predicted class), split, batch. `plot_images` are PNGs by name: confusion_matrix, per_class,

@@ -1,4 +1,4 @@
-"""How good the predictions are: accuracy with its interval, per class, and calibration.
+"""Metrics of predictions: accuracy with its interval, figures of each class, and calibration.
 
 Everything is computed from the probabilities, (N, C), and the true labels, (N,). Shares lie in 0..1.
 A figure that the data cannot give (the recall of a class without test images) is None, never a number.

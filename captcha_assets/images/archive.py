@@ -1,4 +1,4 @@
-"""Reading a delivered zip archive, whatever is in it.
+"""Reading the zip archive of a batch, whatever is in it.
 
 The archive's directory is read by this module rather than by the standard library's `zipfile`, which
 gives up on a whole archive for one bad name, holds six times the memory for a long one and spends more

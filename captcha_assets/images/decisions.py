@@ -1,4 +1,4 @@
-"""What someone decided about single images: a small CSV file, committed beside the code.
+"""People's decisions about single images: a small CSV file, committed beside the code.
 
     image_id,decision,label,reason
     0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second batch mistook it for n
@@ -12,7 +12,7 @@ of conflicts (`write_conflicts`).
 Spreadsheets may write the file: a byte order mark, semicolons instead of commas, and lines of empty fields
 are accepted.
 
-A file that cannot be followed is an error with the number of the line. A decision that has no effect is a
+A file that cannot be read is an error with the number of the line. A decision that has no effect is a
 warning, since a batch that is not there, or not there any more, must not stop the others: one about an
 image that no batch holds, and `keep` of a label that no source states, where the sources agree.
 """
@@ -44,7 +44,7 @@ _NO_FILE = "no regular file"
 
 
 class DecisionError(ValueError):
-    """A file of decisions that cannot be followed; the message names the line and says what to do."""
+    """A file of decisions with an error in it; the message names the line and says what to do."""
 
 
 class _Decision(NamedTuple):

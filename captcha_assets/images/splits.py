@@ -1,4 +1,4 @@
-"""The split of every image: train, validation or test, assigned once and for ever.
+"""The split of every image: train, validation or test, assigned once and never changed.
 
 An image that has a split in the record of assignments (`assignments`) keeps it, and has it again when it
 comes back. Only images that the record does not hold are assigned a split, so that each class comes as near
@@ -348,7 +348,7 @@ def lacking_images(splits: AnyPath) -> str | None:
 
 
 def require_images(splits: AnyPath) -> None:
-    """Accept splits that a model can be trained on.
+    """Raise an error for splits that no model can be trained on.
 
     Raises:
         SplitError: there is nothing to train on.
@@ -379,7 +379,7 @@ def update_splits(
         spec: what the images look like.
         table_of: gives the image table of a batch; without it all of a group counts as near-duplicates.
         ratios: share of each split.
-        accept_loss: where assignments are lost, go on with what the record and `target` still hold.
+        accept_loss: where assignments are lost, continue with what the record and `target` still hold.
 
     Raises:
         AssignmentError: assignments are lost or damaged.

@@ -1,4 +1,4 @@
-"""What the registry holds and what is known of each model, as plain rows; promotion and rollback by hand."""
+"""The models of the registry with their figures, as plain rows; promotion and rollback by hand."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,7 +104,7 @@ def list_models(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
-    """What a model is and can do; one that is damaged keeps no other from being listed."""
+    """Return the row of a model; that of a damaged one says so."""
     try:
         return {
             "test accuracy": _accuracy(paths, model_id),
@@ -148,7 +148,7 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def why_not_promoted(paths: Paths, model_id: str) -> str | None:
-    """Return why a model was refused, replaced or not promoted; None where nothing is known against it.
+    """Return why a model was refused, replaced or not promoted; None where it was none of these.
 
     Raises:
         RegistryError: a record is damaged.
@@ -163,7 +163,7 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
 
 
 def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
-    """Make a model the champion because a person says so; the history keeps the reason.
+    """Make a model the champion by decision of a person; the history keeps the reason.
 
     Args:
         paths: where things are kept.
@@ -174,7 +174,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
     Raises:
         ModelChoiceError: there is no such model.
         ModelFolderError: the model or its export is damaged.
-        RegistryError: it serves already, or something speaks against it and `force` is not given.
+        RegistryError: it serves already; or, without `force`, it is not evaluated, not exported or refused.
     """
     model_id = resolve(paths, name)
     serves = registry.champion(paths.models)
@@ -202,7 +202,7 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
         force: go back to `to` although it was refused or is not exported.
 
     Raises:
-        RegistryError: there is nothing to go back to, or something speaks against the model.
+        RegistryError: there is nothing to go back to, or the model was refused or is not exported.
         ModelFolderError: the model or its export is damaged.
     """
 
@@ -220,7 +220,7 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
 
 
 def require_whole(paths: Paths, champion: Champion) -> None:
-    """Refuse a champion whose folder or export is missing or damaged.
+    """Raise an error if the folder or the export of the champion is missing or damaged.
 
     Raises:
         RegistryError: the message says what to do.
@@ -241,7 +241,7 @@ def require_whole(paths: Paths, champion: Champion) -> None:
 
 
 def verify_export(paths: Paths, model_id: str) -> None:
-    """Refuse an exported model that is damaged or of another model; one that is not there passes.
+    """Raise an error if an exported model is damaged or of another model; a missing one passes.
 
     Raises:
         ModelFolderError: the message says what to do.

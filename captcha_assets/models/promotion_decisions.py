@@ -2,8 +2,8 @@
 
     decisions/<candidate>--<champion>--<test split>.json
 
-A candidate is compared once against a champion on a test split. Later questions get the recorded
-decision: asking often does not get another answer.
+A candidate is compared once against a champion on a test split. Later promotions return the recorded
+decision, so that repetition cannot change it.
 """
 
 from dataclasses import asdict, dataclass

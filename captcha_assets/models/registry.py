@@ -94,7 +94,7 @@ def list_models(registry: AnyPath) -> list[str]:
 
 
 def _verify(registry: AnyPath, model_id: str) -> None:
-    """Refuse a model that is not there, is damaged, or is another one than its folder's name says."""
+    """Raise an error if a model is missing, damaged, or another one than its folder's name says."""
     with fetched(model_folder(registry, model_id)) as local:
         found = folder.verify(local)
     if found != model_id:

@@ -1,4 +1,4 @@
-"""What the latest drift report says of the predictions of the model that serves."""
+"""The latest drift report on the predictions of the model that serves."""
 
 from dataclasses import dataclass
 

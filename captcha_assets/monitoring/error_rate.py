@@ -1,4 +1,4 @@
-"""The error rate that corrections prove, with a confidence sequence that may be looked at every day.
+"""The error rate that corrections prove, with a confidence sequence that may be evaluated every day.
 
 People correct what they look at, which is no random choice: of wrong predictions they may find few, and of
 what they correct nearly all is wrong. What holds whatever they choose: each corrected prediction was wrong,

@@ -188,7 +188,7 @@ def _tests(sample: Sample, reference: Reference, rng: np.random.Generator) -> It
 
 
 def _effective_size(reference: int, sample: int) -> float:
-    """Return the effective sample size of a comparison; images cut from one picture resemble each other."""
+    """Return the effective sample size of a comparison: images cut from one image resemble each other."""
     return reference * sample / (reference + sample) / DESIGN_EFFECT
 
 

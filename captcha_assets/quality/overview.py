@@ -1,4 +1,4 @@
-"""What became of each batch, in one row."""
+"""One row per batch: counts of its images and the outcome of its checks."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -38,7 +38,7 @@ class BatchOverview:
 
 
 def describe_batches(paths: Paths, batches: Iterable[str]) -> list[BatchOverview]:
-    """Describe batches from what they left among the artifacts; nothing is computed anew."""
+    """Describe batches from their stored tables and validation results; nothing is computed again."""
     firsts = _firsts_by_batch(paths)
     return [_describe(paths, name, firsts) for name in sorted(batches)]
 
@@ -78,7 +78,7 @@ def _firsts_by_batch(paths: Paths) -> dict[str, int]:
             images, first = images.join(split, on="image_id", how="left"), pl.coalesce("first", "batch")
         counted = images.group_by(batch=first).len().collect()
     except (pl.exceptions.PolarsError, OSError):
-        return {}  # damaged: `status` says so, and `update` mends it
+        return {}  # damaged: `status` reports it, and `update` materializes it again
     return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())
 
 

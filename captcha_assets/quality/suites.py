@@ -34,7 +34,7 @@ class Expectation(NamedTuple):
 
     @property
     def blocking(self) -> bool:
-        """Whether nothing goes on when it fails."""
+        """Whether a failure blocks the assets that depend on the table."""
         return self.severity == "critical"
 
 
@@ -272,7 +272,7 @@ def splits(_spec: DatasetSpec) -> Suite:
 def _as_in_index() -> Suite:
     return {
         "no_conflict_in_split": _critical(
-            "No image with contradicting labels is learned from.",
+            "No image with contradicting labels has a split.",
             _gxe(
                 "ExpectColumnValuesToBeNull",
                 column="split",
@@ -349,7 +349,8 @@ def drift(_spec: DatasetSpec) -> Suite:
 def prediction_log(spec: DatasetSpec) -> Suite:
     """The served predictions of a day. A row is a prediction, beside what its time and probabilities say.
 
-    What the images look like only warns: it is what the service was sent, and the drift report judges it.
+    Expectations on the images themselves only warn: clients may send any image, and the drift report tests
+    for drift.
     """
     classes = list(spec.classes)
     return {

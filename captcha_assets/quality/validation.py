@@ -165,7 +165,7 @@ def suite_of(name: str, expectations: Suite) -> gx.ExpectationSuite:
 
 
 def context() -> EphemeralDataContext:
-    """Return a context that keeps nothing, asks nobody and prints nothing."""
+    """Return a context that stores nothing, sends no telemetry and prints nothing."""
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
         progress_bars=ProgressBarsConfig(globally=False),

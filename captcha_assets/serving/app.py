@@ -32,7 +32,7 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
         service: what answers.
         keys: who may ask; None for everybody.
     """
-    # The pages of documentation would load scripts from elsewhere; telemetry would hold bodies of requests.
+    # FastAPI's pages of documentation load scripts from other hosts; telemetry would hold bodies of requests.
     telemetry: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(
         title=TITLE,

@@ -75,7 +75,7 @@ def _of_defect(_request: Request, _error: Exception) -> Response:
 
 
 def _of_disconnect(_request: Request, _error: Exception) -> Response:
-    """Return what nobody reads any more: the client went away before it had sent its request."""
+    """Return the answer to a client that closed the connection before its request was complete."""
     return _response(400, "the request ends early")
 
 

@@ -239,7 +239,7 @@ class _Ledger:
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
     def _reject_second(self, batch: str, path: Path) -> None:
-        """Reject what comes from another place too, as long as it can be had there."""
+        """Reject a batch that is registered from another path, as long as it can be read there."""
         source = self._entries[batch].source
         if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
             raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")

@@ -45,7 +45,7 @@ _HOW_TO_SIGN_IN = (
 
 
 class KaggleError(BatchError):
-    """Kaggle did not give what was asked for; one line says why and what to do."""
+    """A request to Kaggle failed; one line says why and what to do."""
 
 
 class KaggleCredentialsError(KaggleError):

@@ -101,7 +101,7 @@ class Registration:
 
     @property
     def identity(self) -> str:
-        """What ought to be under this name, as one line that no fetch changes.
+        """The registered content, as one line that no fetch changes.
 
         The content's hash for a zip or folder; else the source, which says it all (`kaggle` alone names
         the newest version, whichever that is).
@@ -154,7 +154,7 @@ def check_new(name: str, source: Source) -> None:
     """
     check_batch_name(name)
     if name in RESERVED:
-        raise BatchError(f"{name!r} cannot name a batch: commands mean something else by it; choose another")
+        raise BatchError(f"{name!r} cannot name a batch: commands give it another meaning; choose another")
     if isinstance(source, SyntheticSource):
         if source.count > COUNT_LIMIT:
             raise BatchError(
@@ -214,7 +214,7 @@ def archive_path(paths: Paths, batch: str) -> Path:
 
 
 def require_archives(paths: Paths, batches: Iterable[str]) -> None:
-    """Check that the archives of these batches are there, so that no one records `data/` without one.
+    """Check that the archives of these batches are there, so that DVC does not record `data/` without one.
 
     Raises:
         BatchError: an archive is missing; the message says how to restore it.
@@ -234,7 +234,7 @@ def _silent(_: str) -> None:
 
 
 def register(settings: Settings, batch: str, source: Source, progress: Progress = _silent) -> Registration:
-    """Record what ought to be under a name; nothing is fetched. The same again changes nothing.
+    """Register the content of a batch; nothing is fetched. The same registration again changes nothing.
 
     A zip or folder is read, since its content is what is registered: the same path with other content is
     registered anew, and another path with the same content takes the place of the first. `kaggle` without
@@ -569,7 +569,7 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
 
 
 def _is_anothers(known: Registration, now: Registration, here: str | None) -> bool:
-    """Whether the archive here was brought by DVC, and no one said that it may be replaced."""
+    """Whether the archive here was brought by DVC, and no registration allows to replace it."""
     never_fetched = known.sha256 is None and not known.is_to_be_asked
     return never_fetched and here not in (None, now.sha256)
 

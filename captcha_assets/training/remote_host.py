@@ -354,6 +354,6 @@ def fetch(host: RemoteHost, staged: Staged, output: Path) -> str:
         raise RemoteHostError(f"the model came damaged from {host.host}, start it again: {error}") from error
 
 
-def forget(host: RemoteHost, staged: Staged) -> None:
+def remove(host: RemoteHost, staged: Staged) -> None:
     """Remove a job from the remote host; the parts stay for the next one."""
-    host.run({"step": "forget", "name": staged.name})
+    host.run({"step": "remove", "name": staged.name})

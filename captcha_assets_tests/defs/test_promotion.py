@@ -97,7 +97,7 @@ def test_a_worse_candidate_is_not_promoted_with_figures_and_an_alert(challenged:
     assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
     assert "no reason to change" in str(found["reason_to_change"].description)
     last = json.loads(home.settings.paths.alerts.read_text().splitlines()[-1])
-    assert last["title"] == f"candidate {candidate} is not promoted, the champion serves on"
+    assert last["title"] == f"candidate {candidate} is not promoted, the champion keeps serving"
     assert f"captcha-assets model promote {candidate}" in last["lines"][-1]
     assert candidate != serving(home)
 

@@ -96,7 +96,7 @@ def test_the_first_training_starts_when_there_is_something_to_train_on(home: Hom
     bring(home, "first", "synthetic:60:1")
     ticks = Ticks(home)
     (request,) = ticks.tick()
-    assert request.tags[WHY_TAG] == "the first training: no model was there"
+    assert request.tags[WHY_TAG] == "the first training: there was no model"
     assert ticks.tick() == []
 
 

@@ -165,7 +165,7 @@ def _obstacle(
     if missing:
         return f"waits for {', '.join(dict.fromkeys(missing))}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
-    return f"held up by the failed check {', '.join(checks)}" if checks else None
+    return f"blocked by the failed check {', '.join(checks)}" if checks else None
 
 
 def failed_blocking_checks(

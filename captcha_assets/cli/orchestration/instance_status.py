@@ -75,7 +75,7 @@ def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
         yield found
     try:
         registry.history(paths.models)
-        if candidate := registry.pointed_at(paths.models):  # a damaged pointer: the next training says so
+        if candidate := registry.pointed_at(paths.models):  # the next training replaces a damaged pointer
             registry.refusal(paths.models, candidate)
             promotion_decisions.last(paths.models, candidate)
     except RegistryError as error:
@@ -160,7 +160,7 @@ def _served_drift(paths: Paths) -> str | None:
     try:
         alarm = served_drift.alarm(paths)
     except RegistryError:
-        return None  # the line of the champion says so
+        return None  # the line of the champion reports it
     return str(alarm) if alarm else None
 
 
