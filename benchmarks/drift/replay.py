@@ -6,9 +6,9 @@ import numpy as np
 
 from benchmarks.drift.pool import Pool
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.monitoring.prediction_drift import compare
 from captcha_assets.monitoring.result import Errors, ServedDrift
 from captcha_assets.monitoring.sample import MAX_FEATURES, Reference, Sample
-from captcha_assets.monitoring.served import compare
 from captcha_assets.sources.captcha_image import LENGTH
 
 #: Images that a reference is made of.

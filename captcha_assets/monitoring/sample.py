@@ -14,7 +14,7 @@ from captcha_assets.images.decode import decode
 from captcha_assets.images.features import thumbnails
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
-from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.predictor import spec_of_inputs
 from captcha_assets.monitoring.result import Errors
 from captcha_assets.quality.drift import MIN_REFERENCE, STATISTICS, DriftError, Summary, sharpness

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.health import health_routes
-from captcha_assets.serving.limits import Authenticated, Limited, Observed
 from captcha_assets.serving.logged_predictions import logged_prediction_routes
+from captcha_assets.serving.middleware import Authenticated, Limited, Observed
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
 from captcha_assets.serving.predictions import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems

@@ -17,13 +17,13 @@ import xxhash
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.reader import ReaderError, read_split
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import writing_folder
-from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.models.served_drift import RESULT
 from captcha_assets.monitoring import plots, report, sample
+from captcha_assets.monitoring.prediction_drift import not_compared, served_drift
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Reference
-from captcha_assets.monitoring.served import not_compared, served_drift
 from captcha_assets.paths import Paths
 from captcha_assets.quality import drift
 from captcha_assets.quality.drift import DriftError
