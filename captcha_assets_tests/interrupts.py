@@ -51,7 +51,7 @@ class Ended:
     too_late: bool
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         if self.too_late:
             return "too late"
         if self.status == 0:
@@ -165,13 +165,13 @@ def tries(command: str, number: int, folder: Path, chance: random.Random) -> Cou
     while sum(found.values()) - found["too late"] < number:
         moment = chance.uniform(chance.choice((spoke / 4, spoke)), takes)
         ended = attempt(COMMANDS[command], fresh(), moment, session=chance.random() < 0.5)
-        verdict = ended.verdict
+        outcome = ended.outcome
         if not ended.too_late and (unfinished_runs(home) or left_processes(home)):
-            verdict += ", something left"
-        found[verdict] += 1
+            outcome += ", something left"
+        found[outcome] += 1
         print(f"\r{command}: {dict(found)}", end="", file=sys.stderr, flush=True)
-        if verdict not in ("noticed", "too late"):
-            print(f"--- {command}: {verdict}, status {ended.status}\n{ended.said}", flush=True)
+        if outcome not in ("noticed", "too late"):
+            print(f"--- {command}: {outcome}, status {ended.status}\n{ended.said}", flush=True)
     return found
 
 

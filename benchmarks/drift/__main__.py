@@ -2,7 +2,7 @@
 
 A model is trained as `make demo` does, on generated images. It predicts a pool of others once, undisturbed
 and disturbed; days are drawn from the pool and compared with a reference that is drawn anew for each day. The
-characters of a picture are served together, so that the images of a day depend on each other as those of
+characters of an image are served together, so that the images of a day depend on each other as those of
 real captchas do. Prints the tables of docs/drift.md.
 """
 

@@ -23,7 +23,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, `LENGTH` in a row from each picture."""
+    """Images, `LENGTH` in a row from each drawn image."""
 
     labels: np.ndarray
     statistics: np.ndarray

@@ -65,9 +65,9 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     say("model", "export", champion)
     assert home.materialize("champion") is None
     (home.settings.paths.models / champion / "model.safetensors").unlink()
-    told = str(home.materialize("champion"))
-    assert f"the champion {champion} is not whole" in told
-    assert "captcha-assets model promote" in told
+    message = str(home.materialize("champion"))
+    assert f"the champion {champion} is not whole" in message
+    assert "captcha-assets model promote" in message
 
 
 def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(

@@ -148,6 +148,6 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     result = subset.execute_in_process(instance=finished.instance, raise_on_error=False)
     assert not result.success
     told_by_the_daemon(finished, result)
-    told = alerts(finished)[before:]
-    assert len(told) == (0 if automation else 1)
-    assert all("first.parquet is missing" in str(alert["lines"]) for alert in told)
+    sent = alerts(finished)[before:]
+    assert len(sent) == (0 if automation else 1)
+    assert all("first.parquet is missing" in str(alert["lines"]) for alert in sent)

@@ -174,9 +174,9 @@ def test_nothing_is_known_of_an_empty_home(settings):
 
 def test_the_whole_is_json(home):
     for what in ("champion", "first", an_image(home, "test")):
-        told = json.loads(json.dumps(trace(home.paths, what).to_dict()))
-        assert set(told) == {"what", "derived_from", "used_for"}
-        assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
+        objects = json.loads(json.dumps(trace(home.paths, what).to_dict()))
+        assert set(objects) == {"what", "derived_from", "used_for"}
+        assert set(objects["what"]) == {"kind", "id", "facts", "nodes"}
 
 
 def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
@@ -225,6 +225,6 @@ def test_an_object_store_tells_the_same(made, tmp_path, bucket):
         Settings(paths=Paths(home=tmp_path / "home", artifacts=str(bucket / "artifacts"))),
     )
     for what in ("champion", "first", an_image(here, "train")):
-        told = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
-        told[1] = told[1].replace(str(tmp_path / "home"), str(made))
-        assert told[1].replace(str(there.paths.artifact_root), str(here.paths.artifact_root)) == told[0]
+        objects = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
+        objects[1] = objects[1].replace(str(tmp_path / "home"), str(made))
+        assert objects[1].replace(str(there.paths.artifact_root), str(here.paths.artifact_root)) == objects[0]
