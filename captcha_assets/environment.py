@@ -50,7 +50,7 @@ def check_variables(
 
 @contextmanager
 def errors_name_their_variable(prefix: str, secrets: Collection[str] = ()) -> Iterator[None]:
-    """Make one line, a SettingsError, of what pydantic raises when it reads settings.
+    """Raise a SettingsError of one line for what pydantic raises when it reads settings.
 
     Args:
         prefix: of the variables.

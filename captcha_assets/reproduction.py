@@ -195,7 +195,7 @@ def _from_dvc(paths: Paths, work: Path, origin: Origin) -> Path:
 
 
 def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG001
-    """Fetch the archive anew.
+    """Fetch the archive from its source.
 
     Raises:
         _UnavailableError: the source no longer has it, or could not be reached; the message says which.

@@ -209,7 +209,7 @@ def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
     except archives.BatchError as error:
         raise Outdated(str(error)) from error
     if known is not None and known.is_to_be_asked:
-        raise Outdated(f"registered anew: {known.source} is asked for its newest version")
+        raise Outdated(f"registered again: update fetches the newest version of {known.source}")
     if known is not None and known.sha256 not in (None, stored):
         raise Outdated(f"not what is registered: the archive of {batch} has other content")
     return stored

@@ -118,7 +118,7 @@ def _run_trials(
                 click.echo(f"[{number}/{len(steps)}] {_became(settings.paths, trial, error)}")
                 failed += [trial] if error else []
     except KeyboardInterrupt as stop:
-        message = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
+        message = f"interrupted after {number} of {len(steps)} trials; the same command continues from there"
         raise Interrupted(message) from stop
     return failed
 

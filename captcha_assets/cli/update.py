@@ -116,7 +116,7 @@ def _update(
                 _show(event)
     except KeyboardInterrupt as stop:
         count = sum(not outcome.error for outcome in outcomes)
-        message = f"interrupted after {count} were materialized; the same command goes on from there"
+        message = f"interrupted after {count} were materialized; the same command continues from there"
         raise Interrupted(message) from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")

@@ -34,5 +34,5 @@ def require_known(instance: dg.DagsterInstance, paths: Paths, record: Assignment
     if known and not paths.splits.exists() and not record.files():
         raise AssignmentError(
             f"split assignments are lost: splits were materialized before, but neither {paths.splits} nor "
-            f"{record.folder} is there. No image is assigned anew: {RESTORE}, {GO_ON}"
+            f"{record.folder} is there. No image is assigned a new split: {RESTORE}, {GO_ON}"
         )

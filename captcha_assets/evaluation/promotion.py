@@ -62,7 +62,7 @@ class Promotion:
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """Make the candidate champion if there is none, or if it meets the criteria on today's test split.
 
-    The candidate has been measured by `evaluate` and exported already; the champion is measured anew here,
+    The candidate has been measured by `evaluate` and exported already; the champion is measured again here,
     and the candidate where the splits have changed since.
     A candidate is compared once against a champion on a test split: asked again, the recorded decision is
     returned. What a person refused, replaced or rolled back from is not promoted.

@@ -45,7 +45,7 @@ TABLES = 12
 #: copies differ by 0.03 in all, distinct images of a class by 0.9.
 _BUCKET = 0.17
 
-#: Changes when a signature means something else: groups found with another version are found anew.
+#: Raised when signatures are computed otherwise: groups found with another version are found again.
 SIGNATURE_VERSION = 2
 
 _SCALE = 512  # of the integer basis: nine bits keep every sum exact and the basis true to 0.1 %

@@ -16,7 +16,7 @@ from captcha_assets.images.features import ACROSS, BORDER, CROPS, DOWN, SIGNATUR
 
 
 def rule(correlation: float) -> str:
-    """Name the rule by which groups are found: groups found by another one are found anew."""
+    """Name the rule by which groups are found: groups found by another one are found again."""
     return f"{SIGNATURE_VERSION}/{correlation}"
 
 

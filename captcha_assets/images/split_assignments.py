@@ -133,7 +133,7 @@ class AssignmentRecord:
             lost = f"{len(missing)} of {len(expected)} files are missing, {missing[0]} first"
             raise AssignmentError(
                 f"split assignments are lost: {lost}, in {self.folder} ({known_by} names them). No image is "
-                f"assigned anew: {RESTORE}, {GO_ON}"
+                f"assigned a new split: {RESTORE}, {GO_ON}"
             )
 
 

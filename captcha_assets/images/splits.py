@@ -423,7 +423,7 @@ def _known_assignments(target: AnyPath, record: AssignmentRecord, *, accept_loss
         if earlier is None and known.is_empty() and not accept_loss:
             raise AssignmentError(
                 f"split assignments are lost: {record.folder} holds none, and {target} is damaged. "
-                f"No image is assigned anew: {RESTORE}, {GO_ON}"
+                f"No image is assigned a new split: {RESTORE}, {GO_ON}"
             )
         if earlier is not None:
             record.append(earlier.join(known, on="image_id", how="anti"))

@@ -135,7 +135,7 @@ def add_candidate(registry: AnyPath, trained: Path) -> str:
 
 
 def make_candidate(registry: AnyPath, model_id: str) -> None:
-    """Make a model of the registry the candidate; a pointer that is lost or damaged is written anew."""
+    """Make a model of the registry the candidate; a pointer that is lost or damaged is written again."""
     if pointed_at(registry) != model_id:
         write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
 
@@ -156,7 +156,7 @@ def candidate(registry: AnyPath) -> Candidate | None:
         RegistryError: the pointer is damaged.
     """
     path = registry / "candidate.json"
-    return read(path, Candidate, remedy="captcha-assets update writes it anew") if path.exists() else None
+    return read(path, Candidate, remedy="captcha-assets update writes it again") if path.exists() else None
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
@@ -282,7 +282,7 @@ def rollback(
     force: bool = False,
     verify: Callable[[str], None] | None = None,
 ) -> Champion:
-    """Make a champion of before serve again, at once and whole; the history records it.
+    """Make a previous champion serve again, at once and whole; the history records it.
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
 

@@ -183,7 +183,7 @@ def reference_of_model(
         return sample.load(model.reference)
     if not (model.splits.exists() and model.summary.exists()):
         raise DriftError(
-            f"it is not recorded what {model.model_id} was trained on: train and promote a model anew"
+            f"it is not recorded what {model.model_id} was trained on: train and promote a model again"
         )
     with ExitStack() as stack:
         splits = stack.enter_context(fetched(model.splits))

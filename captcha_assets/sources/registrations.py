@@ -96,7 +96,7 @@ class Registration:
 
     @property
     def is_to_be_asked(self) -> bool:
-        """Whether the newest version was fetched once and has been registered anew since."""
+        """Whether the newest version was fetched once and has been registered again since."""
         return self.sha256 is None and self.kaggle_version is not None
 
     @property
@@ -237,8 +237,8 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     """Register the content of a batch; nothing is fetched. The same registration again changes nothing.
 
     A zip or folder is read, since its content is what is registered: the same path with other content is
-    registered anew, and another path with the same content takes the place of the first. `kaggle` without
-    a version, once fetched, is asked anew.
+    registered again, and another path with the same content takes the place of the first. `kaggle` without
+    a version, once fetched, is looked up again.
 
     Args:
         settings: where things are kept.
@@ -286,11 +286,13 @@ def _compared(known: Registration, asked: Registration) -> tuple[Registration, s
     """
     if (known.source, known.dataset) == (asked.source, asked.dataset):
         if isinstance(known.source, KaggleSource) and known.source.version is None and known.sha256:
-            return replace(known, sha256=None), "registered anew: the next update asks Kaggle for the newest"
+            return replace(
+                known, sha256=None
+            ), "registered again: the next update fetches the newest from Kaggle"
         if asked.sha256 in (None, known.sha256):
             return known, f"already registered from {known.source}, nothing changed"
         was = f"sha256 {asked.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
-        return asked, f"registered anew from {known.source}, whose content is new ({was})"
+        return asked, f"registered again from {known.source}, whose content is new ({was})"
     if asked.sha256 is not None and asked.sha256 == known.sha256:
         if isinstance(known.source, LocalSource):
             return asked, f"the same content as from {known.source}; registered from {asked.source}"
@@ -543,7 +545,7 @@ def _unfinished_archive(paths: Paths, batch: str) -> Path:
 
 
 def _bring(settings: Settings, known: Registration, here: str | None, progress: Progress) -> Registration:
-    """Make the archive, record what it is, move it to its place.
+    """Write the archive, record its hash, move it to its path.
 
     Args:
         settings: where things are kept.
@@ -613,7 +615,7 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
     from captcha_assets.sources import kaggle  # noqa: PLC0415 - its client takes a second to import
 
     assert isinstance(known.source, KaggleSource)
-    # what is restored is the version of then; what was never fetched, or is asked anew, may be newer
+    # what is restored is the version of then; what was never fetched, or is looked up again, may be newer
     version = (known.kaggle_version if known.sha256 else None) or known.source.version
     got = kaggle.download(
         known.dataset or _dataset(settings),
@@ -631,7 +633,7 @@ def _same(known: Registration, now: Registration) -> Registration:
         again = f"captcha-assets batch add {known.batch} {shlex.quote(str(known.source))}"
         raise BatchError(
             f"{known.source} is not any more what was registered as {known.batch} (sha256"
-            f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it anew ({again}), or"
+            f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it again ({again}), or"
             " restore the archive with `dvc pull`"
         )
     return now

@@ -227,7 +227,7 @@ def check_end(host: RemoteHost, ended: dict[str, Any] | None, error: str | None)
     if ended is None:
         raise RemoteHostError(
             f"the connection to {host.host} broke: the training there ends itself; start it again and it "
-            "goes on from its last checkpoint, if it finished an epoch"
+            "resumes from its last checkpoint, if it finished an epoch"
         )
     if ended.get("machine"):
         raise RemoteHostError(f"{host.host}: {ended['machine']}")

@@ -77,7 +77,7 @@ def test_a_removed_batch_is_gone(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "raw" / "one.zip").exists()
 
 
-def test_a_backfill_makes_the_chosen_batches_anew(tmp_path: Path) -> None:
+def test_a_backfill_materializes_the_chosen_batches_again(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:40:4")
     said = succeeded(tmp_path, "backfill", "raw_batch", "--batches", "one")

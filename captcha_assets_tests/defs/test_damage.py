@@ -16,7 +16,7 @@ __all__ = ["challenged"]
 
 
 @pytest.mark.parametrize("content", [None, "garbage", "{}"], ids=["lost", "garbage", "empty"])
-def test_a_pointer_to_the_candidate_is_written_anew_without_a_training(
+def test_a_pointer_to_the_candidate_is_written_again_without_a_training(
     finished: Home, content: str | None
 ) -> None:
     pointer, model = finished.settings.paths.models / "candidate.json", finished.version("resnet18")

@@ -178,7 +178,7 @@ def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home
 def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
     split.settings.paths.splits.unlink()
-    config = tmp_path / "anew.yaml"
+    config = tmp_path / "accept-loss.yaml"
     config.write_text("ops: {splits: {config: {accept_loss: true}}}\n")
     said("update", "--select", THROUGH_SPLITS, "--config", str(config))
     assert len(split_by_image(split.settings)) == 200

@@ -274,7 +274,7 @@ def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
     process.send_signal(signal.SIGINT)  # to it alone: nobody else ends the others
     _output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command goes on from there"
+    assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command continues from there"
     assert len(started) >= 4
     assert not psutil.wait_procs(started, timeout=30)[1]
     assert not home.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
