@@ -49,14 +49,14 @@ class Paths(BaseSettings):
     def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
         """Return an object store's address as it is, and a folder as an absolute path."""
         home = info.data.get("home", REPOSITORY)
-        scheme, separator, place = (artifacts or "artifacts").rpartition("://")
+        scheme, separator, location = (artifacts or "artifacts").rpartition("://")
         if not separator or scheme == "file":
-            return str(home / Path(place).expanduser())
+            return str(home / Path(location).expanduser())
         if scheme not in {"s3", "gs"}:
             raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
-        if not place.strip("/"):
+        if not location.strip("/"):
             raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
-        return f"{scheme}://{place.rstrip('/')}"
+        return f"{scheme}://{location.rstrip('/')}"
 
     @property
     def raw(self) -> Path:
@@ -86,13 +86,13 @@ class Paths(BaseSettings):
     @cached_property
     def artifact_root(self) -> AnyPath:
         """Root of everything that Dagster materializes: a local folder or an object store."""
-        place = str(self.artifacts)
-        if "://" not in place:
-            return Path(place)
+        location = str(self.artifacts)
+        if "://" not in location:
+            return Path(location)
         from upath import UPath  # noqa: PLC0415 - artifacts in a folder do without it
 
         # A listing remembered from before would hide what another process has stored since.
-        return UPath(place, use_listings_cache=False)
+        return UPath(location, use_listings_cache=False)
 
     @property
     def registrations(self) -> AnyPath:

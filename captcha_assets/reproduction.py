@@ -112,12 +112,12 @@ def reproduce(
             folder.verify(model)
             config = folder.read_config(model)
             tables = [_table((settings, spec), work, origin, say) for origin in _origins(config)]
-            with _code(config, work, code_version, worktree=worktree) as (place, version, code):
+            with _code(config, work, code_version, worktree=worktree) as (code_path, version, code):
                 job = _job(
                     settings.paths, work, tuple(path for path, _ in tables), (model_id, config), version
                 )
                 found = (*(one for _, changed in tables for one in changed), *code)
-                again = _train(job, config, place, found, say)
+                again = _train(job, config, code_path, found, say)
             return _compared(model, again, found)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -245,15 +245,15 @@ def _code(
         raise ReproductionError(
             "the model does not say which commit it was trained with: leave --worktree out"
         )
-    place = work / "code"
+    code_path = work / "code"
     _git("worktree", "prune")  # of what a killed command left
-    _git("worktree", "add", "--detach", str(place), then)
+    _git("worktree", "add", "--detach", str(code_path), then)
     try:
         named = _named(then, modified), _named(then, None)
         differs = [Difference("code", *named)] if modified else []
-        yield place, config.code_version, tuple(differs)
+        yield code_path, config.code_version, tuple(differs)
     finally:
-        _git("worktree", "remove", "--force", str(place))
+        _git("worktree", "remove", "--force", str(code_path))
 
 
 def _named(commit: str | None, modified: bool | None) -> str:
@@ -293,20 +293,20 @@ def _job(
 
 
 def _train(
-    job: TrainingJob, config: ModelConfig, place: Path, found: tuple[Difference, ...], say: Progress
+    job: TrainingJob, config: ModelConfig, code_path: Path, found: tuple[Difference, ...], say: Progress
 ) -> Path:
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # Settings that are not set are left out: the code of that commit may not know them.
     values = job.model_dump(mode="json").items()
-    given = {key: one for key, one in values if one and not _is_unknown(key, place)}
+    given = {key: one for key, one in values if one and not _is_unknown(key, code_path)}
     path.write_text(json.dumps(given))
-    environment = {**os.environ, "PYTHONPATH": str(place)}
+    environment = {**os.environ, "PYTHONPATH": str(code_path)}
     if threads := config.provenance.get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it
     command = [sys.executable, "-m", "captcha_assets.training", str(path)]
     with subprocess.Popen(
-        command, env=environment, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, env=environment, cwd=code_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
         last = ""

@@ -135,15 +135,15 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
 def _upload_folder(folder: Path, target: "UPath") -> None:
     """Make `target` hold the files of `folder` and no others; it has no manifest until it is complete."""
     store, root = target.fs, target.path.rstrip("/")
-    places = {
+    addresses = {
         f"{root}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*") if file.is_file()
     }
     manifest = f"{root}/manifest.json"
-    stale = [place for place in store.find(root) if place == manifest or place not in places]
-    for place in sorted(stale, key=lambda place: place != manifest):
-        store.rm_file(place)
-    for place in sorted(places, key=lambda place: (place == manifest, place)):
-        store.put_file(str(places[place]), place)
+    stale = [address for address in store.find(root) if address == manifest or address not in addresses]
+    for address in sorted(stale, key=lambda address: address != manifest):
+        store.rm_file(address)
+    for address in sorted(addresses, key=lambda address: (address == manifest, address)):
+        store.put_file(str(addresses[address]), address)
 
 
 def move(source: Path, target: Path) -> None:

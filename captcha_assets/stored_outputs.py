@@ -146,9 +146,9 @@ class StoredVersions:
         return known[1]
 
 
-def _read(place: Path) -> dict[str, list[str]]:
+def _read(path: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads(place.read_text()))
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return {}  # only time is lost
 
@@ -237,13 +237,13 @@ def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    place = paths.evaluation(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["version"]))
+    path = paths.evaluation(str(output.model))
+    return versions.version(path, lambda local: str(verify_files(local)["version"]))
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    place = paths.onnx_model(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+    path = paths.onnx_model(str(output.model))
+    return versions.version(path, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
 
 
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:

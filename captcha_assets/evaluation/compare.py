@@ -293,17 +293,17 @@ def _class_recall(counts: PairedCounts, level: float) -> Criterion:
     p = exact_mcnemar(counts.gained, counts.lost)
     worse = holm(p, level)
     order = np.argsort(p, kind="stable")
-    rows = [_class_figures(counts, int(place), float(p[place])) for place in order if counts.images[place]]
-    fallen = [counts.classes[place] for place in order if worse[place]]
+    rows = [_class_figures(counts, int(index), float(p[index])) for index in order if counts.images[index]]
+    fallen = [counts.classes[index] for index in order if worse[index]]
     figures = {"level": level, "fallen": fallen, "classes": rows}
     return Criterion("class_recall", not fallen, figures, _recall_in_words(fallen, rows[0], level))
 
 
-def _class_figures(counts: PairedCounts, place: int, p: float) -> dict[str, Any]:
-    images, right = int(counts.images[place]), int(counts.champion_right[place])
-    gained, lost = int(counts.gained[place]), int(counts.lost[place])
+def _class_figures(counts: PairedCounts, index: int, p: float) -> dict[str, Any]:
+    images, right = int(counts.images[index]), int(counts.champion_right[index])
+    gained, lost = int(counts.gained[index]), int(counts.lost[index])
     return {
-        "label": counts.classes[place],
+        "label": counts.classes[index],
         "images": images,
         "champion": right / images,
         "candidate": (right + gained - lost) / images,

@@ -134,10 +134,10 @@ def calibration_bins(
 ) -> tuple[CalibrationBin, ...]:
     """Sort predictions by confidence, (N,), into `CALIBRATION_BINS` bins of equal width over 0..1."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
+    bin_index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
     bins = []
     for index in range(CALIBRATION_BINS):
-        inside = place == index
+        inside = bin_index == index
         count = int(inside.sum())
         bins.append(
             CalibrationBin(

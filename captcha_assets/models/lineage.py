@@ -221,7 +221,7 @@ def _batch(paths: Paths, what: str) -> Lineage | None:
         del source["image_table"]
     else:
         source = {"source": str(known.source) if known else registrations.FOUND}
-    used = (*_tables(paths, what), *_places(paths, what), *_models_of_batch(paths, what))
+    used = (*_tables(paths, what), *_split_counts(paths, what), *_models_of_batch(paths, what))
     record = provenance.dvc_md5(paths)
     data = [Node("DVC's record of data/, today", record)] if record else []
     return Lineage(Node("batch", what, facts), (Node("source", source.pop("source"), source), *data), used)
@@ -242,14 +242,14 @@ def _ids(paths: Paths, batch: str) -> pl.Series:
     return pl.read_parquet(str(paths.image_table(batch)), columns=["image_id"])["image_id"].unique()
 
 
-def _places(paths: Paths, batch: str) -> Iterator[Node]:
+def _split_counts(paths: Paths, batch: str) -> Iterator[Node]:
     if not (paths.image_table(batch).exists() and paths.splits.exists()):
         return
     here = pl.col("image_id").is_in(_ids(paths, batch).implode())
-    places = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
-    found = dict(places.group_by("split").len().iter_rows())
+    rows = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
+    found = dict(rows.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
-    first = int((places["batch"] == batch).sum())
+    first = int((rows["batch"] == batch).sum())
     facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
     yield Node("splits", content_hash(paths.splits), facts)
 
@@ -276,7 +276,7 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     if image_id is None:
         return None
     image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
-    facts = {"label": image["label"], "status": image["status"], **place(paths, image_id)}
+    facts = {"label": image["label"], "status": image["status"], **split_of_image(paths, image_id)}
     others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
     return Lineage(
         Node("image", image_id, facts),
@@ -285,7 +285,7 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     )
 
 
-def place(paths: Paths, image_id: str) -> dict[str, Any]:
+def split_of_image(paths: Paths, image_id: str) -> dict[str, Any]:
     """Return the split of an image, or why it has none."""
     if not paths.splits.exists():
         return {"split": None}

@@ -72,10 +72,10 @@ def compared(registry: AnyPath) -> set[str]:
 
 
 def _paths(registry: AnyPath) -> list[AnyPath]:
-    place = registry / "decisions"
-    if not place.exists():
+    folder = registry / "decisions"
+    if not folder.exists():
         return []
-    found = (path for path in place.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
     return sorted(found, key=lambda path: path.name)
 
 

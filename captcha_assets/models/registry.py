@@ -75,11 +75,11 @@ def model_folder(registry: AnyPath, model_id: str) -> AnyPath:
     Raises:
         RegistryError: there is no such model.
     """
-    place = registry / model_id
-    if not model_id or "/" in model_id or not (place / MANIFEST).exists():
+    path = registry / model_id
+    if not model_id or "/" in model_id or not (path / MANIFEST).exists():
         known = ", ".join(list_models(registry)) or "none"
         raise RegistryError(f"there is no model {model_id!r} in {registry}; known are: {known}")
-    return place
+    return path
 
 
 def list_models(registry: AnyPath) -> list[str]:
@@ -87,9 +87,9 @@ def list_models(registry: AnyPath) -> list[str]:
     if not registry.exists():
         return []
     return sorted(
-        place.name
-        for place in registry.iterdir()
-        if not place.name.startswith(".") and (place / MANIFEST).exists()
+        path.name
+        for path in registry.iterdir()
+        if not path.name.startswith(".") and (path / MANIFEST).exists()
     )
 
 
@@ -160,11 +160,11 @@ def candidate(registry: AnyPath) -> Candidate | None:
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
-    place = registry / "history"
-    if not place.exists():
+    entries = registry / "history"
+    if not entries.exists():
         return []
     return sorted(
-        (path for path in place.iterdir() if _ENTRY.fullmatch(path.name)), key=lambda path: path.name
+        (path for path in entries.iterdir() if _ENTRY.fullmatch(path.name)), key=lambda path: path.name
     )
 
 
@@ -270,7 +270,7 @@ def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]
 
 
 def _last_place(served: list[str], model_id: str) -> int | None:
-    return max((place for place, one in enumerate(served) if one == model_id), default=None)
+    return max((position for position, one in enumerate(served) if one == model_id), default=None)
 
 
 def rollback(

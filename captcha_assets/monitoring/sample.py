@@ -196,9 +196,9 @@ def _predictions(tables: Sequence[AnyPath], model_id: str) -> pl.LazyFrame | Non
 
 def unreadable(tables: Sequence[AnyPath], error: Exception) -> DriftError:
     """Return the error of tables of the prediction log that cannot be read."""
-    places = ", ".join(map(str, tables))
+    tables_read = ", ".join(map(str, tables))
     return DriftError(
-        f"{places} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
+        f"{tables_read} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
     )
 
 
@@ -247,8 +247,8 @@ def _positions(labels: pl.Series, classes: Sequence[str]) -> NDArray[np.int64]:
     unknown = sorted(set(labels.to_list()) - set(classes))
     if unknown:
         raise DriftError(f"the predictions name classes that the model does not have: {', '.join(unknown)}")
-    place = {name: position for position, name in enumerate(classes)}
-    return np.array([place[name] for name in labels], np.int64)
+    index_of = {name: position for position, name in enumerate(classes)}
+    return np.array([index_of[name] for name in labels], np.int64)
 
 
 def _decoded(images: Sequence[bytes | None], spec: DatasetSpec) -> tuple[NDArray[np.int64], Array]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from captcha_assets.models import registry
-from captcha_assets.models.lineage import Lineage, Node, models_of_image, place, trace
+from captcha_assets.models.lineage import Lineage, Node, models_of_image, split_of_image, trace
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import Correction, LoggedPrediction
@@ -69,5 +69,5 @@ def _images(paths: Paths, batch: str, logged: LoggedPrediction) -> Iterator[Node
     rows = pl.scan_parquet(str(table)).select("image_id", "member", "label").collect()
     for image_id, member, label in rows.iter_rows():
         if corrections.image_hash_of(member) == logged.image_hash:
-            facts = {"member": member, "label_there": label, **place(paths, image_id)}
+            facts = {"member": member, "label_there": label, **split_of_image(paths, image_id)}
             yield Node("image", image_id, facts, tuple(models_of_image(paths, image_id)))

@@ -49,9 +49,9 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     if label not in CAPTCHA.classes:
         raise GeneratorError(f"no character for label {label!r}: it is not one of {CAPTCHA.classes_in_words}")
     word = [_ALPHABET[i] for i in rng.integers(len(_ALPHABET), size=LENGTH)]
-    place = int(rng.integers(LENGTH))
-    word[place] = label
-    image: NDArray[np.uint8] = _cut("".join(word), rng)[place]
+    position = int(rng.integers(LENGTH))
+    word[position] = label
+    image: NDArray[np.uint8] = _cut("".join(word), rng)[position]
     return image
 
 

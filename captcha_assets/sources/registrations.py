@@ -253,53 +253,55 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     check_new(batch, source)
     with _plain_errors(f"{batch} cannot be registered"):
         on_kaggle = _dataset(settings) if isinstance(source, KaggleSource) else None
-        asked = Registration(batch, source, dataset=on_kaggle)
+        requested = Registration(batch, source, dataset=on_kaggle)
         if isinstance(source, LocalSource):
             _check_local(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
-            asked = replace(asked, sha256=digest.sha256, fingerprint=fingerprint)
+            requested = replace(requested, sha256=digest.sha256, fingerprint=fingerprint)
         with _locked(settings.paths, batch, progress):
-            return _enter(settings.paths, asked, progress)
+            return _enter(settings.paths, requested, progress)
 
 
-def _enter(paths: Paths, asked: Registration, progress: Progress) -> Registration:
+def _enter(paths: Paths, requested: Registration, progress: Progress) -> Registration:
     """Register a batch, or say what its registration has to do with it. The batch is locked."""
-    known = registration(paths, asked.batch)
+    known = registration(paths, requested.batch)
     if known is None:
-        _check_unregistered(paths, asked)
-        if claim(paths, asked) == asked:
-            progress(f"{asked.batch}: registered from {asked.source}")
-            return asked
-        known = registration(paths, asked.batch)  # another machine came first
+        _check_unregistered(paths, requested)
+        if claim(paths, requested) == requested:
+            progress(f"{requested.batch}: registered from {requested.source}")
+            return requested
+        known = registration(paths, requested.batch)  # another machine came first
         if known is None:
-            raise BatchError(f"{asked.batch} is registered and removed by another process: run it again")
-    entry, done = _compared(known, asked)
-    progress(f"{asked.batch}: {done}")
+            raise BatchError(f"{requested.batch} is registered and removed by another process: run it again")
+    entry, done = _compared(known, requested)
+    progress(f"{requested.batch}: {done}")
     return known if entry == known else record(paths, entry)
 
 
-def _compared(known: Registration, asked: Registration) -> tuple[Registration, str]:
+def _compared(known: Registration, requested: Registration) -> tuple[Registration, str]:
     """Return what is to be registered where `known` is, and what that means.
 
     Raises:
-        BatchError: `asked` is another batch.
+        BatchError: `requested` is another batch.
     """
-    if (known.source, known.dataset) == (asked.source, asked.dataset):
+    if (known.source, known.dataset) == (requested.source, requested.dataset):
         if isinstance(known.source, KaggleSource) and known.source.version is None and known.sha256:
             return replace(
                 known, sha256=None
             ), "registered again: the next update fetches the newest from Kaggle"
-        if asked.sha256 in (None, known.sha256):
+        if requested.sha256 in (None, known.sha256):
             return known, f"already registered from {known.source}, nothing changed"
-        was = f"sha256 {asked.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
-        return asked, f"registered again from {known.source}, whose content is new ({was})"
-    if asked.sha256 is not None and asked.sha256 == known.sha256:
+        was = (
+            f"sha256 {requested.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
+        )
+        return requested, f"registered again from {known.source}, whose content is new ({was})"
+    if requested.sha256 is not None and requested.sha256 == known.sha256:
         if isinstance(known.source, LocalSource):
-            return asked, f"the same content as from {known.source}; registered from {asked.source}"
+            return requested, f"the same content as from {known.source}; registered from {requested.source}"
         return known, f"already registered from {known.source} with the same content, nothing changed"
     raise BatchError(
-        f"{known.batch} is already registered from {known.source}: choose another name for {asked.source},"
-        f" or remove it first (captcha-assets batch remove {known.batch})"
+        f"{known.batch} is already registered from {known.source}: choose another name for "
+        f"{requested.source}, or remove it first (captcha-assets batch remove {known.batch})"
     )
 
 
@@ -334,17 +336,17 @@ def _check_local(path: Path) -> None:
             raise BatchError(f"{path} holds no files: give a zip archive of images")
 
 
-def _check_unregistered(paths: Paths, asked: Registration) -> None:
+def _check_unregistered(paths: Paths, requested: Registration) -> None:
     """Reject a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
-    archive = archive_path(paths, asked.batch)
-    if asked.sha256 and archive.exists() and archives.digest_of(archive).sha256 != asked.sha256:
-        raise _other_archive(archive, asked)
+    archive = archive_path(paths, requested.batch)
+    if requested.sha256 and archive.exists() and archives.digest_of(archive).sha256 != requested.sha256:
+        raise _other_archive(archive, requested)
 
 
-def _other_archive(archive: Path, asked: Registration) -> BatchError:
+def _other_archive(archive: Path, requested: Registration) -> BatchError:
     return BatchError(
-        f"{archive} already holds another batch of this name: choose another name for {asked.source},"
-        f" or remove it first (captcha-assets batch remove {asked.batch})"
+        f"{archive} already holds another batch of this name: choose another name for {requested.source},"
+        f" or remove it first (captcha-assets batch remove {requested.batch})"
     )
 
 
@@ -368,9 +370,9 @@ def registration(paths: Paths, batch: str) -> Registration | None:
     Raises:
         BatchError: the record cannot be read.
     """
-    place = paths.registration(batch)
+    path = paths.registration(batch)
     try:
-        text = place.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -398,18 +400,18 @@ def _damaged(paths: Paths, batch: str, error: Exception) -> BatchError:
 
 def all_registrations(paths: Paths) -> list[Registration]:
     """Return all registrations in order of their names."""
-    names = sorted(place.stem for place in paths.registrations.glob("*.json"))
+    names = sorted(path.stem for path in paths.registrations.glob("*.json"))
     return [entry for name in names if (entry := registration(paths, name)) is not None]
 
 
 def known_batches(paths: Paths) -> list[str]:
     """Return the names of all batches, sorted: those registered and those whose archive is here."""
-    registered = {place.stem for place in paths.registrations.glob("*.json")}
-    present = {place.stem for place in paths.raw.glob("*.zip")}
+    registered = {path.stem for path in paths.registrations.glob("*.json")}
+    present = {path.stem for path in paths.raw.glob("*.zip")}
     return sorted(name for name in registered | present if BATCH_NAME.fullmatch(name))
 
 
-def _places(paths: Paths, batch: str) -> list[AnyPath]:
+def _paths_of(paths: Paths, batch: str) -> list[AnyPath]:
     """Return where a batch may lie, in the order in which it is removed.
 
     What its name is known by, the archive and the registration, goes last: after a kill it can be removed
@@ -428,11 +430,11 @@ def _places(paths: Paths, batch: str) -> list[AnyPath]:
 
 def has_left(paths: Paths, batch: str) -> bool:
     """Whether anything of a batch lies on the disk, its tables without its archive included."""
-    return any(_lies(place) for place in _places(paths, batch))
+    return any(_lies(path) for path in _paths_of(paths, batch))
 
 
-def _lies(place: AnyPath) -> bool:
-    return place.exists() or (isinstance(place, Path) and place.is_symlink())
+def _lies(path: AnyPath) -> bool:
+    return path.exists() or (isinstance(path, Path) and path.is_symlink())
 
 
 def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
@@ -448,8 +450,8 @@ def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
         if not has_left(paths, batch):
             raise unknown_batch(paths, batch)
         _finish_fetch(paths, batch)
-        for place in _places(paths, batch):
-            remove_path(place)
+        for path in _paths_of(paths, batch):
+            remove_path(path)
 
 
 def _finish_fetch(paths: Paths, batch: str) -> None:
@@ -516,9 +518,9 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
 @contextmanager
 def _locked(paths: Paths, batch: str, progress: Progress = _silent) -> Iterator[None]:
     """Let one process at a time work on a batch; the lock goes with the process."""
-    place = paths.scratch / "locks" / f"{batch}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as lock:
+    path = paths.scratch / "locks" / f"{batch}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -657,8 +659,8 @@ def _describe(archive: Path, known: Registration | None) -> RawBatch:
 
 def _aside(known: Registration) -> Path | None:
     """Where in the inbox a batch is moved to before it is removed; None for one that came another way."""
-    place = known.source.path if isinstance(known.source, LocalSource) else None
-    return None if place is None else place.with_name(f".taken-{known.batch}")
+    path = known.source.path if isinstance(known.source, LocalSource) else None
+    return None if path is None else path.with_name(f".taken-{known.batch}")
 
 
 def in_inbox(paths: Paths, known: Registration) -> bool:
@@ -696,11 +698,11 @@ def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
     if aside is None or not in_inbox(paths, known):
         return
     assert isinstance(known.source, LocalSource)
-    place = known.source.path
-    if not aside.exists() and place.exists():
-        place.rename(aside)
-    if aside.exists() and not archives.remove_delivered(aside, archive) and not place.exists():
-        aside.rename(place)
+    path = known.source.path
+    if not aside.exists() and path.exists():
+        path.rename(aside)
+    if aside.exists() and not archives.remove_delivered(aside, archive) and not path.exists():
+        aside.rename(path)
 
 
 def finish_taking(paths: Paths) -> None:
