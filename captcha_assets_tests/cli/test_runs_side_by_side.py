@@ -1,4 +1,4 @@
-"""Two runs that make the same batch at once, and a run for which the disk has no room."""
+"""Two runs that materialize the same batch at once, and a run for which the disk has no room."""
 
 import json
 import os

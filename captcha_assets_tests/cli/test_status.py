@@ -49,7 +49,7 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
 
 def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
     agree()
-    # registered by another process: nobody told Dagster
+    # registered by another process, without an event in Dagster
     registrations.register(home.settings, "one", registrations.parse_source("synthetic:40:1"))
     assert "raw_batch [one]: never materialized" in agree()
     home.instance.add_dynamic_partitions("batch", ["one"])

@@ -1,4 +1,4 @@
-"""`update` does for assets what make does for files."""
+"""`update` materializes what is missing or stale, and nothing else."""
 
 import dagster as dg
 import pytest

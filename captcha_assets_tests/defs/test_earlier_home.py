@@ -42,7 +42,9 @@ def _rename(settings: Settings) -> None:
         pl.read_parquet(str(table)).rename(RENAMED, strict=False).write_parquet(str(table))
 
 
-def test_tables_of_earlier_are_stale_with_a_reason_and_are_made_again(earlier: Home, tmp_path: Path) -> None:
+def test_earlier_tables_are_stale_with_a_reason_and_are_materialized_again(
+    earlier: Home, tmp_path: Path
+) -> None:
     settings = earlier.settings
     planned = staleness.plan(earlier.definitions, earlier.instance, staleness.selected("*splits"))
     reasons = {str(step): why for step, why in planned}

@@ -1,4 +1,4 @@
-"""What lies on disk, what is registered and what Dagster was told are one truth."""
+"""Files, registrations and Dagster's record agree."""
 
 import json
 import shutil

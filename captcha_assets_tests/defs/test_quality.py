@@ -22,7 +22,7 @@ from captcha_assets_tests.models.conftest import make_model
 
 Images = list[tuple[str, np.ndarray]]
 
-#: What the tests of this module share is made once.
+#: What the tests of this module share is materialized once.
 pytestmark = pytest.mark.xdist_group("drift")
 
 #: What happened to each batch before it arrived. None of it is drift to `usual`.

@@ -1,4 +1,4 @@
-"""A training starts by itself, for a reason that its run tells, and once for each reason."""
+"""A training starts automatically, with the reason in a tag of its run, and once for each situation."""
 
 import json
 import shutil
@@ -117,7 +117,7 @@ def test_enough_new_images_start_one_training_that_says_why(grown: Home) -> None
     (request,) = ticks.tick()
     assert request.tags["captcha_assets/trigger"] == "new images"
     assert "new training images since resnet18-" in request.tags[WHY_TAG]
-    assert ticks.tick() == [], "the same reason asks once"
+    assert ticks.tick() == [], "the same situation requests one run"
 
 
 def test_two_ticks_that_race_ask_for_the_same_run(grown: Home) -> None:

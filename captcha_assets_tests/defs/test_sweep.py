@@ -28,7 +28,7 @@ from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
 
-#: What the tests of this module share is made once.
+#: What the tests of this module share is materialized once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]
 
 TINY = {"epochs": 2, "channels": [4, 8, 8, 8], "batch_size": 32, "sample_size": None, "weight_decay": 10.0}

@@ -29,7 +29,7 @@ class Home:
         self.record = AssignmentRecord(folder / "data" / "splits", folder / "scratch")
 
     def update(self, images: dict[int, str | None], *, accept_loss: bool = False) -> str:
-        """Make splits of these images; tens of a decade are near-duplicates."""
+        """Assign splits to these images; tens of a decade are near-duplicates."""
         pairs = [{number, number + 1} for number in range(0, 110, 10)]
         index_of(images, pairs).write_parquet(self.folder / "index.parquet")
         return update_splits(

@@ -100,7 +100,7 @@ def regroup(images: pl.DataFrame) -> pl.Series:
 
 
 def recorded(record: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
-    """The record after a round that made these splits."""
+    """The record after a round that assigned these splits."""
     new = splits.drop_nulls("split").join(record, on="image_id", how="anti")
     number = pl.lit(1 + (record["round"].max() or 0), pl.Int32)
     rows = new.with_columns(round=number, contradicted=pl.lit(value=False)).select(record.columns)

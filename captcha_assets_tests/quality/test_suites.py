@@ -1,4 +1,4 @@
-"""What the suites hold, and what makes a table be validated again."""
+"""The suites, and which changes of them validate a table again."""
 
 from dataclasses import replace
 from typing import Any

@@ -257,13 +257,13 @@ def test_without_a_champion_the_page_says_what_to_do(browser: Browser, tmp_path:
 @pytest.mark.slow
 def test_a_busy_service_is_asked_again(browser: Browser, served_home: Path) -> None:
     with running(served_home, max_requests=1) as service, opened(browser, service) as page:
-        refused = 'captcha_requests_total{route="none",status="429"}'
+        rejected = 'captcha_requests_total{route="none",status="429"}'
         sent = 0
-        while not service.metric(refused) and sent < 10 * len(PNG):
+        while not service.metric(rejected) and sent < 10 * len(PNG):
             give(page, *PNG)
             sent += len(PNG)
             expect(page.get_by_role("status").last).to_have_text(f"{len(PNG)} images answered.")
-        assert service.metric(refused)
+        assert service.metric(rejected)
         expect(page.locator("#strip .bad")).to_have_count(0)
         assert len(logged(service, 1000)) == sent
 
