@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
 @click.pass_context
 def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
-    """Classify image files (or in all image files of a folder).
+    """Classify image files, or all image files of a folder.
 
-    What cannot be read gets a line on standard error; the exit status is 1 then. With --url, the variable
+    A file that cannot be read gets a line on standard error, and the exit status is 1. With --url, the variable
     CAPTCHA_API_KEY may hold the key that the service wants.
     """
     settings: Settings = ctx.obj

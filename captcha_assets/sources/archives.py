@@ -303,7 +303,7 @@ def contents(archive: Path) -> Contents:
     return Contents(len(listing.entries) - len(unreadable), unreadable)
 
 
-def remove_delivered(path: Path, archive: Path) -> bool:
+def remove_archived(path: Path, archive: Path) -> bool:
     """Remove from `path` what `archive` provably holds, and nothing else; say whether all of it went.
 
     Safe to be killed and called again.

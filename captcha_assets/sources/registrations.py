@@ -701,7 +701,7 @@ def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
     path = known.source.path
     if not aside.exists() and path.exists():
         path.rename(aside)
-    if aside.exists() and not archives.remove_delivered(aside, archive) and not path.exists():
+    if aside.exists() and not archives.remove_archived(aside, archive) and not path.exists():
         aside.rename(path)
 
 
