@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
     """Classify image files, or all image files of a folder.
 
-    A file that cannot be read gets a line on standard error, and the exit status is 1. With --url, the variable
-    CAPTCHA_API_KEY may hold the key that the service wants.
+    A file that cannot be read gets a line on standard error, and the exit status is 1. With --url, the
+    variable CAPTCHA_API_KEY may hold the API key of the service.
     """
     settings: Settings = ctx.obj
     if url and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--url asks the model that the service has: leave --model out")
+        raise click.UsageError("--url uses the model of the service: leave --model out")
     spec = load_dataset(settings.dataset)
     files, unreadable = _image_files(paths, spec), 0
     readings = _served_readings(url, files) if url else _own_readings(settings, model, files, spec)
