@@ -18,7 +18,9 @@ class _Kind:
 
 
 _DATABASE = "Dagster's database in {dagster_home}: "
-_DATABASE_ADVICE = "free some space if it is full; move it away if it is damaged, and Dagster makes another"
+_DATABASE_ADVICE = (
+    "free some space if it is full; move it away if it is damaged, and Dagster creates a new one"
+)
 _STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
 
 _PLACES = "CAPTCHA_HOME and CAPTCHA_ARTIFACTS say where things are kept: it must be possible to write there"
@@ -92,7 +94,9 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
 
 
 def unexpected(error: BaseException) -> str:
-    """Say a defect in one line, and how to see more of it."""
+    """Say in one line that a library is not installed; or a defect, and how to see more of it."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("captcha_assets"):
+        return f"this command needs {error.name}: install captcha-assets[platform]"
     words = _first_line(str(error))
     named = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"unexpected error: {named}; run it again with CAPTCHA_DEBUG=1 and report what it says"

@@ -33,7 +33,7 @@ class DataDocs(NamedTuple):
 
 
 def build(paths: Paths, spec: DatasetSpec) -> DataDocs:
-    """Build the site anew in `paths.data_docs`.
+    """Build the site in `paths.data_docs`.
 
     Results that cannot be used are left out, and named. Those of versions with a format of their own are
     left out.

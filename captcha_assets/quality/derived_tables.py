@@ -274,8 +274,9 @@ def _beside(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
 def _with_recorded(rows: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     """Put the recorded split beside the split of each image that has one, and the recorded label."""
     record = recorded.select("image_id", recorded_split="split", recorded_label="label")
-    both = rows.join(record, on="image_id", how="left", maintain_order="left")
-    return both.with_columns(recorded_split=pl.when(pl.col("split").is_not_null()).then("recorded_split"))
+    return _beside(rows, record).with_columns(
+        recorded_split=pl.when(pl.col("split").is_not_null()).then("recorded_split")
+    )
 
 
 def _with_group_split(rows: pl.DataFrame) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -153,6 +154,37 @@ def test_a_machine_with_one_extra_imports_what_it_runs(
     if not names:
         pytest.skip(f"nothing stands in {packages} yet")
     assert _run(_importing(names, extra), tmp_path) == "all imported"
+
+
+def _command(line: str, extra: str, home: Path) -> subprocess.Popen[str]:
+    """Start a command as if nothing but one extra were installed."""
+    run = f"sys.argv = ['captcha-assets', *{line.split()!r}]\nfrom captcha_assets.cli import main\nmain()"
+    script = f"{_importing([], extra)}\n{run}"
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"CAPTCHA_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_machine_with_the_serving_extra_serves(tmp_path: Path) -> None:
+    with _command("serve --port 0", "serving", tmp_path) as service:
+        assert service.stdout
+        lines = [service.stdout.readline() for _ in range(3)]
+        service.send_signal(signal.SIGINT)
+    assert lines[1].startswith("the champion answers at http://127.0.0.1:"), lines
+    assert service.returncode == 0
+
+
+def test_a_command_whose_libraries_are_not_installed_says_what_to_install(tmp_path: Path) -> None:
+    with _command("status", "serving", tmp_path) as ended:
+        output, _ = ended.communicate()
+    assert ended.returncode == 1
+    assert re.fullmatch(
+        r"Error: this command needs \w+: install captcha-assets\[platform\]", output.splitlines()[-1]
+    )
 
 
 def test_the_blocked_libraries_are_really_out_of_reach(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
 ) -> None:
     file = written(finished, {"ops": {"resnet18": {"config": {"epochs": 1}}}})
     why = "run config differs from what it was trained with: epochs 1 instead of 3"
-    assert f"would make resnet18: {why}" in update("--dry-run", "--config", file)
+    assert f"would materialize resnet18: {why}" in update("--dry-run", "--config", file)
     said = update("--select", "key:resnet18", "--config", file)
-    assert f"making resnet18: {why}" in said
+    assert f"materializing resnet18: {why}" in said
 
     assert agree()[0] == "resnet18: trained with other than the production settings: epochs 3 instead of 1"
     assert Ticks(finished).triggers() == ["configuration"]
@@ -47,7 +47,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
 
     back = update("--select", "key:resnet18")
     why = "trained with other than the production settings: epochs 3 instead of 1"
-    assert f"making resnet18: {why}" in back
+    assert f"materializing resnet18: {why}" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
     assert Ticks(finished).triggers() == []
 

@@ -108,9 +108,9 @@ def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[
         log.correct("id-1", images[1][0])
         assert len(home.update(OF_DAYS)) == 2
         serve(log, images[5:9], first=5)
-    made = home.update(OF_DAYS)
-    assert [str(outcome.step) for outcome in made] == [f"prediction_log [{DAY}]", f"corrections [{DAY}]"]
-    assert [outcome.error for outcome in made] == [None, None]
+    outcomes = home.update(OF_DAYS)
+    assert [str(outcome.step) for outcome in outcomes] == [f"prediction_log [{DAY}]", f"corrections [{DAY}]"]
+    assert [outcome.error for outcome in outcomes] == [None, None]
     assert not any(BATCH in step for step in home.stale() if "raw_batch" not in step and "image" not in step)
     assert home.runs_of("raw_batch") == 0
 
@@ -217,7 +217,7 @@ def test_a_day_that_failed_a_check_is_tried_again_by_a_backfill(
     home.update(OF_DAYS)
     change(home, "DELETE FROM predictions WHERE score = 0.99")
     said = succeeded(home.settings.paths.home, "backfill", "prediction_log", "--days", DAY)
-    assert "1 made, 0 failed" in said
+    assert "1 materialized, 0 failed" in said
 
 
 def test_a_corrupt_row_is_rejected_with_its_reason_and_its_day_goes_on(
@@ -297,7 +297,7 @@ def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[st
     home.update(OF_DAYS)
     (home.settings.paths.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
     assert home.update(OF_DAYS) == []
-    error = home.make("prediction_log", partition=DAY)
+    error = home.materialize("prediction_log", partition=DAY)
     assert error == "the prediction log cannot be used: file is not a database"
     assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
 
@@ -338,7 +338,7 @@ def test_automation_materializes_a_day_when_it_has_changed(
             for partition in found.get_requested_partitions(dg.AssetKey(key))
         }
         for key, partition in sorted(asked, reverse=True):
-            assert home.make(key, partition=partition) is None
+            assert home.materialize(key, partition=partition) is None
         return asked
 
     assert requested() == set()
