@@ -120,7 +120,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         dg.AssetCheckSpec(
             "parity",
             asset="onnx_model",
-            description="The export predicts the same classes as the model that was exported.",
+            description="The export gives the same classes and probabilities as the model that was exported.",
             blocking=True,
         )
     ],
