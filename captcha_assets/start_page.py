@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section

@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.images.split_assignments import read_file
+from captcha_assets.images.split_record import read_file
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files

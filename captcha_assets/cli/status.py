@@ -43,7 +43,7 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures
-    from captcha_assets.models.records import RegistryError
+    from captcha_assets.models.registry_records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:

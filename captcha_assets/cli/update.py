@@ -108,11 +108,11 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.cli.orchestration import command_process, execution
+    from captcha_assets.cli.orchestration import command_lock, execution
 
     outcomes: list[execution.Outcome] = []
     try:
-        with command_process.alone(instance, click.echo):
+        with command_lock.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)

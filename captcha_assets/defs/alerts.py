@@ -138,7 +138,7 @@ def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) 
         return None
     batch = found[0].partition or _partition(run)
     advice = (
-        f"no training starts by itself, `retraining` is off: see {_report(found[0])}, then train with "
+        f"no training starts automatically, `retraining` is off: see {_report(found[0])}, then train with "
         "captcha-assets update, or: captcha-assets automation on"
     )
     return f"batch {batch} does not look like the training images", [*_in_words(found), advice]

@@ -8,9 +8,9 @@ from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
-from captcha_assets.models.provenance import trained_batches
-from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
+from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched

@@ -17,7 +17,7 @@ from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.provenance import trained_batches
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResultError

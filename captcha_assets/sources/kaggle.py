@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from captcha_assets.images.archive import ArchiveError, open_archive
+from captcha_assets.images.archive_reader import ArchiveError, open_archive
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.cli.orchestration import staleness
-from captcha_assets.cli.orchestration.command_process import is_unknown
+from captcha_assets.cli.orchestration.command_lock import is_unknown
 from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
@@ -14,10 +14,10 @@ from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.serving import served_days
-from captcha_assets.images import decisions
+from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
@@ -68,7 +68,7 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
 
 def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
-    if found := decisions.problem(paths.label_decisions, spec):
+    if found := label_decisions.problem(paths.label_decisions, spec):
         yield found
     if found := served_days.problem(paths):
         yield found

@@ -10,7 +10,7 @@ from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.retraining import NOT_PRODUCTION, differing_settings
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched

@@ -7,7 +7,7 @@ from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.models import retraining, served_drift
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
