@@ -27,7 +27,7 @@ _LIVES = st.lists(st.tuples(_OPERATIONS, st.sampled_from(["kill", "close"])), mi
 
 
 @given(lives=_LIVES)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_log_holds_what_it_promised(
     tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[list[Operation], str]]
 ) -> None:
