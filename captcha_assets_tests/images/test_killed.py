@@ -99,6 +99,7 @@ def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.timeout(2400)
 def test_an_ingestion_killed_fifty_times_runs_again_to_the_same_bytes(tmp_path):
     for folder in killed_and_finished(tmp_path, 50):

@@ -83,6 +83,7 @@ def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_of_a_process_killed_fifty_times_the_last_second_is_lost_at_most(tmp_path: Path) -> None:
     lost = [killed(tmp_path / str(number), number) for number in range(50)]
     print(f"seconds lost: {sorted(lost)}")
