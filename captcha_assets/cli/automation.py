@@ -13,7 +13,10 @@ def automation() -> None:
 @automation.command()
 @click.pass_obj
 def on(settings: Settings) -> None:
-    """Take batches from the inbox, make what has new input, retrain when there is a reason."""
+    """Take batches from the inbox, make what has new input, retrain when there is a reason.
+
+    A champion is rolled back by itself only where CAPTCHA_ROLLBACK is set as well.
+    """
     from captcha_assets.cli.orchestration import staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions

@@ -3,7 +3,7 @@
 import dagster as dg
 
 #: What makes the platform run by itself.
-SENSORS = ("inbox_sensor", "automation", "retraining")
+SENSORS = ("inbox_sensor", "automation", "retraining", "automatic_rollback")
 
 
 def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:

@@ -111,7 +111,12 @@ class DailySummary:
 
 
 @contextmanager
-def _connection(url: str) -> Iterator[sa.Connection]:
+def connected(url: str) -> Iterator[sa.Connection]:
+    """Yield a connection to a log in a transaction; the tables are created where they don't exist.
+
+    Raises:
+        PredictionLogUnavailableError: the database cannot be used.
+    """
     engine = open_engine(url, _TIMEOUT)
     try:
         create_schema(engine)
@@ -141,7 +146,7 @@ def day_versions(url: str) -> dict[str, str]:
     day = sa.func.date(predictions.c.time, type_=sa.String).label("day")
     counted = sa.select(day, sa.func.count()).group_by("day")
     corrected = sa.select(day, sa.func.max(corrections.c.id)).join_from(corrections, predictions)
-    with _connection(url) as connection:
+    with connected(url) as connection:
         counts = {str(key): number for key, number in connection.execute(counted).tuples()}
         latest = {str(key): number for key, number in connection.execute(corrected.group_by("day")).tuples()}
     return {key: f"{counts[key]}-{latest.get(key, 0)}" for key in sorted(counts)}
@@ -162,7 +167,7 @@ def waiting_corrections(url: str) -> dict[str, int]:
         .where(corrections.c.id.in_(sa.select(waiting.c.id)))
         .group_by("day")
     )
-    with _connection(url) as connection:
+    with connected(url) as connection:
         return {str(key): number for key, number in connection.execute(counted).tuples()}
 
 
@@ -187,7 +192,7 @@ def write_day(url: str, day: str, table: AnyPath) -> DailySummary:
     labels: Counter[str] = Counter()
     models: Counter[str] = Counter()
     corrected = disagreeing = 0
-    with replacing(table) as part, TableWriter(part, DAILY_SCHEMA) as writer, _connection(url) as connection:
+    with replacing(table) as part, TableWriter(part, DAILY_SCHEMA) as writer, connected(url) as connection:
         for rows in connection.execute(query).mappings().partitions():
             found = [from_row(row) for row in rows]
             writer.write(pa.RecordBatch.from_pylist(list(map(_daily_row, found)), DAILY_SCHEMA))
@@ -233,7 +238,7 @@ def find(url: str, inference_id: str) -> tuple[LoggedPrediction, list[Correction
     if not exists(url):
         return None
     given = corrections.select().where(corrections.c.inference_id == inference_id).order_by(corrections.c.id)
-    with _connection(url) as connection:
+    with connected(url) as connection:
         rows = connection.execute(logged().where(predictions.c.inference_id == inference_id)).mappings().all()
         if not rows:
             return None
@@ -255,6 +260,6 @@ def record_batch(url: str, correction_ids: list[int], batch: str) -> None:
         PredictionLogUnavailableError: the database cannot be written to.
     """
     rows = [{"correction_id": number, "batch": batch} for number in correction_ids]
-    with _connection(url) as connection:
+    with connected(url) as connection:
         if rows:
             connection.execute(insert_missing(connection.dialect.name, correction_batches), rows)
