@@ -17,7 +17,7 @@ class ObservedFile:
     Attributes:
         name: of the asset.
         path: where the file lies.
-        version: the version of what it says; None as if nobody had looked at it yet.
+        version: the version of its content; None where it has never been observed.
         problem: why the file cannot be used, in one line; None where it can be.
     """
 

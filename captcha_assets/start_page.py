@@ -75,7 +75,7 @@ def _severity(folder: AnyPath) -> Cell:
 
 
 def _with_report(folder: AnyPath) -> set[str]:
-    return {place.parent.name for place in folder.glob("*/report.html")}
+    return {path.parent.name for path in folder.glob("*/report.html")}
 
 
 def _state(folder: AnyPath) -> Cell:

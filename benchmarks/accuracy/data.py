@@ -33,7 +33,7 @@ def new_home(folder: Path) -> Settings:
 
 
 def deliver(settings: Settings, name: str, source: Path | int, *, validated: bool = True) -> None:
-    """Make the image table of an archive, a folder, or so many generated images, and validate it."""
+    """Build the image table of an archive, a folder, or so many generated images, and validate it."""
     archive = settings.paths.raw / f"{name}.zip"
     if isinstance(source, int):
         write_archive(archive, source)

@@ -9,7 +9,7 @@ import numpy as np
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
-from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.quality.drift import STATISTICS, sharpness
 from captcha_assets.sources.captcha_image import FACES, LENGTH, Face, Faces
 from captcha_assets.sources.generator import generate
@@ -23,7 +23,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, `LENGTH` in a row from each picture."""
+    """Images, `LENGTH` in a row from each drawn image."""
 
     labels: np.ndarray
     statistics: np.ndarray

@@ -1,6 +1,6 @@
 """How long the validation of the tables takes: `python -m benchmarks.validation`.
 
-Makes tables of 118,000 images that meet every expectation, and tables in which every fourth image meets
+Writes tables of 118,000 images that meet every expectation, and tables in which every fourth image meets
 hardly any; validates each several times in this process, and prints the fastest, warm. The second figure is
 the ratio to Polars reading the same columns and counting the values of each.
 """

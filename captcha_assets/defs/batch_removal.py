@@ -1,4 +1,4 @@
-"""Removing a batch, here or because it was removed on another machine."""
+"""Removal of a batch, by a command here or because it was removed on another machine."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def remove_batch(
         raise registrations.unknown_batch(paths, batch)
     lost_outputs.report_removed(instance, batch)  # another command may have seen the batch meanwhile
     forget_unreadable(instance)
-    report.publish_history(paths, instance.get_dynamic_partitions(BATCH))  # the page led to its report
+    report.publish_history(paths, instance.get_dynamic_partitions(BATCH))  # the page links to its report
 
 
 def apply_remote_removals(paths: Paths, instance: dg.DagsterInstance) -> None:

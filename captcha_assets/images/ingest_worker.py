@@ -117,7 +117,7 @@ def _assemble(
 
 
 # pyarrow's own `pa.array` imports pandas at its first call, which takes as long as 40,000 images: arrays
-# are made of their buffers instead.
+# are built from their buffers instead.
 
 
 def arrow_array(values: Any, data_type: pa.DataType) -> pa.Array:

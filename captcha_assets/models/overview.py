@@ -1,4 +1,4 @@
-"""What the registry holds and what is known of each model, as plain rows; promotion and rollback by hand."""
+"""The models of the registry with their figures, as plain rows; promotion and rollback by hand."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,7 +104,7 @@ def list_models(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
-    """What a model is and can do; one that is damaged keeps no other from being listed."""
+    """Return the row of a model; that of a damaged one says so."""
     try:
         return {
             "test accuracy": _accuracy(paths, model_id),
@@ -148,7 +148,7 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def why_not_promoted(paths: Paths, model_id: str) -> str | None:
-    """Return why a model was refused, replaced or not promoted; None where nothing is known against it.
+    """Return why a model was refused, replaced or not promoted; None where it was none of these.
 
     Raises:
         RegistryError: a record is damaged.
@@ -163,7 +163,7 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
 
 
 def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
-    """Make a model the champion because a person says so; the history keeps the reason.
+    """Make a model the champion by decision of a person; the history keeps the reason.
 
     Args:
         paths: where things are kept.
@@ -174,7 +174,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
     Raises:
         ModelChoiceError: there is no such model.
         ModelFolderError: the model or its export is damaged.
-        RegistryError: it serves already, or something speaks against it and `force` is not given.
+        RegistryError: it serves already; or, without `force`, it is not evaluated, not exported or refused.
     """
     model_id = resolve(paths, name)
     serves = registry.champion(paths.models)
@@ -201,7 +201,7 @@ def roll_back(
     by: By = "human",
     instead_of: Champion | None = None,
 ) -> Champion:
-    """Make a champion of before serve again: the one before today's, or `to`.
+    """Make a previous champion serve again: the one before today's, or `to`.
 
     Args:
         paths: where things are kept.
@@ -212,15 +212,15 @@ def roll_back(
         instead_of: the entry that the decision rests on; rolls back only while it is the last one.
 
     Raises:
-        RegistryError: there is nothing to go back to, something speaks against the model, or the champion is
-            another one by now.
+        RegistryError: there is nothing to go back to, the model was refused or is not exported, or the
+            champion is another one by now.
         ModelFolderError: the model or its export is damaged.
     """
 
     def verify(model_id: str) -> None:
         if not force and not paths.onnx_model(model_id).exists():
             raise RegistryError(
-                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): make it again with "
+                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): export it again with "
                 f"captcha-assets model export {model_id}, or add --to {model_id} --force"
             )
         verify_export(paths, model_id)
@@ -231,7 +231,7 @@ def roll_back(
 
 
 def require_whole(paths: Paths, champion: Champion) -> None:
-    """Refuse a champion whose folder or export is missing or damaged.
+    """Raise an error if the folder or the export of the champion is missing or damaged.
 
     Raises:
         RegistryError: the message says what to do.
@@ -252,26 +252,26 @@ def require_whole(paths: Paths, champion: Champion) -> None:
 
 
 def verify_export(paths: Paths, model_id: str) -> None:
-    """Refuse an exported model that is damaged or of another model; one that is not there passes.
+    """Raise an error if an exported model is damaged or of another model; a missing one passes.
 
     Raises:
         ModelFolderError: the message says what to do.
     """
-    place = paths.onnx_model(model_id)
-    if not place.exists():
+    export = paths.onnx_model(model_id)
+    if not export.exists():
         return
     try:
-        with fetched(place) as folder:
+        with fetched(export) as folder:
             manifest = verify_files(folder)
     except ModelFolderError as error:
         fault = str(error).partition(":")[0]
         raise ModelFolderError(f"{fault}: {_export_again(model_id)}") from error
     if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
-        raise ModelFolderError(f"{place} does not hold the export of {model_id}: {_export_again(model_id)}")
+        raise ModelFolderError(f"{export} does not hold the export of {model_id}: {_export_again(model_id)}")
 
 
 def _export_again(model_id: str) -> str:
-    return f"restore the folder, or make it again with: captcha-assets model export {model_id}"
+    return f"restore the folder, or export it again with: captcha-assets model export {model_id}"
 
 
 def _missing(paths: Paths, model_id: str) -> Iterator[str]:

@@ -87,7 +87,7 @@ def validate_splits(
 
     Args:
         splits: the split of every image.
-        index: the image index that the splits were made for.
+        index: the image index that the splits were assigned from.
         record: the split assignments.
         spec: what the images should be like.
         tables: image tables by batch; the images of unexpected rows are taken from them.
@@ -165,7 +165,7 @@ def suite_of(name: str, expectations: Suite) -> gx.ExpectationSuite:
 
 
 def context() -> EphemeralDataContext:
-    """Return a context that keeps nothing, asks nobody and prints nothing."""
+    """Return a context that stores nothing, sends no telemetry and prints nothing."""
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
         progress_bars=ProgressBarsConfig(globally=False),

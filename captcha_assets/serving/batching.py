@@ -18,7 +18,7 @@ class QueueFullError(RuntimeError):
     """So many images wait that a request is not taken.
 
     Attributes:
-        retry_after: seconds after which there is room.
+        retry_after: seconds after which the queue takes requests again.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -61,7 +61,7 @@ class Batcher:
         queue_length: most images that wait.
         deadline: longest time that a request waits, in seconds; none is added where those that wait take half
             of it.
-        observe: is told every finished call: images, seconds.
+        observe: called after each call of the model, with the number of images and the seconds.
 
     Attributes:
         waiting: images that wait now.

@@ -1,4 +1,4 @@
-"""The model that answers: the champion of the registry, loaded and verified beside the one before."""
+"""The champion that the service answers with, loaded and verified while the previous one still answers."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from captcha_assets.models.predictor import OnnxPredictor, spec_of_inputs
 from captcha_assets.models.registry import Champion
 from captcha_assets.storage import AnyPath, fetched
 
-#: Tells people: a title, and lines of details.
+#: Sends an alert: a title, and lines of details.
 Alert = Callable[[str, Sequence[str]], object]
 
 #: Longest time between two tries to load a champion that could not be loaded, in seconds.
@@ -100,15 +100,15 @@ def _try_out(model: ServedModel) -> None:
 class ChampionWatcher:
     """Keeps `current` the champion of the registry.
 
-    A champion that cannot be loaded is reported once and tried again; the model before it answers on.
+    A champion that cannot be loaded is reported once and tried again; the previous model keeps answering.
 
     Args:
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         spec: the data set.
-        alert: how people are told.
+        alert: sends an alert.
         threads: threads of onnxruntime.
-        interval: seconds between two looks.
+        interval: seconds between two reads of the registry.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class ChampionWatcher:
         return self._spec.name
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Read the registry every `interval` seconds, until cancelled."""
         while True:
-            # Whatever a store or a model raises, the service answers on and looks again.
+            # Whatever a store or a model raises, the service keeps answering and reads again.
             look = asyncio.ensure_future(asyncio.to_thread(self.look))
             await asyncio.wait({look})
             if error := look.exception():
@@ -144,10 +144,10 @@ class ChampionWatcher:
             await asyncio.sleep(self._interval)
 
     def look(self) -> None:
-        """Look once who is champion, and load it if it is another one."""
+        """Read the registry once, and load the champion if it is another one."""
         champion = registry.champion(self._models)
         if champion is None:
-            self.problem = "there is no champion yet; make one with: captcha-assets update"
+            self.problem = "there is no champion yet; train one with: captcha-assets update"
         elif self.current and self.current.version == champion.model_id:
             self.problem, self._failed = None, (None, 0)
         elif champion != self._failed[0] or time.monotonic() >= self._next_try:
@@ -163,12 +163,12 @@ class ChampionWatcher:
         _logger.info("%s answers", champion.model_id)
 
     def _report(self, champion: Champion | None, error: BaseException) -> None:
-        """Say once what is wrong, and when to try again. The answers of the service name no path."""
+        """Report once what is wrong, and set when to try again. The answers of the service name no path."""
         tries = self._failed[1] + 1 if self._failed[0] == champion and self._failed[1] else 1
         self._failed = (champion, tries)
         self._next_try = time.monotonic() + min(2.0 ** (tries - 1), LONGEST_PAUSE)
         what = f"the champion {champion.model_id} cannot be loaded" if champion else "no champion can be read"
-        goes_on = f"{self.current.version} answers on" if self.current else "the service answers 503"
+        goes_on = f"{self.current.version} keeps answering" if self.current else "the service answers 503"
         self.problem = f"{what}; {goes_on}; the log of the service and alerts.jsonl say why"
         if tries == 1:
             _logger.error("%s: %s; %s", what, error, goes_on)

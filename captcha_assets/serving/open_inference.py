@@ -118,8 +118,9 @@ class _Body:
         try:
             return cls(InferRequest.model_validate_json(body[:length]), body[length:])
         except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise ProblemError(400, f"{place}: {reason_of(error)}" if place else reason_of(error)) from error
+            location = ".".join(str(part) for part in error.errors()[0]["loc"])
+            reason = reason_of(error)
+            raise ProblemError(400, f"{location}: {reason}" if location else reason) from error
 
     def pixels(self, model: ServedModel, most: int) -> Pixels:
         """Return the images, (N, H, W) or (N, H, W, 3).

@@ -69,7 +69,7 @@ def serve(
         home: folder of the prediction log, where no other address is set.
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
-        alert: how people are told of a champion that cannot be loaded.
+        alert: sends an alert about a champion that cannot be loaded.
         announce: is called when everything is checked, before the first request.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One prediction from the model to the answer, the metrics and the log; however it came in over HTTP."""
+"""A prediction request, whatever its protocol: the queue, the answer, the metrics and the log."""
 
 import uuid
 from collections.abc import Iterable, Sequence

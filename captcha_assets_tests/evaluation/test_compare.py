@@ -196,7 +196,7 @@ def test_predictions_of_other_images_are_not_compared(other):
         compare(predictions(answers((10, True))), other)
 
 
-def test_without_images_there_is_no_verdict():
+def test_without_images_there_is_no_comparison():
     with pytest.raises(ComparisonError, match="no predictions"):
         compare(predictions([]), predictions([]))
 

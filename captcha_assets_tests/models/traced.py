@@ -1,4 +1,4 @@
-"""A home made with the library alone: two batches, their tables and splits, a model."""
+"""A home built with the library alone: two batches, their tables and splits, a model."""
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.content_hash import content_hash

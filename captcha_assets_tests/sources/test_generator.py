@@ -55,10 +55,10 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_processors_vector_instru
     assert again.read_bytes() == archive.read_bytes()
 
 
-def test_no_place_in_a_wave_is_so_near_a_tie_that_processors_could_round_it_differently():
+def test_no_position_in_a_wave_is_so_near_a_tie_that_processors_could_round_it_differently():
     waves = [
-        captcha_image._water_places(),
-        *(captcha_image._ripple_places(n) for n in range(len(captcha_image._RIPPLES))),
+        captcha_image._water_positions(),
+        *(captcha_image._ripple_positions(n) for n in range(len(captcha_image._RIPPLES))),
     ]
     places = np.stack([np.stack(wave) for wave in waves])
     assert np.array_equal(

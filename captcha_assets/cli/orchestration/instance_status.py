@@ -1,4 +1,4 @@
-"""How a home stands: what must be made, what is under way, the last training and the last drift check."""
+"""The state of a home: what is stale, which runs are under way, the last training, the last drift check."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -38,13 +38,12 @@ def look(
     """Look at an instance; the answer holds values that JSON knows.
 
     Returns:
-        `stale` (what `update` would make now, with the reasons, and why its last try failed), `runs` (not
-        ended yet),
-        `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
-        `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
-        there was none), `served_drift` (the alarm of the latest drift report, None where
-        it raises none), `automatic_rollback` (how the champion compares with its predecessor; None where
-        it is off), `next_training` (where each trigger of a training stands).
+        `stale` (what `update` would materialize now, with the reasons, and why its last run failed),
+        `runs` (not ended yet), `label_conflicts` (images that wait for a decision), `idle_decisions` (lines
+        of `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
+        there was none), `served_drift` (the alarm of the latest drift report, None where it raises none),
+        `automatic_rollback` (how the champion compares with its predecessor; None where it is off),
+        `next_training` (the state of each trigger of a training).
     """
     planned = staleness.plan(definitions, instance, staleness.selected("*"))
     failed = last_failures(instance)
@@ -81,7 +80,7 @@ def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
         yield found
     try:
         registry.history(paths.models)
-        if candidate := registry.pointed_at(paths.models):  # a damaged pointer: the next training says so
+        if candidate := registry.pointed_at(paths.models):  # the next training replaces a damaged pointer
             registry.refusal(paths.models, candidate)
             promotion_decisions.last(paths.models, candidate)
     except RegistryError as error:
@@ -105,7 +104,7 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "status": run.status.value.lower(),
-        "makes": ", ".join(chosen) or run.job_name,
+        "materializes": ", ".join(chosen) or run.job_name,
         "partition": run.tags.get("dagster/partition"),
         "since": record.create_timestamp.timestamp(),
         "why": run.tags.get(WHY_TAG),
@@ -144,7 +143,7 @@ def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
 
 
 def _drifted(paths: Paths) -> list[str]:
-    """The batches whose drift check failed when it was made last."""
+    """The batches whose last drift check failed."""
     folders = {name: paths.validation_results("drift", name) for name in known_batches(paths)}
     return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
@@ -166,7 +165,7 @@ def _served_drift(paths: Paths) -> str | None:
     try:
         alarm = served_drift.alarm(paths)
     except RegistryError:
-        return None  # the line of the champion says so
+        return None  # the line of the champion reports it
     return str(alarm) if alarm else None
 
 

@@ -70,7 +70,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
     def image_index(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.MaterializeResult:
-        """Bring the batches that passed their checks together; name the quarantined ones."""
+        """Index the batches that passed their checks; the metadata names the quarantined ones."""
         from captcha_assets.quality import conflicts, validation
 
         paths = settings.paths
@@ -113,8 +113,8 @@ class SplitsConfig(dg.Config):
 
     accept_loss: bool = Field(
         default=False,
-        description="Where split assignments are lost: go on with those that data/splits and splits.parquet "
-        "still hold, and assign a split anew to every other image.",
+        description="Where split assignments are lost: continue with those that data/splits and "
+        "splits.parquet still hold, and assign a new split to every other image.",
     )
 
 
@@ -126,7 +126,8 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         group_name="dataset",
         kinds={"parquet", "polars", "great_expectations"},
         code_version=f"3.{suites.version('splits', spec)}.{spec.version}",
-        description="The split of every image, assigned once and for ever: image id, label, group, split, "
+        description="The split of every image, assigned once and never changed: image id, label, group, "
+        "split, "
         "batch. The assignments are recorded in `data/splits`.",
         metadata=column_schema(split_table.SPLITS_SCHEMA, split_table.COLUMN_DESCRIPTIONS)
         | column_lineage(split_table.COLUMN_ORIGINS),

@@ -1,4 +1,4 @@
-"""Tells Dagster of a champion that no run made: a person or the automatic rollback changed who serves."""
+"""Reports to Dagster a champion that no run changed: by a command, or by the automatic rollback."""
 
 import dagster as dg
 
@@ -10,12 +10,12 @@ from captcha_assets.stored_outputs import Output
 
 
 def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
-    """Tell Dagster of a champion that no run made, unless it knows; nothing becomes out of date by it."""
+    """Report a materialization of `champion` after a change without a run; it makes nothing stale."""
     before = last_materialized(instance, Output("champion"))
     if before is None:
-        return  # never made: whoever makes it will see the champion
+        return  # never materialized: its first materialization reads the champion
     if (before.tags or {}).get(DATA_VERSION_TAG) == champion.model_id:
-        return
+        return  # reported already
     tags = {**(before.tags or {}), DATA_VERSION_TAG: champion.model_id}
     metadata = {
         **champion_metadata(champion),

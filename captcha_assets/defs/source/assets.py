@@ -21,14 +21,14 @@ warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg
             "kaggle_dataset",
             group_name="source",
             kinds={"kaggle"},
-            description="The version of the Kaggle data set that is published now. Observed, never made.",
+            description="The published version of the Kaggle data set. Observed, never materialized.",
             automation_condition=dg.AutomationCondition.on_cron("0 6 * * *"),
             owners=OWNERS,
         )
     ]
 )
 def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
-    """Ask Kaggle for the published version; the data version is its number."""
+    """Read the published version from Kaggle; the data version is its number."""
     from captcha_assets.sources import kaggle
 
     if settings.kaggle_dataset is None:
