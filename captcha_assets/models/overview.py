@@ -240,6 +240,20 @@ def require_whole(paths: Paths, champion: Champion) -> None:
     verify_export(paths, model_id)
 
 
+def require_export(paths: Paths, model_id: str) -> None:
+    """Refuse a model whose export is missing, damaged or of another model.
+
+    Raises:
+        RegistryError: it is not exported; the message says what to do.
+        ModelFolderError: the export is damaged, or of another model.
+    """
+    if not paths.onnx_model(model_id).exists():
+        raise RegistryError(
+            f"{model_id} is not exported; export it with: captcha-assets model export {model_id}"
+        )
+    verify_export(paths, model_id)
+
+
 def verify_export(paths: Paths, model_id: str) -> None:
     """Refuse an exported model that is damaged or of another model; one that is not there passes.
 
