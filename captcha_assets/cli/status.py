@@ -42,14 +42,14 @@ def _state(settings: Settings) -> dict[str, Any]:
 
 def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
-    from captcha_assets.models.overview import champion_figures
+    from captcha_assets.models.overview import champion_figures, quantized
     from captcha_assets.models.records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
         serves = registry.champion(paths.models)
     except RegistryError as error:
-        return {"model": None, "problem": str(error), "selection": None, "outdated": None}
+        return {"model": None, "problem": str(error), "selection": None, "outdated": None, "int8": None}
     if serves is None:
         return None
     versions = StoredVersions(paths)
@@ -60,6 +60,7 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
+        "int8": quantized(paths, serves.model_id),
         **champion_figures(paths, serves),
     }
 
@@ -102,6 +103,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         figures of its promotion: {found['champion']['outdated']}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
+    if found["champion"] and found["champion"]["int8"]:
+        yield f"         its quantized export: {found['champion']['int8']}"
     if candidate := found["not_promoted"]:
         yield f"         candidate {candidate['model']} is not promoted: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"

@@ -72,9 +72,14 @@ class Quantization:
     """Hash of the quantized `model.onnx`."""
 
     @property
+    def lost(self) -> int:
+        """Images that int8 loses: those that only fp32 reads, less those that only int8 reads."""
+        return round((self.accuracy_fp32 - self.accuracy_int8) * self.images)
+
+    @property
     def loss(self) -> float:
         """Accuracy that int8 loses, as a share of the images; below zero where it gains."""
-        return round((self.accuracy_fp32 - self.accuracy_int8) * self.images) / self.images
+        return self.lost / self.images
 
     @property
     def passed(self) -> bool:
@@ -83,11 +88,13 @@ class Quantization:
 
     @property
     def words(self) -> str:
-        """What was measured, in one line."""
-        lost = f"{'loses' if self.loss >= 0 else 'gains'} {abs(self.loss) * 100:.2f} percentage points"
+        """What was measured, and whether the export is refused for it, in one line."""
+        state = "" if self.passed else "refused: "
+        verb = "gains" if self.lost < 0 else "loses"
         return (
-            f"int8 {lost} of accuracy ({self.accuracy_fp32:.4f} to {self.accuracy_int8:.4f} on "
-            f"{self.images:,} test images); {LARGEST_LOSS * 100:g} may be lost"
+            f"{state}int8 {verb} {abs(self.loss) * 100:.2f} percentage points of accuracy "
+            f"({self.accuracy_fp32:.4f} to {self.accuracy_int8:.4f}: {abs(self.lost):,} of {self.images:,} "
+            f"test images); {LARGEST_LOSS * 100:g} may be lost"
         )
 
 
@@ -223,5 +230,5 @@ def require_passed(folder: Path) -> Quantization:
     """
     found = read_quantization(folder)
     if not found.passed:
-        raise RefusedQuantizationError(f"refused: {found.words}")
+        raise RefusedQuantizationError(found.words)
     return found

@@ -1,16 +1,20 @@
 """From a served prediction back to its model, and on to its corrections and the models that saw them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import polars as pl
 
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import Lineage, Node, models_of_image, place, trace
+from captcha_assets.models.manifest import ModelFolderError, read_manifest
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import Correction, LoggedPrediction
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.sources import corrections
+from captcha_assets.storage import AnyPath, fetched
 
 
 def prediction(paths: Paths, what: str) -> Lineage | None:
@@ -36,11 +40,29 @@ def prediction(paths: Paths, what: str) -> Lineage | None:
 
 
 def _model(paths: Paths, made: LoggedPrediction) -> Node:
-    facts = {"name": made.model_name, "model.onnx": made.model_digest}
+    facts: dict[str, Any] = {"name": made.model_name, "model.onnx": made.model_digest}
+    facts["export"] = _export(paths, made)
     if made.model_version not in registry.list_models(paths.models):
         return Node("model", made.model_version, {**facts, "today": "not in the registry"})
     model = trace(paths, made.model_version)
     return Node("model", made.model_version, {**facts, **model.what.facts}, model.made_from)
+
+
+def _export(paths: Paths, made: LoggedPrediction) -> str:
+    """Return the asset whose file answered, of those that lie there now."""
+    for asset, export in (
+        ("onnx_model", paths.onnx_model(made.model_version)),
+        ("quantized_model", paths.quantized_model(made.model_version)),
+    ):
+        with suppress(ModelFolderError):
+            if export.exists() and _digest(export) == made.model_digest:
+                return asset
+    return "not there any more"
+
+
+def _digest(export: AnyPath) -> str | None:
+    with fetched(export) as folder:
+        return read_manifest(folder)["files"].get("model.onnx")
 
 
 def _correction(paths: Paths, made: LoggedPrediction, correction: Correction, batches: list[str]) -> Node:

@@ -27,7 +27,7 @@ Alert = Callable[[str, Sequence[str]], object]
 #: The command that makes an export, by its precision.
 _EXPORT: dict[Precision, str] = {
     "fp32": "captcha-assets model export {model_id}",
-    "int8": "captcha-assets update key:quantized_model",
+    "int8": "captcha-assets update --select quantized_model",
 }
 
 #: Longest time between two tries to load a champion that could not be loaded, in seconds.

@@ -200,12 +200,15 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
         )
     ],
 )
-def quantized_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+def quantized_model(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
     """Quantize the champion's export, calibrated on images of the training split."""
     from captcha_assets.evaluation.quantization import quantize_stored
 
     model_id = resolve(settings.paths, "champion")
     target, measured = settings.paths.quantized_model(model_id), quantize_stored(settings.paths, model_id)
+    context.log.info(f"{model_id}: {measured.words}")
     return dg.MaterializeResult(
         data_version=dg.DataVersion(measured.version),
         check_results=[
