@@ -3,13 +3,15 @@
 The champion's export of the home (`CAPTCHA_HOME`) is quantized in both formats of onnxruntime, calibrated as
 the asset `quantized_model` does it. All three answer the test split, and characters that are generated anew,
 which are more: the test split of a small home has too few images to tell a loss of 0.2 percentage points.
-They are timed in turns, in one process, so that the machine's load meets all of them alike; the ratio is that
-of the median times. A resnet18 of full size, never trained, is timed in the same way. Takes a minute or two.
+They are timed in turns, in one process, so that the machine's load meets all of them alike: the ratio is that
+of fp32's median time to the export's. `CPU` is the same ratio of the processor's times, which depend less on
+what else runs. A resnet18 of full size, never trained, is timed in the same way. Takes a minute or two.
 """
 
 import argparse
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,15 @@ from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.predictor import open_session, run_session
-from captcha_assets.models.quantization import Format, median_seconds, write_quantized
+from captcha_assets.models.quantization import Format, write_quantized
 from captcha_assets.settings import load_settings
 from captcha_assets.sources.generator import generate
 from captcha_assets.storage import fetched
 
 SEED = 77
 COLUMNS = (
-    "export", "size", "accuracy (test)", "accuracy (generated)", "images/s, batch 1", "ratio",
-    "images/s, batch 32", "ratio",
+    "export", "size", "accuracy (test)", "accuracy (generated)", "images/s, batch 1", "ratio", "CPU",
+    "images/s, batch 32", "ratio", "CPU",
 )  # fmt: skip
 FORMATS: tuple[Format, ...] = ("QDQ", "QOperator")
 
@@ -94,15 +96,27 @@ def compare(fp32: Path, calibration: np.ndarray, known: Known, rounds: int) -> N
         for form in FORMATS:
             write_quantized(fp32, files[f"int8, {form}"], calibration, form)
         sessions = [open_session(file) for file in files.values()]
-        times = [median_seconds(sessions, calibration, size, rounds) for size in (1, 32)]
+        times = [median_times(sessions, calibration[:size], rounds) for size in (1, 32)]
         print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
         for number, (name, file) in enumerate(files.items()):
             cells = [name, f"{file.stat().st_size / 1e6:.2f} MB"]
             right = [run_session(sessions[number], x, 256).argmax(1) == y for x, y in known]
             cells += [f"{one.mean():.4f} ({one.sum():,})" for one in right] or ["", ""]
-            for size, seconds in zip((1, 32), times, strict=True):
-                cells += [f"{size / seconds[number]:,.0f}", f"{seconds[0] / seconds[number]:.2f}"]
+            for size, medians in zip((1, 32), times, strict=True):
+                ratios = medians[0] / medians[number]
+                cells += [f"{size / medians[number][0]:,.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
             print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def median_times(sessions: list, batch: np.ndarray, rounds: int) -> np.ndarray:
+    """Return the median wall and CPU time of one call of each session, (sessions, 2), called in turns."""
+    times = np.zeros((rounds, len(sessions), 2))
+    for turn in range(rounds):
+        for number, session in enumerate(sessions):
+            began = time.perf_counter(), time.process_time()
+            run_session(session, batch, len(batch))
+            times[turn, number] = time.perf_counter() - began[0], time.process_time() - began[1]
+    return np.median(times, axis=0)
 
 
 if __name__ == "__main__":

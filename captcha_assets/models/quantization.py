@@ -38,7 +38,7 @@ OPERATORS = ("Conv", "Relu", "Add", "MaxPool")
 
 RECORD = "quantization.json"
 #: Images of one call when both exports are timed, and calls.
-BATCH_SIZE, _ROUNDS = 32, 20
+_BATCH_SIZE, _ROUNDS = 32, 20
 
 
 class QuantizationError(RuntimeError):
@@ -174,7 +174,7 @@ def _measured(
     """Run both exports on the same images."""
     sessions = [open_session(fp32), open_session(int8)]
     expected, found = (run_session(one, images, batch_size=256).argmax(1) for one in sessions)
-    per_second = [BATCH_SIZE / seconds for seconds in median_seconds(sessions, images, BATCH_SIZE, _ROUNDS)]
+    per_second = [_BATCH_SIZE / seconds for seconds in _median_seconds(sessions, images)]
     return Quantization(
         images=len(images),
         accuracy_fp32=float((expected == labels).mean()),
@@ -190,16 +190,14 @@ def _measured(
     )
 
 
-def median_seconds(
-    sessions: "Sequence[InferenceSession]", images: NDArray[np.uint8], batch_size: int, rounds: int
-) -> list[float]:
+def _median_seconds(sessions: "Sequence[InferenceSession]", images: NDArray[np.uint8]) -> list[float]:
     """Return the median time of one call of each session, called in turns, so that both see the same load."""
-    batch = images[np.arange(batch_size) % len(images)]
+    batch = images[np.arange(_BATCH_SIZE) % len(images)]
     times: list[list[float]] = [[] for _ in sessions]
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         for session, measured in zip(sessions, times, strict=True):
             began = time.perf_counter()
-            run_session(session, batch, batch_size)
+            run_session(session, batch, len(batch))
             measured.append(time.perf_counter() - began)
     return [statistics.median(measured) for measured in times]
 
