@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 # Python itself is never downloaded: what is on the machine is used.
 export UV_PYTHON_DOWNLOADS := never
 
-help: ## Show what can be made
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the environment in .venv, exactly as locked
@@ -35,14 +35,14 @@ $(READY): requirements.lock pyproject.toml
 	echo '--editable .' | $(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock -
 	@touch $@
 
-demo: setup ## From nothing to a promoted model, every asset materialized
+demo: setup ## Materialize every asset, from a batch of generated images to a promoted model
 	$(BIN)/captcha-assets batch add starter synthetic:3000:1
 	$(BIN)/captcha-assets update --config configs/demo.yaml
 	@echo
 	@$(BIN)/captcha-assets model show champion
 	@echo
 	@echo "Open the web UI with:                      make ui"
-	@echo "Let it run by itself (inbox, retraining):  $(BIN)/captcha-assets automation on"
+	@echo "Switch the automation on (inbox, retraining): $(BIN)/captcha-assets automation on"
 
 test: setup ## Run the test suite, all but the slow tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"
@@ -65,13 +65,13 @@ ui: setup ## Start Dagster's web UI on port 3000, with its reports on 3001
 serve: setup ## Serve the champion over HTTP on port 8000
 	$(BIN)/captcha-assets serve
 
-load-test: setup ## Put the service under 10, 64 and 256 users of locust: a table and a plot
+load-test: setup ## Measure the service under 10, 64 and 256 users of locust: a table and a plot
 	$(BIN)/python -m benchmarks.serving.load_test
 
-demo-loop: setup ## Served images drift, people correct them, a better model serves: the loop, in a home of its own
+demo-loop: setup ## Run the loop in its own home: served images drift, are corrected, and a better model serves
 	$(BIN)/python -m benchmarks.loop
 
-lock: setup ## Resolve pyproject.toml anew into requirements.lock (LOCK=--upgrade takes newer versions)
+lock: setup ## Resolve pyproject.toml into requirements.lock again (LOCK=--upgrade takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --no-header --quiet $(LOCK) --output-file requirements.lock
 

@@ -1,7 +1,7 @@
-"""Telling people: a line in a log file, and a message to a webhook where one is set.
+"""Alerts: a line in a log file, and a message to a webhook where one is set.
 
-An alert never breaks what it is about: a webhook that is slow, broken or absent is given up after seconds,
-and the log says so.
+An alert never fails the run that it is about: a webhook that is slow, broken or absent is given up after
+seconds, and a line of the log reports it.
 """
 
 import json

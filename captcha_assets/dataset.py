@@ -176,7 +176,7 @@ def _is_plain(name: str) -> bool:
 
 
 #: CAPTCHA characters of the Java library Kaptcha: dark characters on a light ground. Its alphabet,
-#: `abcde2345678gfynmnpwx`, holds n twice, and so does every data set made with it.
+#: `abcde2345678gfynmnpwx`, holds n twice, and so does every data set drawn with it.
 #: 935 real characters have a brightness of 110 to 188, a contrast of 73 to 105 and a foreground fraction of
 #: 0.18 to 0.56, generated ones alike; outside of the ranges below nothing can be read.
 #: Copies (shift, brightness, JPEG 50, noise of 10, resize and back) stay above a correlation of 0.9985 on

@@ -24,7 +24,7 @@ class SettingsError(ValueError):
 def check_variables(
     prefix: str, settings: Collection[str], others: Collection[str] = (), listed_in: str = "docs/settings.md"
 ) -> None:
-    """Refuse a variable of the prefix that nothing reads: it is a typing error, or meant for another version.
+    """Raise an error for a variable of the prefix that is no setting here: mistyped, or of another version.
 
     Args:
         prefix: of the variables.
@@ -50,7 +50,7 @@ def check_variables(
 
 @contextmanager
 def errors_name_their_variable(prefix: str, secrets: Collection[str] = ()) -> Iterator[None]:
-    """Make one line, a SettingsError, of what pydantic raises when it reads settings.
+    """Raise a SettingsError of one line for what pydantic raises when it reads settings.
 
     Args:
         prefix: of the variables.

@@ -1,4 +1,4 @@
-"""Where one installation keeps its things: every file and folder hangs off one *home*.
+"""Paths of one installation: every file and folder lies below one *home*.
 
 Two homes never touch each other.
 """
@@ -29,7 +29,8 @@ class Paths(BaseSettings):
         str | None,
         NoDecode,
         Field(
-            description="Folder or s3://, gs:// address of all that Dagster makes; default <home>/artifacts."
+            description="Folder or s3://, gs:// address of everything that Dagster materializes; "
+            "default <home>/artifacts."
         ),
     ] = None
 
@@ -48,14 +49,14 @@ class Paths(BaseSettings):
     def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
         """Return an object store's address as it is, and a folder as an absolute path."""
         home = info.data.get("home", REPOSITORY)
-        scheme, separator, place = (artifacts or "artifacts").rpartition("://")
+        scheme, separator, location = (artifacts or "artifacts").rpartition("://")
         if not separator or scheme == "file":
-            return str(home / Path(place).expanduser())
+            return str(home / Path(location).expanduser())
         if scheme not in {"s3", "gs"}:
             raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
-        if not place.strip("/"):
+        if not location.strip("/"):
             raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
-        return f"{scheme}://{place.rstrip('/')}"
+        return f"{scheme}://{location.rstrip('/')}"
 
     @property
     def raw(self) -> Path:
@@ -69,7 +70,7 @@ class Paths(BaseSettings):
 
     @property
     def inbox(self) -> Path:
-        """Folder that is watched for new batches."""
+        """Folder from which new batches are ingested."""
         return self.home / "inbox"
 
     @property
@@ -84,14 +85,14 @@ class Paths(BaseSettings):
 
     @cached_property
     def artifact_root(self) -> AnyPath:
-        """Root of all that Dagster makes: a local folder or an object store."""
-        place = str(self.artifacts)
-        if "://" not in place:
-            return Path(place)
+        """Root of everything that Dagster materializes: a local folder or an object store."""
+        location = str(self.artifacts)
+        if "://" not in location:
+            return Path(location)
         from upath import UPath  # noqa: PLC0415 - artifacts in a folder do without it
 
         # A listing remembered from before would hide what another process has stored since.
-        return UPath(place, use_listings_cache=False)
+        return UPath(location, use_listings_cache=False)
 
     @property
     def registrations(self) -> AnyPath:
@@ -142,12 +143,12 @@ class Paths(BaseSettings):
 
     @property
     def label_decisions(self) -> Path:
-        """What somebody decided about images whose labels contradict each other; a file to commit."""
+        """The decisions of people about images whose labels contradict each other; a file to commit."""
         return self.home / "label_decisions.csv"
 
     @property
     def label_conflicts(self) -> AnyPath:
-        """Every image whose labels contradict each other, as decisions that are still to be made."""
+        """Every image whose labels contradict each other, as decisions that are still open."""
         return self.artifact_root / "label_conflicts.csv"
 
     @property
@@ -222,7 +223,7 @@ class Paths(BaseSettings):
         return self.artifact_root / "sweep_trial"
 
     def sweep_trial(self, trial: str) -> AnyPath:
-        """What became of a trial of a sweep."""
+        """The record of a trial of a sweep."""
         return self.sweep_trials / trial / "trial.json"
 
     @property

@@ -1,7 +1,7 @@
 """Training a model again from what it recorded, and saying whether the result is the same.
 
 Everything happens in a folder of its own: the batches' archives are found by their hashes, their
-image tables made anew, the splits are those that the model's training kept. The registry and the home's
+image tables built again, the splits are those that the model's training kept. The registry and the home's
 tables are read and never changed.
 """
 
@@ -22,10 +22,10 @@ import numpy as np
 from captcha_assets import interrupts
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.table import build_image_table
-from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.provenance import Origin
 from captcha_assets.models.trained_images import splits_of
+from captcha_assets.models.training_provenance import Origin
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, dvc_snapshot, registrations
@@ -33,7 +33,7 @@ from captcha_assets.sources.kaggle import KaggleNotFoundError
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
-#: Takes one line at a time that says how far the work is.
+#: Is called with one line of progress at a time.
 Progress = Callable[[str], None]
 
 
@@ -43,7 +43,7 @@ class ReproductionError(RuntimeError):
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it was when the model was trained."""
+    """Something that has changed since the model was trained."""
 
     what: str
     then: Any
@@ -60,7 +60,7 @@ class Reproduction:
     Attributes:
         model_id: the model.
         again: the id of the model that came out.
-        differences: what was not as it was then, whether it mattered or not.
+        differences: what has changed since, whether it mattered or not.
         validation_accuracy: of the model, and of the one that came out.
         largest_weight_difference: between the two; None where they have other weights altogether.
     """
@@ -97,7 +97,7 @@ def reproduce(
         spec: what the images look like.
         model_id: the model.
         code_version: version of today's training code.
-        say: is handed a line at a time.
+        say: called with one line of progress at a time.
         worktree: train with the code of the recorded commit instead of today's.
 
     Raises:
@@ -112,19 +112,19 @@ def reproduce(
             folder.verify(model)
             config = folder.read_config(model)
             tables = [_table((settings, spec), work, origin, say) for origin in _origins(config)]
-            with _code(config, work, code_version, worktree=worktree) as (place, version, code):
+            with _code(config, work, code_version, worktree=worktree) as (code_path, version, code):
                 job = _job(
                     settings.paths, work, tuple(path for path, _ in tables), (model_id, config), version
                 )
                 found = (*(one for _, changed in tables for one in changed), *code)
-                again = _train(job, config, place, found, say)
+                again = _train(job, config, code_path, found, say)
             return _compared(model, again, found)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _origins(config: ModelConfig) -> list[Origin]:
-    found = provenance.origins(config.provenance)
+    found = training_provenance.origins(config.provenance)
     if not found:
         raise ReproductionError("the model does not say which archives it was trained on: it is too old")
     return found
@@ -136,17 +136,17 @@ def _origins(config: ModelConfig) -> list[Origin]:
 def _table(
     home: tuple[Settings, DatasetSpec], work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
-    """Make the image table of a batch anew, and say what is not as it was."""
+    """Build the image table of a batch again, and return the differences from then."""
     settings, spec = home
     archive, differences = _archive(settings, work, origin, say)
     scratch = Paths(home=work, artifacts=None)
     table, batch = Path(str(scratch.image_table(origin.batch))), origin.batch
     table.parent.mkdir(parents=True, exist_ok=True)
     rejected = scratch.rejected_images(batch)
-    made = build_image_table(archive, batch, table, rejected, spec).table_version
-    say(f"batch {batch}: {'as it was' if made == origin.image_table else 'other images than then'}")
-    if made != origin.image_table:
-        differences += (Difference(f"image_table of {batch}", origin.image_table, made),)
+    version = build_image_table(archive, batch, table, rejected, spec).table_version
+    say(f"batch {batch}: {'the same' if version == origin.image_table else 'not the same'} images as then")
+    if version != origin.image_table:
+        differences += (Difference(f"image_table of {batch}", origin.image_table, version),)
     return table, differences
 
 
@@ -173,32 +173,32 @@ def _archive(
             f"the archive of {origin.batch} (sha256 {origin.sha256}) is not in {here.parent}; "
             f"{'; '.join(missed)}. Bring it back, then try again"
         )
-    say(f"batch {origin.batch}: {'; '.join(missed)}; {here} is taken, which is another archive")
+    say(f"batch {origin.batch}: {'; '.join(missed)}; using {here}, which is another archive")
     return here, (changed,)
 
 
 class _UnavailableError(Exception):
-    """A place that does not give an archive; the message says which, and why."""
+    """A source that does not have an archive; the message names it and the reason."""
 
 
 def _from_dvc(paths: Paths, work: Path, origin: Origin) -> Path:
     target = work / "dvc" / f"{origin.batch}.zip"
     if origin.md5 is None:
-        raise _UnavailableError("DVC cannot be asked, because the model recorded no MD5")
+        raise _UnavailableError("DVC cannot look it up: the model recorded no MD5")
     try:
         found = dvc_snapshot.restore(paths.home, origin.md5, target)
     except dvc_snapshot.SnapshotError as error:
-        raise _UnavailableError(f"DVC could not be asked ({error})") from error
+        raise _UnavailableError(f"DVC could not look it up ({error})") from error
     if not found:
         raise _UnavailableError("DVC does not have it")
     return target
 
 
 def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG001
-    """Fetch the archive anew.
+    """Fetch the archive from its source.
 
     Raises:
-        _UnavailableError: the source no longer has it, or could not be asked: two different things to mend.
+        _UnavailableError: the source no longer has it, or could not be reached; the message says which.
     """
     fetched_home = Settings(paths=Paths(home=work / "source", artifacts=None))
     if origin.dataset:
@@ -215,7 +215,7 @@ def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG
     except KaggleNotFoundError as error:
         raise _UnavailableError(f"its source no longer has it ({error})") from error
     except (ValueError, RuntimeError, OSError) as error:
-        raise _UnavailableError(f"its source {name} could not be asked ({error})") from error
+        raise _UnavailableError(f"its source {name} could not be reached ({error})") from error
     if archives.digest_of(found).sha256 != origin.sha256:
         raise _UnavailableError(f"its source no longer has it ({name} holds another archive now)")
     return found
@@ -231,10 +231,10 @@ def _code(
     """Yield where the code to train with lies, its version, and how it differs from that of then."""
     then, modified = config.provenance.get("commit"), config.provenance.get("commit_modified")
     if not worktree:
-        now = provenance.code_commit()
+        now = training_provenance.code_commit()
         clean = now is not None and not now.modified and then is not None and not modified
         differs = []
-        if not (now and then and clean and provenance.same_code(then, now.id)):
+        if not (now and then and clean and training_provenance.same_code(then, now.id)):
             today_is = _named(now.id, now.modified) if now else "no git checkout"
             differs.append(Difference("code", _named(then, modified), today_is))
         if config.code_version != today:
@@ -245,15 +245,15 @@ def _code(
         raise ReproductionError(
             "the model does not say which commit it was trained with: leave --worktree out"
         )
-    place = work / "code"
+    code_path = work / "code"
     _git("worktree", "prune")  # of what a killed command left
-    _git("worktree", "add", "--detach", str(place), then)
+    _git("worktree", "add", "--detach", str(code_path), then)
     try:
         named = _named(then, modified), _named(then, None)
         differs = [Difference("code", *named)] if modified else []
-        yield place, config.code_version, tuple(differs)
+        yield code_path, config.code_version, tuple(differs)
     finally:
-        _git("worktree", "remove", "--force", str(place))
+        _git("worktree", "remove", "--force", str(code_path))
 
 
 def _named(commit: str | None, modified: bool | None) -> str:
@@ -293,20 +293,20 @@ def _job(
 
 
 def _train(
-    job: TrainingJob, config: ModelConfig, place: Path, found: tuple[Difference, ...], say: Progress
+    job: TrainingJob, config: ModelConfig, code_path: Path, found: tuple[Difference, ...], say: Progress
 ) -> Path:
     """Train in a process of its own, with as many threads as then, and return the model's folder."""
     path = job.output.parent / "job.json"
     # Settings that are not set are left out: the code of that commit may not know them.
     values = job.model_dump(mode="json").items()
-    given = {key: one for key, one in values if one and not _is_unknown(key, place)}
+    given = {key: one for key, one in values if one and not _is_unknown(key, code_path)}
     path.write_text(json.dumps(given))
-    environment = {**os.environ, "PYTHONPATH": str(place)}
+    environment = {**os.environ, "PYTHONPATH": str(code_path)}
     if threads := config.provenance.get("threads"):
         environment["OMP_NUM_THREADS"] = str(threads)  # sums of floats depend on it
     command = [sys.executable, "-m", "captcha_assets.training", str(path)]
     with subprocess.Popen(
-        command, env=environment, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, env=environment, cwd=code_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
         last = ""
@@ -319,7 +319,7 @@ def _train(
             process.send_signal(signal.SIGINT)
             raise
     if process.returncode or not job.output.is_dir():
-        changed = "".join(f"; not as it was: {difference}" for difference in found)
+        changed = "".join(f"; changed since: {difference}" for difference in found)
         raise ReproductionError(f"the training failed: {last.removeprefix('error: ')}{changed}")
     return job.output
 
@@ -347,7 +347,7 @@ def _compared(model: Path, again: Path, found: tuple[Difference, ...]) -> Reprod
 
 
 def _differences(then: ModelConfig, now: ModelConfig) -> Iterator[Difference]:
-    """What the two models say of their making that differs; what was measured is no cause."""
+    """What differs in the provenance of the two models; measured figures are no cause and are left out."""
     for key in ("device", "threads"):
         if then.provenance.get(key) != now.provenance.get(key):
             yield Difference(key, then.provenance.get(key), now.provenance.get(key))

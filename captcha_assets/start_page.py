@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
@@ -75,7 +75,7 @@ def _severity(folder: AnyPath) -> Cell:
 
 
 def _with_report(folder: AnyPath) -> set[str]:
-    return {place.parent.name for place in folder.glob("*/report.html")}
+    return {path.parent.name for path in folder.glob("*/report.html")}
 
 
 def _state(folder: AnyPath) -> Cell:

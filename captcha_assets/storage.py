@@ -55,7 +55,7 @@ def _workshop(target: Path) -> Iterator[Path]:
     """Yield a writer's own folder beside `target`, holding an empty folder `new`; removed at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # Under the parent's lock nobody sweeps a folder that is made but not locked yet.
+        # Under the parent's lock no process deletes a folder that is created but not locked yet.
         with locked(target.parent):
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -76,7 +76,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _full_disk_named(target: AnyPath) -> Iterator[None]:
-    """Say of what is written where, and what to do, when there is no room for it."""
+    """Add the path and the advice to an error when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -135,29 +135,29 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
 def _upload_folder(folder: Path, target: "UPath") -> None:
     """Make `target` hold the files of `folder` and no others; it has no manifest until it is complete."""
     store, root = target.fs, target.path.rstrip("/")
-    places = {
+    addresses = {
         f"{root}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*") if file.is_file()
     }
     manifest = f"{root}/manifest.json"
-    stale = [place for place in store.find(root) if place == manifest or place not in places]
-    for place in sorted(stale, key=lambda place: place != manifest):
-        store.rm_file(place)
-    for place in sorted(places, key=lambda place: (place == manifest, place)):
-        store.put_file(str(places[place]), place)
+    stale = [address for address in store.find(root) if address == manifest or address not in addresses]
+    for address in sorted(stale, key=lambda address: address != manifest):
+        store.rm_file(address)
+    for address in sorted(addresses, key=lambda address: (address == manifest, address)):
+        store.put_file(str(addresses[address]), address)
 
 
-def move(made: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
     """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        made.replace(target)
+        source.replace(target)
         sync(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with replacing(target) as part:
-            shutil.copyfile(made, part)
-        made.unlink()
+            shutil.copyfile(source, part)
+        source.unlink()
 
 
 def json_text(value: Any) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.images.split_assignments import read_file
+from captcha_assets.images.split_record import read_file
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
@@ -77,7 +77,7 @@ def require_materialized(paths: Paths, path: AnyPath, asset: str) -> None:
     Args:
         paths: they know the batches.
         path: where the input lies.
-        asset: the asset that makes it.
+        asset: the asset whose materialization writes it.
 
     Raises:
         MissingInputError: it is not there.
@@ -146,9 +146,9 @@ class StoredVersions:
         return known[1]
 
 
-def _read(place: Path) -> dict[str, list[str]]:
+def _read(path: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads(place.read_text()))
+        return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return {}  # only time is lost
 
@@ -178,7 +178,7 @@ def _table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
 
 
 def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
-    """Look at a table that comes with its validation results, without which nobody may use it."""
+    """Return the state of a table and its validation results, without which it is not used."""
 
     def look(versions: StoredVersions, paths: Paths, output: Output) -> str:
         versions.version(paths.validation_results(output.asset, output.partition), _validation)
@@ -188,7 +188,7 @@ def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
 
 
 def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    """Return the version of the splits, provided the assignments that they were made from are recorded."""
+    """Return the version of the splits, provided that their assignments are recorded."""
     for name in files_named_by(paths.splits) or ():
         versions.version(paths.split_assignments / name, lambda path: str(len(read_file(path))))
     return _validated_table(lambda paths, _: paths.splits)(versions, paths, output)
@@ -209,7 +209,7 @@ def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
     except archives.BatchError as error:
         raise Outdated(str(error)) from error
     if known is not None and known.is_to_be_asked:
-        raise Outdated(f"registered anew: {known.source} is asked for its newest version")
+        raise Outdated(f"registered again: update fetches the newest version of {known.source}")
     if known is not None and known.sha256 not in (None, stored):
         raise Outdated(f"not what is registered: the archive of {batch} has other content")
     return stored
@@ -237,13 +237,13 @@ def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    place = paths.evaluation(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["version"]))
+    path = paths.evaluation(str(output.model))
+    return versions.version(path, lambda local: str(verify_files(local)["version"]))
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    place = paths.onnx_model(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+    path = paths.onnx_model(str(output.model))
+    return versions.version(path, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
 
 
 def _quantized(versions: StoredVersions, paths: Paths, output: Output) -> str:

@@ -31,13 +31,13 @@ COMMANDS = {
     "backfill": ["backfill", "raw_batch"],
     "update": ["update", "--select", "key:raw_batch"],
 }
-#: What a command says when all is made: a signal after that comes too late to be a try.
-DONE = re.compile(rb"^\d+ made", re.MULTILINE)
+#: What a command prints when all is materialized: a signal after that comes too late to be a try.
+DONE = re.compile(rb"^\d+ materialized", re.MULTILINE)
 
-#: What is said of an interrupt: with what was made, or by click where nothing has begun.
 #: Seconds after its signal within which a command must have ended.
 DEADLINE = 120
 
+#: The message of an interrupt: with how many were materialized, or click's own where nothing has begun.
 _NOTICED = re.compile("Error: interrupted|Aborted!")
 _UNFINISHED = "select count(*) from runs where status not in ('SUCCESS', 'FAILURE', 'CANCELED')"
 
@@ -51,7 +51,7 @@ class Ended:
     too_late: bool
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         if self.too_late:
             return "too late"
         if self.status == 0:
@@ -63,7 +63,7 @@ class Ended:
 
 
 def prepared(folder: Path) -> Path:
-    """A home with four small batches, of which nothing is made yet."""
+    """A home with four small batches, of which nothing is materialized yet."""
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.paths import Paths
     from captcha_assets.settings import Settings
@@ -165,13 +165,13 @@ def tries(command: str, number: int, folder: Path, chance: random.Random) -> Cou
     while sum(found.values()) - found["too late"] < number:
         moment = chance.uniform(chance.choice((spoke / 4, spoke)), takes)
         ended = attempt(COMMANDS[command], fresh(), moment, session=chance.random() < 0.5)
-        verdict = ended.verdict
+        outcome = ended.outcome
         if not ended.too_late and (unfinished_runs(home) or left_processes(home)):
-            verdict += ", something left"
-        found[verdict] += 1
+            outcome += ", something left"
+        found[outcome] += 1
         print(f"\r{command}: {dict(found)}", end="", file=sys.stderr, flush=True)
-        if verdict not in ("noticed", "too late"):
-            print(f"--- {command}: {verdict}, status {ended.status}\n{ended.said}", flush=True)
+        if outcome not in ("noticed", "too late"):
+            print(f"--- {command}: {outcome}, status {ended.status}\n{ended.said}", flush=True)
     return found
 
 

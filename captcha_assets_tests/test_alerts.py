@@ -1,4 +1,4 @@
-"""An alert reaches the log file and the webhook, and never breaks what it tells of."""
+"""An alert reaches the log file and the webhook, and never fails what it is about."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ ALERT = Alert("splits: the run failed", ("held <back> & more",), "http://localho
 
 
 class Webhook:
-    """A real server that answers as it is told to, and keeps what it was sent."""
+    """A real server that answers as configured, and keeps what it was sent."""
 
     def __init__(self, status: int = 200, *, answers: bool = True) -> None:
         self.received: list[Any] = []

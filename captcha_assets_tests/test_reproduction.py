@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
@@ -48,7 +48,7 @@ def made(tmp_path_factory) -> Path:
         checkpoints=settings.paths.scratch / "checkpoints",
         code_version=TRAINING_CODE,
         settings=TINY,
-        provenance={"batches": ["first"], **provenance.recorded(settings.paths, ["first"])},
+        provenance={"batches": ["first"], **training_provenance.recorded(settings.paths, ["first"])},
     )
     job.save(settings.paths.scratch / "job.json")
     command = [sys.executable, "-m", "captcha_assets.training", str(settings.paths.scratch / "job.json")]
@@ -87,7 +87,7 @@ def snapshot(place: object) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def told_otherwise(home: Settings, **changes: object) -> str:
+def with_other_settings(home: Settings, **changes: object) -> str:
     """Make the candidate a model that says it was trained with other settings."""
     model = registry.model_folder(home.paths.models, registry.candidate(home.paths.models).model_id)
     loaded = folder.load(Path(str(model)))
@@ -95,8 +95,8 @@ def told_otherwise(home: Settings, **changes: object) -> str:
         loaded.config, settings=loaded.config.settings | changes, seed=changes.get("seed", TINY.seed)
     )
     history, metrics = folder.read_history(model), folder.read_metrics(model)
-    folder.save(home.paths.scratch / "told", loaded.model, config, history, metrics)
-    model_id = registry.add_candidate(home.paths.models, home.paths.scratch / "told")
+    folder.save(home.paths.scratch / "other", loaded.model, config, history, metrics)
+    model_id = registry.add_candidate(home.paths.models, home.paths.scratch / "other")
     shutil.copyfile(
         str(next(home.paths.training_splits(model_id).parent.glob("*.splits.parquet"))),
         str(home.paths.training_splits(model_id)),
@@ -105,15 +105,15 @@ def told_otherwise(home: Settings, **changes: object) -> str:
 
 
 def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings) -> None:
-    told = told_otherwise(home, seed=5)
+    model_id = with_other_settings(home, seed=5)
     status, said = reproduced("--json")
     assert status == 1, said
     result = json.loads(said)
-    assert (result["model_id"], result["same"]) == (told, False)
-    assert result["again"] != told
+    assert (result["model_id"], result["same"]) == (model_id, False)
+    assert result["again"] != model_id
     assert len(result["validation_accuracy"]) == 2
     assert result["largest_weight_difference"] > 0
-    assert registry.candidate(home.paths.models).model_id == told
+    assert registry.candidate(home.paths.models).model_id == model_id
 
 
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
@@ -124,7 +124,7 @@ def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
     source.unlink()
     assert status == 0, said
     assert "brought back from its source" in said
-    assert "not as it was: first.zip in data/raw" in said
+    assert "changed since: first.zip in data/raw" in said
 
 
 def test_an_archive_that_cannot_be_had_any_more_is_named(home: Settings) -> None:
@@ -145,9 +145,9 @@ def from_kaggle(home: Settings) -> None:
     loaded = folder.load(place)
     (source,) = loaded.config.provenance["sources"]
     source |= {"source": "kaggle:2", "dataset": "someone/letters", "kaggle_version": 2}
-    told = replace(loaded.config, provenance={**loaded.config.provenance, "sources": [source]}, seed=11)
+    config = replace(loaded.config, provenance={**loaded.config.provenance, "sources": [source]}, seed=11)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
-    folder.save(home.paths.scratch / "kaggle", loaded.model, told, history, metrics)
+    folder.save(home.paths.scratch / "kaggle", loaded.model, config, history, metrics)
     registry.add_candidate(home.paths.models, home.paths.scratch / "kaggle")
     (home.paths.raw / "first.zip").unlink()
 
@@ -165,10 +165,10 @@ def kaggle_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "what", "why"),
     [
-        (401, "could not be asked", "Kaggle rejected the credentials (401)"),
-        (403, "could not be asked", "this account may not read it (403)"),
+        (401, "could not be reached", "Kaggle rejected the credentials (401)"),
+        (403, "could not be reached", "this account may not read it (403)"),
         (404, "no longer has it", "there is none (404)"),
-        (503, "could not be asked", "Kaggle answered with an error (503)"),
+        (503, "could not be reached", "Kaggle answered with an error (503)"),
     ],
 )
 def test_a_source_that_no_longer_has_an_archive_and_one_that_rejects_are_told_apart(
@@ -182,8 +182,8 @@ def test_a_source_that_no_longer_has_an_archive_and_one_that_rejects_are_told_ap
     assert "the archive of first (sha256 " in line
     assert what in line
     assert why in line
-    assert {"could not be asked", "no longer has it"} - {what} == {
-        words for words in ("could not be asked", "no longer has it") if words not in line
+    assert {"could not be reached", "no longer has it"} - {what} == {
+        words for words in ("could not be reached", "no longer has it") if words not in line
     }
 
 
@@ -193,7 +193,7 @@ def test_a_source_that_cannot_be_reached_is_not_said_to_be_gone(home: Settings, 
     with port():  # and nobody listens
         _ended, said = reproduced()
     assert (
-        "its source someone/letters could not be asked (Kaggle someone/letters version 2: no answer" in said
+        "its source someone/letters could not be reached (Kaggle someone/letters version 2: no answer" in said
     )
     assert "check the network" in said
     assert "no longer has it" not in said
@@ -207,15 +207,15 @@ def test_missing_credentials_are_not_said_to_be_a_lost_archive(
     monkeypatch.setenv("HOME", str(tmp_path))
     from_kaggle(home)
     _ended, said = reproduced()
-    assert "could not be asked (no credentials for Kaggle: set KAGGLE_API_TOKEN" in said
+    assert "could not be reached (no credentials for Kaggle: set KAGGLE_API_TOKEN" in said
 
 
 def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> None:
     generator.write_archive(home.paths.raw / "first.zip", 120, 2)
     status, said = reproduced()
     assert status == 1
-    assert "not as it was: first.zip in data/raw" in said
-    assert "not as it was: image_table of first" in said
+    assert "changed since: first.zip in data/raw" in said
+    assert "changed since: image_table of first" in said
 
 
 def test_bytes_come_back_from_dvcs_cache(home: Settings) -> None:
@@ -223,7 +223,7 @@ def test_bytes_come_back_from_dvcs_cache(home: Settings) -> None:
 
     take_snapshot(home.paths.home)
     before = (home.paths.raw / "first.zip").read_bytes()
-    md5 = provenance.origin(home.paths, "first").md5
+    md5 = training_provenance.origin(home.paths, "first").md5
     (home.paths.raw / "first.zip").unlink()
     assert md5
     assert restore(home.paths.home, md5, home.paths.scratch / "back.zip")
@@ -253,9 +253,9 @@ def test_a_model_of_before_says_that_it_is_too_old(home: Settings) -> None:
         str(registry.model_folder(home.paths.models, registry.candidate(home.paths.models).model_id))
     )
     loaded = folder.load(place)
-    told = replace(loaded.config, provenance={"batches": ["first"]}, seed=9)
+    config = replace(loaded.config, provenance={"batches": ["first"]}, seed=9)
     history, metrics = folder.read_history(place), folder.read_metrics(place)
-    folder.save(home.paths.scratch / "old", loaded.model, told, history, metrics)
+    folder.save(home.paths.scratch / "old", loaded.model, config, history, metrics)
     registry.add_candidate(home.paths.models, home.paths.scratch / "old")
     status, said = reproduced()
     assert status == 1
@@ -282,13 +282,13 @@ def test_the_same_package_in_two_commits_is_the_same_code(tmp_path: Path) -> Non
         git("commit", "-m", "one")
         return git("rev-parse", "HEAD")
 
-    assert provenance.code_commit(tmp_path) is None
+    assert training_provenance.code_commit(tmp_path) is None
     git("init")
     first = commit("captcha_assets/a.py", "1")
     words = commit("README.md", "words")
     second = commit("captcha_assets/a.py", "2")
-    assert provenance.same_code(first, words, tmp_path)
-    assert not provenance.same_code(first, second, tmp_path)
-    assert provenance.code_commit(tmp_path) == provenance.Commit(second, modified=False)
+    assert training_provenance.same_code(first, words, tmp_path)
+    assert not training_provenance.same_code(first, second, tmp_path)
+    assert training_provenance.code_commit(tmp_path) == training_provenance.Commit(second, modified=False)
     (tmp_path / "captcha_assets/a.py").write_text("3")
-    assert provenance.code_commit(tmp_path) == provenance.Commit(second, modified=True)
+    assert training_provenance.code_commit(tmp_path) == training_provenance.Commit(second, modified=True)

@@ -2,7 +2,7 @@
 
 A model is trained as `make demo` does, on generated images. It predicts a pool of others once, undisturbed
 and disturbed; days are drawn from the pool and compared with a reference that is drawn anew for each day. The
-characters of a picture are served together, so that the images of a day depend on each other as those of
+characters of an image are served together, so that the images of a day depend on each other as those of
 real captchas do. Prints the tables of docs/drift.md.
 """
 
@@ -25,8 +25,8 @@ from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
 from captcha_assets.confidence_intervals import wilson
+from captcha_assets.monitoring.drift_tests import FALSE_ALARMS
 from captcha_assets.monitoring.error_rate import p_value
-from captcha_assets.monitoring.served import FALSE_ALARMS
 
 SIZES = (50, 500, 5000)
 #: Disturbances of a part of a day: name, and keyword arguments of `Day`.

@@ -9,10 +9,10 @@ import numpy as np
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
-from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.quality.drift import STATISTICS, sharpness
-from captcha_assets.sources.captcha_image import FACES, LENGTH, Face, Faces
 from captcha_assets.sources.generator import generate
+from captcha_assets.sources.kaptcha import FACES, LENGTH, Face, Faces
 
 #: Seeds of the generator; the model is trained on seed 0.
 _SEED, _SEED_OF_THE_FONT = 101, 102
@@ -23,7 +23,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, `LENGTH` in a row from each picture."""
+    """Images, `LENGTH` in a row from each drawn image."""
 
     labels: np.ndarray
     statistics: np.ndarray

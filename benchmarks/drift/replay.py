@@ -6,12 +6,12 @@ import numpy as np
 
 from benchmarks.drift.pool import Pool
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.monitoring.drift_tests import compare
 from captcha_assets.monitoring.result import Errors, ServedDrift
 from captcha_assets.monitoring.sample import MAX_FEATURES, Reference, Sample
-from captcha_assets.monitoring.served import compare
-from captcha_assets.sources.captcha_image import LENGTH
+from captcha_assets.sources.kaptcha import LENGTH
 
-#: Images that a reference is made of.
+#: Images of a reference.
 TRAINING, VALIDATION = 4000, 2000
 _LEVELS = np.linspace(0, 1, 1001)
 #: The class that becomes more frequent.
@@ -22,7 +22,7 @@ FREQUENT = "w"
 class Day:
     """One day to replay: so many predictions, of which a share is disturbed.
 
-    `together` says whether the characters of a picture are served together, as those of a captcha are, or
+    `together` says whether the characters of an image are served together, as those of a captcha are, or
     every image is independent. `frequency` is how much more frequent one class is than usual.
     """
 

@@ -1,7 +1,7 @@
 """How close generated images are to real ones: `python -m benchmarks.generator [--help]`.
 
 Writes a contact sheet, real characters at the left and generated ones at the right, and prints how many
-images a second are made. How well a model that is trained on them reads real ones:
+images a second are generated. How well a model that is trained on them reads real ones:
 `python -m benchmarks.accuracy --generated-only`. Real images are looked for in `../shared/data`.
 """
 
@@ -44,12 +44,12 @@ def _tiles(images: np.ndarray, columns: int) -> np.ndarray:
     return np.hstack(list(tiles))
 
 
-def contact_sheet(real: Images | None, made: Images, columns: int = 16) -> np.ndarray:
+def contact_sheet(real: Images | None, generated: Images, columns: int = 16) -> np.ndarray:
     """A row a class: real at the left (blank where there is none), generated at the right."""
     rows = []
     for number in range(len(CAPTCHA.classes)):
         left = real[0][real[1] == number] if real else np.empty((0, CAPTCHA.height, CAPTCHA.width), np.uint8)
-        right = made[0][made[1] == number]
+        right = generated[0][generated[1] == number]
         gap = np.full((CAPTCHA.height + 2, 12), 128, np.uint8)
         rows.append(np.hstack([_tiles(left, columns), gap, _tiles(right, columns)]))
     return np.vstack(rows)
@@ -57,7 +57,7 @@ def contact_sheet(real: Images | None, made: Images, columns: int = 16) -> np.nd
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generator", description=__doc__)
-    parser.add_argument("--images", type=int, default=4200, help="how many to make (4,200)")
+    parser.add_argument("--images", type=int, default=4200, help="how many to generate (4,200)")
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--output", type=Path, default=ROOT / ".scratch" / "benchmarks" / "generator")
     return parser.parse_args()
@@ -68,10 +68,10 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     archive = options.real / "kaptcha_characters.zip"
     start = time.process_time()
-    made = _labelled(generate(options.images))
-    speed = len(made[1]) / (time.process_time() - start)
+    generated = _labelled(generate(options.images))
+    speed = len(generated[1]) / (time.process_time() - start)
     sheet = options.output / "contact_sheet.png"
-    cv2.imwrite(str(sheet), contact_sheet(real_characters(archive) if archive.exists() else None, made))
+    cv2.imwrite(str(sheet), contact_sheet(real_characters(archive) if archive.exists() else None, generated))
     if not archive.exists():
         print(f"no real characters at {archive}: generated ones alone")
     print(f"{sheet}\n{speed:,.0f} images/s on one core")

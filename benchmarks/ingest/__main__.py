@@ -1,8 +1,8 @@
 """Ingestion against its targets and against other tools: `python -m benchmarks.ingest [--help]`.
 
-Makes the archives once (in `.scratch/benchmarks`), ingests them in processes of their own, watches their
-memory, and prints a table of ratios last, above it what each tool looks at. cleanvision and imagededup are
-measured on a sample, where `--tools` has made their environment (a few megabytes; torch is borrowed from this
+Generates the archives once (in `.scratch/benchmarks`), ingests them in processes of their own, watches their
+memory, and prints a table of ratios last, above it what each tool reads. cleanvision and imagededup are
+measured on a sample, where `--tools` created their environment (a few megabytes; torch is borrowed from this
 one). Nothing else should run meanwhile.
 """
 
@@ -47,7 +47,7 @@ class Ingestion:
 def archive(count: int, seed: int) -> Path:
     path = SCRATCH / f"images-{count}-{seed}.zip"
     if not path.exists():
-        print(f"making {path.name} (once)", flush=True)
+        print(f"generating {path.name} (once)", flush=True)
         write_archive(path, count, seed)
     return path
 
@@ -161,7 +161,7 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
     )
 
 
-def verdict(met: bool) -> str:
+def met_or_missed(met: bool) -> str:
     return "met" if met else "MISSED"
 
 
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
     parser.add_argument("--count", type=int, default=118_000, help="images of the first batch (118,000)")
     parser.add_argument("--sample", type=int, default=2_000, help="images for the other tools (2,000)")
-    parser.add_argument("--tools", action="store_true", help="make the other tools' environment first")
+    parser.add_argument("--tools", action="store_true", help="create the other tools' environment first")
     arguments = parser.parse_args()
     SCRATCH.mkdir(parents=True, exist_ok=True)
     if arguments.tools:
@@ -194,18 +194,24 @@ def main() -> None:
     print(f"{added.total:10.2f}{sum(added.cpu.values()):10.2f}")
     rows = [("", "measured", "target", "")]
     rate = whole.images / whole.total
-    rows.append((f"{whole.images:,} images", f"{whole.total:.1f} s", "20 s", verdict(whole.total <= 20)))
-    rows.append(("peak of memory", f"{whole.peak / 1e9:.2f} GB", "1.5 GB", verdict(whole.peak <= 1.5e9)))
+    rows.append(
+        (f"{whole.images:,} images", f"{whole.total:.1f} s", "20 s", met_or_missed(whole.total <= 20))
+    )
+    rows.append(
+        ("peak of memory", f"{whole.peak / 1e9:.2f} GB", "1.5 GB", met_or_missed(whole.peak <= 1.5e9))
+    )
     growth = large.peak / whole.peak
-    rows.append(("peak with twice the images", f"{growth:.2f} times", "1.2 times", verdict(growth <= 1.2)))
+    rows.append(
+        ("peak with twice the images", f"{growth:.2f} times", "1.2 times", met_or_missed(growth <= 1.2))
+    )
     share = added.total / whole.total
-    rows.append(("1,000 more images", f"{share:.1%} of the first", "10%", verdict(share <= 0.1)))
+    rows.append(("1,000 more images", f"{share:.1%} of the first", "10%", met_or_missed(share <= 0.1)))
     # the loop does what the image table needs and no more: no duplicates but exact ones, no validation
     ratio = float(loop) / whole.seconds["image_table"]
-    rows.append(("Pillow loop, one core", f"{ratio:.1f} times as long", "3 times", verdict(ratio >= 3)))
+    rows.append(("Pillow loop, one core", f"{ratio:.1f} times as long", "3 times", met_or_missed(ratio >= 3)))
     for (name, other), least in zip(tool_rates(first, arguments.sample), (15, 5), strict=True):
         measured = f"{rate / other:.1f} times as long" if other else "not measured: --tools"
-        rows.append((name, measured, f"{least} times", verdict(rate / other >= least) if other else ""))
+        rows.append((name, measured, f"{least} times", met_or_missed(rate / other >= least) if other else ""))
     print("\nWhat each looks at that the others do not:")
     for name, looked_at in CHECKED.items():
         print(textwrap.fill(f"{name}: {looked_at}", 110, initial_indent="  ", subsequent_indent="    "))

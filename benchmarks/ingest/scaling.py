@@ -1,6 +1,6 @@
 """Index and splits at growing sizes: `python -m benchmarks.ingest.scaling [ROWS ...]`.
 
-Makes image tables of batches of 100,000 images each (once, in `.scratch/benchmarks`; 2.2 GB per million):
+Builds image tables of batches of 100,000 images each (once, in `.scratch/benchmarks`; 2.2 GB per million):
 generated characters, shifted at random and under a random shade, one in fifty a noisy copy of another. Builds
 the index and the splits of the first ROWS in a process of its own each, and prints time and memory, and last
 how many times as long each took as the size before it. For ten million rows, and to leave nothing behind:
@@ -26,7 +26,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.ingest_worker import CHUNK, arrow_array, binary_array
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, TableWriter
 from captcha_assets.sources.generator import generate
@@ -45,7 +45,7 @@ def shades(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def varied(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another picture of each character: moved by up to four pixels, under a shade, every fiftieth a copy."""
+    """Another image of each character: moved by up to four pixels, under a shade, every fiftieth a copy."""
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4)), mode="edge")
     down, across = rng.integers(0, 9, (2, len(images)))
     rows, columns = np.arange(52), np.arange(32)
@@ -107,8 +107,8 @@ def sizes(rows: int) -> list[int]:
     return [min(BATCH, rows - start) for start in range(0, rows, BATCH)]
 
 
-def make(rows: int) -> None:
-    """Make the tables that are not there yet, on all cores."""
+def build_missing(rows: int) -> None:
+    """Build the tables that are not there yet, on all cores."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(batch, range(len(sizes(rows))), sizes(rows)))
 
@@ -145,7 +145,7 @@ def main() -> None:
         return
     results = []
     for rows in arguments.rows:
-        make(rows)
+        build_missing(rows)
         command = [sys.executable, "-m", "benchmarks.ingest.scaling", "--measure", str(rows)]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results.append({"rows": rows, **json.loads(line)})

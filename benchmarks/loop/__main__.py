@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.loop.processes import Home, LoopError
 from captcha_assets.serving.client import PredictionClient
-from captcha_assets.sources.captcha_image import FACES, Face, Faces
 from captcha_assets.sources.generator import generate
+from captcha_assets.sources.kaptcha import FACES, Face, Faces
 
 SERIF: Faces = ((Face("DejaVuSerif-Bold"),),) * 2
 
-#: What is made of a day's predictions, and what a new batch becomes before a training.
+#: The assets of a day of the service, and those of a new batch before a training.
 DAYS = "key:prediction_log or key:drift_report"
 THROUGH_SPLITS = (
     "key:prediction_log or key:corrections or +key:splits or key:rejected_images or key:data_snapshot"
@@ -38,7 +38,7 @@ _PATIENCE = 900
 
 @dataclass(frozen=True)
 class Size:
-    """How much is made: images of the first batch, of a stream, of a fresh stream; epochs."""
+    """The size of a run: images of the first batch, of a stream, of a fresh stream; epochs."""
 
     batch: int
     stream: int
@@ -173,8 +173,8 @@ def _new_model(home: Home, client: PredictionClient, champion: str) -> str:
     """Wait until the service answers with another model, and return it."""
     until = time.monotonic() + _PATIENCE
     while (now := client.ready()) == champion:
-        if refused := home.not_promoted():
-            raise LoopError(f"the candidate is not promoted: {refused}")
+        if reason := home.not_promoted():
+            raise LoopError(f"the candidate is not promoted: {reason}")
         if time.monotonic() > until:
             raise LoopError(f"no other model answers after {_PATIENCE} s: see {home.folder}/daemon.log")
         time.sleep(2)

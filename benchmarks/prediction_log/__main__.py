@@ -53,11 +53,11 @@ def prediction(name: str, probabilities: np.ndarray) -> Prediction:
 
 def writing(url: str, rows: int) -> dict[str, float]:
     probabilities = np.random.default_rng(1).dirichlet(np.ones(len(CAPTCHA.classes)), rows)
-    made = [prediction(f"{number:012d}", probabilities[number]) for number in range(rows)]
+    predictions = [prediction(f"{number:012d}", probabilities[number]) for number in range(rows)]
     with open_prediction_log(url, buffer=rows) as log:
-        log.recent(1)  # makes the tables
+        log.recent(1)  # creates the tables
         began, cpu = time.perf_counter(), time.process_time()
-        for one in made:
+        for one in predictions:
             log.record(one)
         recorded = time.perf_counter() - began
         assert log.flush(600)

@@ -1,9 +1,10 @@
 """How often the promotion rule is right: `python -m benchmarks.promotion`.
 
 Simulates a champion and candidates that are truly worse, equal or better by so many points, on test splits of
-several sizes, and asks the very functions that the platform asks (`captcha_assets.evaluation.compare`) what
-they decide: once, and over 50 candidates in a row on one test split, where whoever is promoted is the next
-champion. Prints the tables of docs/promotion.md. Takes a few minutes on one core.
+several sizes, and asks the very functions that the platform asks
+(`captcha_assets.evaluation.candidate_comparison`) what they decide: once, and over 50 candidates in a row on
+one test split, where whoever is promoted is the next champion. Prints the tables of
+docs/promotion.md. Takes a few minutes on one core.
 
 A model reads an image correctly if the image is easy enough for it: a normal score of the image, shared by
 all models, plus one of the model on that image lies below a threshold. `--shared` is the image's part of the
@@ -21,7 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from captcha_assets.evaluation.compare import PairedCounts, PromotionLimits, accuracy_criteria, count_pairs
+from captcha_assets.evaluation.candidate_comparison import (
+    PairedCounts,
+    PromotionLimits,
+    accuracy_criteria,
+    count_pairs,
+)
 
 CLASSES = tuple(f"class {number:02}" for number in range(20))
 #: Points by which the candidate is truly better than the champion.
@@ -80,14 +86,14 @@ class Once:
     vetoed: float
 
 
-def once(images: int, difference: float, rounds: int, told: argparse.Namespace) -> Once:
+def once(images: int, difference: float, rounds: int, options: argparse.Namespace) -> Once:
     """Judge one candidate, on a new test split each time."""
-    rng, outcomes = np.random.default_rng(told.seed), []
+    rng, outcomes = np.random.default_rng(options.seed), []
     for _ in range(rounds):
-        world = World.drawn(images, told.shared, rng)
-        champion = world.answers(told.accuracy)
-        counts = world.count(champion, world.answers(capped(told.accuracy + difference / 100)))
-        no_worse, newer, recall = accuracy_criteria(counts, told.limits, newer_data=NEWER)
+        world = World.drawn(images, options.shared, rng)
+        champion = world.answers(options.accuracy)
+        counts = world.count(champion, world.answers(capped(options.accuracy + difference / 100)))
+        no_worse, newer, recall = accuracy_criteria(counts, options.limits, newer_data=NEWER)
         fit = no_worse.passed and recall.passed
         outcomes.append((fit, fit and bool(newer.figures["superior"]), not recall.passed))
     return Once(*(fmean(column) for column in zip(*outcomes, strict=True)))
@@ -103,23 +109,23 @@ class Row:
     flattered: float
 
 
-def row(images: int, difference: float, rounds: int, newer: bool, told: argparse.Namespace) -> Row:
+def row(images: int, difference: float, rounds: int, newer: bool, options: argparse.Namespace) -> Row:
     """Judge candidates in a row on one test split, again and again.
 
     A worse or equal candidate is so much worse than the champion that it meets; a better one is so much
     better than the first champion.
     """
-    rng, outcomes = np.random.default_rng(told.seed + 1), []
+    rng, outcomes = np.random.default_rng(options.seed + 1), []
     for _ in range(rounds):
-        world = World.drawn(images, told.shared, rng)
-        outcomes.append(_walk(world, difference / 100, newer, told))
+        world = World.drawn(images, options.shared, rng)
+        outcomes.append(_walk(world, difference / 100, newer, options))
     return Row(*(fmean(column) for column in zip(*outcomes, strict=True)))
 
 
 def _walk(
-    world: World, difference: float, newer: bool, told: argparse.Namespace
+    world: World, difference: float, newer: bool, options: argparse.Namespace
 ) -> tuple[bool, int, float, float]:
-    first = champion = reference = Model(told.accuracy, world.answers(told.accuracy))
+    first = champion = reference = Model(options.accuracy, world.answers(options.accuracy))
     promotions = 0
     for _ in range(IN_A_ROW):
         base = first.accuracy if difference > 0 else champion.accuracy
@@ -127,10 +133,10 @@ def _walk(
         candidate = Model(accuracy, world.answers(accuracy))
         criteria = accuracy_criteria(
             world.count(champion.right, candidate.right),
-            told.limits,
+            options.limits,
             newer_data=NEWER if newer else None,
             reference=world.count(reference.right, candidate.right)
-            if told.reference and reference is not champion
+            if options.reference and reference is not champion
             else None,
         )
         if all(criterion.passed for criterion in criteria):
@@ -162,12 +168,12 @@ def discordant(shared: float, accuracy: float) -> float:
     return float((world.answers(accuracy) != world.answers(accuracy)).mean())
 
 
-def lines_once(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def lines_once(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Judge one candidate for each size and difference."""
-    for images in told.images:
+    for images in options.images:
         for difference in DIFFERENCES:
-            rounds = max(200, told.rounds // max(1, images // 3000))
-            found = once(images, difference, rounds, told)
+            rounds = max(200, options.rounds // max(1, images // 3000))
+            found = once(images, difference, rounds, options)
             newer, same = (
                 f"promoted {percent(share)}" if difference <= 0 else f"not promoted {percent(1 - share)}"
                 for share in (found.newer, found.same)
@@ -175,13 +181,13 @@ def lines_once(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
             yield f"{images:,}", f"{difference:+g}", newer, same, percent(found.vetoed)
 
 
-def lines_in_a_row(told: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def lines_in_a_row(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
     """Judge 50 in a row for each size and difference, with newer data and without."""
-    for images in told.images:
+    for images in options.images:
         for difference in (-2.0, -1.0, -0.5, -0.25, 0.0, 0.5, 1.0, 2.0):
             for newer in (True, False):
-                rounds = max(20, told.walks // max(1, images // 3000))
-                found = row(images, difference, rounds, newer, told)
+                rounds = max(20, options.walks // max(1, images // 3000))
+                found = row(images, difference, rounds, newer, options)
                 some = percent(found.any) if difference <= 0 else percent(1 - found.any)
                 yield (
                     f"{images:,}",
@@ -213,16 +219,16 @@ def main() -> None:
         help="do without the criterion that small losses must not add up",
     )
     parser.add_argument("--seed", type=int, default=1)
-    told = parser.parse_args()
-    told.limits = PromotionLimits(margin=told.margin, level=told.level)
-    differ = percent(discordant(told.shared, told.accuracy))
+    options = parser.parse_args()
+    options.limits = PromotionLimits(margin=options.margin, level=options.level)
+    differ = percent(discordant(options.shared, options.accuracy))
     print(
-        f"First champion: {percent(told.accuracy)}; margin {100 * told.margin:g} points; "
-        f"level {told.level:g}. "
+        f"First champion: {percent(options.accuracy)}; margin {100 * options.margin:g} points; "
+        f"level {options.level:g}. "
         f"Two models of that accuracy differ on {differ} of the images.\n"
     )
     headings = ("test images", "candidate, points", "newer data", "same data", "vetoed by a class")
-    table(headings, lines_once(told))
+    table(headings, lines_once(options))
     headings = (
         "test images",
         "candidate, points",
@@ -232,7 +238,7 @@ def main() -> None:
         "champion's true accuracy in the end, points",
         "its measured accuracy is too high by, points",
     )
-    table(headings, lines_in_a_row(told))
+    table(headings, lines_in_a_row(options))
 
 
 if __name__ == "__main__":

@@ -242,17 +242,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--only", help="servers whose name holds this")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 10, 64])
-    told = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        compare(Path(home), told)
+        compare(Path(home), options)
 
 
-def compare(home: Path, told: argparse.Namespace) -> None:
+def compare(home: Path, options: argparse.Namespace) -> None:
     """Measure each server and print its rows."""
     exported, files, pixels = make_home(home), png_files(FILES), images(FILES)
     predictor = OnnxPredictor(exported)
     environment = {**os.environ, "CAPTCHA_HOME": str(home), VARIABLE: str(exported)}
-    before = limit(predictor, pixels, told.seconds / 5)
+    before = limit(predictor, pixels, options.seconds / 5)
     cores = len(os.sched_getaffinity(0))
     print(
         f"{cores} cores, load of the machine {os.getloadavg()[0]:.1f}; the session alone: "
@@ -261,16 +261,16 @@ def compare(home: Path, told: argparse.Namespace) -> None:
     )
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     for server in servers(port := free_port()):
-        if told.only and told.only not in server.name:
+        if options.only and options.only not in server.name:
             continue
         url = f"http://127.0.0.1:{port}{server.path}"
         with started(server, url, server.bodies(files)[0], environment) as process:
-            load(server, url, files, 10, told.seconds / 5)  # warm
-            for connections in told.connections:
+            load(server, url, files, 10, options.seconds / 5)  # warm
+            for connections in options.connections:
                 cpu = cpu_seconds(process)
-                found = load(server, url, files, connections, told.seconds)
+                found = load(server, url, files, connections, options.seconds)
                 cpu = cpu_seconds(process) - cpu
-                after = limit(predictor, pixels, told.seconds / 10)
+                after = limit(predictor, pixels, options.seconds / 10)
                 around = (before.per_second + after.per_second) / 2
                 print(row(server, found, cpu, around, (before.one_ms + after.one_ms) / 2), flush=True)
                 before = after

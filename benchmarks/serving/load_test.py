@@ -84,16 +84,16 @@ def main() -> None:
     parser.add_argument("--url", help="of a service that runs")
     parser.add_argument("--seconds", type=int, default=20, help="of each number of users")
     parser.add_argument("--plot", type=Path, default=Path("load-test.png"))
-    told = parser.parse_args()
+    options = parser.parse_args()
     found: dict[int, dict[str, float]] = {}
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}\n")
     print(f"| users | {' | '.join(FIGURES)} |\n|---{'|---' * len(FIGURES)}|", flush=True)
-    with service(told.url) as url:
+    with service(options.url) as url:
         for users in USERS:
-            found[users] = under(users, url, told.seconds)
+            found[users] = under(users, url, options.seconds)
             print(f"| {users} | {' | '.join(f'{one:.0f}' for one in found[users].values())} |", flush=True)
-    plot(found, told.plot)
-    print(f"\nplot: {told.plot}")
+    plot(found, options.plot)
+    print(f"\nplot: {options.plot}")
 
 
 if __name__ == "__main__":

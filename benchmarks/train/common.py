@@ -61,7 +61,7 @@ def cpu_seconds() -> float:
 
 
 def conditions(rounds: int) -> str:
-    """What a comparison was made under."""
+    """The conditions of a comparison."""
     return f"median of {rounds} rounds on {DEVICE.type}, {torch.get_num_threads()} threads"
 
 
@@ -96,7 +96,7 @@ class Clock(pl.Callback):
 
 
 def train(
-    made: nn.Module,
+    network: nn.Module,
     data: SplitData,
     settings: TrainingSettings,
     report: Callable[[str], None] = lambda _: None,
@@ -106,6 +106,6 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(settings, Path(folder), report)
         trainer.callbacks.insert(0, clock)
-        module = Classifier(made, settings)
+        module = Classifier(network, settings)
         trainer.fit(module, datamodule=data)
     return module, clock

@@ -1,6 +1,6 @@
 """How long the validation of the tables takes: `python -m benchmarks.validation`.
 
-Makes tables of 118,000 images that meet every expectation, and tables in which every fourth image meets
+Writes tables of 118,000 images that meet every expectation, and tables in which every fourth image meets
 hardly any; validates each several times in this process, and prints the fastest, warm. The second figure is
 the ratio to Polars reading the same columns and counting the values of each.
 """
@@ -16,7 +16,7 @@ import polars as pl
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import INDEX_SCHEMA
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
 from captcha_assets.quality import validation

@@ -1,4 +1,4 @@
-"""`captcha-assets automation`: whether the platform runs by itself."""
+"""`captcha-assets automation`: switches the sensors of unattended operation."""
 
 import click
 
@@ -7,13 +7,13 @@ from captcha_assets.settings import Settings
 
 @click.group()
 def automation() -> None:
-    """Run by itself, or not: on, off, show."""
+    """Unattended operation: on, off, show."""
 
 
 @automation.command()
 @click.pass_obj
 def on(settings: Settings) -> None:
-    """Take batches from the inbox, make what has new input, retrain when there is a reason."""
+    """Take batches from the inbox, materialize what has new input, retrain when a trigger fires."""
     from captcha_assets.cli.orchestration import staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
@@ -23,23 +23,22 @@ def on(settings: Settings) -> None:
         stale = staleness.plan(quiet_definitions(), instance, staleness.selected("*"))
     if stale:
         click.echo(
-            f"{len(stale)} are not up to date now; what became stale before is brought up to date by: "
-            "captcha-assets update"
+            f"{len(stale)} are stale now; materialize what became stale before with: captcha-assets update"
         )
-    click.echo("the daemon does it: keep `captcha-assets ui` (or `dg dev`) running")
+    click.echo("the daemon runs the sensors: keep `captcha-assets ui` (or `dg dev`) running")
 
 
 @automation.command()
 @click.pass_obj
 def off(settings: Settings) -> None:
-    """Start nothing any more; what runs already goes on."""
+    """Start no further runs; those under way continue."""
     _switch(settings, on=False)
 
 
 @automation.command()
 @click.pass_obj
 def show(settings: Settings) -> None:
-    """Say what is on."""
+    """Show which sensors are on."""
     _show(settings)
 
 

@@ -1,4 +1,4 @@
-"""`captcha-assets backfill`: making chosen partitions anew."""
+"""`captcha-assets backfill`: materializes chosen partitions again."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -28,66 +28,66 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="",
     metavar="[NAME]",
-    help="Go on with a backfill that was interrupted or had failures; the last one if not named.",
+    help="Resume a backfill that was interrupted or had failures; the latest one if not named.",
 )
 @click.pass_obj
-def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **cuts: str | None) -> None:
-    """Make ASSETs anew for chosen partitions, stale or not, one after the other, to completion."""
+def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **partitions: str | None) -> None:
+    """Materialize the chosen partitions of ASSETs, stale or not, one after the other, to completion."""
     from captcha_assets.cli.orchestration import backfills
     from captcha_assets.cli.orchestration.instance import open_instance
 
     if bool(assets) == (resume is not None):
-        raise click.UsageError("name the assets to make, or --resume")
+        raise click.UsageError("name the assets to materialize, or --resume")
     definitions = quiet_definitions()
     with open_instance(settings) as instance:
         if resume is not None:
             chosen = backfills.find(settings.paths, resume)
         else:
-            wanted = {cut: _keys(keys) for cut, keys in cuts.items() if keys is not None}
+            wanted = {name: _keys(keys) for name, keys in partitions.items() if keys is not None}
             try:
                 steps = backfills.plan(definitions, instance, assets, wanted)
             except backfills.BackfillError as error:
                 raise click.UsageError(str(error)) from error
             chosen = backfills.begin(settings.paths, steps)
-        _make(settings.paths, definitions, instance, chosen)
+        _run(settings.paths, definitions, instance, chosen)
 
 
 def _keys(keys: str) -> list[str] | None:
     return None if keys == "all" else [key.strip() for key in keys.split(",") if key.strip()]
 
 
-def _make(
+def _run(
     paths: Paths, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.cli.orchestration import backfills, command_process
+    from captcha_assets.cli.orchestration import backfills, command_lock
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
     try:
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
-            click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were made before")
-        with command_process.alone(instance, click.echo):
-            outcomes.extend(_shown(backfills.make(paths, definitions, instance, chosen), len(steps)))
+            click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were materialized before")
+        with command_lock.alone(instance, click.echo):
+            outcomes.extend(_shown(backfills.run(paths, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
         if not left:
-            backfills.forget(paths, chosen)
+            backfills.delete_record(paths, chosen)
             raise Interrupted(words) from stop
-        raise Interrupted(f"{words}; go on with: {again}") from stop
+        raise Interrupted(f"{words}; resume with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     if not outcomes:
         click.echo("there is no partition of these assets yet (see batch add, sweep run)")
-    click.echo(f"{len(outcomes) - len(failed)} made, {len(failed)} failed")
+    click.echo(f"{len(outcomes) - len(failed)} materialized, {len(failed)} failed")
     for outcome in failed:
         click.echo(f"  {outcome.step}: {outcome.error}")
     if failed:
-        raise click.ClickException(f"{len(failed)} failed; try just these again with: {again}")
+        raise click.ClickException(f"{len(failed)} failed; try them again with: {again}")
 
 
 def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]":
-    """Pass on the outcomes; show how far it is: a bar on a terminal, otherwise a line a step."""
+    """Pass on the outcomes and show progress: a bar on a terminal, otherwise one line per step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

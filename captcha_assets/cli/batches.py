@@ -29,7 +29,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     """Register the batch NAME from SOURCE.
 
     SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
-    has changed is registered anew.
+    has changed is registered again.
     """
     from captcha_assets.sources import registrations
     from captcha_assets.sources.archives import BatchError
@@ -50,7 +50,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the batches: delivered, usable, rejected, duplicates, checks."""
+    """List the batches: files delivered, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.registrations import known_batches
 
@@ -65,7 +65,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 def remove(settings: Settings, name: str) -> None:
     """Remove the batch NAME: its archive, its tables, its reports, its partition.
 
-    Its images keep their split assignments, and have the same splits if they come back.
+    The split assignments of its images are kept: images that come back have the same splits.
     """
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.batch_removal import remove_batch
@@ -91,7 +91,7 @@ def _say(line: str) -> None:
 
 
 def _check_idle(instance: "dg.DagsterInstance", name: str) -> None:
-    """Refuse while a run works on the batch: it would make again what is removed."""
+    """Raise an error while a run works on the batch: the run would write again what is removed."""
     import dagster as dg
 
     statuses = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -18,7 +18,9 @@ class _Kind:
 
 
 _DATABASE = "Dagster's database in {dagster_home}: "
-_DATABASE_ADVICE = "free some space if it is full; move it away if it is damaged, and Dagster makes another"
+_DATABASE_ADVICE = (
+    "free some space if it is full; move it away if it is damaged, and Dagster creates a new one"
+)
 _STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
 
 _PLACES = "CAPTCHA_HOME and CAPTCHA_ARTIFACTS say where things are kept: it must be possible to write there"

@@ -1,4 +1,4 @@
-"""`captcha-assets lineage`: where a thing comes from, and what was made of it."""
+"""`captcha-assets lineage`: what a model, batch, image or prediction was derived from and used for."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("what")
-@click.option("--up", "direction", flag_value="up", help="Only where it comes from.")
-@click.option("--down", "direction", flag_value="down", help="Only what was made of it.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: what, made_from, used_for.")
+@click.option("--up", "direction", flag_value="up", help="Only what it was derived from.")
+@click.option("--down", "direction", flag_value="down", help="Only what it was used for.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what, derived_from, used_for.")
 @click.pass_obj
 def lineage(settings: Settings, what: str, direction: str | None, as_json: bool) -> None:
-    """Trace WHAT back to where it comes from, and on to what was made of it.
+    """Show what WHAT was derived from and what it was used for.
 
     WHAT is a model (its id, champion or candidate), a batch, an image's id, or the inference id of a served
     prediction; of a model's or an image's id, the first characters are enough.
@@ -31,7 +31,7 @@ def lineage(settings: Settings, what: str, direction: str | None, as_json: bool)
     found = trace(settings.paths, what, prediction)
     if as_json:
         values = found.to_dict()
-        dropped = {"up": "used_for", "down": "made_from"}.get(direction or "")
+        dropped = {"up": "used_for", "down": "derived_from"}.get(direction or "")
         click.echo(json.dumps({key: value for key, value in values.items() if key != dropped}))
     else:
         _print(found, direction)
@@ -42,7 +42,10 @@ def _print(found: "Lineage", direction: str | None) -> None:
     from rich.tree import Tree
 
     tree = Tree(_label(found.what), guide_style="dim")
-    for side, words, nodes in (("up", "made from", found.made_from), ("down", "used for", found.used_for)):
+    for side, words, nodes in (
+        ("up", "derived from", found.derived_from),
+        ("down", "used for", found.used_for),
+    ):
         if direction in (None, side):
             branch = tree.add(f"[bold]{words}[/bold]" + ("" if nodes else ": nothing that is known"))
             for node in nodes:

@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH..."
 )
 @click.option("--model", default="champion", show_default=True, metavar="champion|candidate|FOLDER")
-@click.option("--url", metavar="URL", help="Ask the service there (captcha-assets serve) instead.")
+@click.option(
+    "--url", metavar="URL", help="Address of a service (captcha-assets serve) that predicts instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: path, label, probability.")
 @click.pass_context
 def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
-    """Classify image files (or in all image files of a folder).
+    """Classify image files, or all image files of a folder.
 
-    What cannot be read gets a line on standard error; the exit status is 1 then. With --url, the variable
-    CAPTCHA_API_KEY may hold the key that the service wants.
+    A file that cannot be read gets a line on standard error, and the exit status is 1. With --url, the
+    variable CAPTCHA_API_KEY may hold the API key of the service.
     """
     settings: Settings = ctx.obj
     if url and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE:
-        raise click.UsageError("--url asks the model that the service has: leave --model out")
+        raise click.UsageError("--url uses the model of the service: leave --model out")
     spec = load_dataset(settings.dataset)
     files, unreadable = _image_files(paths, spec), 0
     readings = _served_readings(url, files) if url else _own_readings(settings, model, files, spec)
@@ -116,7 +118,7 @@ def _not_blank(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
-_reason = click.option("--reason", required=True, callback=_not_blank, help="Why, for the history.")
+_reason = click.option("--reason", required=True, callback=_not_blank, help="The reason, for the history.")
 
 
 @click.group()
@@ -133,7 +135,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 
     rows = overview.list_models(settings.paths)
     if not rows and not as_json:
-        click.echo("there is no model yet; make one with: captcha-assets update")
+        click.echo("there is no model yet; train one with: captcha-assets update")
         return
     print_rows(["model", "role", "test accuracy", "trained on"], rows, as_json=as_json)
 
@@ -152,7 +154,7 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @model.command()
 @click.argument("name")
 @_reason
-@click.option("--force", is_flag=True, help="Though it was never evaluated or exported, or was refused.")
+@click.option("--force", is_flag=True, help="Even if it was never evaluated or exported, or was refused.")
 @click.pass_obj
 def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Make the model NAME (an id, or `candidate`) the champion."""
@@ -163,11 +165,11 @@ def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
 
 @model.command()
 @_reason
-@click.option("--to", metavar="MODEL", help="Back to this one; by default the one that served before.")
-@click.option("--force", is_flag=True, help="With --to: though it was refused, or is not exported.")
+@click.option("--to", metavar="MODEL", help="Go back to this model; by default the one that served before.")
+@click.option("--force", is_flag=True, help="With --to: even if it was refused or is not exported.")
 @click.pass_obj
 def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> None:
-    """Make the champion of before serve again; what it replaces is not promoted by itself any more.
+    """Make the previous champion serve again; the model it replaces is not promoted automatically again.
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
     """
@@ -200,7 +202,9 @@ def export(settings: Settings, name: str) -> None:
     parity = export_stored(settings.paths, name)
     click.echo(f"exported: the same class on {parity.agreement:.2%} of {parity.images:,} images")
     if not parity.passed:
-        raise click.ClickException("the export does not say the same as the model: do not serve it")
+        raise click.ClickException(
+            "the export and the model give different predictions: do not serve the export"
+        )
 
 
 @model.command()
@@ -208,7 +212,7 @@ def export(settings: Settings, name: str) -> None:
 @_reason
 @click.pass_obj
 def refuse(settings: Settings, name: str, reason: str) -> None:
-    """Keep the model NAME (an id, or `candidate`) from being promoted by itself."""
+    """Keep the model NAME (an id, or `candidate`) from being promoted automatically."""
     from captcha_assets.models import registry
     from captcha_assets.models.predict_files import resolve
 
@@ -229,7 +233,7 @@ def history(settings: Settings, as_json: bool) -> None:
 
 
 def _announce(settings: Settings, champion: "Champion") -> None:
-    """Say who serves now, here and in Dagster."""
+    """Print which model serves now, and report it to Dagster."""
     from captcha_assets.cli.orchestration.champion_events import report_champion
     from captcha_assets.cli.orchestration.instance import open_instance
 

@@ -1,4 +1,4 @@
-"""`captcha-assets profile`: what the time of a training step goes to."""
+"""`captcha-assets profile`: a trace of training steps."""
 
 import os
 from pathlib import Path
@@ -78,6 +78,6 @@ def _generated(count: int) -> tuple[Any, Any]:
     from captcha_assets.dataset import CAPTCHA
     from captcha_assets.sources.generator import generate
 
-    click.echo("this home has no splits yet: generated images are taken")
+    click.echo("this home has no splits yet: tracing on generated images")
     labels, images = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
     return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])

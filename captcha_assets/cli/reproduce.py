@@ -48,7 +48,7 @@ def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> 
 
 def _lines(result: "Reproduction") -> Iterator[str]:
     for difference in result.differences:
-        yield f"not as it was: {difference}"
+        yield f"changed since: {difference}"
     if result.same:
         yield f"the same model, bit for bit: {result.model_id}"
         return

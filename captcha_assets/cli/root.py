@@ -30,7 +30,7 @@ class _Root(click.Group):
             return super().invoke(ctx)
         except click.ClickException as error:
             if interrupts.received() and not isinstance(error, process.Interrupted):
-                raise process.Interrupted from error  # what a library made of the interrupt
+                raise process.Interrupted from error  # a library's own error for the interrupt
             raise
         except (click.exceptions.Exit, click.Abort):
             raise  # click's own, and RuntimeErrors
@@ -48,8 +48,9 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
         return process.Interrupted()
     if isinstance(error, BrokenPipeError) and error.filename == process.STANDARD_OUTPUT:
         return error  # click ends without a word, as other commands do whose reader has gone away
-    place = os.environ.get("DAGSTER_HOME") or (settings.paths.dagster_home if settings else "DAGSTER_HOME")
-    return click.ClickException(errors.in_one_line(error, place))
+    default = settings.paths.dagster_home if settings else "DAGSTER_HOME"
+    dagster_home = os.environ.get("DAGSTER_HOME") or default
+    return click.ClickException(errors.in_one_line(error, dagster_home))
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

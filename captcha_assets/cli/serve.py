@@ -17,7 +17,7 @@ from captcha_assets.settings import Settings
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.pass_obj
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve the champion over HTTP until interrupted; a promotion or rollback is noticed by itself.
+    """Serve the champion over HTTP until interrupted; a promotion or rollback takes effect without a restart.
 
     Settings are in docs/serving.md.
     """
@@ -48,12 +48,14 @@ def serve(settings: Settings, host: str, port: int) -> None:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     """Say where the service is, and that it waits where there is no champion."""
     from captcha_assets.models import registry
-    from captcha_assets.models.records import RegistryError
+    from captcha_assets.models.registry_records import RegistryError
 
     address, number, *_ = listener.getsockname()
     named = f"[{address}]" if ":" in address else address
     click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
-    with suppress(RegistryError):  # the service says so itself, and looks again
+    with suppress(RegistryError):  # the service reports it itself, and reads again
         if registry.champion(settings.paths.models) is None:
-            click.echo("there is no champion yet: answers are 503 until captcha-assets update makes one")
+            click.echo(
+                "there is no champion yet: answers are 503 until captcha-assets update has promoted one"
+            )
     interrupts.check()

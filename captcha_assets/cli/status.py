@@ -1,4 +1,4 @@
-"""`captcha-assets status`: how the home stands."""
+"""`captcha-assets status`: the state of the home."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from captcha_assets.settings import Settings
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
-    """Say what is stale and why, what waits, which model serves, and how the last drift check ended."""
+    """Show which model serves, what is stale and why, what waits, and the last drift check."""
     found = {
         "champion": _champion(settings.paths),
         **_state(settings),
@@ -31,7 +31,7 @@ def status(settings: Settings, as_json: bool) -> None:
 
 
 def _state(settings: Settings) -> dict[str, Any]:
-    """What Dagster says of the home, after lost files were reported to it."""
+    """Dagster's state of the home, after lost files were reported to it."""
     from captcha_assets.cli.orchestration import instance_status
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
@@ -43,7 +43,7 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures, quantized
-    from captcha_assets.models.records import RegistryError
+    from captcha_assets.models.registry_records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
@@ -77,7 +77,7 @@ def _quarantined(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _inbox(paths: Paths) -> list[dict[str, str]]:
-    """What lies in the inbox, and why it is still there."""
+    """The files in the inbox, and why each is still there."""
     from captcha_assets.sources import inbox
 
     found = inbox.scan(paths)
@@ -136,18 +136,18 @@ def _run(run: dict[str, Any]) -> str:
     where = f" [{run['partition']}]" if run["partition"] else ""
     why = f": {run['why']}" if run["why"] else ""
     advice = (
-        "; if the machine or container that makes it is gone, terminate it in the UI"
+        "; if the machine or container that executes it is gone, terminate it in the UI"
         if run["of_unknown_process"]
         else ""
     )
-    said = f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}, {run['makes']}{where}{why}"
-    return said + advice
+    run_state = f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}"
+    return f"{run_state}, {run['materializes']}{where}{why}{advice}"
 
 
 _HOW_TO_SERVE_AGAIN = (
-    "an export is made again by captcha-assets model export champion, a model folder is restored from a "
-    "backup, or made again by captcha-assets update while it is the candidate; or let another model serve "
-    "(captcha-assets model promote)"
+    "restore an export with captcha-assets model export champion, a model folder from a backup, or with "
+    "captcha-assets update while it is the candidate; or let another model serve (captcha-assets model "
+    "promote)"
 )
 
 

@@ -1,4 +1,4 @@
-"""`captcha-assets sweep`: searching for settings of the training, and making the best ones the training's."""
+"""`captcha-assets sweep`: searches for training settings, and makes the best ones the production settings."""
 
 import json
 import os
@@ -50,12 +50,12 @@ def start(settings: Settings, file: Path | None) -> None:
 
 
 def _loaded(paths: Paths, file: Path | None) -> "tuple[Path, Sweep]":
-    """Read the file that is meant, and say which that is where none was named."""
+    """Read the file, or the default file where none was named, and print which one that is."""
     from captcha_assets.sweeps import definition
 
     if file is None:
         file = paths.sweep_file
-        click.echo(f"no FILE was named: {file} is taken")
+        click.echo(f"no FILE was named: using {file}")
     return file, definition.load(file)
 
 
@@ -78,15 +78,15 @@ def run(settings: Settings, file: Path | None) -> None:
     """Register the trials of FILE, train those that are missing or out of date, and rank them.
 
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
-    train side by side as the pool `sweep` has slots; one, unless it was given more.
+    train in parallel as the pool `sweep` has slots; one, unless it was given more.
     """
-    from captcha_assets.cli.orchestration import command_process, execution, staleness
+    from captcha_assets.cli.orchestration import command_lock, execution, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
     from captcha_assets.defs import lost_outputs
 
     chosen, definitions = _loaded(settings.paths, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, command_process.alone(instance, click.echo):
+    with open_instance(settings) as instance, command_lock.alone(instance, click.echo):
         _register(settings.paths, instance, chosen)
         # A trial whose record is lost or damaged is trained again.
         lost_outputs.report(settings.paths, instance)
@@ -112,21 +112,21 @@ def _run_trials(
     """Materialize the steps, print what became of each, and return the trials that failed."""
     number, failed = 0, []
     try:
-        with closing(_made(settings, definitions, instance, steps)) as made:
-            for trial, error in made:
+        with closing(_results(settings, definitions, instance, steps)) as results:
+            for trial, error in results:
                 number += 1
                 click.echo(f"[{number}/{len(steps)}] {_became(settings.paths, trial, error)}")
                 failed += [trial] if error else []
     except KeyboardInterrupt as stop:
-        message = f"interrupted after {number} of {len(steps)} trials; the same command goes on from there"
+        message = f"interrupted after {number} of {len(steps)} trials; the same command continues from there"
         raise Interrupted(message) from stop
     return failed
 
 
-def _made(
+def _results(
     settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", steps: Sequence["Step"]
 ) -> Generator[tuple[str, str | None], None, None]:
-    """Make the steps, as many at a time as the pool has slots; yield each trial and why it failed."""
+    """Materialize the steps, as many at once as the pool has slots; yield each trial and why it failed."""
     from captcha_assets.cli.orchestration import execution
 
     slots = instance.event_log_storage.get_concurrency_info("sweep").slot_count or 1
@@ -138,7 +138,7 @@ def _made(
     pool, started = ThreadPoolExecutor(slots), list[subprocess.Popen[str]]()
     try:
         waiting = {
-            pool.submit(_made_in_process, settings.paths, str(step.partition), started): step
+            pool.submit(_trained_in_process, settings.paths, str(step.partition), started): step
             for step in steps
         }
         interrupts.check()
@@ -151,8 +151,8 @@ def _made(
         pool.shutdown()
 
 
-def _made_in_process(paths: Paths, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
-    """Make a trial in a process of its own, since Dagster makes one run at a time in each."""
+def _trained_in_process(paths: Paths, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
+    """Materialize a trial in a process of its own, since Dagster executes one run at a time in each."""
     command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
     homes = {"CAPTCHA_HOME": str(paths.home)}
     pipe = subprocess.PIPE
@@ -233,7 +233,9 @@ def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     "--trial", metavar="NAME", help="Which trial; the best complete one on today's images if not given."
 )
 @click.option(
-    "--only-varied", is_flag=True, help="Take what the sweep varied, and leave the rest as in production."
+    "--only-varied",
+    is_flag=True,
+    help="Take the settings that the sweep varied, and keep the others as in production.",
 )
 @click.option(
     "--to",
@@ -244,9 +246,9 @@ def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
 )
 @click.pass_obj
 def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path | None) -> None:
-    """Make the settings of the best trial those of the training, in configs/training.yaml of the home.
+    """Make the settings of the best trial the production settings (configs/training.yaml of the home).
 
-    From then on every training without --config takes them, automated ones too.
+    From then on every training without --config uses them, automated ones too.
     """
     from captcha_assets.sweeps import best_trial
 

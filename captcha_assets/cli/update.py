@@ -1,4 +1,4 @@
-"""`captcha-assets update`: making what is missing or out of date, without a daemon."""
+"""`captcha-assets update`: materializes what is missing or stale, without a daemon."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,9 +21,11 @@ _HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be made and why, and make nothing.")
 @click.option(
-    "--verify", is_flag=True, help="Read every file first, even where size and times are as they were."
+    "--dry-run", is_flag=True, help="Print what would be materialized and why; materialize nothing."
+)
+@click.option(
+    "--verify", is_flag=True, help="Read every file first, even where its size and times did not change."
 )
 @click.option("--select", default="*", show_default=True, help="Which assets, in Dagster's selection syntax.")
 @click.option(
@@ -50,7 +52,7 @@ def update(
     definitions = quiet_definitions()
     selection = _selection(definitions, select)
     if staleness.includes(definitions, selection, "resnet18"):
-        production_settings(settings.paths)  # a typing error in them is said before anything runs
+        production_settings(settings.paths)  # an error in them is reported before anything runs
     given = run_config.load(config, settings.paths, definitions, selection) if config else {}
     if _is_empty(settings.paths) and not dry_run:
         raise click.ClickException(_HOW_TO_BEGIN)
@@ -85,13 +87,13 @@ def _dry_run(
 
     planned = staleness.plan(definitions, instance, selection, run_config)
     for step, reasons in planned:
-        click.echo(f"would make {step}: {'; '.join(reasons)}")
+        click.echo(f"would materialize {step}: {'; '.join(reasons)}")
     _say_what_is_not_used(run_config, [step for step, _ in planned], "would not be")
-    click.echo(f"{len(planned)} to make" if planned else "everything is up to date")
+    click.echo(f"{len(planned)} to materialize" if planned else "everything is up to date")
 
 
 def _say_what_is_not_used(run_config: dict[str, Any], steps: "Iterable[Step]", how: str) -> None:
-    """Say which assets were given run config that is without effect."""
+    """Print which assets were given run config that has no effect."""
     ran = {asset for step in steps for asset in step.assets}
     for name in run_config.get("ops") or {}:
         if name not in ran:
@@ -104,38 +106,38 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.cli.orchestration import command_process, execution
+    from captcha_assets.cli.orchestration import command_lock, execution
 
     outcomes: list[execution.Outcome] = []
     try:
-        with command_process.alone(instance, click.echo):
+        with command_lock.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)
     except KeyboardInterrupt as stop:
-        made = sum(not outcome.error for outcome in outcomes)
-        words = f"interrupted after {made} were made; the same command goes on from there"
-        raise Interrupted(words) from stop
+        count = sum(not outcome.error for outcome in outcomes)
+        message = f"interrupted after {count} were materialized; the same command continues from there"
+        raise Interrupted(message) from stop
     failed = [outcome for outcome in outcomes if outcome.error]
     _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")
     if not outcomes:
         click.echo("everything is up to date")
     elif failed:
         names = ", ".join(str(outcome.step) for outcome in failed)
-        raise click.ClickException(f"{len(failed)} of {len(outcomes)} not made: {names}")
+        raise click.ClickException(f"{len(failed)} of {len(outcomes)} not materialized: {names}")
     else:
-        click.echo(f"{len(outcomes)} made")
+        click.echo(f"{len(outcomes)} materialized")
 
 
 def _is_empty(paths: Paths) -> bool:
-    """Whether there is no batch, and was none, to materialize anything from."""
+    """Whether there is no batch and never was one."""
     from captcha_assets.sources.registrations import known_batches
 
     return not known_batches(paths) and not paths.image_index.exists()
 
 
 def _name_quarantined(paths: Paths) -> None:
-    """Name the batches that nothing is made of, so that "up to date" is not taken for more than it is."""
+    """Name the quarantined batches: "up to date" does not mean that their images are used."""
     from captcha_assets.quality.validation_result import quarantined
     from captcha_assets.sources.registrations import known_batches
 
@@ -147,7 +149,7 @@ def _name_quarantined(paths: Paths) -> None:
 def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
     if isinstance(event, tuple):
         step, reasons = event
-        click.echo(f"making {step}: {'; '.join(reasons)}")
+        click.echo(f"materializing {step}: {'; '.join(reasons)}")
     elif event.error:
         click.echo(f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}")
 

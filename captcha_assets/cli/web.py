@@ -1,4 +1,4 @@
-"""`captcha-assets ui` and `reports`: what is looked at in a browser."""
+"""`captcha-assets ui` and `reports`: the web pages of a home."""
 
 import os
 import signal

@@ -1,1 +1,1 @@
-"""Everything Dagster: assets, checks, sensors, policies. What they do lives in the library below."""
+"""The Dagster definitions: assets, checks, sensors, policies. The library does the work."""

@@ -1,4 +1,4 @@
-"""Alerts of runs: what someone must act on, and nothing else. One alert a run.
+"""Alerts about runs that a person must act on, one alert a run.
 
 A command alerts about its own runs; the sensors alert about all others.
 """
@@ -31,7 +31,7 @@ _Content = tuple[str, list[str]] | None
 
 
 def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> Alert | None:
-    """Return what someone must act on after a finished run; None where there is nothing.
+    """Return the alert about a finished run; None where nobody must act on it.
 
     A check that only warns is no alert: the UI, the reports and `status` show it.
     """
@@ -51,9 +51,9 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
 
 
 def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> bool:
-    """Whether a run met nothing but a batch that was removed, or a table that was lost, meanwhile.
+    """Whether a run failed only because a batch was removed or a table was lost meanwhile.
 
-    The automation makes what is missing, or alerts of why it cannot, and then what the run was to make.
+    The automation then materializes the missing table, or alerts of why it cannot, and the assets of the run.
     """
     steps = [event for event in events if event.is_step_failure]
     met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
@@ -84,7 +84,7 @@ def _quarantined(run: dg.DagsterRun, events: _Events) -> _Content:
         return None
     batch = failed[0].partition or _partition(run)
     advice = (
-        f"the other batches go on without it; see {_report(failed[0])}, then remove it "
+        f"the other batches are used without it; see {_report(failed[0])}, then remove it "
         f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
     )
     return f"batch {batch} is quarantined", [*_in_words(failed), advice]
@@ -122,7 +122,7 @@ def _not_promoted(events: _Events) -> _Content:
             if candidate != found["champion"].value:
                 command = f"captcha-assets model promote {candidate} --reason WHY"
                 lines = [str(found["why"].value), f"to promote it all the same: {command}"]
-                return f"candidate {candidate} is not promoted, the champion serves on", lines
+                return f"candidate {candidate} is not promoted, the champion keeps serving", lines
     return None
 
 
@@ -133,7 +133,7 @@ def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) 
         return None
     batch = found[0].partition or _partition(run)
     advice = (
-        f"no training starts by itself, `retraining` is off: see {_report(found[0])}, then train with "
+        f"no training starts automatically, `retraining` is off: see {_report(found[0])}, then train with "
         "captcha-assets update, or: captcha-assets automation on"
     )
     return f"batch {batch} does not look like the training images", [*_in_words(found), advice]
@@ -161,13 +161,13 @@ def _subject(run: dg.DagsterRun) -> str:
 
 
 def alert_about(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> None:
-    """Send the alert of a finished run, if there is anything to act on."""
+    """Send the alert about a finished run, if somebody must act on it."""
     if alert := alert_of(instance, run, settings):
         send(settings, alert)
 
 
 def _alert_about_others(context: dg.RunStatusSensorContext, settings: Settings) -> None:
-    """Alert about a run that no command made, once it is not retried any more."""
+    """Alert about a run of the daemon, once it is not retried any more."""
     tags = context.dagster_run.tags
     if PROCESS_TAG not in tags and tags.get("dagster/will_retry") != "true":
         alert_about(context.instance, context.dagster_run, settings)
@@ -192,5 +192,5 @@ def alert_on_failure(context: dg.RunFailureSensorContext, settings: dg.ResourceP
     "nothing retrains.",
 )
 def alert_on_success(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Alert about what someone must act on after a run that succeeded."""
+    """Alert about a run that succeeded, where a person must act on its result."""
     _alert_about_others(context, settings)

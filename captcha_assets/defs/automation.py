@@ -1,6 +1,6 @@
-"""When assets are made without being asked: one named policy for all of them.
+"""When assets are materialized automatically: one named policy for all of them.
 
-The policy acts only while the sensor `automation` runs, and that is off until switched on.
+The policy acts only while the sensor `automation` runs, which is off until switched on.
 """
 
 import warnings
@@ -15,13 +15,13 @@ warnings.filterwarnings("ignore", ".*map_resolved_asset_specs", dg.PreviewWarnin
 
 OWNERS = ["team:captcha-assets"]
 
-# A batch that failed its checks is left out of the index by the index itself: it must not keep the
-# good batches waiting, so the index alone does not ask whether every batch passed.
+# `image_index` leaves out a batch that failed its checks. Such a batch must not block the others, so the
+# policy of the index ignores the checks of `image_table`.
 _BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed().ignore(
     dg.AssetSelection.assets("image_table")
 )
 
-# Sources that were never observed keep nothing waiting: no batch was removed, nobody decided anything.
+# A source that was never observed blocks nothing: no batch was removed, there is no decision.
 _OPTIONAL = dg.AssetSelection.assets("label_decisions", "batch_catalog", "served_predictions")
 
 # Content, not events: materializing the same content again changes nothing downstream.
@@ -36,7 +36,7 @@ _MISSING: dg.AutomationCondition[Any] = dg.AutomationCondition.newly_missing().s
     dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
 )
 
-# Inputs are whole and at rest.
+# No input is missing or being materialized.
 _READY = (
     ~dg.AutomationCondition.any_deps_missing().ignore(_OPTIONAL)
     & ~dg.AutomationCondition.any_deps_in_progress()
@@ -44,27 +44,27 @@ _READY = (
     & _BLOCKING_CHECKS_PASSED
 )
 
-# One request for one reason, whatever became of the run: a failing step is not repeated for ever.
+# One request for each change, whether the run succeeds or not: a failing step is not repeated for ever.
 ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY).with_label("on_new_content")
 ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_new_batch")
 
-#: What costs as many trainings as there are trials.
+#: They cost as many trainings as there are trials.
 SWEEPS = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
 _QUANTIZED = dg.AssetKey("quantized_model")
 
-#: Never made as a part of the job `everything`.
+#: Not in the job `everything`.
 ONLY_WHEN_ASKED = (*SWEEPS, _QUANTIZED)
 
 
 def only_when_asked() -> tuple[dg.AssetKey, ...]:
-    """Never made by automation or by an update of everything, with the settings of now."""
+    """Return what neither automation nor an update of all assets materializes, with the settings of now."""
     return SWEEPS if wanted_precision() == "int8" else ONLY_WHEN_ASKED
 
 
-#: Partitioned by day: no run makes them together with a batch.
+#: Partitioned by day: a run that has a batch as its partition cannot materialize them.
 BY_DAY = dg.AssetSelection.groups("serving")
 
-#: Made by other sensors: a training is too dear for each new image.
+#: Materialized by other sensors: a training is too expensive for each new image.
 _TRAINED = dg.AssetKey("resnet18")
 
 automation = dg.AutomationConditionSensorDefinition(

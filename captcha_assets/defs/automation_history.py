@@ -1,4 +1,4 @@
-"""The evaluations that the UI shows under *Automation*: those that it cannot read any more are forgotten.
+"""The evaluations that the UI shows under *Automation*: those that it can no longer read are deleted.
 
 Dagster keeps which partitions an evaluation was about as ranges of keys. Where a key that begins or ends a
 range is gone, it fails to read the evaluation, and the tab shows an error instead of all evaluations.
@@ -12,15 +12,15 @@ import dagster as dg
 
 from captcha_assets.defs.partitions import BATCH
 
-#: The assets whose evaluations name batches: those partitioned by batch, and what is made of them.
+#: The assets whose evaluations name batches: those partitioned by batch, and those derived from them.
 ASSETS = ("raw_batch", "image_table", "rejected_images", "data_snapshot", "image_index")
 
-#: Evaluations that are looked at, of each asset; the daemon writes one only when something has changed.
+#: How many evaluations of each asset are read; the daemon writes one only when something has changed.
 _LATEST = 1000
 
 
-def forget_unreadable(instance: dg.DagsterInstance) -> bool:
-    """Forget all evaluations up to the latest that names a batch which is not there any more.
+def delete_unreadable(instance: dg.DagsterInstance) -> bool:
+    """Delete all evaluations up to the latest that names a removed batch.
 
     Returns:
         Whether there was one.
@@ -55,15 +55,15 @@ def _ends_of_ranges(value: Any) -> Iterator[str]:
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Forgets evaluations that name removed batches: the Automation tab cannot show them. Starts "
+    description="Deletes evaluations that name removed batches: the Automation tab cannot show them. Starts "
     "no run.",
 )
 def automation_history(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Look through the evaluations when a batch is gone; the cursor holds the batches of the last look."""
+    """Read the evaluations when a batch was removed; the cursor holds the batches of the last tick."""
     known = context.instance.get_dynamic_partitions(BATCH)
     before = json.loads(context.cursor) if context.cursor else None
     context.update_cursor(json.dumps(known))
     if before is not None and set(before) <= set(known):
         return dg.SkipReason("no batch was removed")
-    forgotten = forget_unreadable(context.instance)
-    return dg.SkipReason("evaluations of removed batches were forgotten" if forgotten else "all are readable")
+    deleted = delete_unreadable(context.instance)
+    return dg.SkipReason("evaluations of removed batches were deleted" if deleted else "all are readable")

@@ -27,13 +27,13 @@ class Compute(Protocol):
     """Runs trainings."""
 
     def run(self, context: dg.AssetExecutionContext, job: TrainingJob) -> list[dict[str, Any]]:
-        """Train to the end in a process of its own; its progress goes to the run's log.
+        """Train in a process of its own; its progress goes to the run's log.
 
-        The model lies in `job.output` then; there is none where the training was below a pruning threshold.
-        The same job, started again, goes on where an interrupted one was.
+        The model is then in `job.output`; there is none where the trial was pruned.
+        The same job, started again, resumes an interrupted training from its checkpoint.
 
         Returns:
-            What the process reports at its end.
+            The report of the process at its end.
 
         Raises:
             TrainingFailedError: with the message of the training process.
@@ -98,7 +98,7 @@ class _Lines(dg.PipesMessageReader):
         yield {"stdio": "stdout"}
 
     def read(self, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-        """Pass on the messages of a training, and return how it ended; None where the connection broke."""
+        """Forward the messages of a training, and return how it ended; None where the connection broke."""
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip("\n")
@@ -129,7 +129,7 @@ class RemoteCompute:
         messages = self._train(context, staged)
         if not any(one.get("stopped") for one in messages):
             remote_host.fetch(self.host, staged, job.output)
-        remote_host.forget(self.host, staged)
+        remote_host.remove(self.host, staged)
         return messages
 
     def _train(self, context: dg.AssetExecutionContext, staged: Staged) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ def input_version_tag(asset: str) -> str:
 
 
 def last_ended(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
-    """Return the last execution of a check that has come to an end; one under way says nothing yet."""
+    """Return the last finished execution of a check."""
     found = instance.event_log_storage.get_asset_check_execution_history(check, limit=1, status=_ENDED)
     return next(iter(found), None)
 

@@ -1,4 +1,4 @@
-"""Why a step failed, in the words of whoever knows: one line, for the terminal, alerts and trial records."""
+"""Why a step failed, in one line: for the terminal, alerts and trial records."""
 
 import dagster as dg
 
@@ -10,8 +10,8 @@ _OURS = "captcha_assets."
 def reason_of(event: dg.DagsterEvent) -> str:
     """Return why a step failed.
 
-    An error of this library speaks for itself, whatever caused it: it was raised to say what is wrong and
-    what to do. Of other errors the first cause is returned, with the name of its class.
+    The message of an error of this library says what is wrong and what to do, whatever caused the error. Of
+    other errors the first cause is returned, with the name of its class.
     """
     error = event.step_failure_data.error
     if error is None:

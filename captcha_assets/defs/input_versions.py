@@ -1,7 +1,7 @@
-"""Which batches an asset over all of them was made from, and in which version.
+"""Which batches an unpartitioned asset was materialized from, and in which version.
 
-Dagster compares the inputs of an asset by itself, but it does not see that a batch was removed, and
-from a hundred batches on it compares none of them. What is recorded here closes both gaps.
+Dagster compares the inputs of an asset, but it does not notice that a batch was removed, and it compares no
+partitions where there are more than a hundred. The versions recorded here cover both cases.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def version_of(instance: dg.DagsterInstance, asset: str, partition: str) -> str 
 
 
 def record(versions: dict[str, str], asset: str) -> dict[str, Any]:
-    """Metadata that records what an asset was made from: ask before anything is read."""
+    """Metadata that records the input versions of an asset: to be taken before an input is read."""
     return {metadata_key(asset): dg.MetadataValue.json(versions)}
 
 

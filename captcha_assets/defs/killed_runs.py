@@ -1,9 +1,9 @@
-"""Runs whose process is gone: a killed command cannot say so itself, and would hold its pool for ever.
+"""Runs whose process is gone: without this module, the run of a killed command would hold its pool for ever.
 
-A process that makes runs keeps a file locked in the Dagster home. The system drops the lock when the process
-ends, however it ends. So every command can distinguish a run that is under way from one that is lost, in
-another container or after a restart of the machine too, where host names and process ids say nothing. Of a
-process that has no such file in this Dagster home, nothing is known, and its runs are left alone.
+A process that executes runs keeps a file locked in the Dagster home. The system drops the lock when the
+process ends, however it ends. So every command can distinguish a run that is under way from one that is
+lost, also in another container or after a restart of the machine, where host names and process ids say
+nothing. The runs of a process that has no such file in this Dagster home are not ended.
 
 Dagster's run monitoring (`run_monitoring` in dagster.yaml) watches only the runs that its daemon launched.
 """
@@ -15,9 +15,9 @@ import dagster as dg
 
 from captcha_assets.storage import locked
 
-#: Tag of a run that a command makes in its own process: the name of the file that the process keeps locked.
+#: Tag of a run that a command executes in its own process: the name of the locked file of the process.
 PROCESS_TAG = "captcha_assets/process"
-#: Tag of the same run: what it makes, `splits` or `raw_batch [october]`.
+#: Tag of the same run: what it materializes, `splits` or `raw_batch [october]`.
 STEP_TAG = "captcha_assets/step"
 
 #: Statuses of runs that have not come to an end.

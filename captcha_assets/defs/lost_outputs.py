@@ -1,4 +1,4 @@
-"""Reports to Dagster what lies on disk, so that its staleness, `status`, `update` and the sensors agree.
+"""Reports the state of the files to Dagster, so that its staleness, `status`, `update` and the sensors agree.
 
 Dagster knows what was materialized, not what became of it. Where a file is missing or damaged, or a batch was
 removed or registered with other content, a materialization without a run is reported whose data version is
@@ -124,12 +124,12 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
 
 
 def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
-    """Return what lies on disk; a snapshot that was not pushed to today's default remote is none."""
+    """Return the state on disk; a snapshot that was not pushed to the present default remote is missing."""
     stored = versions.look(output)
     if output.asset != "data_snapshot" or stored.version is None:
         return stored
-    remote, made = dvc_snapshot.default_remote(paths.home), last_materialized(instance, output)
-    pushed_to = made and made.metadata.get(PUSHED_TO)
+    remote, last = dvc_snapshot.default_remote(paths.home), last_materialized(instance, output)
+    pushed_to = last and last.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return stored
     return Stored(problem=f"not pushed yet to the DVC remote {remote}")
@@ -150,7 +150,7 @@ def _event(
 
 
 def _is_another(problem: str, reported: str | None) -> bool:
-    """Whether something else is wrong now; a removal says more than that its files are gone."""
+    """Whether something else is wrong now; a removal stays the reason although its files are missing."""
     return reported is None or (problem != reported and not reported.startswith(REMOVED))
 
 
@@ -171,7 +171,7 @@ def lost(output: Output, problem: str) -> dg.AssetMaterialization:
 def _restored(
     instance: dg.DagsterInstance, output: Output, version: str
 ) -> Iterator[dg.AssetMaterialization]:
-    """Yield the last materialization that had a value once more, if its content is back."""
+    """Yield the last materialization that had a value again, if its content is back."""
     event = last_materialized(instance, output)
     if event is not None and (event.tags or {})[DATA_VERSION_TAG] == version:
         words = dg.MetadataValue.text("restored: the same content is back")

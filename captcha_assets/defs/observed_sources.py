@@ -48,7 +48,7 @@ def _metadata(file: ObservedFile, settings: Settings) -> dict[str, dg.MetadataVa
 
 
 def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
-    """The observations of the sources that have changed, but of those that cannot be used."""
+    """The observations of the sources that have changed, except those that cannot be used."""
     now = {file: _data_version(file, settings) for file in OBSERVED_FILES if not file.problem(settings.paths)}
     return [
         dg.AssetObservation(
@@ -60,7 +60,7 @@ def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg
 
 
 def observe(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Record the sources and days that have changed, and the batches that were removed elsewhere."""
+    """Record the sources and days that have changed, and the batches that were removed on other machines."""
     apply_remote_removals(settings.paths, instance)
     for observation in [*changed_sources(settings, instance), *changed_days(settings.paths, instance)]:
         instance.report_runless_asset_event(observation)
@@ -82,15 +82,15 @@ batch_catalog = _source(
     BATCH_CATALOG,
     "source",
     "json",
-    "Which batches are registered, each with what identifies its content: what ought to be. Observed; a "
-    "batch that is added or removed makes stale what is made from all batches.",
+    "The registered batches, each with the hash or version of its content. Observed; adding or removing a "
+    "batch makes the assets over all batches stale.",
 )
 label_decisions = _source(
     LABEL_DECISIONS,
     "source",
     "csv",
-    "What somebody decided about images whose labels contradict each other: `label_decisions.csv` of the "
-    "home. Observed.",
+    "The decisions of people about images whose labels contradict each other: `label_decisions.csv` of "
+    "the home. Observed.",
 )
 training_settings = _source(
     TRAINING_SETTINGS,
@@ -107,7 +107,7 @@ training_settings = _source(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
-    "all assets, so that what is missing, damaged or out of date is shown so. While `automation` is on, it "
+    "all assets, so that the UI shows what is missing, damaged or stale. While `automation` is on, it "
     "starts a run for what is missing or damaged, once for each loss. Alerts once of a file that cannot be "
     "used, and of served predictions that drift while no training answers it. Ends the runs of commands that "
     "were killed.",
@@ -115,7 +115,7 @@ training_settings = _source(
 def observed_sources(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Report what changed without a run; ask for a run for what is missing or damaged.
+    """Report changes without a run; request a run for what is missing or damaged.
 
     The cursor holds the alerts that were sent.
     """
@@ -140,12 +140,12 @@ def observed_sources(
     )
 
 
-#: What is lost with them no run can make again by itself: somebody has to know.
+#: Losses that no run can restore: a person has to act.
 _ALERTED = {"champion": "the champion is not whole", "raw_batch": "an archive is lost"}
 
 
 def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
-    """Send an alert of a loss that somebody must act on."""
+    """Send an alert about a loss that a person must act on."""
     asset = event.asset_key.to_user_string()
     title, problem = _ALERTED.get(asset), event.description
     if title and problem and (event.tags or {})[DATA_VERSION_TAG] == NO_VALUE:
@@ -159,22 +159,22 @@ _IMAGE_TABLES = {"image_table", "rejected_images"}
 def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
     """Yield a run request for each partition that lost something, and one for what is not partitioned.
 
-    A batch that was removed and lies in the inbox again is the inbox sensor's to ingest. The champion is
-    whole again when its folder and its export are, and no run of its own can make them.
+    A batch that was removed and lies in the inbox again is left to the inbox sensor. The champion is whole
+    again when its folder and its export are, and no run of `champion` can restore these.
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
         if loss.removed and registrations.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
         if loss.output.asset in lost_outputs.OF_DAYS:
-            continue  # a run of this sensor is of a batch; the next update makes the day again
+            continue  # a run of this sensor has a batch as its partition; `update` materializes the day
         if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in only_when_asked():
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():
         assets = {loss.output.asset for loss in lost}
         assets |= _IMAGE_TABLES if assets & _IMAGE_TABLES else set()
         yield dg.RunRequest(
-            # One run for each loss, whatever becomes of it: what cannot be restored is not tried for ever.
+            # One run for each loss, even if it fails: what cannot be restored is not tried for ever.
             run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
             asset_selection=[dg.AssetKey(asset) for asset in sorted(assets)],
             partition_key=partition,

@@ -1,4 +1,4 @@
-"""How results of the library look in the Dagster UI: schemas, tables, images, checks, links."""
+"""Results of the library for the Dagster UI: schemas, tables, images, checks, links."""
 
 import base64
 import warnings
@@ -27,7 +27,7 @@ def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dict[st
 
 
 def column_lineage(origins: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, Any]:
-    """Return metadata that says from which columns of which assets each column of a table is made."""
+    """Return the column lineage of a table: the columns of other assets that each column is derived from."""
     deps = {
         column: [dg.TableColumnDep(asset, name) for asset, name in sources]
         for column, sources in origins.items()

@@ -1,4 +1,4 @@
-"""What assets are handed: plain objects of the library, made when a run starts."""
+"""The resources of assets: plain objects of the library, created when a run starts."""
 
 import dagster as dg
 
@@ -19,7 +19,7 @@ def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:
 
 @dg.resource(required_resource_keys={"settings"}, description="Where trainings run: CAPTCHA_COMPUTE.")
 def compute(context: dg.InitResourceContext) -> Compute:
-    """Choose the machine when a run starts."""
+    """Return the compute resource when a run starts."""
     return compute_of(context.resources.settings)
 
 

@@ -1,8 +1,8 @@
-"""Which of the sensors that make the platform run by itself are on."""
+"""Which of the sensors of unattended operation are on."""
 
 import dagster as dg
 
-#: What makes the platform run by itself.
+#: The sensors of unattended operation.
 SENSORS = ("inbox_sensor", "automation", "retraining")
 
 
@@ -12,7 +12,7 @@ def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:
 
 
 def is_on(instance: dg.DagsterInstance, sensor: str) -> bool:
-    """Whether somebody switched a sensor on."""
+    """Whether a sensor was switched on."""
     return any(
         state.instigator_name == sensor and state.status.value == "RUNNING"
         for state in instance.all_instigator_state()

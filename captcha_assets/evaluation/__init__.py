@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, plots, a report, and the comparison with the champion."""
+"""Evaluation of a model: metrics, plots, a report, and the comparison with the champion."""

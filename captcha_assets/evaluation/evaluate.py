@@ -41,7 +41,7 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a split.
+    """The evaluation of a model on a split.
 
     `predictions` has a row per image, in order of image id: image_id, label, predicted, probability (of
     the predicted class), split, batch. `plot_images` are PNGs by name: confusion_matrix, per_class,
@@ -75,7 +75,7 @@ def evaluate(
         model_folder: local model folder.
         tables: local `image_table` files that hold the split's images.
         splits: local `splits` file.
-        target: folder to make; one of old is replaced.
+        target: folder to write; an existing one is replaced.
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
         batch_link: see `report.render`.

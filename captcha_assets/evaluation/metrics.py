@@ -1,4 +1,4 @@
-"""How good the predictions are: accuracy with its interval, per class, and calibration.
+"""Metrics of predictions: accuracy with its interval, figures of each class, and calibration.
 
 Everything is computed from the probabilities, (N, C), and the true labels, (N,). Shares lie in 0..1.
 A figure that the data cannot give (the recall of a class without test images) is None, never a number.
@@ -134,10 +134,10 @@ def calibration_bins(
 ) -> tuple[CalibrationBin, ...]:
     """Sort predictions by confidence, (N,), into `CALIBRATION_BINS` bins of equal width over 0..1."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
+    bin_index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
     bins = []
     for index in range(CALIBRATION_BINS):
-        inside = place == index
+        inside = bin_index == index
         count = int(inside.sum())
         bins.append(
             CalibrationBin(

@@ -117,8 +117,8 @@ def gallery(mistakes: Sequence[Mistake], tested: int) -> Figure:
         f"{len(shown)} of {counted(len(mistakes), 'mistake')} in {counted(tested, 'test image')},"
         " the surest first: true → predicted, probability, image id",
     )
-    for place, mistake in enumerate(shown):
-        _mistake(figure, mistake, 30 + place % columns * width, 88 + place // columns * height)
+    for position, mistake in enumerate(shown):
+        _mistake(figure, mistake, 30 + position % columns * width, 88 + position // columns * height)
     return figure
 
 
@@ -234,12 +234,12 @@ def _class_figures(axes: Axes, tested: Sequence[ClassMetrics]) -> None:
     width = axes.get_window_extent().width
     columns = ((1 + 70 / width, "recall"), (1 + 145 / width, "F1"), (1 + 225 / width, "images"))
     transform = axes.get_yaxis_transform()
-    for place, name in columns:
-        axes.text(place, -0.8, name, transform=transform, ha="right", color=MUTED, fontsize=9)
+    for position, name in columns:
+        axes.text(position, -0.8, name, transform=transform, ha="right", color=MUTED, fontsize=9)
     for row, entry in enumerate(tested):
         texts = (percent(entry.recall or 0), f"{entry.f1:.3f}", f"{entry.support:,}")
-        for (place, _), text in zip(columns, texts, strict=True):
-            axes.text(place, row, text, transform=transform, ha="right", va="center_baseline")
+        for (position, _), text in zip(columns, texts, strict=True):
+            axes.text(position, row, text, transform=transform, ha="right", va="center_baseline")
 
 
 def _reliability_bars(axes: Axes, filled: Sequence[CalibrationBin]) -> None:

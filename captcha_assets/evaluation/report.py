@@ -95,7 +95,7 @@ def render(
         class_floor=_floor(entry.recall_low or 0 for entry in tested),
         batch_floor=_floor(batch.interval.low for batch in batches),
         percent=percent,
-        place=_place,
+        position=_position,
         image=_image,
         plot=lambda name, alt: _plot(plot_images[name], alt),
     )
@@ -106,10 +106,10 @@ def _floor(shares: Iterable[float]) -> float:
     return min(0.9, math.floor(10 * min(shares)) / 10)
 
 
-def _place(share: float, floor: float, from_the_right: bool = False) -> str:
-    """Return the place of a share on a bar that runs from `floor` to 1, as a CSS length."""
-    place = 100 * (share - floor) / (1 - floor)
-    return f"{100 - place if from_the_right else place:.2f}%"
+def _position(share: float, floor: float, from_the_right: bool = False) -> str:
+    """Return the position of a share on a bar that runs from `floor` to 1, as a CSS length."""
+    position = 100 * (share - floor) / (1 - floor)
+    return f"{100 - position if from_the_right else position:.2f}%"
 
 
 def _plot(png: bytes, alt: str) -> Markup:

@@ -134,15 +134,15 @@ def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
     header: _Header | None = None
     kind = b""
     pixels = False
-    place = len(_PNG)
+    position = len(_PNG)
     end = len(data)
     while kind != b"IEND":
-        if place + 12 > end:
+        if position + 12 > end:
             raise Rejection(Reason.CORRUPT, "ends early: a chunk is missing")
-        length, kind = _CHUNK.unpack_from(data, place)
-        body = place + 8
-        place = body + length + 4
-        if place > end:
+        length, kind = _CHUNK.unpack_from(data, position)
+        body = position + 8
+        position = body + length + 4
+        if position > end:
             raise Rejection(Reason.CORRUPT, "ends early: a chunk is cut off")
         if zlib.crc32(data[body - 4 : body + length]) != _CRC.unpack_from(data, body + length)[0]:
             raise Rejection(Reason.CORRUPT, f"the checksum of chunk {_printable(kind)} is wrong")
@@ -151,8 +151,8 @@ def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
         elif kind == b"acTL":
             raise Rejection(Reason.ANIMATED, "is an animation, not a single image")
         pixels = pixels or kind == b"IDAT"
-    if header is None or not pixels or place != end:
-        detail = f"has {end - place} bytes after its end" if pixels else "holds no pixel data"
+    if header is None or not pixels or position != end:
+        detail = f"has {end - position} bytes after its end" if pixels else "holds no pixel data"
         raise Rejection(Reason.CORRUPT, detail)
     return header
 
@@ -180,40 +180,40 @@ def _check_jpeg(data: bytes, spec: DatasetSpec) -> _Header:
     What follows the end is ignored: cameras put previews there.
     """
     header: _Header | None = None
-    place, scans = 2, 0
+    position, scans = 2, 0
     while True:
-        marker, body, place = _segment(data, place)
+        marker, body, position = _segment(data, position)
         if marker in _FRAMES and header is None:
             header = _jpeg_header(body, spec)
         if marker == _START_OF_SCAN:
             scans += 1
-            found = _MARKER.search(data, place)
+            found = _MARKER.search(data, position)
             if header is None or found is None or scans > SCAN_LIMIT:
                 detail = f"has more than {SCAN_LIMIT} scans" if found else "ends early: its end is missing"
                 raise Rejection(Reason.CORRUPT, detail if header else "does not say its size")
-            place = found.start()
+            position = found.start()
         if marker == _END_OF_IMAGE:
             if header is None or not scans:
                 raise Rejection(Reason.CORRUPT, "holds no pixel data")
             return header
 
 
-def _segment(data: bytes, place: int) -> tuple[int, bytes, int]:
-    """Return the marker of the segment at `place`, its body, and where the next one begins."""
-    while data[place : place + 2] == b"\xff\xff":  # fill bytes
-        place += 1
-    if len(data) < place + 2:
+def _segment(data: bytes, position: int) -> tuple[int, bytes, int]:
+    """Return the marker of the segment at `position`, its body, and where the next one begins."""
+    while data[position : position + 2] == b"\xff\xff":  # fill bytes
+        position += 1
+    if len(data) < position + 2:
         raise Rejection(Reason.CORRUPT, "ends early: its end is missing")
-    if data[place] != 0xFF:
+    if data[position] != 0xFF:
         raise Rejection(Reason.CORRUPT, "holds bytes between its segments")
-    marker = data[place + 1]
+    marker = data[position + 1]
     if marker == _END_OF_IMAGE:
-        return marker, b"", place + 2
-    length = int.from_bytes(data[place + 2 : place + 4], "big")
-    end = place + 2 + length
+        return marker, b"", position + 2
+    length = int.from_bytes(data[position + 2 : position + 4], "big")
+    end = position + 2 + length
     if length < 2 or end > len(data):
         raise Rejection(Reason.CORRUPT, "ends early: a segment is cut off")
-    return marker, data[place + 4 : end], end
+    return marker, data[position + 4 : end], end
 
 
 def _jpeg_header(body: bytes, spec: DatasetSpec) -> _Header:

@@ -4,7 +4,7 @@ All of it works on a stack of images at once, gray (n, height, width) or RGB (n,
 image its gray version counts, but for the identity. Sums are taken over whole numbers that floating point
 holds exactly, so that a row does not depend on its neighbours in the stack or on the machine.
 
-Near-duplicate search looks at `thumbnails`: the gray image itself up to 64 pixels a side, a smaller one
+Near-duplicate search compares `thumbnails`: the gray image itself up to 64 pixels a side, a smaller one
 of larger images. Every size below is derived from the thumbnail's.
 """
 
@@ -29,8 +29,9 @@ THUMBNAIL = 64
 #: and back, changes at the edge is no difference between images.
 BORDER = 2
 
-#: Crops a signature looks at, pixels down and across from the middle: whatever the shift between two
-#: copies, up to a pixel each way, one of the first's DOWN crops shows what one of the second's ACROSS does.
+#: Crops that a signature is computed from, pixels down and across from the middle: whatever the shift
+#: between two copies, up to a pixel each way, one of the first's DOWN crops shows what one of the second's
+#: ACROSS does.
 CROPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 DOWN, ACROSS = (0, 1, 2), (0, 3, 4)
 
@@ -44,7 +45,7 @@ TABLES = 12
 #: copies differ by 0.03 in all, distinct images of a class by 0.9.
 _BUCKET = 0.17
 
-#: Changes when a signature means something else: groups found with another version are found anew.
+#: Raised when signatures are computed otherwise: groups found with another version are found again.
 SIGNATURE_VERSION = 2
 
 _SCALE = 512  # of the integer basis: nine bits keep every sum exact and the basis true to 0.1 %
@@ -165,7 +166,7 @@ def _tables(directions: int) -> tuple[Floats, Floats]:
 
 
 def descriptions(pixels: Pixels) -> Floats:
-    """Return what each crop of each image looks like from afar: float64 (n, 5, directions) of length 1.
+    """Return the coarse structure of each crop of each image: float64 (n, 5, directions) of length 1.
 
     Low frequencies of the cosine transform without the mean: brightness and contrast cancel. A crop
     without structure is described by zeros.

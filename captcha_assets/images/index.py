@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
+from captcha_assets.images.label_decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.near_duplicates import Rows, near_duplicate_groups, rule
 from captcha_assets.images.table_files import StaleTableError, require_columns, require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
@@ -47,17 +47,17 @@ INDEX_SCHEMA = pa.schema(
 COLUMN_DESCRIPTIONS: dict[str, str] = {
     "image_id": "The image's identity: hash of its pixels and size, 32 hex digits.",
     "label": "Its class; empty where its sources contradict each other.",
-    "status": "usable, or label_conflict: set aside until someone decides.",
+    "status": "usable, or label_conflict: set aside until a person decides.",
     "group": "Near-duplicate group, named by its smallest image_id; an image alone is its own.",
     "batch": "The batch it is taken from: the first by name of those that hold it.",
     "member": "Path within that batch's archive.",
-    "copies": "How often it was delivered.",
+    "copies": "Number of files that hold it, over all batches.",
     "sources": "Every batch, path and label it came with.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",
     "foreground_fraction": "Share of pixels darker than the middle of the scale, 0 to 1.",
 }
-#: The columns of other assets that each column is made from: (asset, column).
+#: The columns of other assets that each column is derived from: (asset, column).
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_table", "image_id")],
     "label": [("image_table", "label"), ("label_decisions", "decision"), ("label_decisions", "label")],
@@ -113,19 +113,19 @@ def build_image_index(
     spec: DatasetSpec,
     decisions: AnyPath | None = None,
 ) -> IndexSummary:
-    """Bring the image tables of all batches together; the index is complete or absent.
+    """Write the index of the image tables of all batches; it is complete or absent.
 
     Args:
         tables: batch name to its image table.
         target: where the index goes. An index that lies there is consulted for near-duplicates among
             images it knows; without it the result is the same.
         spec: what the images look like.
-        decisions: file of what someone decided about single images, see `decisions`.
+        decisions: file of people's decisions about single images, see `label_decisions`.
 
     Raises:
         DecisionError: the decisions cannot be followed.
         MissingTableError: an image table is not there.
-        StaleTableError: an image table was made by another version.
+        StaleTableError: an image table was written by another version of the code.
     """
     named = rule(spec.near_duplicate_correlation)
     with ExitStack() as stack:
@@ -254,7 +254,7 @@ def _groups(
         here = members["number"].to_numpy()
         if fresh[here].any():
             groups[here] = _search(members, groups[here], fresh[here], reader, spec)
-    reader.forget()
+    reader.clear_caches()
     return groups
 
 
@@ -271,7 +271,7 @@ def _search(
     stored = reader.read("signature", table, row)
     if stored.shape[1] != 4 * TABLES * len(CROPS):
         raise StaleTableError(
-            "image tables were made by another version of the code: materialize image_table again"
+            "image tables were written by another version of the code: materialize image_table again"
         )
     signatures = stored.view(np.uint32).reshape(-1, TABLES, len(CROPS))
 
@@ -304,7 +304,7 @@ class _BinaryReader:
         row: npt.NDArray[np.uint32],
         convert: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] = lambda values: values,
     ) -> npt.NDArray[np.uint8]:
-        """Return the values at these places, uint8 (n, bytes), or what `convert` makes of them."""
+        """Return the values of these rows, uint8 (n, bytes), or `convert` of them."""
         parts, order = [], []
         for number in np.unique(table):
             here = np.flatnonzero(table == number)
@@ -319,8 +319,8 @@ class _BinaryReader:
         result[np.concatenate(order)] = result.copy()
         return result
 
-    def forget(self) -> None:
-        """Let go of what is kept at hand: the caches hold the reader itself, and outlive their use."""
+    def clear_caches(self) -> None:
+        """Empty the caches: they hold a reference to the reader itself."""
         self._open.cache_clear()
         self._row_group.cache_clear()
 

@@ -47,5 +47,5 @@ def _named(rows: pl.DataFrame, spec: DatasetSpec) -> pl.DataFrame:
     signatures = np.frombuffer(b"".join(rows["signature"]), np.uint32).reshape(-1, TABLES, len(CROPS))
     pixels = np.frombuffer(b"".join(rows["pixels"]), np.uint8).reshape(-1, *spec.shape)
     correlation = spec.near_duplicate_correlation
-    first = near_duplicate_groups(signatures, lambda places: thumbnails(pixels[places]), correlation)
+    first = near_duplicate_groups(signatures, lambda rows: thumbnails(pixels[rows]), correlation)
     return rows.select("image_id", part=rows["image_id"].gather(first))

@@ -16,7 +16,7 @@ from captcha_assets.images.features import ACROSS, BORDER, CROPS, DOWN, SIGNATUR
 
 
 def rule(correlation: float) -> str:
-    """Name the rule by which groups are found: groups found by another one are found anew."""
+    """Name the rule by which groups are found: groups found by another one are found again."""
     return f"{SIGNATURE_VERSION}/{correlation}"
 
 
@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 Signatures = npt.NDArray[np.uint32]
 Rows = npt.NDArray[np.int64]
 
-#: Candidate pairs looked at together, candidate pairs that wait until pixels are compared, pairs whose pixels
+#: Candidate pairs processed at once, candidate pairs that wait until pixels are compared, pairs whose pixels
 #: are read together, and pairs that are calculated together: they bound the memory.
 _CANDIDATES = 1 << 20
 _WAITING = 1 << 16
@@ -78,7 +78,7 @@ class _Crops:
         self.bucket = self.bucket[self._order]
         return self
 
-    # of millions of crops a handful share a bucket: these are asked for, and the others need no memory
+    # of millions of crops a handful share a bucket: only these are decoded, and the others need no memory
 
     def row(self, positions: Rows) -> Rows:
         """Return the rows of the crops at these positions."""

@@ -1,4 +1,4 @@
-"""The split of every image: train, validation or test, assigned once and for ever.
+"""The split of every image: train, validation or test, assigned once and never changed.
 
 An image that has a split in the record of assignments (`assignments`) keeps it, and has it again when it
 comes back. Only images that the record does not hold are assigned a split, so that each class comes as near
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
-from captcha_assets.images.split_assignments import (
+from captcha_assets.images.split_record import (
     GO_ON,
     RESTORE,
     AssignmentError,
@@ -58,7 +58,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "batch": "The batch its pixels are taken from: the one that brought it when its split was assigned.",
     "sample_key": "The images with the smallest keys are a stratified sample; empty where there is no split.",
 }
-#: The columns of other assets that each column is made from: (asset, column). Recorded splits are kept.
+#: The columns of other assets that each column is derived from: (asset, column). Recorded splits are kept.
 COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_index", "image_id")],
     "label": [("image_index", "label")],
@@ -77,7 +77,7 @@ _ASSIGNMENT_FILES = b"split_assignments"
 
 
 class SplitError(ValueError):
-    """Ratios or tables that splits cannot be made from."""
+    """Ratios or tables from which no splits can be assigned."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +348,7 @@ def lacking_images(splits: AnyPath) -> str | None:
 
 
 def require_images(splits: AnyPath) -> None:
-    """Accept splits that a model can be trained on.
+    """Raise an error for splits that no model can be trained on.
 
     Raises:
         SplitError: there is nothing to train on.
@@ -379,7 +379,7 @@ def update_splits(
         spec: what the images look like.
         table_of: gives the image table of a batch; without it all of a group counts as near-duplicates.
         ratios: share of each split.
-        accept_loss: where assignments are lost, go on with what the record and `target` still hold.
+        accept_loss: where assignments are lost, continue with what the record and `target` still hold.
 
     Raises:
         AssignmentError: assignments are lost or damaged.
@@ -397,7 +397,7 @@ def update_splits(
 
 
 def files_named_by(splits: AnyPath) -> list[str] | None:
-    """Return the files of the record that splits were made from.
+    """Return the files of the record from which splits were computed.
 
     Returns:
         None where there are no splits that can be read, or a version without a record wrote them.
@@ -423,7 +423,7 @@ def _known_assignments(target: AnyPath, record: AssignmentRecord, *, accept_loss
         if earlier is None and known.is_empty() and not accept_loss:
             raise AssignmentError(
                 f"split assignments are lost: {record.folder} holds none, and {target} is damaged. "
-                f"No image is assigned anew: {RESTORE}, {GO_ON}"
+                f"No image is assigned a new split: {RESTORE}, {GO_ON}"
             )
         if earlier is not None:
             record.append(earlier.join(known, on="image_id", how="anti"))

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.archive import list_members
+from captcha_assets.images.archive_reader import list_members
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.ingest_worker import Chunk, arrow_array, chunk_size, read_chunks
 from captcha_assets.storage import AnyPath, replacing
@@ -94,7 +94,7 @@ class IngestError(RuntimeError):
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What became of a batch.
+    """The counts of a batch after ingestion.
 
     Attributes:
         images: rows of the image table.
@@ -215,7 +215,7 @@ class _Worker:
             status = self._process.wait()
             raise IngestError(
                 f"a process that read the archive ended with status {status} before it was done: "
-                "see its last words above, or the system's log where it was killed for memory"
+                "see its last output above, or the system's log where it was killed for memory"
             ) from error
 
     def _start(self) -> None:

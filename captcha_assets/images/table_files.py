@@ -42,8 +42,8 @@ def require_columns(path: Path, columns: Collection[str]) -> Path:
     lacking = [name for name in columns if name not in pq.read_schema(path).names]
     if lacking:
         raise StaleTableError(
-            f"{path} was made by another version of the code, without {', '.join(lacking)}: materialize it "
-            "again with captcha-assets update"
+            f"{path} was written by another version of the code, without {', '.join(lacking)}: materialize "
+            "it again with captcha-assets update"
         )
     return path
 

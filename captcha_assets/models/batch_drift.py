@@ -36,7 +36,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class BatchDrift:
-    """Whether a batch looks like what the champion was trained on, in words too.
+    """Whether a batch drifted from the images that the champion was trained on, in words too.
 
     Attributes:
         passed: whether it does, or there is nothing to compare with.
@@ -56,7 +56,7 @@ def compare_with_champion(paths: Paths, batch: str, spec: DatasetSpec) -> BatchD
         return BatchDrift(passed=True, description="no champion yet to compare with")
     trained_on = paths.training_summary(champion.model_id)
     if not trained_on.exists():
-        unknown = f"nothing is known of what the champion {champion.model_id} was trained on"
+        unknown = f"it is not recorded what the champion {champion.model_id} was trained on"
         return BatchDrift(passed=True, description=unknown)
     try:
         reference = drift.load(trained_on, spec)

@@ -113,7 +113,7 @@ def save(
     The same model gives the same bytes. A folder of old is replaced.
 
     Args:
-        folder: local folder to make.
+        folder: local folder to write.
         model: the network as `load` will build it.
         config: what it is and where it comes from; values that JSON knows.
         history: one entry per epoch.

@@ -1,6 +1,6 @@
-"""From any model, image or batch back to where it comes from, and on to what was made of it.
+"""Lineage: what a model, image or batch was derived from, and what it was used for.
 
-Everything is read from what was recorded among the artifacts; nothing is computed anew but hashes.
+Everything is read from records among the artifacts; only hashes are computed.
 """
 
 import re
@@ -12,10 +12,10 @@ import polars as pl
 
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.splits import SPLITS
-from captcha_assets.models import provenance, registry
+from captcha_assets.models import registry, training_provenance
 from captcha_assets.models.overview import read_metrics
-from captcha_assets.models.provenance import Origin, trained_batches
 from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
+from captcha_assets.models.training_provenance import Origin, trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.sources import corrections, registrations
 from captcha_assets.storage import AnyPath
@@ -25,7 +25,7 @@ _MOST_NEIGHBOURS = 20
 
 
 class LineageError(ValueError):
-    """Nothing of this name is known; the message says what is."""
+    """No or more than one thing has this name; the message lists the known ones."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A thing, where it comes from, and what was made of it."""
+    """A model, batch, image or prediction, what it was derived from, and what it was used for."""
 
     what: Node
-    made_from: tuple[Node, ...]
+    derived_from: tuple[Node, ...]
     used_for: tuple[Node, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as a JSON object: what, made_from, used_for."""
+        """The same as a JSON object: what, derived_from, used_for."""
         return {
             "what": self.what.to_dict(),
-            "made_from": [node.to_dict() for node in self.made_from],
+            "derived_from": [node.to_dict() for node in self.derived_from],
             "used_for": [node.to_dict() for node in self.used_for],
         }
 
@@ -70,10 +70,10 @@ def trace(paths: Paths, what: str, *finders: Finder) -> Lineage:
     Args:
         paths: where things are kept.
         what: its name; of a model's or an image's id, as many characters as make it unique.
-        finders: are asked for what is none of these.
+        finders: look up other kinds of names, in this order.
 
     Raises:
-        LineageError: nothing or more than one thing is called so, or it was removed.
+        LineageError: nothing or more than one thing has this name, or it was removed.
     """
     for find in (_model, _batch, _image, *finders):
         found = find(paths, what)
@@ -112,7 +112,7 @@ def _model(paths: Paths, what: str) -> Lineage | None:
     if what in pointers:
         pointer = pointers[what](paths.models)
         if pointer is None:
-            raise LineageError(f"there is no {what} yet; make one with: captcha-assets update")
+            raise LineageError(f"there is no {what} yet; train one with: captcha-assets update")
         if pointer.model_id not in registry.list_models(paths.models):
             raise LineageError(
                 f"the {what} {pointer.model_id} is missing: restore {paths.models / pointer.model_id}"
@@ -163,7 +163,7 @@ def _batches(model: Trained) -> list[str]:
 
 
 def _origins(paths: Paths, model: Trained) -> Iterator[Node]:
-    recorded = {origin.batch: origin for origin in provenance.origins(model.config.provenance)}
+    recorded = {origin.batch: origin for origin in training_provenance.origins(model.config.provenance)}
     known = registrations.known_batches(paths)
     for batch in _batches(model):
         now = {} if batch in known else {"today": "removed"}
@@ -219,12 +219,12 @@ def _batch(paths: Paths, what: str) -> Lineage | None:
     table = paths.image_table(what)
     facts = {"archive": str(path) if path.exists() else "not fetched"}
     if table.exists():
-        source = _facts(provenance.origin(paths, what))
+        source = _facts(training_provenance.origin(paths, what))
         del source["image_table"]
     else:
         source = {"source": str(known.source) if known else registrations.FOUND}
-    used = (*_tables(paths, what), *_places(paths, what), *_models_of_batch(paths, what))
-    record = provenance.dvc_md5(paths)
+    used = (*_tables(paths, what), *_split_counts(paths, what), *_models_of_batch(paths, what))
+    record = training_provenance.dvc_md5(paths)
     data = [Node("DVC's record of data/, today", record)] if record else []
     return Lineage(Node("batch", what, facts), (Node("source", source.pop("source"), source), *data), used)
 
@@ -244,14 +244,14 @@ def _ids(paths: Paths, batch: str) -> pl.Series:
     return pl.read_parquet(str(paths.image_table(batch)), columns=["image_id"])["image_id"].unique()
 
 
-def _places(paths: Paths, batch: str) -> Iterator[Node]:
+def _split_counts(paths: Paths, batch: str) -> Iterator[Node]:
     if not (paths.image_table(batch).exists() and paths.splits.exists()):
         return
     here = pl.col("image_id").is_in(_ids(paths, batch).implode())
-    places = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
-    found = dict(places.group_by("split").len().iter_rows())
+    rows = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
+    found = dict(rows.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
-    first = int((places["batch"] == batch).sum())
+    first = int((rows["batch"] == batch).sum())
     facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
     yield Node("splits", content_hash(paths.splits), facts)
 
@@ -278,7 +278,7 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     if image_id is None:
         return None
     image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
-    facts = {"label": image["label"], "status": image["status"], **place(paths, image_id)}
+    facts = {"label": image["label"], "status": image["status"], **split_of_image(paths, image_id)}
     others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
     return Lineage(
         Node("image", image_id, facts),
@@ -287,7 +287,7 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     )
 
 
-def place(paths: Paths, image_id: str) -> dict[str, Any]:
+def split_of_image(paths: Paths, image_id: str) -> dict[str, Any]:
     """Return the split of an image, or why it has none."""
     if not paths.splits.exists():
         return {"split": None}

@@ -32,7 +32,7 @@ def writing_folder(target: AnyPath, **facts: Any) -> Iterator[Path]:
     A `target` of old is replaced. When the block raises, it stays as it was.
 
     Args:
-        target: the folder to make.
+        target: the folder to write.
         facts: further entries of the manifest; a callable one is given the files' hashes.
     """
     with replacing_folder(target) as part:

@@ -26,7 +26,7 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the exported model agrees with the model it was made from."""
+    """How far an exported model agrees with the model that was exported."""
 
     max_abs_difference: float
     """Largest difference of any probability."""
@@ -87,7 +87,7 @@ def _without_traces(model: "onnx.ModelProto") -> bytes:
 
 
 def _compare(model: Path, exported: Path, images: NDArray[np.uint8]) -> Parity:
-    """Compare the file `exported` with the model folder it was made from, on uint8 images."""
+    """Compare the file `exported` with the folder of the model that was exported, on uint8 images."""
     ours = TorchPredictor(model).predict(images)
     theirs = run_session(open_session(exported), images, batch_size=256)
     return Parity(
@@ -109,7 +109,7 @@ def export(model: Path, target: AnyPath, images: NDArray[np.uint8]) -> Parity:
 
     Args:
         model: local model folder.
-        target: folder to make.
+        target: folder to write.
         images: uint8 (N, H, W), or (N, H, W, 3) in RGB; real ones.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the registry holds and what is known of each model, as plain rows; promotion and rollback by hand."""
+"""The models of the registry with their figures, as plain rows; promotion and rollback by hand."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
-from captcha_assets.models.provenance import trained_batches
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
-from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
+from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -105,7 +105,7 @@ def list_models(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
-    """What a model is and can do; one that is damaged keeps no other from being listed."""
+    """Return the row of a model; that of a damaged one says so."""
     try:
         return {
             "test accuracy": _accuracy(paths, model_id),
@@ -163,7 +163,7 @@ def quantized(paths: Paths, model_id: str) -> str | None:
 
 
 def why_not_promoted(paths: Paths, model_id: str) -> str | None:
-    """Return why a model was refused, replaced or not promoted; None where nothing is known against it.
+    """Return why a model was refused, replaced or not promoted; None where it was none of these.
 
     Raises:
         RegistryError: a record is damaged.
@@ -178,7 +178,7 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
 
 
 def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
-    """Make a model the champion because a person says so; the history keeps the reason.
+    """Make a model the champion by decision of a person; the history keeps the reason.
 
     Args:
         paths: where things are kept.
@@ -189,7 +189,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
     Raises:
         ModelChoiceError: there is no such model.
         ModelFolderError: the model or its export is damaged.
-        RegistryError: it serves already, or something speaks against it and `force` is not given.
+        RegistryError: it serves already; or, without `force`, it is not evaluated, not exported or refused.
     """
     model_id = resolve(paths, name)
     serves = registry.champion(paths.models)
@@ -208,7 +208,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
 
 
 def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
-    """Make a champion of before serve again: the one before today's, or `to`.
+    """Make a previous champion serve again: the one before today's, or `to`.
 
     Args:
         paths: where things are kept.
@@ -217,14 +217,14 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
         force: go back to `to` although it was refused or is not exported.
 
     Raises:
-        RegistryError: there is nothing to go back to, or something speaks against the model.
+        RegistryError: there is nothing to go back to, or the model was refused or is not exported.
         ModelFolderError: the model or its export is damaged.
     """
 
     def verify(model_id: str) -> None:
         if not force and not paths.onnx_model(model_id).exists():
             raise RegistryError(
-                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): make it again with "
+                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): export it again with "
                 f"captcha-assets model export {model_id}, or add --to {model_id} --force"
             )
         verify_export(paths, model_id)
@@ -235,7 +235,7 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
 
 
 def require_whole(paths: Paths, champion: Champion) -> None:
-    """Refuse a champion whose folder or export is missing or damaged.
+    """Raise an error if the folder or the export of the champion is missing or damaged.
 
     Raises:
         RegistryError: the message says what to do.
@@ -270,26 +270,26 @@ def require_export(paths: Paths, model_id: str) -> None:
 
 
 def verify_export(paths: Paths, model_id: str) -> None:
-    """Refuse an exported model that is damaged or of another model; one that is not there passes.
+    """Raise an error if an exported model is damaged or of another model; a missing one passes.
 
     Raises:
         ModelFolderError: the message says what to do.
     """
-    place = paths.onnx_model(model_id)
-    if not place.exists():
+    export = paths.onnx_model(model_id)
+    if not export.exists():
         return
     try:
-        with fetched(place) as folder:
+        with fetched(export) as folder:
             manifest = verify_files(folder)
     except ModelFolderError as error:
         fault = str(error).partition(":")[0]
         raise ModelFolderError(f"{fault}: {_export_again(model_id)}") from error
     if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
-        raise ModelFolderError(f"{place} does not hold the export of {model_id}: {_export_again(model_id)}")
+        raise ModelFolderError(f"{export} does not hold the export of {model_id}: {_export_again(model_id)}")
 
 
 def _export_again(model_id: str) -> str:
-    return f"restore the folder, or make it again with: captcha-assets model export {model_id}"
+    return f"restore the folder, or export it again with: captcha-assets model export {model_id}"
 
 
 def _missing(paths: Paths, model_id: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ def resolve(paths: Paths, model: str) -> str:
     if model in pointers:
         found = pointers[model](paths.models)
         if found is None:
-            raise ModelChoiceError(f"there is no {model} yet; make one with: captcha-assets update")
+            raise ModelChoiceError(f"there is no {model} yet; train one with: captcha-assets update")
         return found.model_id
     known = registry.list_models(paths.models)
     if model not in known:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ImageSizeError(ValueError):
-    """Images that the model was not made for."""
+    """Images that the model does not accept."""
 
 
 class Predictor(Protocol):

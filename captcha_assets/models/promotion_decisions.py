@@ -2,14 +2,14 @@
 
     decisions/<candidate>--<champion>--<test split>.json
 
-A candidate is compared once against a champion on a test split. Later questions get the recorded
-decision: asking often does not get another answer.
+A candidate is compared once against a champion on a test split. Later promotions return the recorded
+decision, so that repetition cannot change it.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from captcha_assets.models.records import read
+from captcha_assets.models.registry_records import read
 from captcha_assets.storage import AnyPath, create, json_text
 
 #: In the place of the champion's id where there was none.
@@ -56,7 +56,7 @@ def record(registry: AnyPath, decision: Decision) -> Decision:
 
 
 def last(registry: AnyPath, candidate: str) -> Decision | None:
-    """Return the decision on a candidate that was made last, or None where it was never compared.
+    """Return the latest decision on a candidate, or None where it was never compared.
 
     Raises:
         RegistryError: a decision on it is damaged.
@@ -72,10 +72,10 @@ def compared(registry: AnyPath) -> set[str]:
 
 
 def _paths(registry: AnyPath) -> list[AnyPath]:
-    place = registry / "decisions"
-    if not place.exists():
+    folder = registry / "decisions"
+    if not folder.exists():
         return []
-    found = (path for path in place.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
     return sorted(found, key=lambda path: path.name)
 
 

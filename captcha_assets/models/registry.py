@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from captcha_assets.models import folder
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError
-from captcha_assets.models.records import RegistryError, now, read
+from captcha_assets.models.registry_records import RegistryError, now, read
 from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]
@@ -75,11 +75,11 @@ def model_folder(registry: AnyPath, model_id: str) -> AnyPath:
     Raises:
         RegistryError: there is no such model.
     """
-    place = registry / model_id
-    if not model_id or "/" in model_id or not (place / MANIFEST).exists():
+    path = registry / model_id
+    if not model_id or "/" in model_id or not (path / MANIFEST).exists():
         known = ", ".join(list_models(registry)) or "none"
         raise RegistryError(f"there is no model {model_id!r} in {registry}; known are: {known}")
-    return place
+    return path
 
 
 def list_models(registry: AnyPath) -> list[str]:
@@ -87,14 +87,14 @@ def list_models(registry: AnyPath) -> list[str]:
     if not registry.exists():
         return []
     return sorted(
-        place.name
-        for place in registry.iterdir()
-        if not place.name.startswith(".") and (place / MANIFEST).exists()
+        path.name
+        for path in registry.iterdir()
+        if not path.name.startswith(".") and (path / MANIFEST).exists()
     )
 
 
 def _verify(registry: AnyPath, model_id: str) -> None:
-    """Refuse a model that is not there, is damaged, or is another one than its folder's name says."""
+    """Raise an error if a model is missing, damaged, or another one than its folder's name says."""
     with fetched(model_folder(registry, model_id)) as local:
         found = folder.verify(local)
     if found != model_id:
@@ -135,7 +135,7 @@ def add_candidate(registry: AnyPath, trained: Path) -> str:
 
 
 def make_candidate(registry: AnyPath, model_id: str) -> None:
-    """Make a model of the registry the candidate; a pointer that is lost or damaged is written anew."""
+    """Make a model of the registry the candidate; a pointer that is lost or damaged is written again."""
     if pointed_at(registry) != model_id:
         write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
 
@@ -156,15 +156,15 @@ def candidate(registry: AnyPath) -> Candidate | None:
         RegistryError: the pointer is damaged.
     """
     path = registry / "candidate.json"
-    return read(path, Candidate, remedy="captcha-assets update writes it anew") if path.exists() else None
+    return read(path, Candidate, remedy="captcha-assets update writes it again") if path.exists() else None
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
-    place = registry / "history"
-    if not place.exists():
+    entries = registry / "history"
+    if not entries.exists():
         return []
     return sorted(
-        (path for path in place.iterdir() if _ENTRY.fullmatch(path.name)), key=lambda path: path.name
+        (path for path in entries.iterdir() if _ENTRY.fullmatch(path.name)), key=lambda path: path.name
     )
 
 
@@ -202,9 +202,9 @@ def _entry(path: AnyPath) -> Champion:
 def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champion | None:
     """Make `entry` the champion after `before`; None where another process came first."""
     number = before.number + 1 if before else 1
-    made = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
+    appended = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
     path = registry / "history" / f"{number:06d}.json"
-    return made if create(path, json_text(asdict(made))) else None
+    return appended if create(path, json_text(asdict(appended))) else None
 
 
 def promote(
@@ -240,9 +240,11 @@ def promote(
                 f"{model_id} was to replace {instead_of}, but {serves.model_id if serves else 'none'} serves "
                 "by now: decide again"
             )
-        made = _append(registry, serves, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {}))
-        if made:
-            return made
+        appended = _append(
+            registry, serves, model_id=model_id, reason=reason, by=by, metrics=dict(metrics or {})
+        )
+        if appended:
+            return appended
 
 
 def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]]:
@@ -268,7 +270,7 @@ def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]
 
 
 def _last_place(served: list[str], model_id: str) -> int | None:
-    return max((place for place, one in enumerate(served) if one == model_id), default=None)
+    return max((position for position, one in enumerate(served) if one == model_id), default=None)
 
 
 def rollback(
@@ -280,7 +282,7 @@ def rollback(
     force: bool = False,
     verify: Callable[[str], None] | None = None,
 ) -> Champion:
-    """Make a champion of before serve again, at once and whole; the history records it.
+    """Make a previous champion serve again, at once and whole; the history records it.
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
 
@@ -310,7 +312,7 @@ def rollback(
         _verify(registry, target)
         if verify:
             verify(target)
-        made = _append(
+        appended = _append(
             registry,
             entries[-1],
             model_id=target,
@@ -319,8 +321,8 @@ def rollback(
             action="rollback",
             metrics=past[target].metrics,
         )
-        if made:
-            return made
+        if appended:
+            return appended
 
 
 def _before(entries: list[Champion]) -> str:
@@ -349,10 +351,10 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
     serves = champion(registry)
     if serves and serves.model_id == model_id:
         raise RegistryError(f"{model_id} serves: take it back with a rollback")
-    made = Refusal(model_id, now(), reason)
-    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(made))):
+    recorded = Refusal(model_id, now(), reason)
+    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(recorded))):
         raise RegistryError(f"{model_id} was refused before: {refusal(registry, model_id)}")
-    return made
+    return recorded
 
 
 def refusal(registry: AnyPath, model_id: str) -> str | None:

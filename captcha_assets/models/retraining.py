@@ -1,9 +1,9 @@
-"""When a training starts by itself: the policy `retrain`, each of its triggers with its reason.
+"""When a training starts automatically: the policy `retrain` and its triggers.
 
-What is compared is content, never events: what the model that was trained last has seen, and what there
-is now. So nothing happens because something was merely made again. A reason counts once: what a request
-was made for is remembered, and whatever became of it (`Situation` is small, a sensor keeps it), it takes
-more of the same, or something else, for the next request.
+The policy compares content, not events: the data and settings that the latest model was trained with, and
+those of now. So an asset that is materialized again with the same content triggers nothing. A sensor stores
+the `Situation` of its last request: whether that training succeeded or not, the next request needs further
+new data or another change.
 """
 
 import json
@@ -17,7 +17,7 @@ from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.provenance import trained_batches
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
@@ -58,12 +58,12 @@ class Situation:
     new_batches: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return the situation as text, to be remembered."""
+        """Return the situation as JSON, to be stored."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | None) -> "Situation | None":
-        """Return the situation that was remembered; None where none was, or by another version."""
+        """Return the stored situation; None where there is none, or one of another version."""
         try:
             stored: dict[str, Any] = json.loads(text or "null") or {}
             values: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()}
@@ -101,7 +101,7 @@ class Reason:
 
 
 def situation(paths: Paths, code: str, configuration: str) -> Situation:
-    """Look at the splits, at the validation results, and at the model that was trained last.
+    """Return the situation from the splits, the validation results, and the model that was trained last.
 
     Args:
         paths: where things are kept.
@@ -218,7 +218,7 @@ def reasons(now: Situation, handled: Situation | None, limits: Limits) -> list[R
 
 def _first(now: Situation, before: Situation | None) -> Iterator[Reason]:
     if now.model_id is None and before is None:
-        yield Reason("first model", "the first training: no model was there")
+        yield Reason("first model", "the first training: there was no model")
 
 
 def _images(now: Situation, before: Situation | None, limits: Limits) -> Iterator[Reason]:
@@ -287,7 +287,7 @@ def _changed(trigger: str, version: str, then: str) -> str:
 
 
 def in_words(now: Situation, limits: Limits) -> str:
-    """Say where every trigger stands: what a look at the policy shows while nothing happens."""
+    """Return the state of every trigger, in words."""
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
     if now.model_id is None:
@@ -302,7 +302,7 @@ def in_words(now: Situation, limits: Limits) -> str:
         f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
         f"{_served_in_words(now, limits)}; "
-        f"{'; '.join(changed) or 'code and settings as in the last training'}"
+        f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the latest drift report says of the predictions of the model that serves."""
+"""The latest drift report on the predictions of the model that serves."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class ServedDriftAlarm:
 def alarm(paths: Paths) -> ServedDriftAlarm | None:
     """Return the alarm of the latest drift report; None where it raises none, or is about another model.
 
-    A damaged report raises no alarm: it is stale, and is made again.
+    A damaged report raises no alarm: it is stale, and is materialized again.
 
     Raises:
         RegistryError: the pointer to the champion is damaged.

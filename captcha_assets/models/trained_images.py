@@ -89,17 +89,17 @@ def splits_of(paths: Paths, model_id: str, config: ModelConfig) -> AnyPath | Non
 
     Today's serve where they are the very same.
     """
-    for place in (paths.training_splits(model_id), paths.splits):
-        if place.exists() and content_hash(place) == config.splits_version:
-            return place
+    for path in (paths.training_splits(model_id), paths.splits):
+        if path.exists() and content_hash(path) == config.splits_version:
+            return path
     return None
 
 
 def _splits(paths: Paths, model_id: str, config: ModelConfig) -> pl.DataFrame | None:
-    place = splits_of(paths, model_id, config)
-    if place is None:
+    path = splits_of(paths, model_id, config)
+    if path is None:
         return None
-    frame = pl.read_parquet(str(place), columns=["image_id", "split", "sample_key"])
+    frame = pl.read_parquet(str(path), columns=["image_id", "split", "sample_key"])
     sample = take_sample(frame, config.settings.get("sample_size"))["image_id"]
     seen = pl.col("image_id").is_in(sample.implode())
     return frame.select("image_id", "split", seen=seen)

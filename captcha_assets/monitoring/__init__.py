@@ -1,1 +1,1 @@
-"""Drift of served predictions: does what the service sees still look like what the champion learned from?"""
+"""Drift of served predictions against the images that the champion was trained and validated on."""

@@ -1,4 +1,4 @@
-"""The error rate that corrections prove, with a confidence sequence that may be looked at every day.
+"""The error rate that corrections prove, with a confidence sequence that may be evaluated every day.
 
 People correct what they look at, which is no random choice: of wrong predictions they may find few, and of
 what they correct nearly all is wrong. What holds whatever they choose: each corrected prediction was wrong,
@@ -23,7 +23,7 @@ _STEPS = 60
 
 
 def log_capital(wrong: int, n: int, rate: float) -> float:
-    """Return the logarithm of what a bettor has made of 1, who bets that the error rate exceeds `rate`.
+    """Return the logarithm of the wealth, from 1, of a bettor who bets that the error rate exceeds `rate`.
 
     Args:
         wrong: predictions that were wrong.

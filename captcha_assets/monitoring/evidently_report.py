@@ -86,8 +86,8 @@ def _frame(sample: Sample, classes: tuple[str, ...]) -> "pd.DataFrame":
 def _reference_frame(reference: Reference) -> "pd.DataFrame":
     """Return the validation predictions beside as many evenly spaced quantiles of the training images."""
     levels = np.linspace(0, 1, reference.quantiles.shape[1])
-    places = np.linspace(0, 1, len(reference.labels))
-    statistics = np.column_stack([np.interp(places, levels, row) for row in reference.quantiles])
+    positions = np.linspace(0, 1, len(reference.labels))
+    statistics = np.column_stack([np.interp(positions, levels, row) for row in reference.quantiles])
     return _columns(statistics, reference.probabilities, reference.predicted, reference.classes)
 
 

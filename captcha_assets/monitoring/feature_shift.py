@@ -1,6 +1,6 @@
-"""Do the network's features tell served images from validation images? And which images are unusual?
+"""Whether the network's features distinguish served images from validation images, and which are unusual.
 
-Features are the inputs of the network's last layer: what the network makes of an image before it decides.
+Features are the inputs of the network's last layer.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _DRAWS_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Discrimination:
-    """How well a linear classifier tells two samples apart.
+    """How well a linear classifier distinguishes two samples.
 
     Attributes:
         auc: probability that it gives the higher score to the served one of two images, 0.5 to 1; what chance
@@ -48,8 +48,8 @@ def discriminate(
         sample: features of the sample (n, d).
         draws: number of permutations.
         rng: draws the permutations.
-        design_effect: so many images of the sample tell as much as one independent image: permutations draw
-            that many fewer.
+        design_effect: so many images of the sample have the information of one independent image;
+            permutations draw that many fewer.
     """
     size = -(-(len(sample) + len(reference)) // _GROUPS)
     n, m = len(sample) // size, len(reference) // size

@@ -50,13 +50,19 @@ def plot(window: Window) -> bytes:
 
 
 def _draw_classes(axes: Axes, window: Window) -> None:
-    places = np.arange(len(window.shares))
+    positions = np.arange(len(window.shares))
     before, now = ([getattr(one, name) for one in window.shares] for name in ("before", "now"))
     implied = [one.labels_implied for one in window.shares]
-    axes.bar(places - 0.2, before, width=0.4, color=BEFORE, label="validation split")
-    axes.bar(places + 0.2, now, width=0.4, color=NOW, label=f"{window.name} ({window.predictions:,})")
+    axes.bar(positions - 0.2, before, width=0.4, color=BEFORE, label="validation split")
+    axes.bar(positions + 0.2, now, width=0.4, color=NOW, label=f"{window.name} ({window.predictions:,})")
     axes.plot(
-        places + 0.2, implied, "D", color="white", markeredgecolor=NOW, markersize=4, label="implied labels"
+        positions + 0.2,
+        implied,
+        "D",
+        color="white",
+        markeredgecolor=NOW,
+        markersize=4,
+        label="implied labels",
     )
     _name_classes(axes, window)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -126,7 +126,7 @@ class Errors:
 
     Attributes:
         predictions: number of its predictions.
-        labelled: predictions that somebody gave a label.
+        labelled: predictions with a label from a person.
         wrong: those whose label is another than the predicted class.
     """
 
@@ -173,7 +173,7 @@ class ServedDrift:
         validation_images: number of validation images that were compared with.
         false_alarms: probability of an alarm on an undisturbed day, all tests together.
         windows: the day, and the last days together where there are any.
-        error_rate: None where nobody corrected anything.
+        error_rate: None where there are no corrections.
         unusual: the most unusual images of the day.
     """
 

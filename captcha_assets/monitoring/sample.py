@@ -14,7 +14,7 @@ from captcha_assets.images.decode import decode
 from captcha_assets.images.features import thumbnails
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
-from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.predictor import spec_of_inputs
 from captcha_assets.monitoring.result import Errors
 from captcha_assets.quality.drift import MIN_REFERENCE, STATISTICS, DriftError, Summary, sharpness
@@ -139,7 +139,7 @@ def load(path: AnyPath) -> Reference:
         scalars = str(kept.pop("model_id")), tuple(map(str, kept.pop("classes")))
         return Reference(*scalars, training_images=int(kept.pop("training_images")), **kept)
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise DriftError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
+        raise DriftError(f"{path} cannot be read ({error}): remove it, and it is computed again") from error
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ def _predictions(tables: Sequence[AnyPath], model_id: str) -> pl.LazyFrame | Non
 
 def unreadable(tables: Sequence[AnyPath], error: Exception) -> DriftError:
     """Return the error of tables of the prediction log that cannot be read."""
-    places = ", ".join(map(str, tables))
+    tables_read = ", ".join(map(str, tables))
     return DriftError(
-        f"{places} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
+        f"{tables_read} cannot be read ({str(error).splitlines()[0]}): materialize prediction_log again"
     )
 
 
@@ -247,8 +247,8 @@ def _positions(labels: pl.Series, classes: Sequence[str]) -> NDArray[np.int64]:
     unknown = sorted(set(labels.to_list()) - set(classes))
     if unknown:
         raise DriftError(f"the predictions name classes that the model does not have: {', '.join(unknown)}")
-    place = {name: position for position, name in enumerate(classes)}
-    return np.array([place[name] for name in labels], np.int64)
+    index_of = {name: position for position, name in enumerate(classes)}
+    return np.array([index_of[name] for name in labels], np.int64)
 
 
 def _decoded(images: Sequence[bytes | None], spec: DatasetSpec) -> tuple[NDArray[np.int64], Array]:

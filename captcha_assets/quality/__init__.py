@@ -1,1 +1,1 @@
-"""What a table must be like: expectation suites, validation results, reports."""
+"""Expectation suites, validation results, reports."""

@@ -26,7 +26,7 @@ _Results = Iterator[tuple[ValidationResultIdentifier, ExpectationSuiteValidation
 
 
 def build(paths: Paths, spec: DatasetSpec) -> AnyPath:
-    """Build the site anew in `settings.data_docs`, and return the path of its first page.
+    """Build the site in `settings.data_docs`, and return the path of its first page.
 
     Results that cannot be read, and those of versions with a format of their own, are left out.
 

@@ -1,7 +1,7 @@
-"""Drift of a batch: does it still look like what the model was trained on?
+"""Drift of a batch against the images that the model was trained on.
 
 Both sides are summarized in one pass (`summarize`); the summaries, a few hundred kilobytes whatever the
-number of images, are compared (`compare`). Six things are looked at: the distributions of brightness,
+number of images, are compared (`compare`). Six features are compared: the distributions of brightness,
 contrast, foreground fraction and sharpness, the class frequencies, and the shapes: the mean image of each
 class, coarsely, along the directions in which images of one class differ most (principal components).
 Shapes are compared class by class, so that another mix of classes does not pass for other letters.
@@ -39,12 +39,12 @@ MIN_REFERENCE = 200
 
 # With thousands of images every p-value is tiny, so that a difference nobody would see counts as
 # significant. An alarm therefore asks for more: a difference beyond what is tolerated, by more than chance
-# explains. With few images chance rules, with many the tolerance.
+# explains. With few images chance sets the threshold, with many images the tolerance.
 
 #: Rate of alarms among undisturbed batches, all features together (divided among them).
 FALSE_ALARMS = 0.01
-#: Images cut from one drawn image resemble each other, so that many tell less than their number: the
-#: effective sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is
+#: Images cut from one drawn image resemble each other, so that they hold less information than their number:
+#: the effective sample size of real ones is 1/1.4 of their number, of generated ones 1/1.5; the rest is
 #: margin. (Their classes do not depend on each other.)
 DESIGN_EFFECT = 2.0
 #: Tolerated difference of the distributions of a statistic: at most this share of the images would have to
@@ -63,7 +63,7 @@ _ROWS_AT_ONCE = 8192
 
 
 class DriftError(ValueError):
-    """A comparison that cannot be made."""
+    """Two sets of images that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class DriftResult:
 
 
 class _Sums:
-    """Sums over images, from which a summary is made. All of them are whole numbers, so the order is free."""
+    """Sums over images, from which a summary is computed. All are integers, so the order is free."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         none = thumbnails(np.zeros((0, *spec.shape), np.uint8))
@@ -220,7 +220,7 @@ def summarize(tables: Sequence[AnyPath], spec: DatasetSpec, splits: AnyPath | No
     Args:
         tables: image tables.
         spec: their classes and the size of an image.
-        splits: only images that have the split `train` here are looked at; all of them without it.
+        splits: only images that have the split `train` here are summarized; all of them without it.
     """
     wanted = None if splits is None else _training_images(splits)
     sums = _Sums(spec)
@@ -277,7 +277,7 @@ def load(path: AnyPath, spec: DatasetSpec) -> Summary:
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise DriftError(f"{path} cannot be read ({error}): {again}") from error
     if tuple(kept.pop("classes", ())) != spec.classes:
-        raise DriftError(f"{path} was made with other classes: {again}")
+        raise DriftError(f"{path} was computed with other classes: {again}")
     return Summary(spec.classes, **kept)
 
 

@@ -82,15 +82,15 @@ def draw_distribution(axes: Axes, before: Array, now: Array) -> None:
 
 
 def _draw_frequencies(axes: Axes, reference: Summary, batch: Summary) -> None:
-    places = np.arange(len(reference.classes))
+    positions = np.arange(len(reference.classes))
     for offset, summary, color, name in (
         (-0.2, reference, BEFORE, "training images"),
         (0.2, batch, NOW, "this batch"),
     ):
         label = f"{name} ({summary.images:,})"
         shares = summary.counts / max(summary.images, 1)
-        axes.bar(places + offset, shares, width=0.4, color=color, label=label)
-    axes.set_xticks(places, reference.classes)
+        axes.bar(positions + offset, shares, width=0.4, color=color, label=label)
+    axes.set_xticks(positions, reference.classes)
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)

@@ -1,4 +1,4 @@
-"""What became of each batch, in one row."""
+"""One row per batch: counts of its images and the outcome of its checks."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ class BatchOverview:
         usable: images that could be decoded and labelled.
         rejected: members that cannot be used.
         duplicates: usable images that another member, of this batch or an earlier one, holds already.
-        checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not made".
+        checks: "passed", "passed, N warnings", "quarantined: NAME, ..." or "not materialized".
     """
 
     batch: str
@@ -38,7 +38,7 @@ class BatchOverview:
 
 
 def describe_batches(paths: Paths, batches: Iterable[str]) -> list[BatchOverview]:
-    """Describe batches from what they left among the artifacts; nothing is computed anew."""
+    """Describe batches from their stored tables and validation results; nothing is computed again."""
     firsts = _firsts_by_batch(paths)
     return [_describe(paths, name, firsts) for name in sorted(batches)]
 
@@ -46,7 +46,7 @@ def describe_batches(paths: Paths, batches: Iterable[str]) -> list[BatchOverview
 def _describe(paths: Paths, batch: str, firsts: dict[str, int]) -> BatchOverview:
     folder = paths.validation_results("image_table", batch)
     if not validation_result.is_stored(folder):
-        return BatchOverview(batch, None, None, None, None, "not made")
+        return BatchOverview(batch, None, None, None, None, "not materialized")
     try:
         usable = _rows(paths.image_table(batch))
         rejected = _rows(paths.rejected_images(batch))
@@ -78,7 +78,7 @@ def _firsts_by_batch(paths: Paths) -> dict[str, int]:
             images, first = images.join(split, on="image_id", how="left"), pl.coalesce("first", "batch")
         counted = images.group_by(batch=first).len().collect()
     except (pl.exceptions.PolarsError, OSError):
-        return {}  # damaged: `status` says so, and `update` mends it
+        return {}  # damaged: `status` reports it, and `update` materializes it again
     return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())
 
 

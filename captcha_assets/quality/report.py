@@ -15,7 +15,7 @@ from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
 from captcha_assets.storage import AnyPath, replacing
 
-#: So many batches stand on the page of the history: more nobody reads, and each costs a file to open.
+#: At most so many batches are on the page of the history: each costs a file to open.
 _LATEST = 200
 
 
@@ -35,7 +35,7 @@ def _template(name: str) -> Template:
 
 
 def page(validation: ValidationResult, figures: Mapping[str, bytes] | None = None) -> str:
-    """Return the report: what stops the flow first, then the warnings, then what is as expected.
+    """Return the report: failed blocking checks first, then warnings, then the expectations that were met.
 
     Args:
         validation: the validation results of a table.

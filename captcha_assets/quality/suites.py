@@ -34,7 +34,7 @@ class Expectation(NamedTuple):
 
     @property
     def blocking(self) -> bool:
-        """Whether nothing goes on when it fails."""
+        """Whether a failure blocks the assets that depend on the table."""
         return self.severity == "critical"
 
 
@@ -272,7 +272,7 @@ def splits(_spec: DatasetSpec) -> Suite:
 def _as_in_index() -> Suite:
     return {
         "no_conflict_in_split": _critical(
-            "No image with contradicting labels is learned from.",
+            "No image with contradicting labels has a split.",
             _gxe(
                 "ExpectColumnValuesToBeNull",
                 column="split",
@@ -335,7 +335,7 @@ def drift(_spec: DatasetSpec) -> Suite:
     """The drift of a batch. A row is a feature: how much it differs, and by how much it may (`drift`)."""
     return {
         "drift": _warning(
-            "The batch looks like what the champion was trained on.",
+            "The batch has the statistics of the images that the champion was trained on.",
             _gxe(
                 "ExpectColumnPairValuesAToBeGreaterThanB",
                 column_A="threshold",
@@ -349,7 +349,8 @@ def drift(_spec: DatasetSpec) -> Suite:
 def prediction_log(spec: DatasetSpec) -> Suite:
     """The served predictions of a day. A row is a prediction, beside what its time and probabilities say.
 
-    What the images look like only warns: it is what the service was sent, and the drift report judges it.
+    Expectations on the images themselves only warn: clients may send any image, and the drift report tests
+    for drift.
     """
     classes = list(spec.classes)
     return {
@@ -358,7 +359,7 @@ def prediction_log(spec: DatasetSpec) -> Suite:
             _gxe("ExpectColumnValuesToBeUnique", column="inference_id"),
         ),
         "of_the_day": _critical(
-            "Every prediction was made on the day of its partition.",
+            "Every prediction has the day of its partition.",
             _gxe("ExpectColumnPairValuesToBeEqual", column_A="day_of_time", column_B="day"),
         ),
         "labels_in_alphabet": _critical(

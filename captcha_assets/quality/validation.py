@@ -23,7 +23,7 @@ from great_expectations.data_context.types.base import (
 from great_expectations.execution_engine import pandas_execution_engine
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.quality import derived_tables, example_images, suites
 from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan
@@ -87,7 +87,7 @@ def validate_splits(
 
     Args:
         splits: the split of every image.
-        index: the image index that the splits were made for.
+        index: the image index that the splits were assigned from.
         record: the split assignments.
         spec: what the images should be like.
         tables: image tables by batch; the images of unexpected rows are taken from them.
@@ -165,7 +165,7 @@ def suite_of(name: str, expectations: Suite) -> gx.ExpectationSuite:
 
 
 def context() -> EphemeralDataContext:
-    """Return a context that keeps nothing, asks nobody and prints nothing."""
+    """Return a context that stores nothing, sends no telemetry and prints nothing."""
     config = DataContextConfig(
         store_backend_defaults=InMemoryStoreBackendDefaults(),
         progress_bars=ProgressBarsConfig(globally=False),

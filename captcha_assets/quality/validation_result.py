@@ -42,7 +42,7 @@ class QuarantinedError(RuntimeError):
             f"{one.name}: expected {one.expected}; found {one.observed}" for one in result.failures
         )
         super().__init__(
-            f"batch {batch} is quarantined ({failed}): the other batches go on without it; remove it "
+            f"batch {batch} is quarantined ({failed}): the other batches are used without it; remove it "
             f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
         )
 
@@ -54,7 +54,7 @@ class ExpectationResult:
     Attributes:
         name: of the asset check, see `suites`.
         notes: what the expectation is for.
-        severity: "critical" where nothing may go on when it fails, else "warning".
+        severity: "critical" where a failure blocks the assets that depend on the table, else "warning".
         success: whether the table is as expected.
         expected: the expectation with its arguments, in words.
         observed: what the table holds, in words.
@@ -73,7 +73,7 @@ class ExpectationResult:
 
     @property
     def blocking(self) -> bool:
-        """Whether nothing may go on when it fails."""
+        """Whether a failure blocks the assets that depend on the table."""
         return self.severity == "critical"
 
     @property
@@ -268,7 +268,7 @@ def has_passed(folder: AnyPath) -> bool:
 def quarantined(folders: Mapping[str, AnyPath]) -> dict[str, list[str]]:
     """Return the batches that failed a blocking check, with the names of the checks.
 
-    Results that are missing or damaged name no check: their table is stale, and `status` says so.
+    Results that are missing or damaged name no check: their table is stale, which `status` shows.
 
     Args:
         folders: where the validation results of each batch lie.

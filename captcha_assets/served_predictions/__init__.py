@@ -1,1 +1,1 @@
-"""What is made of the prediction log: tables by day, and the lineage of a prediction."""
+"""The prediction log as tables by day, and the lineage of a prediction."""

@@ -1,4 +1,4 @@
-"""From a served prediction back to its model, and on to its corrections and the models that saw them."""
+"""Lineage of a served prediction: its model, its corrections, and the models trained on them."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from captcha_assets.models import registry
-from captcha_assets.models.lineage import Lineage, Node, models_of_image, place, trace
+from captcha_assets.models.lineage import Lineage, Node, models_of_image, split_of_image, trace
 from captcha_assets.models.manifest import ModelFolderError, read_manifest
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
@@ -27,37 +27,37 @@ def prediction(paths: Paths, what: str) -> Lineage | None:
     found = daily_tables.find(address, what) if address else None
     if found is None:
         return None
-    made, given = found
+    logged, given = found
     facts = {
-        "time": made.time.isoformat(timespec="seconds"),
-        "label": made.label,
-        "score": made.score,
-        "status": made.status,
-        "image_hash": made.image_hash,
+        "time": logged.time.isoformat(timespec="seconds"),
+        "label": logged.label,
+        "score": logged.score,
+        "status": logged.status,
+        "image_hash": logged.image_hash,
     }
-    batches = [_correction(paths, made, one.correction, one.batches) for one in given]
-    return Lineage(Node("prediction", made.inference_id, facts), (_model(paths, made),), tuple(batches))
+    batches = [_correction(paths, logged, one.correction, one.batches) for one in given]
+    return Lineage(Node("prediction", logged.inference_id, facts), (_model(paths, logged),), tuple(batches))
 
 
-def _model(paths: Paths, made: LoggedPrediction) -> Node:
-    facts: dict[str, Any] = {"name": made.model_name, "model.onnx": made.model_digest}
-    facts["export"] = _export(paths, made)
-    if made.model_version not in registry.list_models(paths.models):
-        return Node("model", made.model_version, {**facts, "today": "not in the registry"})
-    model = trace(paths, made.model_version)
-    return Node("model", made.model_version, {**facts, **model.what.facts}, model.made_from)
+def _model(paths: Paths, logged: LoggedPrediction) -> Node:
+    facts: dict[str, Any] = {"name": logged.model_name, "model.onnx": logged.model_digest}
+    facts["export"] = _export(paths, logged)
+    if logged.model_version not in registry.list_models(paths.models):
+        return Node("model", logged.model_version, {**facts, "today": "not in the registry"})
+    model = trace(paths, logged.model_version)
+    return Node("model", logged.model_version, {**facts, **model.what.facts}, model.derived_from)
 
 
-def _export(paths: Paths, made: LoggedPrediction) -> str:
-    """Return the asset whose file answered, of those that lie there now."""
+def _export(paths: Paths, logged: LoggedPrediction) -> str:
+    """Return the asset that holds the file that answered, as far as it still does."""
     for asset, export in (
-        ("onnx_model", paths.onnx_model(made.model_version)),
-        ("quantized_model", paths.quantized_model(made.model_version)),
+        ("onnx_model", paths.onnx_model(logged.model_version)),
+        ("quantized_model", paths.quantized_model(logged.model_version)),
     ):
         with suppress(ModelFolderError):
-            if export.exists() and _digest(export) == made.model_digest:
+            if export.exists() and _digest(export) == logged.model_digest:
                 return asset
-    return "not there any more"
+    return "not stored any more"
 
 
 def _digest(export: AnyPath) -> str | None:
@@ -65,31 +65,31 @@ def _digest(export: AnyPath) -> str | None:
         return read_manifest(folder)["files"].get("model.onnx")
 
 
-def _correction(paths: Paths, made: LoggedPrediction, correction: Correction, batches: list[str]) -> Node:
+def _correction(paths: Paths, logged: LoggedPrediction, correction: Correction, batches: list[str]) -> Node:
     facts = {
         "label": correction.label,
         "annotator": correction.annotator,
         "time": correction.time.isoformat(timespec="seconds"),
-        "state": _state(made, correction, batches),
+        "state": _state(logged, correction, batches),
     }
-    counts = made.correction is not None and made.correction.id == correction.id
-    nodes = [Node("batch", name, {}, tuple(_images(paths, name, made))) for name in batches if counts]
+    counts = logged.correction is not None and logged.correction.id == correction.id
+    nodes = [Node("batch", name, {}, tuple(_images(paths, name, logged))) for name in batches if counts]
     return Node("correction", str(correction.id), facts, tuple(nodes))
 
 
-def _state(made: LoggedPrediction, correction: Correction, batches: list[str]) -> str:
-    if made.correction and made.correction.id != correction.id:
-        return f"superseded by {made.correction.id}"
+def _state(logged: LoggedPrediction, correction: Correction, batches: list[str]) -> str:
+    if logged.correction and logged.correction.id != correction.id:
+        return f"superseded by {logged.correction.id}"
     return "in a batch" if batches else "in no batch yet"
 
 
-def _images(paths: Paths, batch: str, made: LoggedPrediction) -> Iterator[Node]:
+def _images(paths: Paths, batch: str, logged: LoggedPrediction) -> Iterator[Node]:
     """Yield the image that a batch holds of a prediction, and what it is to each model."""
     table = paths.image_table(batch)
     if not table.exists():
         return
     rows = pl.scan_parquet(str(table)).select("image_id", "member", "label").collect()
     for image_id, member, label in rows.iter_rows():
-        if corrections.image_hash_of(member) == made.image_hash:
-            facts = {"member": member, "label_there": label, **place(paths, image_id)}
+        if corrections.image_hash_of(member) == logged.image_hash:
+            facts = {"member": member, "label_there": label, **split_of_image(paths, image_id)}
             yield Node("image", image_id, facts, tuple(models_of_image(paths, image_id)))

@@ -1,4 +1,4 @@
-"""API keys: who may ask, where a file says so."""
+"""API keys: which clients the service answers, where a file of keys is set."""
 
 import hashlib
 import hmac

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.health import health_routes
-from captcha_assets.serving.limits import Authenticated, Limited, Observed
 from captcha_assets.serving.logged_predictions import logged_prediction_routes
+from captcha_assets.serving.middleware import Authenticated, Limited, Observed
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
 from captcha_assets.serving.predictions import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
@@ -32,7 +32,7 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
         service: what answers.
         keys: who may ask; None for everybody.
     """
-    # The pages of documentation would load scripts from elsewhere; telemetry would hold bodies of requests.
+    # FastAPI's pages of documentation load scripts from other hosts; telemetry would hold bodies of requests.
     telemetry: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(
         title=TITLE,

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from captcha_assets.serving.champion import ServedModel
+from captcha_assets.serving.champion_watcher import ServedModel
 
 
 class QueueFullError(RuntimeError):
     """So many images wait that a request is not taken.
 
     Attributes:
-        retry_after: seconds after which there is room.
+        retry_after: seconds after which the queue takes requests again.
     """
 
     def __init__(self, retry_after: int) -> None:
@@ -61,7 +61,7 @@ class Batcher:
         queue_length: most images that wait.
         deadline: longest time that a request waits, in seconds; none is added where those that wait take half
             of it.
-        observe: is told every finished call: images, seconds.
+        observe: called after each call of the model, with the number of images and the seconds.
 
     Attributes:
         waiting: images that wait now.

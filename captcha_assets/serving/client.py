@@ -4,8 +4,8 @@
         answer = client.predict([Path("a.png").read_bytes()])
         answer.predictions[0].label
 
-A request that the service has no room for (429) is sent again, after the time that the service names or after
-waits that double.
+A request that the service rejects because it is full (429) is sent again, after the time that the service
+names or after waits that double.
 """
 
 import asyncio
@@ -120,7 +120,7 @@ def _wait_before_retry(response: httpx.Response, tries: int, retries: int) -> fl
         return None
     named = response.headers.get("retry-after", "")
     seconds = float(named) if named.isascii() and named.isdigit() else 0.0
-    # Clients that were refused together don't come back together.
+    # Clients that were rejected at the same time do not return at the same time.
     return min(max(seconds, 2.0**tries) * random.uniform(0.5, 1.0), LONGEST_WAIT)  # noqa: S311
 
 
@@ -176,7 +176,7 @@ class PredictionClient:
         return result
 
     def correct(self, inference_id: str, label: str, annotator: str | None = None) -> None:
-        """Tell the service the class that a person gives to a predicted image.
+        """Send the class that a person gives to a predicted image.
 
         Raises:
             PredictionClientError: there is no such prediction or class, or the service does not answer.
@@ -245,7 +245,7 @@ class AsyncPredictionClient:
         return result
 
     async def correct(self, inference_id: str, label: str, annotator: str | None = None) -> None:
-        """Tell the service the class that a person gives to a predicted image.
+        """Send the class that a person gives to a predicted image.
 
         Raises:
             PredictionClientError: there is no such prediction or class, or the service does not answer.

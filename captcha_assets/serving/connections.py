@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
             self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Refuse a head that is too long."""
+        """Reject a head that is too long."""
         if self._in_head:
             self._head += len(data)
             self._start_timer()
@@ -67,7 +67,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Cancel the timeout."""
         self._stop_timer()
         super().connection_lost(exc)
 

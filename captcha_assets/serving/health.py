@@ -1,4 +1,4 @@
-"""Whether the service lives and answers, and what it counts."""
+"""The routes for liveness, readiness and metrics."""
 
 from importlib.metadata import version
 

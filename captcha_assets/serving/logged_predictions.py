@@ -1,4 +1,4 @@
-"""`/v1` for people who look at predictions and correct them: what was logged, and what the model sees."""
+"""`/v1` routes of the web page: logged predictions, and images as the model sees them."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class ModelDescription(BaseModel):
     height: int
     formats: list[str]
     resizes: bool
-    """Whether an image of another size is resized; else it is refused."""
+    """Whether an image of another size is resized; else it is rejected."""
 
 
 class ServiceStatus(BaseModel):

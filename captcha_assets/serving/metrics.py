@@ -32,7 +32,7 @@ class Metrics:
         return Histogram(f"captcha_{name}", text, labels, buckets=tuple(buckets), registry=self._registry)
 
     def collect_from(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        """Add metrics that are taken when somebody asks."""
+        """Add metrics that are computed when they are read."""
         self._registry.register(_Collected(collect))
 
     def page(self) -> bytes:
@@ -45,7 +45,7 @@ class _Collected(Collector):
         self._collect = collect
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is known before somebody asks."""
+        """Describe no metrics: they are computed when they are read."""
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from captcha_assets.serving.champion import ServedModel
+from captcha_assets.serving.champion_watcher import ServedModel
 from captcha_assets.serving.problems import ProblemError, described
 from captcha_assets.serving.service import Answer, Pixels, Service
 from captcha_assets.validation_errors import reason_of
@@ -120,8 +120,9 @@ class _Body:
         try:
             return cls(InferRequest.model_validate_json(body[:length]), body[length:])
         except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise ProblemError(400, f"{place}: {reason_of(error)}" if place else reason_of(error)) from error
+            location = ".".join(str(part) for part in error.errors()[0]["loc"])
+            reason = reason_of(error)
+            raise ProblemError(400, f"{location}: {reason}" if location else reason) from error
 
     def pixels(self, model: ServedModel, most: int) -> Pixels:
         """Return the images, (N, H, W) or (N, H, W, 3).

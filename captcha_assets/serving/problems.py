@@ -66,8 +66,8 @@ def _of_validation(_request: Request, error: Exception) -> Response:
     """Say the first thing that is wrong with a body or a parameter."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _response(422, f"{place}: {first['msg']}" if place else str(first["msg"]))
+    location = ".".join(str(part) for part in first["loc"] if part != "body")
+    return _response(422, f"{location}: {first['msg']}" if location else str(first["msg"]))
 
 
 def _of_defect(_request: Request, _error: Exception) -> Response:
@@ -75,7 +75,7 @@ def _of_defect(_request: Request, _error: Exception) -> Response:
 
 
 def _of_disconnect(_request: Request, _error: Exception) -> Response:
-    """Return what nobody reads any more: the client went away before it had sent its request."""
+    """Return the answer to a client that closed the connection before its request was complete."""
     return _response(400, "the request ends early")
 
 

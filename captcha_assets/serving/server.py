@@ -12,7 +12,7 @@ import uvicorn
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
-from captcha_assets.serving.champion import Alert, ChampionWatcher
+from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher
 from captcha_assets.serving.connections import connection_class
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.serving.service import Service
@@ -71,7 +71,7 @@ def serve(
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         quantized: folder or address of the int8 exports, `<model id>/` each.
-        alert: how people are told of a champion that cannot be loaded.
+        alert: sends an alert about a champion that cannot be loaded.
         announce: is called when everything is checked, before the first request.
 
     Raises:

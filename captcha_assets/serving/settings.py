@@ -58,11 +58,11 @@ class ServingSettings(BaseSettings):
         Field(gt=0, description="Seconds that a client may take to send a request's head, and its body."),
     ] = 10.0
     champion_interval: Annotated[
-        float, Field(gt=0, le=5, description="Seconds between two looks at who is champion.")
+        float, Field(gt=0, le=5, description="Seconds between two reads of the champion from the registry.")
     ] = 1.0
     api_keys: Annotated[
         Path | None,
-        Field(description="File with one API key a line; default none: everybody may ask."),
+        Field(description="File with one API key a line; default none: every client is answered."),
     ] = None
     page: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""What a batch is made of: zip archives and folders; hashed, copied and packed without loss.
+"""The archives of batches: zip files and folders; hashed, copied and packed without loss.
 
 A folder becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
 """
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from captcha_assets.images.archive import ArchiveError, checksums, list_members
+from captcha_assets.images.archive_reader import ArchiveError, checksums, list_members
 
 _CHUNK = 1 << 20
 #: Archives are packed with this time, so that equal folders make equal bytes.
@@ -116,25 +116,25 @@ class _Hashing:
         return Digest(self._size, self._sha256.hexdigest(), self._md5.hexdigest())
 
 
-def survey(place: Path) -> Survey:
-    """List what lies at `place`, a file or a folder, without opening anything or following links.
+def survey(path: Path) -> Survey:
+    """List what lies at `path`, a file or a folder, without opening anything or following links.
 
     Raises:
         OSError: nothing is there, or it cannot be looked at.
     """
-    top = place.stat()
+    top = path.stat()
     if not stat.S_ISDIR(top.st_mode):
-        return Survey(place, (File("", top.st_size, top.st_mtime_ns),), (), top.st_mtime)
+        return Survey(path, (File("", top.st_size, top.st_mtime_ns),), (), top.st_mtime)
     files: list[File] = []
     unreadable: list[Unreadable] = []
     newest = top.st_mtime
-    for member, status in _walk(place, unreadable):
+    for member, status in _walk(path, unreadable):
         newest = max(newest, status.st_mtime)
         if stat.S_ISREG(status.st_mode) and _is_utf8(member):
             files.append(File(member, status.st_size, status.st_mtime_ns))
         elif not stat.S_ISDIR(status.st_mode):
             unreadable.append(Unreadable(_printable(member), _problem(status, member)))
-    return Survey(place, tuple(sorted(files, key=lambda file: file.member)), tuple(unreadable), newest)
+    return Survey(path, tuple(sorted(files, key=lambda file: file.member)), tuple(unreadable), newest)
 
 
 def _walk(folder: Path, unreadable: list[Unreadable]) -> Iterator[tuple[str, os.stat_result]]:
@@ -164,7 +164,7 @@ def _problem(status: os.stat_result, member: str) -> str:
     return "not a regular file" if _is_utf8(member) else "name is not UTF-8"
 
 
-def digest_of(place: Path) -> Digest:
+def digest_of(path: Path) -> Digest:
     """Hash a file, or the archive that a folder would become.
 
     Raises:
@@ -172,30 +172,30 @@ def digest_of(place: Path) -> Digest:
         OSError: it cannot be read.
     """
     hashing = _Hashing()
-    if place.is_dir():
-        _pack(survey(place), hashing)
+    if path.is_dir():
+        _pack(survey(path), hashing)
     else:
-        _pour(place, hashing)
+        _pour(path, hashing)
     return hashing.digest()
 
 
-def identify(place: Path, say: Progress | None = None) -> tuple[Digest, str]:
-    """Hash what lies at `place`, as `digest_of` does, and return the fingerprint of what was read too.
+def identify(path: Path, say: Progress | None = None) -> tuple[Digest, str]:
+    """Hash what lies at `path`, as `digest_of` does, and return the fingerprint of what was read too.
 
     Args:
-        place: a file or a folder.
+        path: a file or a folder.
         say: is handed a line for each tenth of a large one.
 
     Raises:
         BatchError: it changed meanwhile, or the folder cannot be packed.
         OSError: it cannot be read.
     """
-    before = survey(place)
+    before = survey(path)
     hashing = _Hashing(say=say, total=sum(file.size for file in before.files))
-    if place.is_dir():
+    if path.is_dir():
         _pack(before, hashing)
     else:
-        _pour(place, hashing)
+        _pour(path, hashing)
     _check_unchanged(before)
     return hashing.digest(), before.fingerprint
 
@@ -211,8 +211,8 @@ def _pour(source: Path, hashing: _Hashing) -> None:
             hashing.write(chunk)
 
 
-def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
-    """Write the batch at `place` to `target`: a zip byte for byte, a folder packed.
+def archive_to(path: Path, target: Path) -> tuple[Digest, str]:
+    """Write the batch at `path` to `target`: a zip byte for byte, a folder packed.
 
     Returns:
         The archive's digest and the fingerprint of what was read.
@@ -222,13 +222,13 @@ def archive_to(place: Path, target: Path) -> tuple[Digest, str]:
             cannot be packed.
         OSError: it cannot be read or written.
     """
-    before = survey(place)
+    before = survey(path)
     with target.open("wb") as out:
         hashing = _Hashing(out)
-        if place.is_dir():
+        if path.is_dir():
             _pack(before, hashing)
         else:
-            _pour(place, hashing)
+            _pour(path, hashing)
     _check_unchanged(before)
     if digest_of(target) != hashing.digest():
         raise BatchError(f"{target} does not hold what was written to it; check the disk")
@@ -303,23 +303,23 @@ def contents(archive: Path) -> Contents:
     return Contents(len(listing.entries) - len(unreadable), unreadable)
 
 
-def remove_delivered(place: Path, archive: Path) -> bool:
-    """Remove from `place` what `archive` provably holds, and nothing else; say whether all of it went.
+def remove_archived(path: Path, archive: Path) -> bool:
+    """Remove from `path` what `archive` provably holds, and nothing else; say whether all of it went.
 
     Safe to be killed and called again.
 
     Raises:
         OSError: something cannot be removed.
     """
-    if not place.is_dir():
-        if digest_of(place) == digest_of(archive):
-            place.unlink()
-        return not place.exists()
+    if not path.is_dir():
+        if digest_of(path) == digest_of(archive):
+            path.unlink()
+        return not path.exists()
     held = checksums(archive)
-    for file in survey(place).files:
-        if held.get(file.member) == _size_and_crc(place / file.member):
-            (place / file.member).unlink()
-    return _remove_empty(place)
+    for file in survey(path).files:
+        if held.get(file.member) == _size_and_crc(path / file.member):
+            (path / file.member).unlink()
+    return _remove_empty(path)
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The catalog: which batches there ought to be, each with what identifies its content."""
+"""The catalog: the registered batches, each with the hash or version of its content."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def _identity(paths: Paths, name: str) -> str:
     try:
         entry = registration(paths, name)
     except BatchError:
-        return "damaged"  # the next fetch says so, and the other batches go on
+        return "damaged"  # the next fetch reports it; the other batches are not affected
     return entry.identity if entry else "archive"
 
 

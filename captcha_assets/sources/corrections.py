@@ -1,4 +1,4 @@
-"""Corrected images as a batch: what people said of served predictions, as an archive of labelled images.
+"""Corrected images as a batch: an archive of images with the labels that people gave to served predictions.
 
 An image is stored as it was received, under its label and the hash of its bytes, which leads back to the
 prediction. One in a format that the data set does not take is stored as PNG, with the same pixels.
@@ -45,7 +45,7 @@ def batch_name(day: str) -> str:
 
 
 def day_of(batch: str) -> str | None:
-    """Return the day whose corrected images a batch holds; None for a batch from elsewhere."""
+    """Return the day whose corrected images a batch holds; None for any other batch."""
     day = batch.removeprefix(_PREFIX)
     return day if batch != day and re.fullmatch(r"\d{4}-\d{2}-\d{2}", day) else None
 

@@ -24,7 +24,7 @@ _CREDENTIALS = re.compile(r"://[^/]*@")
 
 
 class SnapshotError(RuntimeError):
-    """DVC failed; the message is its own last word."""
+    """DVC failed; the message is the last line of its output."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def default_remote(home: Path) -> str | None:
     try:
         config.read([home / ".dvc" / "config", home / ".dvc" / "config.local"])
     except (configparser.Error, UnicodeDecodeError):
-        return None  # DVC says so when it is asked
+        return None  # DVC itself reports it
     name = config.get("core", "remote", fallback=None)
     if name is None:
         return None

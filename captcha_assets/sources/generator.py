@@ -1,7 +1,7 @@
 """The built-in generator of CAPTCHA characters, and of nothing else: single characters as Kaptcha draws them.
 
-The same count and seed give the same archive, byte for byte, on any machine: images are made by
-integer arithmetic (`captcha_image`), chance is numpy's PCG64 seeded by image, and the PNG files
+The same count and seed give the same archive, byte for byte, on any machine: images are drawn by
+integer arithmetic (`kaptcha`), chance is numpy's PCG64 seeded by image, and the PNG files
 hold their pixels uncompressed, since no two builds of zlib promise the same compressed bytes. The first
 `n` images of a longer archive are the images of the shorter one.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.captcha_image import FACES, LENGTH, Faces, cut, draw
+from captcha_assets.sources.kaptcha import FACES, LENGTH, Faces, cut, draw
 from captcha_assets.storage import replacing
 
 #: Kaptcha's alphabet, in which n stands twice.
@@ -27,7 +27,7 @@ _ALPHABET = (*CAPTCHA.classes, "n")
 
 
 class GeneratorError(ValueError):
-    """What was asked of the generator cannot be made."""
+    """A request that the generator cannot fulfil."""
 
 
 def _stream(*key: int) -> np.random.Generator:
@@ -49,9 +49,9 @@ def render(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     if label not in CAPTCHA.classes:
         raise GeneratorError(f"no character for label {label!r}: it is not one of {CAPTCHA.classes_in_words}")
     word = [_ALPHABET[i] for i in rng.integers(len(_ALPHABET), size=LENGTH)]
-    place = int(rng.integers(LENGTH))
-    word[place] = label
-    image: NDArray[np.uint8] = _cut("".join(word), rng)[place]
+    position = int(rng.integers(LENGTH))
+    word[position] = label
+    image: NDArray[np.uint8] = _cut("".join(word), rng)[position]
     return image
 
 
@@ -125,7 +125,7 @@ def write_archive(target: Path, count: int, seed: int = 0) -> None:
         GeneratorError: the count is not positive, or the seed is negative.
     """
     if count < 1:
-        raise GeneratorError(f"an archive of {count} images cannot be made: ask for one or more")
+        raise GeneratorError(f"an archive of {count} images cannot be generated: ask for one or more")
     numbered = enumerate(generate(count, seed))
     members = sorted((f"Dataset/{label}_{n}.png", _png(image)) for n, (label, image) in numbered)
     with replacing(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:

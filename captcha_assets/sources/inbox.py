@@ -73,7 +73,7 @@ class InboxScan:
 
 
 def prepare(paths: Paths) -> str | None:
-    """Make the folder, so that what is copied to it lands in it.
+    """Create the folder, so that what is copied to it lands in it.
 
     Returns:
         What stands in its place, and what to do; None where nothing does. In a home that cannot be written
@@ -88,7 +88,7 @@ def prepare(paths: Paths) -> str | None:
 
 def _no_folder(inbox: Path) -> str:
     if inbox.is_symlink() and not inbox.exists():
-        return f"{inbox} is a link to nothing: make the folder that it leads to, or remove the link"
+        return f"{inbox} is a link to nothing: create the folder that it leads to, or remove the link"
     return (
         f"{inbox} is a file, so no batch can arrive there: move it into a folder of this name"
         f" (mv {inbox} {inbox}.zip && mkdir {inbox} && mv {inbox}.zip {inbox}/)"
@@ -239,7 +239,7 @@ class _Ledger:
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
     def _reject_second(self, batch: str, path: Path) -> None:
-        """Reject what comes from another place too, as long as it can be had there."""
+        """Reject a batch that is registered from another path, as long as it can be read there."""
         source = self._entries[batch].source
         if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
             raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
@@ -278,7 +278,7 @@ class _Ledger:
         return None
 
     def _new_name(self, path: Path, sha256: str) -> str:
-        """Make a batch name of a file's; a name that another batch has gets a piece of the hash."""
+        """Return a batch name for a file's name; a name that another batch has gets a piece of the hash."""
         stem = path.name if path.is_dir() else path.stem
         slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].rstrip("-") or "batch"
         if slug not in self._names:

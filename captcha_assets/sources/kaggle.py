@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from captcha_assets.images.archive import ArchiveError, open_archive
+from captcha_assets.images.archive_reader import ArchiveError, open_archive
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError
@@ -39,13 +39,13 @@ _RESUMES = 6
 _REPEATS = 1
 
 _HOW_TO_SIGN_IN = (
-    "set KAGGLE_API_TOKEN (made at https://www.kaggle.com/settings/api), or KAGGLE_USERNAME and KAGGLE_KEY,"
-    " or put kaggle.json into ~/.kaggle"
+    "set KAGGLE_API_TOKEN (created at https://www.kaggle.com/settings/api), or KAGGLE_USERNAME and "
+    "KAGGLE_KEY, or put kaggle.json into ~/.kaggle"
 )
 
 
 class KaggleError(BatchError):
-    """Kaggle did not give what was asked for; one line says why and what to do."""
+    """A request to Kaggle failed; one line says why and what to do."""
 
 
 class KaggleCredentialsError(KaggleError):
@@ -101,7 +101,7 @@ def download(
 ) -> KaggleVersion:
     """Download the archive of one version (the newest by default) and check it.
 
-    What a broken or killed download has received stays in `scratch` and the next call goes on from there.
+    What a broken or killed download has received stays in `scratch` and the next call resumes from there.
 
     Args:
         dataset: `owner/slug`.
@@ -206,7 +206,7 @@ def _persist(
         except _BROKEN:
             if attempt == _RESUMES or _size(part) == begun:
                 raise
-            progress(f"{_what(handle)}: connection lost after {_size(part):,} bytes; going on from there")
+            progress(f"{_what(handle)}: connection lost after {_size(part):,} bytes; resuming from there")
 
 
 def _size(part: Path) -> int:
@@ -303,7 +303,7 @@ def _plain_errors(handle: "DatasetHandle") -> Iterator[None]:
     except (requests.RequestException, json.JSONDecodeError) as error:
         raise KaggleError(
             f"{_what(handle)}: no answer that can be used ({type(error).__name__}); check the network and"
-            " run it again: a download goes on where it was"
+            " run it again: a download resumes where it was"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Batches: where each comes from, and how it becomes an archive in `data/raw`.
 
 A batch is registered first (`<artifacts>/batches/<batch>.json` says what ought to be: its source and,
-for a zip or folder, the hash of its content) and fetched later. An archive is made in the scratch folder,
+for a zip or folder, the hash of its content) and fetched later. An archive is written in the scratch folder,
 checked there and moved into `data/raw` as a whole, so that `data/` holds nothing but complete archives at
 every moment. An archive that is not what is registered is replaced from its source.
 """
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.images.archive import COUNT_LIMIT
+from captcha_assets.images.archive_reader import COUNT_LIMIT
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
@@ -96,12 +96,12 @@ class Registration:
 
     @property
     def is_to_be_asked(self) -> bool:
-        """Whether the newest version was fetched once and has been registered anew since."""
+        """Whether the newest version was fetched once and has been registered again since."""
         return self.sha256 is None and self.kaggle_version is not None
 
     @property
     def identity(self) -> str:
-        """What ought to be under this name, as one line that no fetch changes.
+        """The registered content, as one line that no fetch changes.
 
         The content's hash for a zip or folder; else the source, which says it all (`kaggle` alone names
         the newest version, whichever that is).
@@ -150,11 +150,11 @@ def check_new(name: str, source: Source) -> None:
     """Accept a name and a source for a batch that is registered now, though one of old may break the rule.
 
     Raises:
-        BatchError: no batch may be called so, or be made in such a way.
+        BatchError: the name is not allowed, or a batch cannot come from this source.
     """
     check_batch_name(name)
     if name in RESERVED:
-        raise BatchError(f"{name!r} cannot name a batch: commands mean something else by it; choose another")
+        raise BatchError(f"{name!r} cannot name a batch: commands give it another meaning; choose another")
     if isinstance(source, SyntheticSource):
         if source.count > COUNT_LIMIT:
             raise BatchError(
@@ -214,7 +214,7 @@ def archive_path(paths: Paths, batch: str) -> Path:
 
 
 def require_archives(paths: Paths, batches: Iterable[str]) -> None:
-    """Check that the archives of these batches are there, so that no one records `data/` without one.
+    """Check that the archives of these batches are there, so that DVC does not record `data/` without one.
 
     Raises:
         BatchError: an archive is missing; the message says how to restore it.
@@ -234,11 +234,11 @@ def _silent(_: str) -> None:
 
 
 def register(settings: Settings, batch: str, source: Source, progress: Progress = _silent) -> Registration:
-    """Record what ought to be under a name; nothing is fetched. The same again changes nothing.
+    """Register the content of a batch; nothing is fetched. The same registration again changes nothing.
 
     A zip or folder is read, since its content is what is registered: the same path with other content is
-    registered anew, and another path with the same content takes the place of the first. `kaggle` without
-    a version, once fetched, is asked anew.
+    registered again, and another path with the same content takes the place of the first. `kaggle` without
+    a version, once fetched, is looked up again.
 
     Args:
         settings: where things are kept.
@@ -253,51 +253,55 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     check_new(batch, source)
     with _plain_errors(f"{batch} cannot be registered"):
         on_kaggle = _dataset(settings) if isinstance(source, KaggleSource) else None
-        asked = Registration(batch, source, dataset=on_kaggle)
+        requested = Registration(batch, source, dataset=on_kaggle)
         if isinstance(source, LocalSource):
             _check_local(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
-            asked = replace(asked, sha256=digest.sha256, fingerprint=fingerprint)
+            requested = replace(requested, sha256=digest.sha256, fingerprint=fingerprint)
         with _locked(settings.paths, batch, progress):
-            return _enter(settings.paths, asked, progress)
+            return _enter(settings.paths, requested, progress)
 
 
-def _enter(paths: Paths, asked: Registration, progress: Progress) -> Registration:
+def _enter(paths: Paths, requested: Registration, progress: Progress) -> Registration:
     """Register a batch, or say what its registration has to do with it. The batch is locked."""
-    known = registration(paths, asked.batch)
+    known = registration(paths, requested.batch)
     if known is None:
-        _check_unregistered(paths, asked)
-        if claim(paths, asked) == asked:
-            progress(f"{asked.batch}: registered from {asked.source}")
-            return asked
-        known = registration(paths, asked.batch)  # another machine came first
+        _check_unregistered(paths, requested)
+        if claim(paths, requested) == requested:
+            progress(f"{requested.batch}: registered from {requested.source}")
+            return requested
+        known = registration(paths, requested.batch)  # another machine came first
         if known is None:
-            raise BatchError(f"{asked.batch} is registered and removed by another process: run it again")
-    entry, done = _compared(known, asked)
-    progress(f"{asked.batch}: {done}")
+            raise BatchError(f"{requested.batch} is registered and removed by another process: run it again")
+    entry, done = _compared(known, requested)
+    progress(f"{requested.batch}: {done}")
     return known if entry == known else record(paths, entry)
 
 
-def _compared(known: Registration, asked: Registration) -> tuple[Registration, str]:
+def _compared(known: Registration, requested: Registration) -> tuple[Registration, str]:
     """Return what is to be registered where `known` is, and what that means.
 
     Raises:
-        BatchError: `asked` is another batch.
+        BatchError: `requested` is another batch.
     """
-    if (known.source, known.dataset) == (asked.source, asked.dataset):
+    if (known.source, known.dataset) == (requested.source, requested.dataset):
         if isinstance(known.source, KaggleSource) and known.source.version is None and known.sha256:
-            return replace(known, sha256=None), "registered anew: the next update asks Kaggle for the newest"
-        if asked.sha256 in (None, known.sha256):
+            return replace(
+                known, sha256=None
+            ), "registered again: the next update fetches the newest from Kaggle"
+        if requested.sha256 in (None, known.sha256):
             return known, f"already registered from {known.source}, nothing changed"
-        was = f"sha256 {asked.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
-        return asked, f"registered anew from {known.source}, whose content is new ({was})"
-    if asked.sha256 is not None and asked.sha256 == known.sha256:
+        was = (
+            f"sha256 {requested.sha256[:12]} instead of {known.sha256[:12]}" if known.sha256 else "first read"
+        )
+        return requested, f"registered again from {known.source}, whose content is new ({was})"
+    if requested.sha256 is not None and requested.sha256 == known.sha256:
         if isinstance(known.source, LocalSource):
-            return asked, f"the same content as from {known.source}; registered from {asked.source}"
+            return requested, f"the same content as from {known.source}; registered from {requested.source}"
         return known, f"already registered from {known.source} with the same content, nothing changed"
     raise BatchError(
-        f"{known.batch} is already registered from {known.source}: choose another name for {asked.source},"
-        f" or remove it first (captcha-assets batch remove {known.batch})"
+        f"{known.batch} is already registered from {known.source}: choose another name for "
+        f"{requested.source}, or remove it first (captcha-assets batch remove {known.batch})"
     )
 
 
@@ -332,17 +336,17 @@ def _check_local(path: Path) -> None:
             raise BatchError(f"{path} holds no files: give a zip archive of images")
 
 
-def _check_unregistered(paths: Paths, asked: Registration) -> None:
+def _check_unregistered(paths: Paths, requested: Registration) -> None:
     """Reject a name under which an archive of other content lies in `data/raw`, brought by DVC say."""
-    archive = archive_path(paths, asked.batch)
-    if asked.sha256 and archive.exists() and archives.digest_of(archive).sha256 != asked.sha256:
-        raise _other_archive(archive, asked)
+    archive = archive_path(paths, requested.batch)
+    if requested.sha256 and archive.exists() and archives.digest_of(archive).sha256 != requested.sha256:
+        raise _other_archive(archive, requested)
 
 
-def _other_archive(archive: Path, asked: Registration) -> BatchError:
+def _other_archive(archive: Path, requested: Registration) -> BatchError:
     return BatchError(
-        f"{archive} already holds another batch of this name: choose another name for {asked.source},"
-        f" or remove it first (captcha-assets batch remove {asked.batch})"
+        f"{archive} already holds another batch of this name: choose another name for {requested.source},"
+        f" or remove it first (captcha-assets batch remove {requested.batch})"
     )
 
 
@@ -366,9 +370,9 @@ def registration(paths: Paths, batch: str) -> Registration | None:
     Raises:
         BatchError: the record cannot be read.
     """
-    place = paths.registration(batch)
+    path = paths.registration(batch)
     try:
-        text = place.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -396,18 +400,18 @@ def _damaged(paths: Paths, batch: str, error: Exception) -> BatchError:
 
 def all_registrations(paths: Paths) -> list[Registration]:
     """Return all registrations in order of their names."""
-    names = sorted(place.stem for place in paths.registrations.glob("*.json"))
+    names = sorted(path.stem for path in paths.registrations.glob("*.json"))
     return [entry for name in names if (entry := registration(paths, name)) is not None]
 
 
 def known_batches(paths: Paths) -> list[str]:
     """Return the names of all batches, sorted: those registered and those whose archive is here."""
-    registered = {place.stem for place in paths.registrations.glob("*.json")}
-    present = {place.stem for place in paths.raw.glob("*.zip")}
+    registered = {path.stem for path in paths.registrations.glob("*.json")}
+    present = {path.stem for path in paths.raw.glob("*.zip")}
     return sorted(name for name in registered | present if BATCH_NAME.fullmatch(name))
 
 
-def _places(paths: Paths, batch: str) -> list[AnyPath]:
+def _paths_of(paths: Paths, batch: str) -> list[AnyPath]:
     """Return where a batch may lie, in the order in which it is removed.
 
     What its name is known by, the archive and the registration, goes last: after a kill it can be removed
@@ -418,7 +422,7 @@ def _places(paths: Paths, batch: str) -> list[AnyPath]:
         paths.validation_results("drift", batch),
         paths.image_table(batch),
         paths.rejected_images(batch),
-        _made(paths, batch),
+        _unfinished_archive(paths, batch),
         archive_path(paths, batch),
         paths.registration(batch),
     ]
@@ -426,11 +430,11 @@ def _places(paths: Paths, batch: str) -> list[AnyPath]:
 
 def has_left(paths: Paths, batch: str) -> bool:
     """Whether anything of a batch lies on the disk, its tables without its archive included."""
-    return any(_lies(place) for place in _places(paths, batch))
+    return any(_lies(path) for path in _paths_of(paths, batch))
 
 
-def _lies(place: AnyPath) -> bool:
-    return place.exists() or (isinstance(place, Path) and place.is_symlink())
+def _lies(path: AnyPath) -> bool:
+    return path.exists() or (isinstance(path, Path) and path.is_symlink())
 
 
 def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
@@ -446,8 +450,8 @@ def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
         if not has_left(paths, batch):
             raise unknown_batch(paths, batch)
         _finish_fetch(paths, batch)
-        for place in _places(paths, batch):
-            remove_path(place)
+        for path in _paths_of(paths, batch):
+            remove_path(path)
 
 
 def _finish_fetch(paths: Paths, batch: str) -> None:
@@ -514,9 +518,9 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
 @contextmanager
 def _locked(paths: Paths, batch: str, progress: Progress = _silent) -> Iterator[None]:
     """Let one process at a time work on a batch; the lock goes with the process."""
-    place = paths.scratch / "locks" / f"{batch}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as lock:
+    path = paths.scratch / "locks" / f"{batch}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -538,12 +542,12 @@ def _plain_errors(what: str) -> Iterator[None]:
         raise BatchError(message) from error
 
 
-def _made(paths: Paths, batch: str) -> Path:
+def _unfinished_archive(paths: Paths, batch: str) -> Path:
     return paths.scratch / "deliveries" / f"{batch}.zip"
 
 
 def _bring(settings: Settings, known: Registration, here: str | None, progress: Progress) -> Registration:
-    """Make the archive, record what it is, move it to its place.
+    """Write the archive, record its hash, move it to its path.
 
     Args:
         settings: where things are kept.
@@ -551,24 +555,25 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
         here: hash of the archive that lies at this place and is not what is registered, None without one.
         progress: see `fetch`.
     """
-    target, made = archive_path(settings.paths, known.batch), _made(settings.paths, known.batch)
+    target = archive_path(settings.paths, known.batch)
+    fetched = _unfinished_archive(settings.paths, known.batch)
     progress(f"{known.batch}: fetching {known.source}")
     try:
-        with replacing(made) as part, _restoring(target, known, here):
+        with replacing(fetched) as part, _restoring(target, known, here):
             now = _same(known, _write(settings, known, part, progress))
             archives.contents(part)
             if _is_anothers(known, now, here):
                 raise _other_archive(target, known)
             record(settings.paths, now)
-        move(made, target)
+        move(fetched, target)
     finally:
-        made.unlink(missing_ok=True)
+        fetched.unlink(missing_ok=True)
     progress(f"{known.batch}: {target.stat().st_size:,} bytes in {target}")
     return now
 
 
 def _is_anothers(known: Registration, now: Registration, here: str | None) -> bool:
-    """Whether the archive here was brought by DVC, and no one said that it may be replaced."""
+    """Whether the archive here was brought by DVC, and no registration allows to replace it."""
     never_fetched = known.sha256 is None and not known.is_to_be_asked
     return never_fetched and here not in (None, now.sha256)
 
@@ -612,7 +617,7 @@ def _download(settings: Settings, known: Registration, part: Path, progress: Pro
     from captcha_assets.sources import kaggle  # noqa: PLC0415 - its client takes a second to import
 
     assert isinstance(known.source, KaggleSource)
-    # what is restored is the version of then; what was never fetched, or is asked anew, may be newer
+    # what is restored is the version of then; what was never fetched, or is looked up again, may be newer
     version = (known.kaggle_version if known.sha256 else None) or known.source.version
     got = kaggle.download(
         known.dataset or _dataset(settings),
@@ -630,7 +635,7 @@ def _same(known: Registration, now: Registration) -> Registration:
         again = f"captcha-assets batch add {known.batch} {shlex.quote(str(known.source))}"
         raise BatchError(
             f"{known.source} is not any more what was registered as {known.batch} (sha256"
-            f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it anew ({again}), or"
+            f" {str(now.sha256)[:12]} instead of {str(known.sha256)[:12]}): register it again ({again}), or"
             " restore the archive with `dvc pull`"
         )
     return now
@@ -654,8 +659,8 @@ def _describe(archive: Path, known: Registration | None) -> RawBatch:
 
 def _aside(known: Registration) -> Path | None:
     """Where in the inbox a batch is moved to before it is removed; None for one that came another way."""
-    place = known.source.path if isinstance(known.source, LocalSource) else None
-    return None if place is None else place.with_name(f".taken-{known.batch}")
+    path = known.source.path if isinstance(known.source, LocalSource) else None
+    return None if path is None else path.with_name(f".taken-{known.batch}")
 
 
 def in_inbox(paths: Paths, known: Registration) -> bool:
@@ -693,11 +698,11 @@ def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
     if aside is None or not in_inbox(paths, known):
         return
     assert isinstance(known.source, LocalSource)
-    place = known.source.path
-    if not aside.exists() and place.exists():
-        place.rename(aside)
-    if aside.exists() and not archives.remove_delivered(aside, archive) and not place.exists():
-        aside.rename(place)
+    path = known.source.path
+    if not aside.exists() and path.exists():
+        path.rename(aside)
+    if aside.exists() and not archives.remove_archived(aside, archive) and not path.exists():
+        aside.rename(path)
 
 
 def finish_taking(paths: Paths) -> None:

@@ -1,1 +1,1 @@
-"""Sweeps: trainings with settings that are searched for, and the settings that won."""
+"""Sweeps: trials of training settings, and the settings of the best trial."""

@@ -1,4 +1,4 @@
-"""The settings of the best trial, made the production settings or a run config."""
+"""The settings of the best trial, as production settings or as a run config."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from captcha_assets.training.config import TrainingSettings
 
 
 def apply(paths: Paths, trial: str | None = None, *, only_varied: bool = False) -> str:
-    """Make the settings of a trial the production settings, and say so in one line.
+    """Make the settings of a trial the production settings, and return one line about them.
 
     Args:
         paths: where things are kept.

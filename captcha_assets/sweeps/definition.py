@@ -180,7 +180,7 @@ def _parsed(value: Mapping[str, Any], where: str) -> Sweep:
 
 
 def register(paths: Paths, sweep: Sweep) -> None:
-    """Keep what a sweep tries, so that each of its trials can be made from its name alone."""
+    """Store the definition of a sweep, so that each of its trials can be trained by its name alone."""
     write_json(paths.sweep(sweep.identity), sweep.model_dump())
 
 

@@ -65,10 +65,10 @@ def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:
 
 def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]:
     """Return the leaderboard, a row a trial."""
-    made = []
+    rows = []
     for rank, record in enumerate(ranked(records, splits_version), 1):
         current = record.splits_version == splits_version
-        made.append(
+        rows.append(
             {
                 "rank": rank if current and record.state == COMPLETE else None,
                 "trial": record.trial,
@@ -84,7 +84,7 @@ def rows(records: Sequence[Record], splits_version: str) -> list[dict[str, Any]]
                 "error": record.error,
             }
         )
-    return made
+    return rows
 
 
 def first_ranks(paths: Paths, records: Sequence[Record]) -> list[dict[str, str]]:

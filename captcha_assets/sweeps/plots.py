@@ -82,13 +82,13 @@ def parameters(records: Sequence[Record]) -> Figure:
 
 def of_sweeps(records: Sequence[Record]) -> dict[str, bytes]:
     """Return the plots of every sweep among the records, by title."""
-    made = {}
+    plots = {}
     for sweep in sorted({record.sweep for record in records}):
         members = [record for record in records if record.sweep == sweep]
-        made[f"{sweep}: trials"] = progress(members)
+        plots[f"{sweep}: trials"] = progress(members)
         if any(record.value is not None for record in members):
-            made[f"{sweep}: parameters"] = parameters(members)
-    return made
+            plots[f"{sweep}: parameters"] = parameters(members)
+    return plots
 
 
 def _subtitle(best: Record | None) -> str:

@@ -1,7 +1,7 @@
-"""Asking Optuna what to try next.
+"""Optuna's suggestions for the next trial.
 
-Optuna's study is made anew from the trials' records whenever it is asked, so there is no database that
-could say something else than the records, and trials may run in any number of processes and machines.
+Optuna's study is built from the trials' records whenever it is used, so there is no database that
+could differ from the records, and trials may run in any number of processes and machines.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What became of each trial: `trial.json`, complete or absent, and the only thing that later trials read."""
+"""The record of each trial: `trial.json`, complete or absent; later trials read nothing else."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def save(paths: Paths, record: Record) -> None:
 
 
 def load(paths: Paths, trial: str) -> Record | None:
-    """Return what became of a trial; None where it has not ended.
+    """Return the record of a trial; None where it has not ended.
 
     Raises:
         SweepError: the record is damaged.

@@ -74,9 +74,9 @@ class _Stop:
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         kept = self.job and self.job.last_checkpoint.is_file()
         message = (
-            "the last checkpoint is kept, the same job goes on from it"
+            "the last checkpoint is kept, the same job resumes from it"
             if kept
-            else "no epoch was finished, so the same job begins anew"
+            else "no epoch was finished, so the same job starts from the first epoch"
         )
         os.write(2, f"stopped; {message}\n".encode())
         os._exit(128 + number)

@@ -128,7 +128,7 @@ class TrainSampler:
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """The mini-batches of an epoch, made on the device that holds the images."""
+    """The mini-batches of an epoch, gathered on the device that holds the images."""
 
     images: TrainImages
     sampler: TrainSampler

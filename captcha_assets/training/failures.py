@@ -1,4 +1,4 @@
-"""How a training that did not succeed ended, from the exit status of its process and its own message."""
+"""The error of a failed training, from the exit status of its process and its own message."""
 
 import signal
 
@@ -34,6 +34,6 @@ def process_error(status: int, where: str, message: str | None) -> Exception:
         message = "no space left on the disk or in the quota: free some and run it again"
     return TrainingFailedError(
         message
-        or f"the training process{where} ended with status {status} and did not say why: "
+        or f"the training process{where} ended with status {status} without a message: "
         "its output stands in the run's log"
     )

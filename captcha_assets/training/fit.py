@@ -127,10 +127,10 @@ def _resumes(job: TrainingJob, report: Report) -> bool:
     stamp, last = _stamp(job), job.last_checkpoint
     ours = stamp.is_file() and stamp.read_text() == job.fingerprint
     if ours and last.exists() and _is_whole(last):
-        report(f"going on from {last}")
+        report(f"resuming from {last}")
         return True
     if last.exists():
-        report(f"{last} is {'damaged' if ours else 'of another job'}: beginning anew")
+        report(f"{last} is {'damaged' if ours else 'of another job'}: starting from the first epoch")
     return False
 
 
@@ -199,7 +199,7 @@ def _advice(error: Exception, job: TrainingJob) -> str | None:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
         return f"out of memory with batch_size={job.settings.batch_size}: halve it ({text}); {kept}"
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
-        return f"the device was lost ({text}): start the training again and it goes on; {kept}"
+        return f"the device was lost ({text}): start the training again and it resumes; {kept}"
     return None
 
 

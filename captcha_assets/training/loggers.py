@@ -67,7 +67,7 @@ class OptionalLogger(Logger):
 
     Args:
         package: the package of the other logger.
-        make: makes the other logger.
+        create: returns the other logger.
         errors: returns the exceptions by which the package fails.
         report: called with the warning.
     """
@@ -75,14 +75,14 @@ class OptionalLogger(Logger):
     def __init__(
         self,
         package: str,
-        make: Callable[[], Logger],
+        create: Callable[[], Logger],
         errors: Callable[[], tuple[type[Exception], ...]],
         report: Report,
     ) -> None:
         super().__init__()
         self._package, self._errors, self._report = package, errors, report
         self._logger: Logger | None = None
-        self._logger = self._try(make)
+        self._logger = self._try(create)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""A trace of some training steps, as they are in a real training: what the time goes to."""
+"""A trace of some steps of a real training."""
 
 import tempfile
 from dataclasses import asdict

@@ -91,7 +91,7 @@ class RemoteHost:
         give: Callable[[IO[bytes]], object] = lambda _stdin: None,
         take: Callable[[IO[bytes]], object] = lambda stdout: stdout.read(),
     ) -> Any:
-        """Run a request there to its end and return what `take` makes of its standard output.
+        """Run a request there to its end and return `take` of its standard output.
 
         Raises:
             RemoteHostError: the host cannot be reached, or the request failed.
@@ -227,7 +227,7 @@ def check_end(host: RemoteHost, ended: dict[str, Any] | None, error: str | None)
     if ended is None:
         raise RemoteHostError(
             f"the connection to {host.host} broke: the training there ends itself; start it again and it "
-            "goes on from its last checkpoint, if it finished an epoch"
+            "resumes from its last checkpoint, if it finished an epoch"
         )
     if ended.get("machine"):
         raise RemoteHostError(f"{host.host}: {ended['machine']}")
@@ -354,6 +354,6 @@ def fetch(host: RemoteHost, staged: Staged, output: Path) -> str:
         raise RemoteHostError(f"the model came damaged from {host.host}, start it again: {error}") from error
 
 
-def forget(host: RemoteHost, staged: Staged) -> None:
+def remove(host: RemoteHost, staged: Staged) -> None:
     """Remove a job from the remote host; the parts stay for the next one."""
-    host.run({"step": "forget", "name": staged.name})
+    host.run({"step": "remove", "name": staged.name})

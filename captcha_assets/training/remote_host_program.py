@@ -81,7 +81,7 @@ def send(request: Request) -> int:
     return 0
 
 
-def forget(request: Request) -> int:
+def remove(request: Request) -> int:
     """Remove a job."""
     shutil.rmtree(Path(request["folder"]) / "jobs" / request["name"], ignore_errors=True)
     return 0
@@ -144,7 +144,7 @@ def train(request: Request) -> int:
 def main() -> int:
     """Fulfil the request on the first line of standard input and return the exit status."""
     request = json.loads(sys.stdin.buffer.readline())
-    step = {"look": look, "receive": receive, "send": send, "forget": forget, "train": train}[request["step"]]
+    step = {"look": look, "receive": receive, "send": send, "remove": remove, "train": train}[request["step"]]
     try:
         return step(request)
     except (OSError, tarfile.TarError, RemoteTrainingError) as error:

@@ -61,7 +61,7 @@ class SplitData(pl.LightningDataModule):
         return EvaluationLoader(self.validation.to(device), self.train.normalisation, size, share)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Return the mini-batch: it is made on the device."""
+        """Return the mini-batch: it is gathered on the device."""
         return batch
 
     def _process(self) -> tuple[torch.device, Share]:

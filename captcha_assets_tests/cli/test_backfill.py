@@ -35,7 +35,7 @@ def three(home: Home) -> Home:
 
 
 def carried_out(home: Home, backfill: backfills.Backfill) -> list[Outcome]:
-    events = backfills.make(home.settings.paths, home.definitions, home.instance, backfill)
+    events = backfills.run(home.settings.paths, home.definitions, home.instance, backfill)
     return [event for event in events if isinstance(event, Outcome)]
 
 
@@ -98,7 +98,7 @@ def test_failures_are_named_and_only_they_are_tried_again(three: Home) -> None:
     three.add("two", "synthetic:40:2")
     assert [outcome.error for outcome in carried_out(three, again)] == [None]
     assert backfills.unfinished(three.settings.paths) == []
-    with pytest.raises(BackfillError, match="no backfill to go on with"):
+    with pytest.raises(BackfillError, match="no backfill to resume"):
         backfills.find(three.settings.paths)
 
 
@@ -125,10 +125,10 @@ def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
         if line.startswith("[2/4]"):
             process.send_signal(signal.SIGINT)
     assert process.wait() == 1
-    assert "go on with: captcha-assets backfill --resume" in said[-1]
-    made = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
-    assert 1 <= made < 4
+    assert "resume with: captcha-assets backfill --resume" in said[-1]
+    done = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
+    assert 1 <= done < 4
     done = subprocess.run([*command[:2], "--resume"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{made} of 4 were made before" in done.stdout
-    assert f"{4 - made} made, 0 failed" in done.stdout
+    assert f"{done} of 4 were materialized before" in done.stdout
+    assert f"{4 - done} materialized, 0 failed" in done.stdout

@@ -23,7 +23,7 @@ def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
 
 def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
     said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
-    assert "making image_table + rejected_images [tiny]: never made" in said
+    assert "materializing image_table + rejected_images [tiny]: never materialized" in said
     assert "resnet18" not in said
     (row,) = [json.loads(line) for line in succeeded(tmp_path, "batch", "list", "--json").splitlines()]
     assert row["batch"] == "tiny"
@@ -60,7 +60,7 @@ def test_update_says_that_nothing_changed(tmp_path: Path) -> None:
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3")
     said = succeeded(tmp_path, "update", "--dry-run")
-    assert "would make raw_batch [tiny]: never made" in said
+    assert "would materialize raw_batch [tiny]: never materialized" in said
     assert not (tmp_path / "data").exists()
 
 
@@ -77,12 +77,12 @@ def test_a_removed_batch_is_gone(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "raw" / "one.zip").exists()
 
 
-def test_a_backfill_makes_the_chosen_batches_anew(tmp_path: Path) -> None:
+def test_a_backfill_materializes_the_chosen_batches_again(tmp_path: Path) -> None:
     succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
     succeeded(tmp_path, "batch", "add", "two", "synthetic:40:4")
     said = succeeded(tmp_path, "backfill", "raw_batch", "--batches", "one")
     assert "[1/1] raw_batch [one]" in said
-    assert "1 made, 0 failed" in said
+    assert "1 materialized, 0 failed" in said
     assert not (tmp_path / "data" / "raw" / "two.zip").exists()
 
 
@@ -168,7 +168,9 @@ def test_two_updates_at_once_materialize_everything_once(tmp_path: Path) -> None
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [error for _output, error in said] == ["", ""]
-    lines = [line for output, _error in said for line in output.splitlines() if line.startswith("making")]
+    lines = [
+        line for output, _error in said for line in output.splitlines() if line.startswith("materializing")
+    ]
     assert len(lines) == len(set(lines)) == 3
 
 

@@ -103,7 +103,7 @@ def test_a_duplicate_counts_for_the_batch_that_came_later(tmp_path: Path) -> Non
     assert (rows["october"]["duplicates"], rows["november"]["duplicates"]) == (0, 40)
 
 
-def test_an_overwritten_zip_is_registered_anew_and_its_content_fetched(tmp_path: Path) -> None:
+def test_an_overwritten_zip_is_registered_again_and_its_content_fetched(tmp_path: Path) -> None:
     source, home = tmp_path / "x.zip", tmp_path / "home"
     make_zip(source)
     assert "registered from" in succeeded(home, "batch", "add", "r", str(source))
@@ -111,7 +111,7 @@ def test_an_overwritten_zip_is_registered_anew_and_its_content_fetched(tmp_path:
     assert "already registered" in succeeded(home, "batch", "add", "r", str(source))
     make_zip(source, first=9)
     said = succeeded(home, "batch", "add", "r", str(source))
-    assert "registered anew" in said
+    assert "registered again" in said
     assert "content is new" in said
     succeeded(home, "backfill", "raw_batch", "--batches", "r")
     assert (home / "data" / "raw" / "r.zip").read_bytes() == source.read_bytes()

@@ -20,10 +20,10 @@ import os, signal, sys
 from captcha_assets.cli import main
 from captcha_assets.cli.orchestration import execution
 
-made = execution.materialize
+materialize = execution.materialize
 
-def make(*arguments):
-    result = made(*arguments)
+def interrupted_after(*arguments):
+    result = materialize(*arguments)
     class Finalized:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGINT)
@@ -32,7 +32,7 @@ def make(*arguments):
     Finalized()
     return result
 
-execution.materialize = make
+execution.materialize = interrupted_after
 sys.argv = ["captcha-assets", *sys.argv[1:]]
 main()
 """
@@ -72,7 +72,7 @@ def test_an_interrupt_that_a_finalizer_swallows_stops_before_the_next_step(tmp_p
     command = [sys.executable, "-c", SWALLOWING, "update", "--select", "key:raw_batch"]
     done = subprocess.run(command, env=_environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: interrupted after 1 were made")
+    assert done.stderr.startswith("Error: interrupted after 1 were materialized")
     assert not (tmp_path / "data" / "raw" / "two.zip").exists()
 
 
@@ -105,4 +105,4 @@ def test_an_interrupt_while_a_command_waits_for_another_one_ends_it(tmp_path: Pa
         process.send_signal(signal.SIGINT)
         _output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert errors.startswith("Error: interrupted after 0 were made")
+    assert errors.startswith("Error: interrupted after 0 were materialized")

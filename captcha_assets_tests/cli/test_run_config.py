@@ -32,9 +32,9 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
 ) -> None:
     file = written(finished, {"ops": {"resnet18": {"config": {"epochs": 1}}}})
     why = "run config differs from what it was trained with: epochs 1 instead of 3"
-    assert f"would make resnet18: {why}" in update("--dry-run", "--config", file)
+    assert f"would materialize resnet18: {why}" in update("--dry-run", "--config", file)
     said = update("--select", "key:resnet18", "--config", file)
-    assert f"making resnet18: {why}" in said
+    assert f"materializing resnet18: {why}" in said
 
     assert agree()[0] == "resnet18: trained with other than the production settings"
     assert Ticks(finished).triggers() == ["configuration"]
@@ -43,7 +43,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     assert "everything is up to date" in again
 
     back = update("--select", "key:resnet18")
-    assert "making resnet18: trained with other than the production settings" in back
+    assert "materializing resnet18: trained with other than the production settings" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
     assert Ticks(finished).triggers() == []
 

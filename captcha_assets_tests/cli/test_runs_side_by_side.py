@@ -1,4 +1,4 @@
-"""Two runs that make the same batch at once, and a run for which the disk has no room."""
+"""Two runs that materialize the same batch at once, and a run for which the disk has no room."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def files(folder: Path) -> list[str]:
 
 def test_two_runs_of_one_batch_at_once_end_as_one_would(home: Home) -> None:
     home.add("first", "synthetic:300:1")
-    assert home.make("raw_batch", partition="first") is None
-    assert home.make("image_table", "rejected_images", partition="first") is None
+    assert home.materialize("raw_batch", partition="first") is None
+    assert home.materialize("image_table", "rejected_images", partition="first") is None
     root = Path(str(home.settings.paths.artifact_root))
     version = home.version("image_table", "first")
     alone = {name: (root / name).read_bytes() for name in files(root)}
@@ -111,12 +111,12 @@ def test_a_full_disk_is_one_clear_line_and_what_was_there_stays(
     small = Settings(paths=Paths(home=home.settings.paths.home, artifacts=str(small_disk)))
     opened = Home(small, home.instance, home.definitions)
     opened.add("small", "synthetic:30:1")
-    assert opened.make("raw_batch", partition="small") is None
-    assert opened.make("image_table", "rejected_images", partition="small") is None
+    assert opened.materialize("raw_batch", partition="small") is None
+    assert opened.materialize("image_table", "rejected_images", partition="small") is None
     before = {name: (small_disk / name).read_bytes() for name in files(small_disk)}
     opened.add("large", "synthetic:600:2")
-    assert opened.make("raw_batch", partition="large") is None
-    error = opened.make("image_table", "rejected_images", partition="large")
+    assert opened.materialize("raw_batch", partition="large") is None
+    error = opened.materialize("image_table", "rejected_images", partition="large")
     assert error is not None
     assert "no space left on the disk or in the quota: free some and run it again" in error
     assert "large.parquet" in error

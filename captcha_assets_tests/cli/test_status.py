@@ -29,7 +29,9 @@ def told_by_status() -> list[str]:
 
 def told_by_update() -> list[str]:
     lines = said("update", "--dry-run").splitlines()
-    return [line.removeprefix("would make ") for line in lines if line.startswith("would make ")]
+    return [
+        line.removeprefix("would materialize ") for line in lines if line.startswith("would materialize ")
+    ]
 
 
 def agree() -> list[str]:
@@ -41,19 +43,19 @@ def agree() -> list[str]:
 
 def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
     assert status()["champion"] is None
-    assert "image_index: never made" in agree()
+    assert "image_index: never materialized" in agree()
     assert "no model yet" in said("status")
 
 
 def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
     agree()
-    # registered by another process: nobody told Dagster
+    # registered by another process, without an event in Dagster
     registrations.register(home.settings, "one", registrations.parse_source("synthetic:40:1"))
-    assert "raw_batch [one]: never made" in agree()
+    assert "raw_batch [one]: never materialized" in agree()
     home.instance.add_dynamic_partitions("batch", ["one"])
-    assert home.make("raw_batch", partition="one") is None
+    assert home.materialize("raw_batch", partition="one") is None
     assert not [line for line in agree() if line.startswith("raw_batch")]
-    assert home.make("image_table", "rejected_images", partition="one") is None
+    assert home.materialize("image_table", "rejected_images", partition="one") is None
     assert not [line for line in agree() if "[one]" in line]
 
 
@@ -62,15 +64,15 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     home.instance.add_dynamic_partitions("batch", ["late"])
     with monkeypatch.context() as broken:
         broken.setattr("captcha_assets.sources.generator.write_archive", _fail)
-        assert home.make("raw_batch", partition="late") is not None
+        assert home.materialize("raw_batch", partition="late") is not None
     (step,) = [step for step in status()["stale"] if step["step"] == "raw_batch [late]"]
     assert step["last_failure"].endswith("the source is closed today")
-    assert "raw_batch [late]: never made; its last run failed: " in said("status")
-    assert home.make("raw_batch", partition="late") is None
+    assert "raw_batch [late]: never materialized; its last run failed: " in said("status")
+    assert home.materialize("raw_batch", partition="late") is None
     assert all(step["last_failure"] is None for step in status()["stale"])
     with monkeypatch.context() as broken:
         broken.setattr("captcha_assets.images.table.build_image_table", _fail)
-        assert home.make("image_table", "rejected_images", partition="late") is not None
+        assert home.materialize("image_table", "rejected_images", partition="late") is not None
     (step,) = [step for step in status()["stale"] if step["step"] == "image_table + rejected_images [late]"]
     assert step["last_failure"].endswith("the source is closed today")
 
@@ -99,15 +101,15 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
 def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
     assert agree() == []
     registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))
-    assert "raw_batch [bad]: never made" in agree()
+    assert "raw_batch [bad]: never materialized" in agree()
     finished.instance.add_dynamic_partitions("batch", ["bad"])
-    finished.make("raw_batch", partition="bad")
-    finished.make("image_table", "rejected_images", partition="bad")
+    finished.materialize("raw_batch", partition="bad")
+    finished.materialize("image_table", "rejected_images", partition="bad")
     agree()
     (held,) = status()["quarantined"]
     assert (held["batch"], held["failed"]) == ("bad", ["share_of_rejects"])
     finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
-    assert "onnx_model: never made" in agree()
+    assert "onnx_model: never materialized" in agree()
 
 
 def test_a_run_under_way_is_shown(home: Home) -> None:
@@ -120,7 +122,7 @@ def test_a_run_under_way_is_shown(home: Home) -> None:
     )
     home.instance.add_run(run)
     (shown,) = status()["runs"]
-    assert (shown["run_id"], shown["status"], shown["makes"]) == (run.run_id, "started", "raw_batch")
+    assert (shown["run_id"], shown["status"], shown["materializes"]) == (run.run_id, "started", "raw_batch")
     assert f"waits    run {run.run_id[:8]} started" in said("status")
 
 

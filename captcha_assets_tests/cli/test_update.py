@@ -1,4 +1,4 @@
-"""`update` does for assets what make does for files."""
+"""`update` materializes what is missing or stale, and nothing else."""
 
 import dagster as dg
 import pytest
@@ -55,10 +55,10 @@ def test_a_later_batch_touches_its_own_partition_and_what_depends_on_it(finished
     finished.add("second", "synthetic:150:2")
     outcomes = finished.update()
     assert not [outcome for outcome in outcomes if outcome.error]
-    made = [str(outcome.step) for outcome in outcomes]
-    assert "image_index" in made
-    assert "resnet18" in made
-    assert not [step for step in made if "[first]" in step]
+    materialized = [str(outcome.step) for outcome in outcomes]
+    assert "image_index" in materialized
+    assert "resnet18" in materialized
+    assert not [step for step in materialized if "[first]" in step]
     assert {asset: finished.runs_of(asset) - count for asset, count in before.items()} == dict.fromkeys(
         PARTITIONED, 1
     )
@@ -66,16 +66,16 @@ def test_a_later_batch_touches_its_own_partition_and_what_depends_on_it(finished
 
 def test_the_same_content_made_again_leaves_everything_downstream_fresh(finished: Home) -> None:
     before = finished.version("image_table", "first")
-    assert finished.make("image_table", "rejected_images", partition="first") is None
+    assert finished.materialize("image_table", "rejected_images", partition="first") is None
     assert finished.version("image_table", "first") == before
     assert finished.stale() == []
 
 
 def test_a_batch_of_known_images_alone_trains_nothing(finished: Home, tmp_path: object) -> None:
     finished.add("again", str(finished.settings.paths.raw / "first.zip"))
-    made = [str(outcome.step) for outcome in finished.update()]
-    assert "image_index" in made
-    assert "resnet18" not in made
+    materialized = [str(outcome.step) for outcome in finished.update()]
+    assert "image_index" in materialized
+    assert "resnet18" not in materialized
 
 
 def test_a_bad_batch_is_quarantined_and_what_was_good_stays(
@@ -110,14 +110,14 @@ def test_the_automation_asks_for_the_new_batch_as_update_would(finished: Home) -
     asked, cursor = requested(finished, cursor)
     # One run takes the batch to its tables; what comes after waits for their content.
     assert asked == {(asset, "second") for asset in PARTITIONED}
-    assert finished.make("raw_batch", partition="second") is None
-    assert finished.make("image_table", "rejected_images", partition="second") is None
+    assert finished.materialize("raw_batch", partition="second") is None
+    assert finished.materialize("image_table", "rejected_images", partition="second") is None
     asked, cursor = requested(finished, cursor)
     assert asked == {("image_index", None), ("data_snapshot", None)}
 
 
 def test_the_automation_asks_for_nothing_after_the_same_content(finished: Home) -> None:
     _asked, cursor = requested(finished)
-    finished.make("image_table", "rejected_images", partition="first")
+    finished.materialize("image_table", "rejected_images", partition="first")
     asked, _cursor = requested(finished, cursor)
     assert asked == set()

@@ -1,4 +1,4 @@
-"""A home in which everything was made once, on a small batch with a real training."""
+"""A home in which every asset is materialized once, on a small batch with a real training."""
 
 import os
 import shutil
@@ -45,15 +45,15 @@ class Home:
         self.instance.add_dynamic_partitions("batch", [name])
 
     def update(self, selection: str = "*", config: dict | None = None) -> list[execution.Outcome]:
-        """Make what is needed, and return what became of each step."""
+        """Materialize what is stale, and return the outcome of each step."""
         chosen = staleness.selected(selection)
         events = execution.update(
             self.definitions, self.instance, chosen, RUN_CONFIG if config is None else config
         )
         return [event for event in events if isinstance(event, execution.Outcome)]
 
-    def make(self, *assets: str, partition: str | None = None) -> str | None:
-        """Make one step, needed or not, and return why it failed."""
+    def materialize(self, *assets: str, partition: str | None = None) -> str | None:
+        """Materialize one step, stale or not, and return why it failed."""
         step = staleness.Step(tuple(assets), partition)
         return execution.materialize(self.definitions, self.instance, step, RUN_CONFIG)[1]
 

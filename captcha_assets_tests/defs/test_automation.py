@@ -104,7 +104,7 @@ def test_a_batch_in_the_inbox_becomes_the_champion_without_a_further_hand(platfo
     runs = platform.runs()
     assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * len(runs)
     (training,) = [run for run in runs if run.job_name == "retrain"]
-    assert training.tags[WHY_TAG] == "the first training: no model was there"
+    assert training.tags[WHY_TAG] == "the first training: there was no model"
     champion = registry.champion(platform.settings.paths.models)
     assert champion is not None
     assert (platform.settings.paths.evaluation(champion.model_id) / "report.html").exists()
@@ -119,7 +119,7 @@ def test_a_batch_in_the_inbox_becomes_the_champion_without_a_further_hand(platfo
         [COMMAND, *arguments], env=platform.environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 made, 0 failed" in done.stdout
+    assert "1 materialized, 0 failed" in done.stdout
     platform.wait_for_ticks(2)
     assert {run.run_id for run in platform.runs() if not run.is_finished} == set()
     assert [run.job_name for run in platform.runs()].count("retrain") == 1

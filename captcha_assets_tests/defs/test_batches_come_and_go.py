@@ -126,7 +126,7 @@ def test_the_name_is_used_again_before_anything_was_updated(two: Path, tmp_path:
     succeeded(two, "batch", "remove", "a")
     succeeded(two, "batch", "add", "a", str(archive(tmp_path / "other.zip", 70, seed=3)))
     planned = succeeded(two, "update", "--dry-run", "--select", THROUGH_SPLITS)
-    assert "would make raw_batch [a]: registered again after its removal" in planned
+    assert "would materialize raw_batch [a]: registered again after its removal" in planned
     succeeded(two, "update", "--select", THROUGH_SPLITS)
     assert listed(two)["a"]["usable"] == 70
 
@@ -153,7 +153,7 @@ def test_an_archive_that_is_lost_with_its_source_stops_in_one_line_and_its_retur
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "dvc" in done.stdout
-    assert "data_snapshot" in done.stdout, "nobody records data/ without an archive that was there"
+    assert "data_snapshot" in done.stdout, "data/ is not recorded without an archive that was there"
     assert set(index_of(two)["batch"]) == {"a", "b"}
     lost.write_bytes(kept)
     assert "everything is up to date" in succeeded(two, "update", "--select", THROUGH_SPLITS)

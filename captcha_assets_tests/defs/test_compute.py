@@ -214,7 +214,7 @@ def test_a_remote_training_goes_on_where_it_was_and_ends_in_the_model_of_this_ma
 
     said, log = run(compute, job)
     reported = [line for line in log if "validation accuracy" in line and line.startswith("epoch ")]
-    assert 0 < len(reported) < TINY.epochs, "it began anew"
+    assert 0 < len(reported) < TINY.epochs, "it started from the first epoch"
     assert not any("sending" in line for line in log), "what was there was sent again"
     assert folder.verify(job.output) == folder.verify(here.output) == said[-1]["model_id"]
     assert list((remote / "jobs").iterdir()) == []

@@ -16,7 +16,7 @@ __all__ = ["challenged"]
 
 
 @pytest.mark.parametrize("content", [None, "garbage", "{}"], ids=["lost", "garbage", "empty"])
-def test_a_pointer_to_the_candidate_is_written_anew_without_a_training(
+def test_a_pointer_to_the_candidate_is_written_again_without_a_training(
     finished: Home, content: str | None
 ) -> None:
     pointer, model = finished.settings.paths.models / "candidate.json", finished.version("resnet18")
@@ -61,13 +61,13 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     champion = serving(home)
     exported = Path(home.settings.paths.onnx_model(champion)) / "model.onnx"
     exported.write_bytes(exported.read_bytes()[:1000])
-    assert f"captcha-assets model export {champion}" in str(home.make("champion"))
+    assert f"captcha-assets model export {champion}" in str(home.materialize("champion"))
     say("model", "export", champion)
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     (home.settings.paths.models / champion / "model.safetensors").unlink()
-    told = str(home.make("champion"))
-    assert f"the champion {champion} is not whole" in told
-    assert "captcha-assets model promote" in told
+    message = str(home.materialize("champion"))
+    assert f"the champion {champion} is not whole" in message
+    assert "captcha-assets model promote" in message
 
 
 def test_status_names_every_damaged_record_of_the_registry_and_shows_the_rest(

@@ -1,4 +1,4 @@
-"""A home whose tables an earlier version of the code wrote: they are stale with a reason, and made again."""
+"""A home whose tables an earlier version of the code wrote: stale with a reason, and materialized again."""
 
 from pathlib import Path
 
@@ -42,7 +42,9 @@ def _rename(settings: Settings) -> None:
         pl.read_parquet(str(table)).rename(RENAMED, strict=False).write_parquet(str(table))
 
 
-def test_tables_of_earlier_are_stale_with_a_reason_and_are_made_again(earlier: Home, tmp_path: Path) -> None:
+def test_earlier_tables_are_stale_with_a_reason_and_are_materialized_again(
+    earlier: Home, tmp_path: Path
+) -> None:
     settings = earlier.settings
     planned = staleness.plan(earlier.definitions, earlier.instance, staleness.selected("*splits"))
     reasons = {str(step): why for step, why in planned}
@@ -51,7 +53,7 @@ def test_tables_of_earlier_are_stale_with_a_reason_and_are_made_again(earlier: H
         assert any("code version" in reason for reason in why), (step, why)
     _rename(settings)
     before = pl.read_parquet(str(settings.paths.splits)).select("image_id", "label", "split")
-    # what reads them before they are made again says so, or does without
+    # before they are materialized again, their readers raise an error, or do without them
     with pytest.raises(StaleTableError, match="without foreground_fraction: materialize it again"):
         build_image_index({"first": settings.paths.image_table("first")}, tmp_path / "i.parquet", CAPTCHA)
     assert before["image_id"][0] in str(lineage.trace(settings.paths, before["image_id"][0]))

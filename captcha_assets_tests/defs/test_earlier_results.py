@@ -47,7 +47,7 @@ def test_a_home_of_an_earlier_version_keeps_its_batches_until_update_validates_t
 
     folder = home.settings.paths.validation_results("image_table", "first")
     assert quarantined({"first": folder}) == {}
-    assert home.make("image_index") is None, "the batch goes on before it is validated again"
+    assert home.materialize("image_index") is None, "the batch goes on before it is validated again"
     assert home.version("image_index") == before["image_index",]
     assert "image_table + rejected_images [first]" in home.stale()
 

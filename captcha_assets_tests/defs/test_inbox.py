@@ -95,7 +95,7 @@ def test_a_dropped_archive_is_registered_and_starts_its_run(home: Home) -> None:
     answer = tick(home)
     assert requests(answer) == ["october-2026"]
     assert home.instance.get_dynamic_partitions("batch") == ["october-2026"]
-    assert home.make("raw_batch", partition="october-2026") is None
+    assert home.materialize("raw_batch", partition="october-2026") is None
     assert not list(home.settings.paths.inbox.glob("*.zip"))
     assert (home.settings.paths.raw / "october-2026.zip").exists()
 
@@ -109,7 +109,7 @@ def test_the_same_batch_is_never_taken_twice(home: Home) -> None:
     first = drop(home, "one.zip", seed=1)
     keep = shutil.copy2(first, home.settings.paths.home / "kept.zip")
     tick(home)
-    home.make("raw_batch", partition="one")
+    home.materialize("raw_batch", partition="one")
     shutil.copy2(keep, home.settings.paths.inbox / "other-name.zip")
     assert requests(tick(home)) == []
 
@@ -117,11 +117,11 @@ def test_the_same_batch_is_never_taken_twice(home: Home) -> None:
 def test_two_batches_of_one_name_do_not_mix(home: Home) -> None:
     drop(home, "same.zip", seed=1)
     tick(home)
-    home.make("raw_batch", partition="same")
+    home.materialize("raw_batch", partition="same")
     drop(home, "same.zip", seed=2)
     (second,) = requests(tick(home))
     assert second.startswith("same-")
-    home.make("raw_batch", partition=second)
+    home.materialize("raw_batch", partition=second)
     assert home.version("raw_batch", "same") != home.version("raw_batch", second)
 
 

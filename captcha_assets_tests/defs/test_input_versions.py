@@ -14,13 +14,13 @@ from captcha_assets_tests.defs.conftest import Home, open_home
 #: From a hundred upstream partitions on Dagster compares none of them.
 MANY = [f"batch-{number:03}" for number in range(101)]
 
-#: Assets over all batches, after what they are made from.
+#: Assets over all batches, each after its input.
 OVER_ALL = [("image_table", "image_index"), ("raw_batch", "data_snapshot")]
 over_all = pytest.mark.parametrize(("upstream", "asset"), OVER_ALL)
 
 
 def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
-    """Report batches as made, without making them."""
+    """Report batches as materialized, without materializing them."""
     home.instance.add_dynamic_partitions("batch", list(versions))
     for name, version in versions.items():
         tags = {"dagster/data_version": version}
@@ -28,7 +28,7 @@ def deliver(home: Home, asset: str, versions: dict[str, str]) -> None:
 
 
 def reasons(home: Home, asset: str) -> list[str]:
-    """Why an asset over all batches is to be made."""
+    """Why an asset over all batches is stale."""
     found = staleness.stale_steps(home.definitions, home.instance, (asset,))
     return [reason for reasons in found.values() for reason in reasons]
 
@@ -46,7 +46,7 @@ def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             observe(opened.settings, opened.instance)
             for upstream, asset in OVER_ALL:
                 deliver(opened, upstream, dict.fromkeys(MANY, "1"))
-                assert opened.make(asset) is None
+                assert opened.materialize(asset) is None
                 assert reasons(opened, asset) == []
     return folder
 
@@ -93,6 +93,6 @@ def test_a_batch_that_is_not_made_yet_changes_nothing(many: Home, upstream: str,
 
 def test_a_change_is_named_once_where_dagster_sees_it_too(home: Home) -> None:
     deliver(home, "image_table", dict.fromkeys(MANY[:3], "1"))
-    assert home.make("image_index") is None
+    assert home.materialize("image_index") is None
     deliver(home, "image_table", {MANY[1]: "2"})
     assert reasons(home, "image_index") == [f"image_table [{MANY[1]}] changed"]

@@ -16,11 +16,11 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets_tests.defs.conftest import Home
 
 #: A process that leaves a run in each status, and waits.
-MAKING = """
+STARTING_RUNS = """
 import sys, time, uuid
 import dagster as dg
 from captcha_assets.cli.orchestration.instance import open_instance
-from captcha_assets.cli.orchestration.command_process import this_process
+from captcha_assets.cli.orchestration.command_lock import this_process
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import load_settings
 
@@ -34,9 +34,9 @@ with open_instance(load_settings()) as instance:
 """
 
 
-def making(*statuses: str) -> "subprocess.Popen[str]":
+def starting(*statuses: str) -> "subprocess.Popen[str]":
     """A living process that has runs of these statuses."""
-    command = [sys.executable, "-c", MAKING, *statuses]
+    command = [sys.executable, "-c", STARTING_RUNS, *statuses]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "made\n"
@@ -49,7 +49,7 @@ def unfinished(home: Home) -> list[str]:
 
 
 def test_runs_of_a_killed_command_end_whatever_their_status_with_one_alert_each(home: Home) -> None:
-    process = making("NOT_STARTED", "STARTING", "STARTED")
+    process = starting("NOT_STARTED", "STARTING", "STARTED")
     assert unfinished(home) == ["NOT_STARTED", "STARTED", "STARTING"]
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -61,7 +61,7 @@ def test_runs_of_a_killed_command_end_whatever_their_status_with_one_alert_each(
 
 
 def test_with_the_daemon_running_lost_runs_end_without_a_further_command(home: Home) -> None:
-    process = making("STARTED")
+    process = starting("STARTED")
     process.kill()
     process.wait()
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
@@ -70,7 +70,7 @@ def test_with_the_daemon_running_lost_runs_end_without_a_further_command(home: H
 
 
 def test_the_pool_of_a_killed_command_is_free_again(home: Home) -> None:
-    process = making("STARTED")
+    process = starting("STARTED")
     (run,) = home.instance.get_runs()
     home.instance.event_log_storage.set_concurrency_slots("training", 1)
     home.instance.event_log_storage.claim_concurrency_slot("training", run.run_id, "resnet18")
@@ -90,7 +90,7 @@ def test_a_run_of_which_nothing_is_known_is_let_be_and_status_says_how_to_end_it
     command = [sys.executable, "-m", "captcha_assets.cli", "status"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in said.splitlines() if run_id[:8] in line]
-    assert "if the machine or container that makes it is gone, terminate it in the UI" in line
+    assert "if the machine or container that executes it is gone, terminate it in the UI" in line
 
 
 @pytest.mark.parametrize("moment", ["create_run_for_job", "get_run_by_id"])
@@ -111,5 +111,5 @@ def test_an_interrupt_outside_of_a_step_leaves_no_run_behind(
     with monkeypatch.context() as patch:
         patch.setattr(dg.DagsterInstance, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            home.make("raw_batch", partition="one")
+            home.materialize("raw_batch", partition="one")
     assert unfinished(home) == []

@@ -77,14 +77,14 @@ def index_metadata(home: Home) -> dict[str, dg.MetadataValue]:
 
 
 def next_command(home: Home) -> list[str]:
-    """Why the next command would make the index anew."""
+    """Why the index is stale."""
     with open_instance(home.settings) as instance:
         found = staleness.stale_steps(home.definitions, instance, ("image_index",))
     return [reason for reasons in found.values() for reason in reasons]
 
 
 def next_update(home: Home) -> list[execution.Outcome]:
-    """What the next `update` makes, on the way to the index."""
+    """What the next `update` materializes, up to the index."""
     with open_instance(home.settings) as instance:
         return Home(home.settings, instance, home.definitions).update(INDEX)
 
@@ -154,14 +154,14 @@ def test_a_file_of_decisions_that_comes_changes_or_goes_makes_the_index_stale(co
     assert next_command(contradicted) == []
     decide(contradicted)
     assert next_command(contradicted) == CHANGED
-    assert contradicted.make("image_index") is None
+    assert contradicted.materialize("image_index") is None
     assert next_command(contradicted) == []
     decide(contradicted, f"{'0' * 32},drop,,nobody has it")
     assert next_command(contradicted) == CHANGED
     contradicted.settings.paths.label_decisions.unlink()
-    assert contradicted.make("image_index") is None
+    assert contradicted.materialize("image_index") is None
     assert next_command(contradicted) == CHANGED
-    assert contradicted.make("image_index") is None
+    assert contradicted.materialize("image_index") is None
     assert next_command(contradicted) == []
 
 

@@ -1,4 +1,4 @@
-"""What lies on disk, what is registered and what Dagster was told are one truth."""
+"""Files, registrations and Dagster's record agree."""
 
 import json
 import shutil
@@ -152,7 +152,7 @@ def test_what_a_step_is_writing_at_this_moment_is_no_loss(
 
     with monkeypatch.context() as slow:
         slow.setattr(index, "build_image_index", looked_at_meanwhile)
-        assert finished.make("image_index") is None
+        assert finished.materialize("image_index") is None
     assert seen == [{"splits"}]
     assert reported(finished) == set()
 

@@ -13,12 +13,12 @@ FIRST = "there is no batch yet: captcha-assets batch add NAME SOURCE"
 
 @pytest.mark.parametrize("asset", ["data_snapshot", "image_index", "splits", "resnet18"])
 def test_without_a_batch_an_asset_says_how_to_add_one(home: Home, asset: str) -> None:
-    assert home.make(asset) == FIRST
+    assert home.materialize(asset) == FIRST
 
 
 def test_before_a_batch_is_materialized_an_asset_names_what_it_needs(home: Home) -> None:
     home.add("tiny", "synthetic:20:1")
-    found = {asset: home.make(asset) for asset in ("image_index", "splits", "resnet18")}
+    found = {asset: home.materialize(asset) for asset in ("image_index", "splits", "resnet18")}
     assert found == {
         "image_index": "image_table is not materialized yet: captcha-assets update",
         "splits": "image_index is not materialized yet: captcha-assets update",
@@ -27,7 +27,7 @@ def test_before_a_batch_is_materialized_an_asset_names_what_it_needs(home: Home)
 
 
 def test_without_trials_the_leaderboard_is_empty(home: Home) -> None:
-    assert home.make("sweep_leaderboard") is None
+    assert home.materialize("sweep_leaderboard") is None
 
 
 def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_sweeps_and_served_days_alone(
@@ -39,7 +39,7 @@ def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_sweeps_and_se
         instance=home.instance, run_config=RUN_CONFIG, partition_key="tiny", raise_on_error=False
     )
     assert result.success, [event.message for event in result.all_events if event.is_failure]
-    made = {
+    materialized = {
         event.asset_key.to_user_string()
         for event in result.get_asset_materialization_events()
         if event.asset_key
@@ -48,7 +48,7 @@ def test_the_job_everything_takes_a_batch_to_a_champion_and_leaves_sweeps_and_se
         key.to_user_string() for key in home.definitions.resolve_asset_graph().materializable_asset_keys
     }
     served = {"prediction_log", "corrections", "drift_report"}  # partitioned by day
-    assert made == everything - {"sweep_trial", "sweep_leaderboard", "quantized_model"} - served
+    assert materialized == everything - {"sweep_trial", "sweep_leaderboard", "quantized_model"} - served
     assert home.version("champion")
 
 

@@ -24,14 +24,14 @@ def mistyped(finished: Home) -> Home:
     return finished
 
 
-def told(home: Home, *arguments: str) -> tuple[int, str]:
+def run(home: Home, *arguments: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, list(arguments))
     return done.exit_code, done.output.strip()
 
 
 def test_update_says_it_in_one_line_and_runs_nothing(mistyped: Home) -> None:
     before = len(mistyped.instance.get_runs())
-    status, said = told(mistyped, "update")
+    status, said = run(mistyped, "update")
     assert status == 1
     assert said.startswith(f"Error: {mistyped.settings.paths.training_settings}, {WORDS}")
     assert "\n" not in said
@@ -39,11 +39,11 @@ def test_update_says_it_in_one_line_and_runs_nothing(mistyped: Home) -> None:
 
 
 def test_an_update_without_a_training_goes_on_all_the_same(mistyped: Home) -> None:
-    assert told(mistyped, "update", "--select", "+key:splits") == (0, "everything is up to date")
+    assert run(mistyped, "update", "--select", "+key:splits") == (0, "everything is up to date")
 
 
 def test_status_says_it_and_shows_the_rest(mistyped: Home) -> None:
-    status, said = told(mistyped, "status")
+    status, said = run(mistyped, "status")
     assert status == 0
     assert f"next     no training: {mistyped.settings.paths.training_settings}, {WORDS}" in said
     assert f"serves   {mistyped.version('resnet18')} since" in said

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.evaluation.criteria import CRITERIA
+from captcha_assets.evaluation.promotion_criteria import CRITERIA
 from captcha_assets.models import registry
 from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home
@@ -41,7 +41,7 @@ def checks(home: Home) -> dict[str, dg.AssetCheckEvaluation]:
 
 def compare(home: Home) -> None:
     for asset in ("evaluation", "onnx_model", "champion"):
-        assert home.make(asset) is None
+        assert home.materialize(asset) is None
 
 
 def fails(*arguments: str) -> str:
@@ -72,14 +72,14 @@ def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(
 ) -> None:
     home, candidate = challenged
     for asset in ("evaluation", "onnx_model"):
-        assert home.make(asset) is None
+        assert home.materialize(asset) is None
     before = read_metrics(home.settings.paths, candidate)
     home.add("more", "synthetic:200:9")
     for assets, partition in ((("raw_batch",), "more"), (("image_table", "rejected_images"), "more")):
-        assert home.make(*assets, partition=partition) is None
-    assert home.make("image_index") is None
-    assert home.make("splits") is None
-    assert home.make("champion") is None
+        assert home.materialize(*assets, partition=partition) is None
+    assert home.materialize("image_index") is None
+    assert home.materialize("splits") is None
+    assert home.materialize("champion") is None
     after = read_metrics(home.settings.paths, candidate)
     assert before is not None
     assert after is not None
@@ -97,7 +97,7 @@ def test_a_worse_candidate_is_not_promoted_with_figures_and_an_alert(challenged:
     assert {"champion", "candidate", "margin"} <= set(found["non_inferiority"].metadata)
     assert "no reason to change" in str(found["reason_to_change"].description)
     last = json.loads(home.settings.paths.alerts.read_text().splitlines()[-1])
-    assert last["title"] == f"candidate {candidate} is not promoted, the champion serves on"
+    assert last["title"] == f"candidate {candidate} is not promoted, the champion keeps serving"
     assert f"captcha-assets model promote {candidate}" in last["lines"][-1]
     assert candidate != serving(home)
 
@@ -112,7 +112,7 @@ def test_a_candidate_is_compared_once_on_a_test_split(
     content = record.read_bytes()
     for name, value in {"MARGIN": "0.99", "CALIBRATION_ERROR": "1", "LATENCY": "1000000"}.items():
         monkeypatch.setenv(f"CAPTCHA_PROMOTION_{name}", value)
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     assert serving(home) == before, "wider limits get no other decision"
     assert record.read_bytes() == content
     event = home.instance.get_latest_materialization_event(dg.AssetKey("champion"))
@@ -126,7 +126,7 @@ def test_a_candidate_is_compared_once_on_a_test_split(
 def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out(finished: Home) -> None:
     model = serving(finished)
     shutil.rmtree(finished.settings.paths.models / "history")
-    assert finished.make("champion") is None
+    assert finished.materialize("champion") is None
     assert serving(finished) == model
     assert len(list((finished.settings.paths.models / "decisions").iterdir())) == 1
 
@@ -136,7 +136,7 @@ def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(challeng
     compare(home)
     compared = {name: evaluation.description for name, evaluation in checks(home).items()}
     say("model", "promote", "candidate", "--reason", "a try")
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     assert serving(home) == candidate
     assert {name: evaluation.description for name, evaluation in checks(home).items()} == compared
 
@@ -158,7 +158,7 @@ def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
 
 def test_a_report_says_of_how_many_models_it_tells(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    assert home.make("evaluation") is None
+    assert home.materialize("evaluation") is None
     page = (home.settings.paths.evaluation(candidate) / "report.html").read_text()
     assert "2 models were compared on this test split" in page
     assert "holds (Bonferroni)" in page
@@ -182,14 +182,14 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
         (candidate, "promote", "human"),
         (before, "rollback", "human"),
     ]
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     assert serving(home) == before, "what was rolled back stays so"
 
 
 def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     say("model", "refuse", "--reason", "trained on the wrong batches")
-    assert home.make("champion") is None
+    assert home.materialize("champion") is None
     assert serving(home) != candidate
     assert "not compared: refused: trained on the wrong" in str(checks(home)["non_inferiority"].description)
     listed = [json.loads(line) for line in say("model", "list", "--json").splitlines()]
@@ -198,7 +198,7 @@ def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home,
 
 def test_a_candidate_that_is_not_exported_is_not_compared(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
-    assert f"the candidate {candidate} is not exported" in str(home.make("champion"))
+    assert f"the candidate {candidate} is not exported" in str(home.materialize("champion"))
     assert not list((home.settings.paths.models / "decisions").glob(f"{candidate}--*"))
 
 

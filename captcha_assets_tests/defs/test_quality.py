@@ -22,7 +22,7 @@ from captcha_assets_tests.models.conftest import make_model
 
 Images = list[tuple[str, np.ndarray]]
 
-#: What the tests of this module share is made once.
+#: What the tests of this module share is materialized once.
 pytestmark = pytest.mark.xdist_group("drift")
 
 #: What happened to each batch before it arrived. None of it is drift to `usual`.
@@ -58,7 +58,7 @@ def deliver(home: Home, name: str, source: Path) -> None:
     home.settings.paths.raw.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, home.settings.paths.raw / f"{name}.zip")
     home.instance.add_dynamic_partitions("batch", [name])
-    assert home.make("image_table", "rejected_images", partition=name) is None
+    assert home.materialize("image_table", "rejected_images", partition=name) is None
 
 
 def drift_of(home: Home, name: str) -> dg.AssetCheckEvaluation:
@@ -145,7 +145,7 @@ def test_a_batch_without_usable_images_is_not_said_to_be_as_the_training_images(
         archive.writestr("a_1.png", b"no image")
     shutil.copy2(tmp_path / "nothing.zip", delivered.settings.paths.raw / "nothing.zip")
     delivered.instance.add_dynamic_partitions("batch", ["nothing"])
-    assert "quarantined" in str(delivered.make("image_table", "rejected_images", partition="nothing"))
+    assert "quarantined" in str(delivered.materialize("image_table", "rejected_images", partition="nothing"))
     assert drift_of(delivered, "nothing").description == "no usable images to compare"
 
 

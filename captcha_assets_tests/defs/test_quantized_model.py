@@ -1,4 +1,4 @@
-"""The champion as int8: made when asked for, measured on the test split, and the gate is an asset check."""
+"""The champion as int8: materialized when asked for, measured on the test split, and the gate is an asset check."""
 
 from pathlib import Path
 
@@ -32,7 +32,9 @@ def test_nothing_quantizes_by_itself_unless_the_service_is_to_answer_with_int8(
 
 
 def test_without_a_champion_one_line_says_what_to_do(home: Home) -> None:
-    assert home.make("quantized_model") == ("there is no champion yet; make one with: captcha-assets update")
+    assert home.materialize("quantized_model") == (
+        "there is no champion yet; train one with: captcha-assets update"
+    )
 
 
 @pytest.mark.slow
@@ -57,7 +59,7 @@ def test_the_champion_is_quantized_when_asked_for_and_the_check_says_what_it_los
 
 
 @pytest.mark.slow
-def test_a_quantized_export_that_is_lost_is_made_again_with_the_same_content(
+def test_a_quantized_export_that_is_lost_is_materialized_again_with_the_same_content(
     finished: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPTCHA_SERVING_PRECISION", "int8")

@@ -1,4 +1,4 @@
-"""A training starts by itself, for a reason that its run tells, and once for each reason."""
+"""A training starts automatically, with the reason in a tag of its run, and once for each situation."""
 
 import json
 import shutil
@@ -96,7 +96,7 @@ def test_the_first_training_starts_when_there_is_something_to_train_on(home: Hom
     bring(home, "first", "synthetic:60:1")
     ticks = Ticks(home)
     (request,) = ticks.tick()
-    assert request.tags[WHY_TAG] == "the first training: no model was there"
+    assert request.tags[WHY_TAG] == "the first training: there was no model"
     assert ticks.tick() == []
 
 
@@ -104,9 +104,9 @@ def test_nothing_new_starts_nothing_and_the_tick_says_where_things_stand(finishe
     ticks = Ticks(finished)
     assert ticks.tick() == []
     assert ticks.said.startswith("0 of 500 new training images since resnet18-")
-    assert finished.make("image_table", "rejected_images", partition="first") is None
-    assert finished.make("image_index") is None
-    assert finished.make("splits") is None
+    assert finished.materialize("image_table", "rejected_images", partition="first") is None
+    assert finished.materialize("image_index") is None
+    assert finished.materialize("splits") is None
     assert ticks.tick() == []
 
 
@@ -117,7 +117,7 @@ def test_enough_new_images_start_one_training_that_says_why(grown: Home) -> None
     (request,) = ticks.tick()
     assert request.tags["captcha_assets/trigger"] == "new images"
     assert "new training images since resnet18-" in request.tags[WHY_TAG]
-    assert ticks.tick() == [], "the same reason asks once"
+    assert ticks.tick() == [], "the same situation requests one run"
 
 
 def test_two_ticks_that_race_ask_for_the_same_run(grown: Home) -> None:
@@ -131,7 +131,7 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
     ticks = Ticks(grown, retrain_new_images=50)
     (request,) = ticks.tick()
     assert request.tags["dagster/max_retries"] == "2"
-    assert grown.make("splits") is None
+    assert grown.materialize("splits") is None
     assert ticks.tick() == []
     bring(grown, "third", "synthetic:120:3")
     assert ticks.triggers() == ["new images"], "more of it is a reason again"
@@ -262,7 +262,7 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
     grown.instance.report_run_failed(run)
     assert ticks.triggers() == ["new images"]
     assert ticks.tick() == []
-    assert f"run {run.run_id[:8]}, failed, and is not started again for the same reason" in ticks.said
+    assert f"run {run.run_id[:8]}, failed, and is not started again for the same situation" in ticks.said
 
 
 def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:

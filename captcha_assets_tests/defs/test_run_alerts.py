@@ -18,7 +18,7 @@ def alerts(home: Home) -> list[dict[str, object]]:
 
 
 def fail_without_a_command(home: Home) -> dg.ExecuteInProcessResult:
-    """A failing run as the daemon makes it: it does not say which process makes it."""
+    """A failing run as the daemon launches it: no tag names the process that executes it."""
     home.add("gone", "synthetic:12:1")
     home.settings.paths.registration("gone").unlink()
     job = home.definitions.resolve_implicit_global_asset_job_def()
@@ -43,9 +43,9 @@ def told_by_the_daemon(home: Home, result: dg.ExecuteInProcessResult) -> None:
 def make_image_table(home: Home, batch: str, source: str) -> str | None:
     """Materialize a batch's image table, and return why that failed."""
     home.add(batch, source)
-    assert home.make("raw_batch", partition=batch) is None
+    assert home.materialize("raw_batch", partition=batch) is None
     assert alerts(home) == []
-    return home.make("image_table", "rejected_images", partition=batch)
+    return home.materialize("image_table", "rejected_images", partition=batch)
 
 
 def test_a_quarantined_batch_is_one_alert_that_says_what_to_do(home: Home, mostly_bad_archive: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_check_that_only_warns_is_no_alert(home: Home) -> None:
 
 
 def drift_by_the_daemon(home: Home) -> None:
-    """A run that no command made, in which a batch differs from what the champion was trained on."""
+    """A run of the daemon, in which a batch differs from what the champion was trained on."""
     home.add("drifted", "synthetic:12:1")
     run = home.instance.create_run_for_job(
         home.definitions.resolve_implicit_global_asset_job_def(),
@@ -111,7 +111,7 @@ def test_drift_is_an_alert_only_where_nothing_retrains(home: Home, retraining: b
         assert "captcha-assets automation on" in lines
 
 
-def test_the_daemon_tells_of_the_runs_that_no_command_made(home: Home) -> None:
+def test_the_daemon_alerts_of_the_runs_that_no_command_executes(home: Home) -> None:
     result = fail_without_a_command(home)
     assert alerts(home) == []
     told_by_the_daemon(home, result)
@@ -148,6 +148,6 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     result = subset.execute_in_process(instance=finished.instance, raise_on_error=False)
     assert not result.success
     told_by_the_daemon(finished, result)
-    told = alerts(finished)[before:]
-    assert len(told) == (0 if automation else 1)
-    assert all("first.parquet is missing" in str(alert["lines"]) for alert in told)
+    sent = alerts(finished)[before:]
+    assert len(sent) == (0 if automation else 1)
+    assert all("first.parquet is missing" in str(alert["lines"]) for alert in sent)

@@ -107,9 +107,9 @@ def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[
         log.correct("id-1", images[1][0])
         assert len(home.update(OF_DAYS)) == 2
         serve(log, images[5:9], first=5)
-    made = home.update(OF_DAYS)
-    assert [str(outcome.step) for outcome in made] == [f"prediction_log [{DAY}]", f"corrections [{DAY}]"]
-    assert [outcome.error for outcome in made] == [None, None]
+    outcomes = home.update(OF_DAYS)
+    assert [str(outcome.step) for outcome in outcomes] == [f"prediction_log [{DAY}]", f"corrections [{DAY}]"]
+    assert [outcome.error for outcome in outcomes] == [None, None]
     assert not any(BATCH in step for step in home.stale() if "raw_batch" not in step and "image" not in step)
     assert home.runs_of("raw_batch") == 0
 
@@ -208,7 +208,7 @@ def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[st
     home.update(OF_DAYS)
     (home.settings.paths.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
     assert home.update(OF_DAYS) == []
-    error = home.make("prediction_log", partition=DAY)
+    error = home.materialize("prediction_log", partition=DAY)
     assert error == "the prediction log cannot be used: file is not a database"
     assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
 
@@ -249,7 +249,7 @@ def test_automation_materializes_a_day_when_it_has_changed(
             for partition in found.get_requested_partitions(dg.AssetKey(key))
         }
         for key, partition in sorted(asked, reverse=True):
-            assert home.make(key, partition=partition) is None
+            assert home.materialize(key, partition=partition) is None
         return asked
 
     assert requested() == set()

@@ -28,7 +28,7 @@ from captcha_assets.sweeps import definition, trials
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
 
-#: What the tests of this module share is made once.
+#: What the tests of this module share is materialized once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]
 
 TINY = {"epochs": 2, "channels": [4, 8, 8, 8], "batch_size": 32, "sample_size": None, "weight_decay": 10.0}
@@ -110,7 +110,7 @@ def test_run_again_only_the_failed_are_tried_again(home: Home) -> None:
 def test_a_finished_trial_is_not_trained_again_when_everything_is_materialized(home: Home) -> None:
     name = grid_trials(home)[0]
     before = home.version("sweep_trial", name)
-    assert home.make("sweep_trial", partition=name) is None
+    assert home.materialize("sweep_trial", partition=name) is None
     assert home.version("sweep_trial", name) == before
     (run,) = home.instance.get_runs(limit=1)
     said = [entry.user_message for entry in home.instance.all_logs(run.run_id)]
@@ -133,14 +133,14 @@ def test_a_bad_trial_is_stopped_and_recorded_as_stopped_not_as_failed(home: Home
     for name in sweep.trial_names[:2]:
         trials.save(home.settings.paths, perfect(complete, sweep, name))
     name = sweep.trial_names[2]
-    assert home.make("sweep_trial", partition=name) is None
+    assert home.materialize("sweep_trial", partition=name) is None
     record = trials.load(home.settings.paths, name)
     assert record is not None
     assert (record.state, len(record.history)) == (PRUNED, 1)
-    made = home.instance.fetch_materializations(
+    found = home.instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey("sweep_trial"), asset_partitions=[name]), limit=1
     )
-    materialization = made.records[0].asset_materialization
+    materialization = found.records[0].asset_materialization
     assert materialization is not None
     assert materialization.metadata["state"].value == PRUNED
 
@@ -212,7 +212,7 @@ def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_sho
     own.parent.mkdir(exist_ok=True)
     own.write_text(yaml.safe_dump({"name": "own", "grid": {"epochs": [1, 2]}}))
     said = CliRunner().invoke(main, ["sweep", "start"]).output
-    assert f"no FILE was named: {own} is taken" in said
+    assert f"no FILE was named: using {own}" in said
     names = definition.load(own).trial_names
     shown = CliRunner().invoke(main, ["sweep", "show"]).output
     assert shown.index(grid_trials(home)[0]) < shown.index(names[0])
@@ -227,7 +227,7 @@ def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_sho
 
 def test_without_any_file_of_the_home_the_sweep_of_the_code_is_taken_and_named(home: Home) -> None:
     said = CliRunner().invoke(main, ["sweep", "start"]).output
-    assert f"no FILE was named: {REPOSITORY / 'configs' / 'sweep.yaml'} is taken" in said
+    assert f"no FILE was named: using {REPOSITORY / 'configs' / 'sweep.yaml'}" in said
 
 
 def test_a_home_without_a_sweep_says_how_to_start_one(
@@ -274,7 +274,7 @@ def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
     process.send_signal(signal.SIGINT)  # to it alone: nobody else ends the others
     _output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command goes on from there"
+    assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command continues from there"
     assert len(started) >= 4
     assert not psutil.wait_procs(started, timeout=30)[1]
     assert not home.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))

@@ -69,7 +69,7 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
         (137, TrainingStoppedError, "by SIGKILL"),
         (143, TrainingStoppedError, "by SIGTERM; start the training again"),
         (3, TrainingFailedError, "no space left on the disk or in the quota: free some and run it again"),
-        (1, TrainingFailedError, "on gpu ended with status 1 and did not say why"),
+        (1, TrainingFailedError, "on gpu ended with status 1 without a message"),
     ],
 )
 def test_a_process_that_could_not_say_why_it_ended_is_explained_by_its_status(

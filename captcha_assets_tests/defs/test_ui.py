@@ -1,4 +1,4 @@
-"""The web UI in a real browser, over a home in which everything was made."""
+"""The web UI in a real browser, over a home in which every asset is materialized."""
 
 import json
 import os

@@ -15,7 +15,7 @@ from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_ui import answered, ask, webserver
 
-#: What the tests of this module share is made once.
+#: What the tests of this module share is materialized once.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui_batches")]
 
 

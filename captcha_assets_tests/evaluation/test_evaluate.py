@@ -100,9 +100,9 @@ def test_every_prediction_leads_back_to_its_image_and_batch(evaluated, batch):
     _, target = evaluated
     predictions = pl.read_parquet(target / "predictions.parquet")
     assert predictions.columns == ["image_id", "label", "predicted", "probability", "split", "batch"]
-    placed = pl.read_parquet(batch[1]).filter(pl.col("split") == "test").sort("image_id")
+    in_test = pl.read_parquet(batch[1]).filter(pl.col("split") == "test").sort("image_id")
     assert predictions.select("image_id", "label", "split", "batch").equals(
-        placed.select("image_id", "label", "split", "batch")
+        in_test.select("image_id", "label", "split", "batch")
     )
     assert predictions["predicted"].is_in(list(CAPTCHA.classes)).all()
     assert predictions["probability"].is_between(1 / len(CAPTCHA.classes), 1).all()
@@ -111,8 +111,8 @@ def test_every_prediction_leads_back_to_its_image_and_batch(evaluated, batch):
 def test_the_report_tells_of_the_model_and_its_data(evaluated):
     evaluation, target = evaluated
     page = (target / "report.html").read_text()
-    told = (evaluation.model_id, "splits-of-the-training", "splits-of-today", "epochs", "run-1", "drawn")
-    assert all(word in page for word in told)
+    facts = (evaluation.model_id, "splits-of-the-training", "splits-of-today", "epochs", "run-1", "drawn")
+    assert all(word in page for word in facts)
 
 
 def test_a_damaged_evaluation_can_be_told_from_a_whole_one(evaluated):

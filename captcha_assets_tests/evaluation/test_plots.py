@@ -1,4 +1,4 @@
-"""The plots: real ones, of the size they promise, made from the data and from nothing else."""
+"""The plots: real ones, of the size they promise, drawn from the data and from nothing else."""
 
 import io
 import subprocess

@@ -102,7 +102,7 @@ def test_a_class_without_test_images_is_named():
 
 
 def test_a_model_without_mistakes_has_a_report_too():
-    assert "every image was read correctly" in Page(rendered(measured(skill=50), mistakes=[])).text
+    assert "every image was predicted correctly" in Page(rendered(measured(skill=50), mistakes=[])).text
 
 
 def test_a_model_with_endless_mistakes_has_a_report_of_finite_length():

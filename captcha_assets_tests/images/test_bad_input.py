@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_archive
+from captcha_assets.images.archive_reader import MEMBER_LIMIT, ArchiveError, list_members, open_archive
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.images.table import build_image_table

@@ -157,7 +157,7 @@ def test_of_old_batches_only_what_meets_new_images_is_read(index, monkeypatch):
     assert all(group <= 10 for _, group in read)  # nothing at all of the other class
 
 
-def test_groups_found_by_another_rule_are_found_anew(tmp_path):
+def test_groups_found_by_another_rule_are_found_again(tmp_path):
     pair = [("a", A), ("a", COPIES["noise"](A[None])[0])]
     tables = {"one": write_table(tmp_path / "one.parquet", "one", pair)}
     strict = replace(CAPTCHA, near_duplicate_correlation=1.0)
@@ -173,7 +173,7 @@ def test_a_table_of_another_version_is_named(index, tmp_path):
         build_image_index({"one": tmp_path / "one.parquet"}, tmp_path / "new.parquet", CAPTCHA)
 
 
-def test_a_damaged_index_is_made_anew(index, tmp_path):
+def test_a_damaged_index_is_built_again(index, tmp_path):
     summary, _ = index({"one": list(pool())})
     (tmp_path / "index.parquet").write_bytes(b"damaged")
     assert index({"one": list(pool())})[0] == summary

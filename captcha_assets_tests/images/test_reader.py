@@ -88,10 +88,10 @@ def test_an_image_delivered_twice_is_read_from_the_batch_the_splits_name(tmp_pat
 def test_excluded_images_are_never_read(batch, tmp_path):
     tables, splits = batch
     table = pq.read_table(splits)
-    placed = table["split"].to_pylist()
-    placed[5] = None
+    assigned = table["split"].to_pylist()
+    assigned[5] = None
     held = tmp_path / "splits.parquet"
-    pq.write_table(table.set_column(3, "split", pa.array(placed, pa.string())), held)
+    pq.write_table(table.set_column(3, "split", pa.array(assigned, pa.string())), held)
     assert len(read_split(tables, held, None)) == 399
     assert table["image_id"][5].as_py() not in read_split(tables, held, None).image_ids
 

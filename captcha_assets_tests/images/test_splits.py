@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentRecord, no_assignments
+from captcha_assets.images.split_record import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
@@ -55,7 +55,7 @@ def index_of(images: dict[int, str | None], groups: list[set[int]] = ()) -> pl.D
     )
 
 
-def places(splits: pl.DataFrame) -> dict[str, str]:
+def split_by_image(splits: pl.DataFrame) -> dict[str, str]:
     return dict(splits.drop_nulls("split").select("image_id", "split").iter_rows())
 
 
@@ -100,7 +100,7 @@ def regroup(images: pl.DataFrame) -> pl.Series:
 
 
 def recorded(record: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
-    """The record after a round that made these splits."""
+    """The record after a round that assigned these splits."""
     new = splits.drop_nulls("split").join(record, on="image_id", how="anti")
     number = pl.lit(1 + (record["round"].max() or 0), pl.Int32)
     rows = new.with_columns(round=number, contradicted=pl.lit(value=False)).select(record.columns)
@@ -121,7 +121,7 @@ def follow(history):
 def test_an_image_never_changes_its_split_also_when_it_was_gone(history):
     for _, record, splits in follow(history):
         assigned = dict(record.select("image_id", "split").iter_rows())
-        after = places(splits)
+        after = split_by_image(splits)
         assert after.items() >= {name: split for name, split in assigned.items() if name in after}.items()
 
 
@@ -131,7 +131,7 @@ def test_new_images_take_the_split_of_nobody(history):
     usable_before: set[str] = set()
     for index, record, splits in follow(history):
         usable = set(index.filter(pl.col("status") == "usable")["image_id"])
-        after = places(splits)
+        after = split_by_image(splits)
         if usable >= usable_before and not (usable - usable_before) & set(record["image_id"]):
             assert after.items() >= before.items()
         before, usable_before = after, usable
@@ -146,7 +146,7 @@ def test_a_removed_image_vanishes_and_every_image_of_the_index_is_there(history)
 @given(HISTORY)
 def test_near_duplicates_never_lie_in_two_splits(history):
     for (numbers, conflicts), (_, _, splits) in zip(history, follow(history), strict=True):
-        after = places(splits)
+        after = split_by_image(splits)
         for number in numbers - conflicts:
             if number // 10 % 2 == 0 and number % 10 and number - 1 in numbers - conflicts:
                 pair = {after.get(identity(number)), after.get(identity(number - 1))}
@@ -182,9 +182,9 @@ def test_the_order_of_rows_does_not_matter_and_a_rerun_changes_nothing(history, 
 def deviations(splits: pl.DataFrame) -> pl.DataFrame:
     """How many images each class and split is away from its ratio, and the size of the class."""
     shares = pl.DataFrame({"split": SPLITS, "share": RATIOS.shares})
-    placed = splits.drop_nulls("split")
-    sizes = placed.group_by("label").agg(size=pl.len())
-    counts = placed.group_by("label", "split").agg(n=pl.len())
+    assigned = splits.drop_nulls("split")
+    sizes = assigned.group_by("label").agg(size=pl.len())
+    counts = assigned.group_by("label", "split").agg(n=pl.len())
     grid = sizes.join(shares, how="cross").join(counts, on=["label", "split"], how="left").fill_null(0)
     return grid.with_columns(off=(pl.col("n") - pl.col("size") * pl.col("share")).abs())
 
@@ -218,7 +218,7 @@ def test_a_large_class_is_within_half_a_percent(count):
 def assigned(images: dict[int, str | None]) -> tuple[pl.DataFrame, dict[str, str]]:
     """The record of a first round over these images, and the split of each."""
     splits = assign_splits(index_of(images), None)
-    return recorded(no_assignments(), splits), places(splits)
+    return recorded(no_assignments(), splits), split_by_image(splits)
 
 
 def one_in(splits: dict[str, str], split: str, among: range = range(200)) -> int:
@@ -249,33 +249,35 @@ def test_a_new_image_that_ties_two_splits_is_excluded_and_no_image_moves():
     record, before = assigned(images)
     one, other = one_in(before, "train"), one_in(before, "test")
     after = assign_splits(index_of(images | {99: "a"}, [{one, 99, other}]), record, regroup=apart)
-    assert places(after) == before
+    assert split_by_image(after) == before
     assert row_of(after, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
     without_one = {number: label for number, label in images.items() if number != one}
     later = assign_splits(index_of(without_one | {99: "a"}, [{99, other}]), record, regroup=apart)
-    assert places(later)[identity(99)] == "test"
+    assert split_by_image(later)[identity(99)] == "test"
 
 
 def test_a_new_image_follows_its_near_duplicates():
     images = dict.fromkeys(range(40), "a")
     record, _ = assigned(images)
     groups = [{number, number + 100} for number in images]
-    after = places(assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), groups), record))
+    after = split_by_image(
+        assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), groups), record)
+    )
     assert all(after[identity(number)] == after[identity(number + 100)] for number in images)
 
 
 def test_an_image_found_in_conflict_leaves_and_comes_back_to_its_split():
     images = dict.fromkeys(range(40), "a")
     record, before = assigned(images)
-    during = places(assign_splits(index_of(images | {7: None}), record))
+    during = split_by_image(assign_splits(index_of(images | {7: None}), record))
     assert before.items() - during.items() == {(identity(7), before[identity(7)])}
-    assert places(assign_splits(index_of(images), record)) == before
+    assert split_by_image(assign_splits(index_of(images), record)) == before
 
 
 def test_a_relabelled_image_keeps_its_split():
     images = dict.fromkeys(range(40), "a")
     record, before = assigned(images)
-    assert places(assign_splits(index_of(images | {7: "b"}), record)) == before
+    assert split_by_image(assign_splits(index_of(images | {7: "b"}), record)) == before
 
 
 def test_a_relabelled_image_that_ties_two_splits_is_excluded_and_has_its_split_again_later():
@@ -285,8 +287,8 @@ def test_a_relabelled_image_that_ties_two_splits_is_excluded_and_has_its_split_a
     test = one_in(before, "test")
     relabelled = assign_splits(index_of(images | {99: "a"}, [{99, test}]), record)
     assert row_of(relabelled, 99) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
-    assert places(relabelled)[identity(test)] == "test"
-    assert places(assign_splits(index_of(images), record)) == before
+    assert split_by_image(relabelled)[identity(test)] == "test"
+    assert split_by_image(assign_splits(index_of(images), record)) == before
 
 
 def test_a_near_duplicate_that_came_while_the_first_was_removed_is_excluded_when_that_returns():
@@ -296,7 +298,7 @@ def test_a_near_duplicate_that_came_while_the_first_was_removed_is_excluded_when
     rest = {number: label for number, label in images.items() if number != one}
     meanwhile = assign_splits(index_of(rest | dict.fromkeys(range(100, 140), "a")), record)
     record = recorded(record, meanwhile)
-    later = one_in(places(meanwhile), "test", range(100, 140))
+    later = one_in(split_by_image(meanwhile), "test", range(100, 140))
     back = assign_splits(index_of(images | dict.fromkeys(range(100, 140), "a"), [{one, later}]), record)
     assert row_of(back, one) == ("train", None)
     assert row_of(back, later) == (None, NEAR_DUPLICATE_OF_TWO_SPLITS)
@@ -308,7 +310,7 @@ def test_an_image_that_two_machines_assigned_differently_is_excluded():
     twice = record.with_columns(contradicted=pl.col("image_id") == identity(7))
     after = assign_splits(index_of(images | {99: "a"}, [{7, 99}]), twice)
     assert row_of(after, 7) == (None, CONTRADICTED)
-    assert {name: split for name, split in before.items() if name != identity(7)}.items() <= places(
+    assert {name: split for name, split in before.items() if name != identity(7)}.items() <= split_by_image(
         after
     ).items()
 
@@ -318,8 +320,8 @@ def test_a_larger_sample_contains_the_smaller_one(history, one, other):
     *_, (_, _, splits) = follow(history)
     small, large = (set(take_sample(splits, size)["image_id"]) for size in sorted((one, other)))
     assert small <= large
-    assert len(small) == min(one, other, len(places(splits)))
-    assert set(take_sample(splits, None)["image_id"]) == set(places(splits))
+    assert len(small) == min(one, other, len(split_by_image(splits)))
+    assert set(take_sample(splits, None)["image_id"]) == set(split_by_image(splits))
 
 
 @given(st.integers(1, 400))
@@ -394,7 +396,7 @@ def test_splits_on_an_object_store_are_the_same(tmp_path, bucket, record):
 def test_an_index_without_images_gives_splits_without_images(conflicts):
     splits = assign_splits(index_of(dict.fromkeys(range(conflicts))), None)
     assert len(splits) == conflicts
-    assert places(splits) == {}
+    assert split_by_image(splits) == {}
 
 
 def test_another_batch_of_the_same_images_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The image table: one row per usable image, the same bytes however it is made."""
+"""The image table: one row per usable image, the same bytes however many processes build it."""
 
 import subprocess
 import sys

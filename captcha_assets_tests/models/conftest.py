@@ -1,4 +1,4 @@
-"""Models that were never trained: narrow networks, made in a moment."""
+"""Models that were never trained: narrow networks, built in a moment."""
 
 from pathlib import Path
 

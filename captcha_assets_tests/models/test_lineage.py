@@ -49,7 +49,7 @@ def an_image(settings, split: str) -> str:
 
 def test_a_model_leads_back_to_its_run_its_splits_and_the_bytes_it_was_trained_on(home):
     seen = trace(home.paths, "champion")
-    (run,), (splits,) = found(seen.made_from, "training run"), found(seen.made_from, "splits")
+    (run,), (splits,) = found(seen.derived_from, "training run"), found(seen.derived_from, "splits")
     assert run.id == "run-0"
     assert run.facts["code_version"] == "c1"
     assert splits.id == content_hash(home.paths.splits)
@@ -78,7 +78,7 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
     ):
         seen = trace(home.paths, an_image(home, split)[:12])
         assert seen.what.facts["split"] == split
-        (source,) = found(seen.made_from, "batch")
+        (source,) = found(seen.derived_from, "batch")
         assert source.id == "first"
         assert source.facts["member"].startswith(f"Dataset/{seen.what.facts['label']}_")
         (model,) = seen.used_for
@@ -88,7 +88,7 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
 def test_an_image_delivered_twice_names_both_batches(home):
     deliver(home, "again", str(home.paths.raw / "first.zip"))
     seen = trace(home.paths, an_image(home, "train"))
-    assert [node.id for node in found(seen.made_from, "batch")] == ["again", "first"]
+    assert [node.id for node in found(seen.derived_from, "batch")] == ["again", "first"]
 
 
 def test_an_image_that_came_later_was_not_there_when_the_model_was_trained(home):
@@ -136,7 +136,7 @@ def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(h
 def test_a_batch_that_was_only_registered_has_a_source_and_nothing_else(home):
     registrations.register(home, "later", registrations.parse_source("synthetic:10:5"))
     seen = trace(home.paths, "later")
-    assert found(seen.made_from, "source")[0].id == "synthetic:10:5"
+    assert found(seen.derived_from, "source")[0].id == "synthetic:10:5"
     assert seen.used_for == ()
 
 
@@ -145,7 +145,7 @@ def test_a_removed_batch_says_who_was_trained_on_it(home):
     model = registry.champion(home.paths.models).model_id
     with pytest.raises(LineageError, match=f"first was removed; models trained on it: {model}"):
         trace(home.paths, "first")
-    (batch,) = found(trace(home.paths, model).made_from, "batch")
+    (batch,) = found(trace(home.paths, model).derived_from, "batch")
     assert batch.facts["today"] == "removed"
 
 
@@ -174,9 +174,9 @@ def test_nothing_is_known_of_an_empty_home(settings):
 
 def test_the_whole_is_json(home):
     for what in ("champion", "first", an_image(home, "test")):
-        told = json.loads(json.dumps(trace(home.paths, what).to_dict()))
-        assert set(told) == {"what", "made_from", "used_for"}
-        assert set(told["what"]) == {"kind", "id", "facts", "nodes"}
+        objects = json.loads(json.dumps(trace(home.paths, what).to_dict()))
+        assert set(objects) == {"what", "derived_from", "used_for"}
+        assert set(objects["what"]) == {"kind", "id", "facts", "nodes"}
 
 
 def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
@@ -187,7 +187,7 @@ def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
     registrations.record(home.paths, known)
     deliver(home, "published", "kaggle")
     model = train(home, ["first", "published"], seed=2)
-    (splits,) = found(trace(home.paths, model).made_from, "splits")
+    (splits,) = found(trace(home.paths, model).derived_from, "splits")
     facts = {node.id: node.facts for node in splits.nodes}
     assert facts["published"]["kaggle_dataset"] == "owner/slug"
     assert facts["published"]["kaggle_version"] == 3
@@ -225,6 +225,6 @@ def test_an_object_store_tells_the_same(made, tmp_path, bucket):
         Settings(paths=Paths(home=tmp_path / "home", artifacts=str(bucket / "artifacts"))),
     )
     for what in ("champion", "first", an_image(here, "train")):
-        told = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
-        told[1] = told[1].replace(str(tmp_path / "home"), str(made))
-        assert told[1].replace(str(there.paths.artifact_root), str(here.paths.artifact_root)) == told[0]
+        objects = [json.dumps(trace(one.paths, what).to_dict()) for one in (here, there)]
+        objects[1] = objects[1].replace(str(tmp_path / "home"), str(made))
+        assert objects[1].replace(str(there.paths.artifact_root), str(here.paths.artifact_root)) == objects[0]

@@ -17,7 +17,7 @@ from captcha_assets_tests.models.conftest import make_model
 def trained_on(settings: Settings, tmp_path: Path):
     """Register a model that was trained on the images of these numbers, and return its id."""
 
-    def train(seed: int, numbers: range, *, kept: bool = True, **told: object) -> str:
+    def train(seed: int, numbers: range, *, kept: bool = True, **training: object) -> str:
         frame = pl.DataFrame(
             {
                 "image_id": [f"{number:032x}" for number in numbers],
@@ -26,7 +26,7 @@ def trained_on(settings: Settings, tmp_path: Path):
             }
         )
         version = _write(settings.paths.splits, frame)
-        model_id = make_model(tmp_path / str(seed), seed, splits_version=version, settings=dict(told))
+        model_id = make_model(tmp_path / str(seed), seed, splits_version=version, settings=dict(training))
         if kept:
             with replacing(settings.paths.training_splits(model_id)) as part:
                 part.write_bytes(settings.paths.splits.read_bytes())

@@ -1,4 +1,4 @@
-"""Two predictors, one answer: torch and the exported model agree, and reject what they were not made for."""
+"""Two predictors, one answer: torch and the exported model agree, and reject images of another size."""
 
 import json
 import shutil

@@ -61,8 +61,8 @@ def test_models_come_are_promoted_and_go_back(anywhere):
     assert registry.champion(place) == back
     assert (back.model_id, back.instead_of, back.action) == (one, two, "rollback")
     assert back.metrics == {"accuracy": 0.9}
-    told = [(entry.number, entry.model_id, entry.reason) for entry in registry.history(place)]
-    assert told == [(1, one, "the first"), (2, two, "better"), (3, one, "it reads m as n")]
+    entries = [(entry.number, entry.model_id, entry.reason) for entry in registry.history(place)]
+    assert entries == [(1, one, "the first"), (2, two, "better"), (3, one, "it reads m as n")]
     with fetched(registry.model_folder(place, one)) as local:
         assert folder.verify(local) == one
 

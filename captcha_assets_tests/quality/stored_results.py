@@ -1,4 +1,4 @@
-"""Validation results as Great Expectations stores them, made by hand."""
+"""Validation results as Great Expectations stores them, written by hand."""
 
 from collections.abc import Sequence
 from typing import Any

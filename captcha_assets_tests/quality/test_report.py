@@ -52,7 +52,7 @@ def test_the_report_says_what_was_expected_and_found():
         ([stored(severity="warning")], "Passed with 1 warning"),
         (
             [stored(), stored("image_size"), stored("few_rejects", severity="warning")],
-            "Stopped: 2 checks failed",
+            "2 blocking checks failed",
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_the_report_begins_with_the_outcome(results, outcome):
     assert re.search(rf"420 rows {outcome} \d", text)
 
 
-def test_what_stops_the_flow_comes_first_then_warnings_then_the_rest():
+def test_failed_blocking_checks_come_first_then_warnings_then_the_rest():
     names = ["unique_members", "few_rejects", "image_size"]
     page = report.page(
         validated(stored(names[0], success=True), stored(names[1], severity="warning"), stored(names[2]))

@@ -1,4 +1,4 @@
-"""What the suites hold, and what makes a table be validated anew."""
+"""The suites, and which changes of them validate a table again."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ def test_nothing_is_expected_of_what_is_not_known_of_a_data_set() -> None:
     assert left_out == {"class_balance", *ranges}
 
 
-def test_another_limit_of_the_data_set_validates_anew() -> None:
+def test_another_limit_of_the_data_set_validates_again() -> None:
     brighter = replace(CAPTCHA, brightness=(40.0, 250.0))
     assert suites.version("image_table", brighter) != suites.version("image_table", CAPTCHA)
     assert suites.version("splits", brighter) == suites.version("splits", CAPTCHA)
@@ -41,7 +41,7 @@ def test_another_limit_of_the_data_set_validates_anew() -> None:
         ({"arguments": {"column": "reason", "mostly": 0.6}}, True),
     ],
 )
-def test_another_limit_or_severity_validates_anew_and_other_notes_do_not(
+def test_another_limit_or_severity_validates_again_and_other_notes_do_not(
     change: dict[str, Any], *, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = suites.version("image_table", CAPTCHA)

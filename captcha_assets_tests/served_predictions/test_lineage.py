@@ -68,7 +68,7 @@ def _in_this_home(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_prediction_leads_to_its_model_and_to_the_archives_behind_it(home: Paths) -> None:
     seen = trace(home, "id-3", find_prediction)
-    (model,) = seen.made_from
+    (model,) = seen.derived_from
     assert (model.kind, model.id) == ("model", registry.champion(home.models).model_id)
     (batch,) = found(model.nodes, "batch")
     assert batch.id == "first"
@@ -89,7 +89,7 @@ def test_a_correction_leads_to_its_image_and_to_the_model_that_learned_from_it(h
     assert "not there when it was trained" in saw
 
     back = trace(home, image.id)
-    (prediction_node,) = found(back.made_from, "prediction")
+    (prediction_node,) = found(back.derived_from, "prediction")
     assert prediction_node.id == "id-3"
     assert prediction_node.facts["corrected_label"] == "b"
 
@@ -100,7 +100,7 @@ def test_a_correction_that_waits_says_so(home: Paths) -> None:
 
 
 def test_a_model_that_is_gone_is_named(home: Paths) -> None:
-    (model,) = trace(home, "id-90", find_prediction).made_from
+    (model,) = trace(home, "id-90", find_prediction).derived_from
     assert (model.id, model.facts["today"]) == ("removed", "not in the registry")
 
 

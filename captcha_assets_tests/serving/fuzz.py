@@ -145,8 +145,8 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
-    found, bad = asyncio.run(fuzz(told.url, told.requests, told.seed))
+    options = parser.parse_args()
+    found, bad = asyncio.run(fuzz(options.url, options.requests, options.seed))
     print(", ".join(f"{status}: {number:,}" for status, number in sorted(found.items())))
     for request in bad[:5]:
         print(request)

@@ -97,7 +97,7 @@ class RunningService:
 
 @contextmanager
 def running(home: Path, *, ready: bool = True, **settings: object) -> Iterator[RunningService]:
-    """Run a service over a home, with settings by their names; it must end well when it is told to."""
+    """Run a service over a home, with settings by their names; it must end well when it is interrupted."""
     environment = {**os.environ, "CAPTCHA_HOME": str(home)}
     environment |= {f"CAPTCHA_SERVING_{name.upper()}": str(value) for name, value in settings.items()}
     errors = (home / "service.log").open("ab")

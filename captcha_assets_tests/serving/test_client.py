@@ -48,7 +48,7 @@ def test_both_clients_are_told_the_same(service: RunningService) -> None:
 def test_requests_that_found_no_room_are_sent_again(served_home: Path) -> None:
     narrow = {"queue_length": 1, "max_images": 1, "batch_size": 1, "max_requests": 2}
     with running(served_home, **narrow, deadline=30) as service:
-        refused = 'captcha_requests_total{route="none",status="429"}'
+        rejected = 'captcha_requests_total{route="none",status="429"}'
 
         def ask(number: int) -> str:
             with PredictionClient(service.url, timeout=60, retries=50) as client:
@@ -57,9 +57,9 @@ def test_requests_that_found_no_room_are_sent_again(served_home: Path) -> None:
         with ThreadPoolExecutor(16) as pool:
             for _ in range(20):
                 labels = list(pool.map(ask, range(32)))
-                if service.metric(refused):
+                if service.metric(rejected):
                     break
-        assert service.metric(refused) > 0
+        assert service.metric(rejected) > 0
         assert len(labels) == 32
         async_labels = asyncio.run(_ask_all(service.url))
         assert async_labels == labels[:16]

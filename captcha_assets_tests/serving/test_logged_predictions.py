@@ -58,7 +58,7 @@ def test_the_least_certain_come_first_and_no_corrected_one_among_them(
 
 
 @pytest.mark.parametrize("question", [{"order": "best"}, {"limit": 0}, {"limit": 201}, {"limit": "many"}])
-def test_a_list_that_is_none_is_refused(service: RunningService, question: dict) -> None:
+def test_a_list_that_is_none_is_rejected(service: RunningService, question: dict) -> None:
     answer = service.get("/v1/predictions", params=question)
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
     assert next(iter(question)) in answer.json()["detail"]

@@ -92,7 +92,7 @@ def test_with_int8_the_quantized_export_answers_and_the_service_says_so(home: Pa
         answer = service.predict(PNG[0], **{"X-Inference-Id": "one"}).json()
         assert answer["model_version"] == model_id
         assert service.alerts() == []
-    origin = json.loads(succeeded(home.home, "lineage", "one", "--json"))["made_from"][0]["facts"]
+    origin = json.loads(succeeded(home.home, "lineage", "one", "--json"))["derived_from"][0]["facts"]
     assert origin["model.onnx"] == sha256(place / "model.onnx")
     assert origin["export"] == "quantized_model"
 

@@ -266,7 +266,7 @@ def test_only_what_was_predicted_is_corrected_and_with_a_class_of_its_model(url:
         assert log.correct("id-1", "cat").label == "cat"
 
 
-# --- what is refused
+# --- what is rejected
 
 
 @pytest.mark.parametrize("inference_id", ["", "a b", "é", "x" * 201, "a\n", "a\0"])
@@ -287,7 +287,7 @@ def test_a_prediction_is_complete(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "address", ["", "predictions.db", "sqlite://", "sqlite:///:memory:", "mysql://host/log", "nonsense://x"]
 )
-def test_an_address_of_another_kind_is_refused(address: str) -> None:
+def test_an_address_of_another_kind_is_rejected(address: str) -> None:
     with pytest.raises(PredictionLogUrlError, match=r"give sqlite:////absolute/path"):
         open_prediction_log(address)
 

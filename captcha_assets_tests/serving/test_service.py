@@ -67,11 +67,11 @@ def test_a_caller_may_name_an_image(service: RunningService) -> None:
     (found,) = service.predict(PNG[0], **{"X-Inference-Id": "mine-1"}).json()["predictions"]
     assert found["inference_id"] == "mine-1"
     for wrong in ("two words", "x" * 201):
-        refused = service.predict(PNG[0], **{"X-Inference-Id": wrong})
-        assert refused.status_code == 422
-    refused = service.post("/v1/predict", files=form(*PNG[:2]), headers={"X-Inference-Id": "mine"})
-    assert refused.status_code == 422
-    assert "names one image, and 2 were sent" in refused.json()["detail"]
+        rejected = service.predict(PNG[0], **{"X-Inference-Id": wrong})
+        assert rejected.status_code == 422
+    rejected = service.post("/v1/predict", files=form(*PNG[:2]), headers={"X-Inference-Id": "mine"})
+    assert rejected.status_code == 422
+    assert "names one image, and 2 were sent" in rejected.json()["detail"]
 
 
 SMALL = cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes()

@@ -157,7 +157,7 @@ def test_a_correction_is_kept_when_the_service_is_back(page: Page, service: Runn
     expect(fact(page, "problem")).to_have_text("The service does not answer.")
     page.context.set_offline(False)
     expect(tiles(page).nth(1)).to_have_attribute("aria-label", re.compile(r"(corrected to w|confirmed)$"))
-    expect(fact(page, "verdict")).to_be_visible()
+    expect(fact(page, "prediction")).to_be_visible()
     expect(page.locator(".notice")).to_have_count(0)
     latest, before = logged(service, 2)
     assert (latest.image, before.image, label_said(before)) == (PNG[4], PNG[3], "w")
@@ -206,7 +206,7 @@ def test_the_end_of_the_queue_is_said(browser: Browser, served_home: Path) -> No
         expect(page.get_by_text("No prediction waits for a label.")).to_be_visible()
         service.predict(PNG[0])
         page.get_by_role("button", name="Look for more").click()
-        expect(fact(page, "verdict")).to_be_visible()
+        expect(fact(page, "prediction")).to_be_visible()
         page.keyboard.press("Enter")
         expect(page.get_by_text("All of these are labelled.")).to_be_visible()
         expect(page.get_by_text("1 of 1 labelled")).to_be_visible()
@@ -235,7 +235,7 @@ def test_a_telephone_with_a_key_tries_a_service_that_keeps_no_log(
         expect(dialog).to_be_hidden()
         expect(page.get_by_text("Predictions are not logged here: you can try the model")).to_be_visible()
         give(page, PNG[0], PNG[1])
-        expect(fact(page, "verdict")).to_be_visible()
+        expect(fact(page, "prediction")).to_be_visible()
         expect(page.get_by_role("img", name="The image as the model sees it")).to_be_visible()
         expect(page.get_by_role("group", name="What is it really?")).to_be_hidden()
         assert page.evaluate("() => document.documentElement.scrollWidth") == 390
@@ -249,7 +249,7 @@ def test_a_telephone_with_a_key_tries_a_service_that_keeps_no_log(
 @pytest.mark.slow
 def test_without_a_champion_the_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
     with running(tmp_path, ready=False) as service, opened(browser, service) as page:
-        expect(page.get_by_role("status").first).to_contain_text("make one with: captcha-assets update")
+        expect(page.get_by_role("status").first).to_contain_text("train one with: captcha-assets update")
         give(page, PNG[0])
         expect(fact(page, "problem")).to_contain_text("There is no champion yet")
 
@@ -257,13 +257,13 @@ def test_without_a_champion_the_page_says_what_to_do(browser: Browser, tmp_path:
 @pytest.mark.slow
 def test_a_busy_service_is_asked_again(browser: Browser, served_home: Path) -> None:
     with running(served_home, max_requests=1) as service, opened(browser, service) as page:
-        refused = 'captcha_requests_total{route="none",status="429"}'
+        rejected = 'captcha_requests_total{route="none",status="429"}'
         sent = 0
-        while not service.metric(refused) and sent < 10 * len(PNG):
+        while not service.metric(rejected) and sent < 10 * len(PNG):
             give(page, *PNG)
             sent += len(PNG)
             expect(page.get_by_role("status").last).to_have_text(f"{len(PNG)} images answered.")
-        assert service.metric(refused)
+        assert service.metric(rejected)
         expect(page.locator("#strip .bad")).to_have_count(0)
         assert len(logged(service, 1000)) == sent
 
@@ -272,7 +272,7 @@ def test_a_busy_service_is_asked_again(browser: Browser, served_home: Path) -> N
 def test_a_prediction_that_was_not_logged_cannot_be_corrected(browser: Browser, served_home: Path) -> None:
     with running(served_home, prediction_log_sampling=0) as service, opened(browser, service) as page:
         give(page, PNG[0])
-        expect(fact(page, "verdict")).to_be_visible()
+        expect(fact(page, "prediction")).to_be_visible()
         page.keyboard.press("x")
         expect(fact(page, "state")).to_have_text("Not saved: the service did not log this prediction.")
         expect(page.locator(".notice")).to_have_count(0)  # another try would not help

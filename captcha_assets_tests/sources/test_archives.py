@@ -228,7 +228,7 @@ def test_only_what_the_archive_provably_holds_is_removed(tmp_path):
     archives.archive_to(folder, tmp_path / "packed.zip")
     (folder / "late.png").write_bytes(b"came later")
     (folder / "a_2.png").write_bytes(image_bytes(99))
-    assert not archives.remove_delivered(folder, tmp_path / "packed.zip")
+    assert not archives.remove_archived(folder, tmp_path / "packed.zip")
     assert sorted(path.name for path in folder.rglob("*")) == ["a_2.png", "late.png"]
 
 
@@ -236,13 +236,13 @@ def test_a_folder_that_the_archive_holds_is_removed_with_its_empty_folders(tmp_p
     folder = make_folder(tmp_path / "folder")
     (folder / "deep" / "er").mkdir(parents=True)
     archives.archive_to(folder, tmp_path / "packed.zip")
-    assert archives.remove_delivered(folder, tmp_path / "packed.zip")
+    assert archives.remove_archived(folder, tmp_path / "packed.zip")
     assert not folder.exists()
 
 
 def test_another_zip_than_the_archive_is_not_removed(tmp_path):
     place, archive = make_zip(tmp_path / "place.zip"), make_zip(tmp_path / "archive.zip", first=1)
-    assert not archives.remove_delivered(place, archive)
+    assert not archives.remove_archived(place, archive)
     assert place.exists()
 
 

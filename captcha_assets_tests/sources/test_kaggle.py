@@ -183,7 +183,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server, download, archiv
     assert download.target.read_bytes() == archive
     assert [request.range for request in server.asked("/store/")] == [None, None, f"bytes={2 * MB}-"]
     assert any(
-        "connection lost after 2,097,152 bytes; going on from there" in line for line in download.lines
+        "connection lost after 2,097,152 bytes; resuming from there" in line for line in download.lines
     )
 
 

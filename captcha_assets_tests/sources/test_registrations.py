@@ -361,16 +361,16 @@ def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(set
     assert data_files(settings) == []
 
 
-# --- registering anew -----------------------------------------------------------------------------------
+# --- registering again -----------------------------------------------------------------------------------
 
 
-def test_a_zip_that_was_overwritten_is_registered_anew_and_replaces_the_archive(settings, tmp_path):
+def test_a_zip_that_was_overwritten_is_registered_again_and_replaces_the_archive(settings, tmp_path):
     source = make_zip(tmp_path / "some.zip")
     before = deliver(settings, "real", source)
     make_zip(source, first=7)
     said: list[str] = []
     entry = registrations.register(settings, "real", LocalSource(source), said.append)
-    assert "registered anew" in said[-1]
+    assert "registered again" in said[-1]
     assert "content is new" in said[-1]
     assert entry.sha256 != before.sha256
     after = registrations.fetch(settings, "real")
@@ -378,7 +378,7 @@ def test_a_zip_that_was_overwritten_is_registered_anew_and_replaces_the_archive(
     assert after.path.read_bytes() == source.read_bytes()
 
 
-def test_a_folder_that_got_another_file_is_registered_anew(settings, tmp_path):
+def test_a_folder_that_got_another_file_is_registered_again(settings, tmp_path):
     source = make_folder(tmp_path / "folder")
     deliver(settings, "real", source)
     (source / "a_99.png").write_bytes(b"new")
@@ -406,7 +406,7 @@ def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings
     assert again.startswith("sha256:")
 
 
-def test_kaggle_without_a_version_is_asked_anew_when_it_is_registered_again(settings):
+def test_kaggle_without_a_version_is_looked_up_again_when_it_is_registered_again(settings):
     fetched = registrations.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
     registrations.record(settings.paths, fetched)
     settings = settings.model_copy(update={"kaggle_dataset": "owner/slug"})

@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_found_out_and_not_used(batch, tmp_path):
     last.write_bytes(content)
     reported: list[str] = []
     assert train(ready.job, reported.append)
-    assert any("last.ckpt is damaged: beginning anew" in line for line in reported)
+    assert any("last.ckpt is damaged: starting from the first epoch" in line for line in reported)
 
 
 def test_a_finished_model_is_not_there_before_it_is_complete(batch, tmp_path):

@@ -84,7 +84,7 @@ def test_a_training_killed_in_every_epoch_ends_with_the_same_folder_as_an_undist
         assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "model").exists()
     assert finish(job, log) == 0
-    assert epochs_done(tmp_path) < 2 * SETTINGS.epochs, "it began anew each time"
+    assert epochs_done(tmp_path) < 2 * SETTINGS.epochs, "it started from the first epoch each time"
     assert content(tmp_path) == content(undisturbed)
 
 
@@ -185,7 +185,7 @@ def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_pa
     process.kill()
     process.join()
     assert finish(job_in(tmp_path), tmp_path / "log") == 0
-    assert "last.ckpt is of another job: beginning anew" in (tmp_path / "log").read_text()
+    assert "last.ckpt is of another job: starting from the first epoch" in (tmp_path / "log").read_text()
     assert content(tmp_path) == content(undisturbed)
 
 

@@ -1,1 +1,1 @@
-"""Operations on a Dagster instance that the commands need: what is stale, making it, backfills, status."""
+"""Operations on a Dagster instance that the commands need: staleness, materializing, backfills, status."""

@@ -1,7 +1,7 @@
-"""Backfills: chosen partitions of chosen assets, made anew in this process, with or without a daemon.
+"""Backfills: chosen partitions of chosen assets, materialized in this process, with or without a daemon.
 
-What is to be made is written down before it begins, and every run says which backfill it belongs to: so
-an interrupted or killed one can be gone on with, and the ones that failed tried again, whoever asks.
+The steps are written to a file before the first one starts, and each run is tagged with its backfill: so
+an interrupted or killed backfill can be resumed, and its failed steps tried again, by any later command.
 """
 
 import json
@@ -27,12 +27,12 @@ BACKFILL_TAG = "captcha_assets/backfill"
 
 
 class BackfillError(ValueError):
-    """A backfill of what is not there; the message says what is."""
+    """An asset, partition or backfill that does not exist; the message lists those that do."""
 
 
 @dataclass(frozen=True)
 class Backfill:
-    """What is to be made, inputs first."""
+    """The steps to materialize, inputs first."""
 
     name: str
     steps: tuple[Step, ...]
@@ -44,11 +44,11 @@ def plan(
     assets: Sequence[str],
     chosen: Mapping[str, Sequence[str] | None],
 ) -> list[Step]:
-    """The steps that make `assets` for the chosen partitions, inputs first.
+    """The steps that materialize `assets` for the chosen partitions, inputs first.
 
     Args:
         definitions: the assets.
-        instance: it knows the partitions.
+        instance: the instance that holds the partitions.
         assets: names of assets.
         chosen: partition set (`batch`, `trial`, `day`) to the keys that are wanted; all keys of a set
             that is not named, or None. Days may be ranges, `2026-11-01..2026-11-07`, both ends included.
@@ -65,16 +65,16 @@ def plan(
     steps: list[Step] = []
     keys: dict[str | None, list[str] | list[None]] = {}
     for assets_of_step in steps_in_order(definitions, dg.AssetSelection.assets(*assets)):
-        cut = partition_set(graph.get(dg.AssetKey(assets_of_step[0])).partitions_def)
-        keys[cut] = partitions_of(definitions, instance, assets_of_step[0])
-        wanted = chosen.get(cut) if cut else None
+        name = partition_set(graph.get(dg.AssetKey(assets_of_step[0])).partitions_def)
+        keys[name] = partitions_of(definitions, instance, assets_of_step[0])
+        wanted = chosen.get(name) if name else None
         steps += [
             Step(assets_of_step, key)
-            for key in keys[cut]
+            for key in keys[name]
             if key is None or wanted is None or _is_in(key, wanted)
         ]
-    for cut, asked in chosen.items():
-        _check_known(cut, asked or (), keys)
+    for name, asked in chosen.items():
+        _check_known(name, asked or (), keys)
     if not steps:
         raise BackfillError(
             "nothing to materialize: these assets have no such partition yet (captcha-assets batch add, "
@@ -98,11 +98,11 @@ def _is_in(key: str, wanted: Sequence[str]) -> bool:
     return False
 
 
-def _check_known(cut: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]) -> None:
-    where = {BATCH: "batch", TRIAL: "trial", DAY: "day"}[cut]
-    if cut not in keys:
+def _check_known(name: str, asked: Sequence[str], keys: Mapping[str | None, list[str] | list[None]]) -> None:
+    where = {BATCH: "batch", TRIAL: "trial", DAY: "day"}[name]
+    if name not in keys:
         raise BackfillError(f"none of these assets is partitioned by {where}")
-    known = [key for key in keys[cut] if key]
+    known = [key for key in keys[name] if key]
     if strange := [one for one in asked if not any(_is_in(key, [one]) for key in known)]:
         listed = ", ".join(known[:20]) + ", ..." * (len(known) > 20)
         raise BackfillError(f"no such {where}: {', '.join(strange)}; known are: {listed or 'none'}")
@@ -113,20 +113,20 @@ def _record(paths: Paths, name: str) -> Path:
 
 
 def begin(paths: Paths, steps: Sequence[Step]) -> Backfill:
-    """Write down a backfill, to be gone on with if it is interrupted."""
+    """Record a backfill, so that it can be resumed if it is interrupted."""
     backfill = Backfill(secrets.token_hex(4), tuple(steps))
     write_json(_record(paths, backfill.name), [asdict(step) for step in steps])
     return backfill
 
 
 def unfinished(paths: Paths) -> list[str]:
-    """The names of the backfills that did not come to a good end, the last one last."""
+    """The names of the backfills that were interrupted or had failures, the latest last."""
     found = sorted(_record(paths, "*").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     return [path.stem for path in found]
 
 
 def find(paths: Paths, name: str | None = None) -> Backfill:
-    """The backfill of this name, by default the last one that did not come to a good end.
+    """The backfill of this name, by default the latest one that was interrupted or had failures.
 
     Raises:
         BackfillError: there is none.
@@ -134,7 +134,7 @@ def find(paths: Paths, name: str | None = None) -> Backfill:
     names = unfinished(paths)
     if not names or (name and name not in names):
         others = f"; unfinished are: {', '.join(names)}" if names else ""
-        raise BackfillError(f"no backfill to go on with{others}")
+        raise BackfillError(f"no backfill to resume{others}")
     name = name or names[-1]
     steps = [
         Step(tuple(one["assets"]), one["partition"]) for one in json.loads(_record(paths, name).read_text())
@@ -143,23 +143,23 @@ def find(paths: Paths, name: str | None = None) -> Backfill:
 
 
 def remaining(instance: dg.DagsterInstance, backfill: Backfill) -> list[Step]:
-    """The steps that were not made yet, or failed."""
-    made = dg.RunsFilter(tags={BACKFILL_TAG: backfill.name}, statuses=[dg.DagsterRunStatus.SUCCESS])
-    done = {run.tags[STEP_TAG] for run in instance.get_runs(made)}
+    """The steps that were not materialized yet, or failed."""
+    succeeded = dg.RunsFilter(tags={BACKFILL_TAG: backfill.name}, statuses=[dg.DagsterRunStatus.SUCCESS])
+    done = {run.tags[STEP_TAG] for run in instance.get_runs(succeeded)}
     return [step for step in backfill.steps if str(step) not in done]
 
 
-def forget(paths: Paths, backfill: Backfill) -> None:
-    """Forget a backfill of which nothing remains."""
+def delete_record(paths: Paths, backfill: Backfill) -> None:
+    """Delete the record of a backfill that is complete."""
     _record(paths, backfill.name).unlink(missing_ok=True)
 
 
-def make(
+def run(
     paths: Paths, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
 ) -> Iterator[Step | Outcome]:
-    """Make what remains of a backfill, which is forgotten once all is made.
+    """Materialize the remaining steps of a backfill, and delete its record once all have succeeded.
 
-    Each step is announced before it is made: the iterator yields it, then its `Outcome`.
+    Each step is announced before it starts: the iterator yields it, then its `Outcome`.
     """
     failed = False
     steps = ((step, ()) for step in remaining(instance, backfill))
@@ -167,4 +167,4 @@ def make(
         failed |= isinstance(event, Outcome) and event.error is not None
         yield event if isinstance(event, Outcome) else event[0]
     if not failed:
-        forget(paths, backfill)
+        delete_record(paths, backfill)

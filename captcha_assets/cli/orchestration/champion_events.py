@@ -1,4 +1,4 @@
-"""Tells Dagster of a champion that a command made: promoted, rolled back to, or left by a refusal."""
+"""Reports to Dagster the champion that a command changed: promoted, rolled back to, or left by a refusal."""
 
 import dagster as dg
 
@@ -9,10 +9,10 @@ from captcha_assets.stored_outputs import Output
 
 
 def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
-    """Tell Dagster of a champion that a command made; nothing becomes out of date by it."""
+    """Report a materialization of `champion` after a command changed it; it makes nothing stale."""
     before = last_materialized(instance, Output("champion"))
     if before is None:
-        return  # never made: whoever makes it will see the champion
+        return  # never materialized: its first materialization reads the champion
     tags = {**(before.tags or {}), "dagster/data_version": champion.model_id}
     metadata = {
         **champion_metadata(champion),

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets import interrupts
-from captcha_assets.cli.orchestration.command_process import cancel_own_runs, this_process
+from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
 from captcha_assets.cli.orchestration.staleness import Step, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import alert_about
@@ -25,8 +25,8 @@ class Outcome:
 
     Attributes:
         step: which one.
-        reasons: why it was to be made.
-        run_id: the run that made it, None where it was not tried.
+        reasons: why it was to be materialized.
+        run_id: the run that materialized it, None where it was not tried.
         error: why it failed or was not tried, None for success.
     """
 
@@ -43,7 +43,7 @@ def materialize(
     run_config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[str, str | None]:
-    """Make one step in this process, as a run that the UI shows.
+    """Materialize one step in this process, as a run that the UI shows.
 
     Returns:
         The run's id, and why it failed (None for success).
@@ -85,7 +85,7 @@ def _ended_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether somebody pressed Ctrl-C, which Dagster takes for a failure of the step."""
+    """Whether Ctrl-C was pressed, which Dagster records as a failure of the step."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
@@ -102,9 +102,9 @@ def execute(
     run_config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
-    """Make steps one after the other; what hangs on a failed one is not tried.
+    """Materialize steps one after the other; a step that depends on a failed one is skipped.
 
-    Each step is announced before it is made: the iterator yields (step, reasons), then its `Outcome`. The
+    Each step is announced before it starts: the iterator yields (step, reasons), then its `Outcome`. The
     next step is asked for only after that.
     """
     lost_outputs.report(load_settings().paths, instance)
@@ -127,16 +127,16 @@ def update(
     selection: dg.AssetSelection,
     run_config: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
-    """Make what is missing or out of date among `selection`, inputs first, and nothing else.
+    """Materialize what is missing or stale among `selection`, inputs first, and nothing else.
 
-    Whether a step is needed is asked after its inputs were made: one whose inputs came out with the
-    same content is not made again. Yields what `execute` yields.
+    Whether a step is stale is computed after its inputs were materialized: one whose inputs came out with
+    the same content is not materialized again. Yields what `execute` yields.
     """
     settings = load_settings()
 
     def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
         for assets in steps_in_order(definitions, selection):
-            observe(settings, instance)  # what was registered meanwhile counts
+            observe(settings, instance)  # a batch may have been registered since the last step
             yield from stale_steps(definitions, instance, assets, run_config).items()
 
     return execute(definitions, instance, stale(), run_config)
@@ -154,7 +154,7 @@ def _obstacle(
         or (
             graph.get(parent).is_materializable
             and graph.get(parent).is_partitioned
-            and not _is_made(instance, parent, step.partition)
+            and not _is_materialized(instance, parent, step.partition)
         )
         if not _is_emptied(definitions, instance, step, parent)
     ]
@@ -165,13 +165,13 @@ def _obstacle(
     if missing:
         return f"waits for {', '.join(dict.fromkeys(missing))}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
-    return f"held up by the failed check {', '.join(checks)}" if checks else None
+    return f"blocked by the failed check {', '.join(checks)}" if checks else None
 
 
 def failed_blocking_checks(
     definitions: dg.Definitions, instance: dg.DagsterInstance, assets: tuple[str, ...]
 ) -> list[str]:
-    """The blocking checks that the inputs of `assets` failed when they were made last.
+    """The blocking checks that failed on the last materialization of the inputs of `assets`.
 
     The index leaves out a quarantined batch, so the checks of partitioned inputs are not asked.
     """
@@ -203,7 +203,7 @@ def _is_emptied(
     return known is not None and not instance.get_dynamic_partitions(str(partitions.name))
 
 
-def _is_made(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
+def _is_materialized(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> bool:
     """Whether this partition is materialized; for None, whether any is."""
     if partition is None:
         return bool(input_versions.versions_now(instance, key.to_user_string()))

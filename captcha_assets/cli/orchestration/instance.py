@@ -1,4 +1,4 @@
-"""The Dagster instance of a home: `<home>/.dagster`, made with sane settings when first used."""
+"""The Dagster instance of a home: `<home>/.dagster`, created with this project's settings at first use."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from captcha_assets.cli.orchestration.command_process import exclusive_lock
+from captcha_assets.cli.orchestration.command_lock import exclusive_lock
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
@@ -25,7 +25,7 @@ telemetry:
 # No welcome dialog over the asset graph.
 nux:
   enabled: false
-# One training at a time; other pools are made when an asset asks for one.
+# One training at a time; other pools are created when an asset names one.
 concurrency:
   pools:
     default_limit: 1
@@ -40,7 +40,7 @@ run_monitoring:
 """
 
 
-#: How the folder of databases that are not whole yet begins.
+#: How the name of the folder of incomplete databases begins.
 _UNFINISHED = ".unfinished-"
 
 
@@ -57,10 +57,10 @@ def dagster_home(paths: Paths) -> Path:
     return folder
 
 
-def _make_databases(home: Path) -> None:
-    """Make the databases of a new instance in a temporary folder, and move them when they are complete.
+def _create_databases(home: Path) -> None:
+    """Create the databases of a new instance in a temporary folder, and move them when they are complete.
 
-    Dagster takes a database that exists for whole: one whose making was killed would lack tables for ever.
+    Dagster takes a database that exists for complete: one whose creation was killed would always lack tables.
     """
     for left in home.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left)
@@ -77,7 +77,7 @@ def _make_databases(home: Path) -> None:
 
 
 def _check_owner(paths: Paths, home: Path) -> None:
-    """Refuse an instance of another home: all that it knows would be recorded as missing."""
+    """Reject an instance of another home: all its outputs would be recorded as missing."""
     if home == paths.dagster_home.resolve():  # wherever the home has been moved to
         return
     owner = home / "captcha_home"
@@ -96,9 +96,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings.paths)
     _check_owner(settings.paths, home)
-    # Two processes that open a new instance at once would both make its tables.
+    # Two processes that open a new instance at once would both create its tables.
     with exclusive_lock(home / "processes" / "opening"):
-        _make_databases(home)
+        _create_databases(home)
         instance = open_instance_at(home)
         for lost in fail_killed_runs(instance):
             alert_about(instance, lost, settings)

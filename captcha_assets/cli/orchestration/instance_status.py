@@ -1,4 +1,4 @@
-"""How a home stands: what must be made, what is under way, the last training and the last drift check."""
+"""The state of a home: what is stale, which runs are under way, the last training, the last drift check."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.cli.orchestration import staleness
-from captcha_assets.cli.orchestration.command_process import is_unknown
+from captcha_assets.cli.orchestration.command_lock import is_unknown
 from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
@@ -14,10 +14,10 @@ from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.serving import served_days
-from captcha_assets.images import decisions
+from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.settings import Settings
@@ -35,12 +35,11 @@ def look(
     """Look at an instance; the answer holds values that JSON knows.
 
     Returns:
-        `stale` (what `update` would make now, with the reasons, and why its last try failed), `runs` (not
-        ended yet),
-        `label_conflicts` (images that wait for a decision), `idle_decisions` (lines of
-        `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
-        there was none), `served_drift` (the alarm of the latest drift report, None where
-        it raises none), `next_training` (where each trigger of a training stands).
+        `stale` (what `update` would materialize now, with the reasons, and why its last run failed),
+        `runs` (not ended yet), `label_conflicts` (images that wait for a decision), `idle_decisions` (lines
+        of `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
+        there was none), `served_drift` (the alarm of the latest drift report, None where it raises none),
+        `next_training` (the state of each trigger of a training).
     """
     planned = staleness.plan(definitions, instance, staleness.selected("*"))
     failed = last_failures(instance)
@@ -70,13 +69,13 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
 
 def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
-    if found := decisions.problem(paths.label_decisions, spec):
+    if found := label_decisions.problem(paths.label_decisions, spec):
         yield found
     if found := served_days.problem(paths):
         yield found
     try:
         registry.history(paths.models)
-        if candidate := registry.pointed_at(paths.models):  # a damaged pointer: the next training says so
+        if candidate := registry.pointed_at(paths.models):  # the next training replaces a damaged pointer
             registry.refusal(paths.models, candidate)
             promotion_decisions.last(paths.models, candidate)
     except RegistryError as error:
@@ -100,7 +99,7 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "status": run.status.value.lower(),
-        "makes": ", ".join(chosen) or run.job_name,
+        "materializes": ", ".join(chosen) or run.job_name,
         "partition": run.tags.get("dagster/partition"),
         "since": record.create_timestamp.timestamp(),
         "why": run.tags.get(WHY_TAG),
@@ -139,7 +138,7 @@ def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
 
 
 def _drifted(paths: Paths) -> list[str]:
-    """The batches whose drift check failed when it was made last."""
+    """The batches whose last drift check failed."""
     folders = {name: paths.validation_results("drift", name) for name in known_batches(paths)}
     return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
@@ -161,7 +160,7 @@ def _served_drift(paths: Paths) -> str | None:
     try:
         alarm = served_drift.alarm(paths)
     except RegistryError:
-        return None  # the line of the champion says so
+        return None  # the line of the champion reports it
     return str(alarm) if alarm else None
 
 

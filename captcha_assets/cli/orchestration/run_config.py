@@ -16,7 +16,7 @@ from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.yaml_file import YamlFile
 
-#: Why a model is stale that another run config, or other production settings, made.
+#: Why a model is stale that was trained with other run config or other production settings.
 NOT_PRODUCTION = "trained with other than the production settings"
 
 #: The assets that take run config.
@@ -88,8 +88,8 @@ def _check_the_rest(file: YamlFile, definitions: dg.Definitions, assets: Iterabl
         dg.validate_run_config(subset, file.values)
     except dg.DagsterInvalidConfigError as error:
         first = error.errors[0]
-        place = tuple(str(getattr(entry, "field_name", "")) for entry in first.stack.entries)
-        raise RunConfigError(f"{file.where(*place)}: {first.message.splitlines()[0]}") from error
+        keys = tuple(str(getattr(entry, "field_name", "")) for entry in first.stack.entries)
+        raise RunConfigError(f"{file.where(*keys)}: {first.message.splitlines()[0]}") from error
 
 
 def reasons_given(

@@ -32,7 +32,7 @@ _REGISTER_BATCHES = frozenset({"prediction_log", "corrections"})
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """The smallest thing that can be made: the assets of one function, for one batch or as a whole."""
+    """The smallest unit of materialization: the assets of one function, in one partition or unpartitioned."""
 
     assets: tuple[str, ...]
     partition: str | None = None
@@ -47,7 +47,7 @@ class SelectionError(ValueError):
 
 
 def selected(text: str) -> dg.AssetSelection:
-    """The assets that `text` names, in Dagster's syntax; `*` is all but those made only when asked for."""
+    """The assets that `text` names, in Dagster's syntax; `*` leaves out `only_when_asked`."""
     everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*only_when_asked())
     return everything if text == "*" else dg.AssetSelection.from_string(text)
 
@@ -82,14 +82,14 @@ def _first_line(error: Exception) -> str:
 
 
 def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:
-    """The selected assets, grouped by the function that makes them, inputs first."""
+    """The selected assets, grouped by the function that materializes them, inputs first."""
     graph = definitions.resolve_asset_graph()
     selected = selection.materializable().resolve(graph)
     groups: dict[tuple[str, ...], None] = {}
     for key in graph.toposorted_asset_keys:
         if key in selected:
-            together = graph.get(key).execution_set_asset_keys
-            groups[tuple(sorted(other.to_user_string() for other in together))] = None
+            of_function = graph.get(key).execution_set_asset_keys
+            groups[tuple(sorted(other.to_user_string() for other in of_function))] = None
     return sorted(groups, key=lambda assets: not _REGISTER_BATCHES.intersection(assets))
 
 
@@ -99,13 +99,13 @@ def stale_steps(
     assets: tuple[str, ...],
     run_config: Mapping[str, Any] | None = None,
 ) -> dict[Step, tuple[str, ...]]:
-    """The steps among `assets` that are missing or out of date, with the reasons.
+    """The steps among `assets` that are missing or stale, with the reasons.
 
     Args:
         definitions: the code location.
-        instance: what Dagster knows.
+        instance: the Dagster instance.
         assets: the assets of one function.
-        run_config: what they would be given; a training that it would change is a reason.
+        run_config: the run config of the command; a model trained with other run config is stale.
     """
     graph = definitions.resolve_asset_graph()
     resolver = stale_status_resolver(instance, graph)
@@ -140,7 +140,7 @@ def _reasons(
         problem = lost_outputs.problem_of(instance, Output(key.to_user_string(), partition))
         if problem and problem.startswith(lost_outputs.REMOVED):  # its batch is there, or it had no partition
             problem = "registered again after its removal"
-        return [problem or "never made"]
+        return [problem or "never materialized"]
     reasons = [_in_words(instance, cause) for cause in resolver.get_stale_causes(key, partition)]
     return reasons + _changed_batches(graph, instance, key)
 
@@ -154,13 +154,13 @@ def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
     name = f"{output.asset} [{output.partition}]" if output.partition else output.asset
     if cause.category != StaleCauseCategory.DATA:
         return f"{name} {cause.reason}"
-    if lost_outputs.problem_of(instance, output):  # made again, it may come out as it was
+    if lost_outputs.problem_of(instance, output):  # materialized again, it may have the same content
         return f"if the content of {name} changes"
     return f"{name} changed"
 
 
 def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
-    """What became of the batches that an asset over all of them was made from."""
+    """What changed in the partitions of the inputs of an unpartitioned asset since it was materialized."""
     if graph.get(key).is_partitioned:
         return []
     parents = sorted(parent for parent in graph.get(key).parent_keys if graph.get(parent).is_partitioned)
@@ -168,7 +168,7 @@ def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: d
 
 
 def _changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> list[str]:
-    """What became of the batches since `key` was made from its input `parent`, in words."""
+    """What changed in the partitions of the input `parent` since `key` was materialized, in words."""
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         return []
@@ -177,9 +177,9 @@ def _changes(instance: dg.DagsterInstance, key: dg.AssetKey, parent: str) -> lis
         return []
     before, now = cast("dict[str, str]", recorded.value), input_versions.versions_now(instance, parent)
     changed = [f"{parent} [{name}] changed" for name in now if now[name] != before.get(name)]
-    there = set(instance.get_dynamic_partitions(BATCH))
+    registered = set(instance.get_dynamic_partitions(BATCH))
     gone = [
-        f"{parent} [{name}] is missing" if name in there else f"batch {name} was removed"
+        f"{parent} [{name}] is missing" if name in registered else f"batch {name} was removed"
         for name in sorted(before.keys() - now.keys())
     ]
     return changed + gone
@@ -191,21 +191,21 @@ def plan(
     selection: dg.AssetSelection,
     run_config: Mapping[str, Any] | None = None,
 ) -> list[tuple[Step, tuple[str, ...]]]:
-    """What `update` would make now, with the reasons; what hangs on content not yet known says so."""
+    """What `update` would materialize now, with the reasons; some depend on content not yet known."""
     settings = load_settings()
     observe(settings, instance)
     lost_outputs.report(settings.paths, instance)
     graph = definitions.resolve_asset_graph()
     planned: list[tuple[Step, tuple[str, ...]]] = []
-    remade: set[str] = set()
+    planned_assets: set[str] = set()
     for assets in steps_in_order(definitions, selection):
         stale = stale_steps(definitions, instance, assets, run_config)
         planned += stale.items()
         parents = {p.to_user_string() for name in assets for p in graph.get(dg.AssetKey(name)).parent_keys}
         if stale:
-            remade.update(assets)
-        elif parents & remade and not graph.get(dg.AssetKey(assets[0])).is_partitioned:
-            reason = f"if the content of {', '.join(sorted(parents & remade))} changes"
+            planned_assets.update(assets)
+        elif parents & planned_assets and not graph.get(dg.AssetKey(assets[0])).is_partitioned:
+            reason = f"if the content of {', '.join(sorted(parents & planned_assets))} changes"
             planned.append((Step(assets), (reason,)))
-            remade.update(assets)
+            planned_assets.update(assets)
     return planned

@@ -53,7 +53,7 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
     def image_tables(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.MaterializeResult]:
-        """Decode, check and hash a batch's images, and validate the result before anyone uses it."""
+        """Decode, check and hash a batch's images, and validate the result."""
         from captcha_assets.models import batch_drift
         from captcha_assets.quality import report, validation
 

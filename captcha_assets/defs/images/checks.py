@@ -1,4 +1,4 @@
-"""Does a batch look like what the champion was trained on? A warning, never a stop."""
+"""The drift check of a batch against the champion's training images: a warning that blocks nothing."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DRIFT = dg.AssetCheckSpec(
     "drift",
     asset="image_table",
-    description="The batch looks like what the champion was trained on.",
+    description="The batch has the statistics of the images that the champion was trained on.",
     partitions_def=batches,
 )
 
@@ -43,7 +43,7 @@ def drift_result(settings: Settings, drift: "BatchDrift") -> dg.AssetCheckResult
 
 
 def _differences(compared: "Comparison") -> dg.TableMetadataValue:
-    """Return the size of each difference and the most that is tolerated, as a table.
+    """Return the size of each difference and its threshold, as a table.
 
     Numbers of their own would be plotted over time, all batches in one line.
     """

@@ -42,7 +42,7 @@ def resnet18(
     compute: dg.ResourceParam[Compute],
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
-    """Train in a process of its own; an interrupted training goes on where it was."""
+    """Train in a process of its own; an interrupted training resumes from its checkpoint."""
     from captcha_assets.models.registration import register
 
     require_materialized(settings.paths, settings.paths.splits, "splits")
@@ -83,7 +83,7 @@ def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeRes
     group_name="model",
     kinds={"pytorch", "matplotlib"},
     code_version="1",
-    description="What the candidate is worth on the test split: accuracy with its interval, per class, "
+    description="The candidate's metrics on the test split: accuracy with its interval, per class, "
     "calibration, confusion, the worst mistakes.",
 )
 def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
@@ -120,7 +120,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         dg.AssetCheckSpec(
             "parity",
             asset="onnx_model",
-            description="The export says the same as the model it was made from.",
+            description="The export gives the same classes and probabilities as the model that was exported.",
             blocking=True,
         )
     ],
@@ -162,11 +162,11 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     check_specs=criteria_specs(),
 )
 def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Promote the candidate if there is no champion, or if it is no worse on the test split, for a reason."""
-    from captcha_assets.evaluation import promotion
+    """Promote the candidate if there is no champion, or if it passes the criteria of a promotion."""
+    from captcha_assets.evaluation import promotion_gate
 
     with local_tables.local_tables(settings.paths) as data:
-        outcome = promotion.consider_candidate(settings, data)
+        outcome = promotion_gate.consider_candidate(settings, data)
     if outcome.champion:
         require_whole(settings.paths, outcome.champion)
     context.log.info(

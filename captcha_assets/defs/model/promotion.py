@@ -1,25 +1,25 @@
-"""The champion as Dagster shows it: every criterion of a promotion a check, every change an event."""
+"""The champion in Dagster: an asset check for each criterion of a promotion, an event for each change."""
 
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from captcha_assets.evaluation.criteria import CRITERIA
+from captcha_assets.evaluation.promotion_criteria import CRITERIA
 from captcha_assets.models.registry import Champion
 
 if TYPE_CHECKING:
-    from captcha_assets.evaluation.promotion import Promotion
+    from captcha_assets.evaluation.promotion_gate import Promotion
 
 _CHAMPION = dg.AssetKey("champion")
 
 
 def criteria_specs() -> list[dg.AssetCheckSpec]:
-    """A check for every criterion; a criterion that fails is a warning, since the champion serves on."""
+    """A check for every criterion; a criterion that fails is a warning, since the champion keeps serving."""
     return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
 def criteria_results(outcome: "Promotion") -> list[dg.AssetCheckResult]:
-    """What every criterion found; one that was not looked at had nothing to say against the candidate."""
+    """The result of every criterion; one that was not evaluated passes."""
     found = {criterion.name: criterion for criterion in outcome.criteria}
     return [
         dg.AssetCheckResult(

@@ -1,4 +1,4 @@
-"""Trainings that start by themselves. The policy is in `captcha_assets.models.retraining`."""
+"""Automatic trainings. Their policy is in `captcha_assets.models.retraining`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ retrain = dg.define_asset_job(
     description="Starts a training when enough new images reached the training split since the last one, "
     "when a new batch's drift check failed, when served predictions drift and there are corrections or "
     "batches to learn from, or when the training's code or configuration changed. Never while a blocking "
-    "check of the data fails, never twice for one reason. Off until switched on.",
+    "check of the data fails, never twice for the same situation. Off until switched on.",
 )
 def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ask the policy; the cursor holds the situation of the last request."""
+    """Apply the policy; the cursor holds the situation of the last request."""
     if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
     now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
@@ -53,7 +53,7 @@ def retraining_sensor(
 
 
 def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
-    """Say how the last training that started by itself ended, unless a model was trained by or after it."""
+    """Return how the last automatic training ended, where it failed and no model was trained since."""
     records = instance.get_run_records(dg.RunsFilter(job_name=retrain.name), limit=1)
     how = {dg.DagsterRunStatus.CANCELED: "was canceled", dg.DagsterRunStatus.FAILURE: "failed"}
     trained = instance.get_latest_materialization_event(dg.AssetKey("resnet18"))
@@ -62,13 +62,13 @@ def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
     run, began = records[0].dagster_run, records[0].create_timestamp.timestamp()
     if trained and trained.timestamp > began:
         return []
-    ended = f"the training that this led to, run {run.run_id[:8]}, {how[run.status]}"
-    return [f"{ended}, and is not started again for the same reason: captcha-assets update trains"]
+    ended = f"the automatic training of this situation, run {run.run_id[:8]}, {how[run.status]}"
+    return [f"{ended}, and is not started again for the same situation: train with captcha-assets update"]
 
 
 def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
     return dg.RunRequest(
-        # The situation is in the key: should two ticks see the same one, the second asks for nothing.
+        # The situation is in the key: of two ticks that see the same one, the second requests no run.
         run_key=hashlib.sha256(now.to_json().encode()).hexdigest()[:16],
         tags={
             WHY_TAG: "; ".join(reason.words for reason in why),

@@ -1,4 +1,4 @@
-"""What Dagster knows of a training: with which settings, and whether another run finished it meanwhile."""
+"""A training in Dagster: the settings it had, and whether another run has finished it meanwhile."""
 
 import dagster as dg
 
@@ -24,7 +24,7 @@ def trained_meanwhile(context: dg.AssetExecutionContext, paths: Paths, job: Trai
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
-    A run that is requested later trains anew, but where only the pointer to the model was lost: a training
+    A run that is requested later trains again, but where only the pointer to the model was lost: a training
     would come out with the model that lies there.
     """
     record = context.instance.get_run_record_by_id(context.run_id)

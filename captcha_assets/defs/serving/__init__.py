@@ -1,1 +1,1 @@
-"""What the service saw and said, and what people said of it."""
+"""Predictions of the service and their corrections, by day."""

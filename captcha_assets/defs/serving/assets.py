@@ -27,7 +27,7 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
         group_name="serving",
         kinds={"parquet", "sqlalchemy", "great_expectations"},
         code_version=f"1.{suites.version('prediction_log', spec)}",
-        description="What the service saw and said on a day: one row per prediction, with its image, its "
+        description="The predictions of the service on a day: one row per prediction, with its image, its "
         "probabilities and its latest correction.",
         metadata=column_schema(daily_tables.DAILY_SCHEMA, daily_tables.COLUMN_DESCRIPTIONS),
         check_specs=check_specs("prediction_log", suites.expectations("prediction_log", spec), days),
@@ -35,7 +35,7 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
     def prediction_log(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.MaterializeResult:
-        """Copy the day's rows from the log, and validate them before anyone uses them."""
+        """Copy the day's rows from the log, and validate them."""
         from captcha_assets.quality import validation
 
         day, table = context.partition_key, settings.paths.prediction_log(context.partition_key)
@@ -65,7 +65,8 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
     group_name="serving",
     kinds={"zip"},
     code_version="1",
-    description="The images of a day that people labelled; of several corrections of a prediction the latest "
+    description="The images of a day whose predictions people corrected or confirmed; of several "
+    "corrections of a prediction the latest "
     "counts. They are registered as the batch `corrections-<day>` once enough corrections wait.",
 )
 def corrections(

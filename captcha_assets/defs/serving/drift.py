@@ -1,4 +1,4 @@
-"""The drift report of a day of the service, and the check that says how severe the drift is."""
+"""The drift report of a day of the service, and the check of its severity."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from captcha_assets.defs.serving.served_days import require_valid
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.monitoring.daily import DailyDrift
+    from captcha_assets.monitoring.daily_report import DailyDrift
     from captcha_assets.monitoring.result import ServedDrift
 
 #: So many of the unusual images are shown in the UI; the report shows all.
@@ -20,7 +20,8 @@ _IMAGES = 12
 SERVED_DRIFT = dg.AssetCheckSpec(
     "served_drift",
     asset="drift_report",
-    description="What the service saw and said looks like what its model was trained and validated on. "
+    description="The images and predictions of the day have the distributions that the model was trained and "
+    "validated on. "
     "Critical drift is an error, other drift a warning.",
     partitions_def=days,
 )
@@ -46,17 +47,17 @@ def drift_report(
 ) -> dg.MaterializeResult:
     """Compare the day's predictions, and write the report."""
     from captcha_assets.models.manifest import read_manifest
-    from captcha_assets.monitoring import daily
+    from captcha_assets.monitoring import daily_report
     from captcha_assets.storage import fetched
 
     day = context.partition_key
     require_valid(settings.paths, day)
     known = context.instance.get_dynamic_partitions(DAY)
-    drift = daily.report_of_day(settings.paths, day, known, dataset)
+    drift = daily_report.report_of_day(settings.paths, day, known, dataset)
     folder = settings.paths.drift_report(day)
     with fetched(folder) as local:
         version = str(read_manifest(local)["version"])
-    report = link(settings, folder / daily.REPORT)
+    report = link(settings, folder / daily_report.REPORT)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         check_results=[_check_result(drift, report)],

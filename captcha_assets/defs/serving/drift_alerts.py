@@ -1,4 +1,4 @@
-"""The alert of drift in served predictions that no training answers by itself."""
+"""The alert about drift in served predictions that starts no training automatically."""
 
 import dagster as dg
 
@@ -7,16 +7,16 @@ from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.models import retraining, served_drift
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, production_version
 from captcha_assets.training.config import TRAINING_CODE
 
 
 def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert]:
-    """Return the alert of drift that someone must act on: by labels, or by a training. None while one runs.
+    """Return the alert of drift that a person must act on: by labels, or by a training. None while one runs.
 
-    Its words stay the same as long as the model drifts, so that it is sent once.
+    Its text stays the same as long as the model drifts, so that it is sent once.
     """
     try:
         alarm = served_drift.alarm(settings.paths)

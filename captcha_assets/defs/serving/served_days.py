@@ -1,7 +1,7 @@
-"""The days of the prediction log as Dagster knows them: one partition a day, whose data version is observed.
+"""The days of the prediction log in Dagster: one partition a day, whose data version is observed.
 
 A day that is still running gets new rows, and any day may get corrections: its version is then another one,
-and what is made of it is stale.
+and the assets that depend on the day are stale.
 """
 
 import warnings
@@ -40,7 +40,7 @@ SENSOR_INTERVAL = timedelta(minutes=15)
             kinds={"sqlalchemy"},
             owners=OWNERS,
             description="The predictions of the service and their corrections, by day: the database of the "
-            "prediction log. Observed; new rows make stale what is made of the day.",
+            "prediction log. Observed; new rows make the assets that depend on the day stale.",
         )
     ]
 )
@@ -53,7 +53,7 @@ def served_predictions(
 
 
 class NoPredictionsError(RuntimeError):
-    """Predictions that cannot be had, or cannot be used; the message says why, and what to do."""
+    """Predictions that cannot be read or may not be used; the message says why, and what to do."""
 
 
 def log_address(paths: Paths) -> str | None:
@@ -70,8 +70,8 @@ def changed_days(
 
     Args:
         paths: where things are kept.
-        instance: what Dagster knows.
-        at_most_every: a day that was observed less than this ago is left for later.
+        instance: the Dagster instance.
+        at_most_every: a day that was observed less than this ago is not observed again yet.
     """
     try:
         versions = _versions(paths)
@@ -82,7 +82,7 @@ def changed_days(
     known = set(instance.get_dynamic_partitions(DAY))
     if new := sorted(versions.keys() - known):
         instance.add_dynamic_partitions(DAY, new)
-    _forget_removed(paths, instance, known - versions.keys())
+    _remove_outputs(paths, instance, known - versions.keys())
     observed = instance.event_log_storage.get_latest_tags_by_partition(
         dg.AssetKey(SERVED), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
@@ -114,10 +114,10 @@ def _is_recent(instance: dg.DagsterInstance, day: str, interval: timedelta) -> b
     return any(datetime.now(UTC).timestamp() - one.timestamp < interval.total_seconds() for one in records)
 
 
-def _forget_removed(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) -> None:
-    """Remove what was made of days that the retention has removed from the log.
+def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) -> None:
+    """Remove the outputs of days that the retention has removed from the log.
 
-    A day that is missing for another reason keeps what was made of it.
+    A day that is missing for another reason keeps its outputs.
     """
     retention = load_serving_settings().prediction_log_retention
     if retention is None:

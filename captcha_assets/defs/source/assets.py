@@ -4,10 +4,10 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import input_versions, lost_outputs, split_assignments
+from captcha_assets.defs import input_versions, lost_outputs, split_record
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.settings import Settings
 from captcha_assets.sources import dvc_snapshot, registrations
 
@@ -21,14 +21,14 @@ warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg
             "kaggle_dataset",
             group_name="source",
             kinds={"kaggle"},
-            description="The version of the Kaggle data set that is published now. Observed, never made.",
+            description="The published version of the Kaggle data set. Observed, never materialized.",
             automation_condition=dg.AutomationCondition.on_cron("0 6 * * *"),
             owners=OWNERS,
         )
     ]
 )
 def kaggle_dataset(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
-    """Ask Kaggle for the published version; the data version is its number."""
+    """Read the published version from Kaggle; the data version is its number."""
     from captcha_assets.sources import kaggle
 
     if settings.kaggle_dataset is None:
@@ -84,7 +84,7 @@ def data_snapshot(
     versions = input_versions.versions_now(context.instance, "raw_batch")
     registrations.require_archives(settings.paths, versions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
-    split_assignments.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     taken = dvc_snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),

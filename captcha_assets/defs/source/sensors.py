@@ -1,4 +1,4 @@
-"""Batches that arrive by themselves: the inbox folder."""
+"""The sensor of the inbox folder, which ingests the batches that arrive there."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from captcha_assets.sources import inbox, registrations
 from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.inbox import Arrival
 
-#: Names what a run is to ingest: the file in the inbox, as it was when the run was asked for.
+#: Tag of a run: the file in the inbox that it ingests, as it was when the run was requested.
 ARRIVAL_TAG = "captcha_assets/arrival"
 
 #: Seconds from the end of a failed run to the next attempt; after the last one a person has to act.
@@ -30,7 +30,7 @@ ingest_batch = dg.define_asset_job(
 
 
 class _NotNowError(Exception):
-    """Why no run starts for an arrival, and whether a person has to act."""
+    """Why no run starts for a new file in the inbox, and whether a person has to act."""
 
     def __init__(self, reason: str, *, stuck: bool = False) -> None:
         super().__init__(reason)
@@ -42,12 +42,12 @@ class _NotNowError(Exception):
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Takes zips and folders from the inbox: registers the batch and starts `ingest_batch`. "
-    "Alerts once of what it cannot take.",
+    "Alerts once of each file that it cannot ingest.",
 )
 def inbox_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
-    """Register what has settled in the inbox; what is still being copied waits for the next tick."""
+    """Register the complete files of the inbox; a file that is still being copied waits for the next tick."""
     inbox.prepare(settings.paths)
     found = inbox.scan(settings.paths)
     requests, waiting, stuck = [], [], [*_unfinished(settings.paths), *map(str, found.problems)]
@@ -74,7 +74,7 @@ def inbox_sensor(
 
 
 def _unfinished(paths: Paths) -> list[str]:
-    """Clear away what killed runs left half-taken, and return what cannot be cleared."""
+    """Delete what killed runs left half-moved, and return what cannot be deleted."""
     try:
         registrations.finish_taking(paths)
     except BatchError as error:
@@ -104,7 +104,7 @@ def _request(instance: dg.DagsterInstance, paths: Paths, arrival: Arrival) -> dg
 
 
 def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
-    """Refuse a further attempt too soon after a failure, after too many, and after a cancellation."""
+    """Raise an error for a further attempt too soon after a failure, after too many, or a cancellation."""
     failures = 0
     for record in records:  # the latest first
         if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
@@ -113,7 +113,7 @@ def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
     if not failures:
         return
     last = records[0]
-    mended = f"once that is mended: captcha-assets update, or touch {arrival.path}"
+    mended = f"when the cause is corrected: captcha-assets update, or touch {arrival.path}"
     if last.dagster_run.status == dg.DagsterRunStatus.CANCELED:
         raise _NotNowError(f"run {last.dagster_run.run_id[:8]} was canceled; {mended}", stuck=True)
     if failures > len(RETRY_AFTER):

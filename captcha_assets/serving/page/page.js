@@ -12,9 +12,9 @@ const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
 const percent = (share) => `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`;
 
 function element(tag, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
+  const created = Object.assign(document.createElement(tag), attributes);
+  created.append(...children);
+  return created;
 }
 
 let spoken;
@@ -94,11 +94,11 @@ function goOn() {
 }
 
 let keyGiven = null;
-function askForKey(isRefused) {
+function askForKey(isRejected) {
   if (isLocked) throw new Problem("the service asks for an API key", 401);
   keyGiven ??= new Promise((resolve, reject) => {
     const dialog = $("key-dialog");
-    if (isRefused) $("key-text").textContent = "The service does not accept this key.";
+    if (isRejected) $("key-text").textContent = "The service does not accept this key.";
     $("key").value = "";
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
@@ -163,8 +163,8 @@ function showNotices() {
   const unsaved = allItems().filter((item) => item.state === "failed");
   const said = [];
   if (isLocked) said.push(["The service asks for an API key.", "Enter the key", unlock]);
-  if (isDown) said.push(["The service does not answer. Start it with: captcha-assets serve. The page goes on by itself."]);
-  else if (busyRequests) said.push(["The service has too much to do. The page tries again."]);
+  if (isDown) said.push(["The service does not answer. Start it with: captcha-assets serve. The page continues when it answers again."]);
+  else if (busyRequests) said.push(["The service is overloaded. The page tries again."]);
   if (status?.problem) said.push([`${status.model ? "" : "No model answers: "}${status.problem}`]);
   if (status?.log === "off") said.push(["Predictions are not logged here: you can try the model, and corrections cannot be kept."]);
   if (status?.log === "unavailable") said.push(["The log of predictions cannot be used now: corrections cannot be kept. The log of the service says why."]);
@@ -266,7 +266,7 @@ const selected = () => items()[views[view].index];
 const allItems = () => [...views.try.items, ...views.label.items];
 
 async function add(files) {
-  if (files.length === 0) return say("There is no image in that.");
+  if (files.length === 0) return say("No image was found in it.");
   if (view !== "try") location.hash = "#try";
   const list = views.try.items;
   const added = files.map((file) => new Item(file.name, file));
@@ -472,7 +472,7 @@ function drawItem(item) {
   $("name").textContent = item.name;
   $("problem").textContent = item.problem ?? (prediction ? "" : "…");
   $("problem").hidden = prediction !== null;
-  for (const id of ["verdict", "probabilities"]) $(id).hidden = !prediction;
+  for (const id of ["prediction", "probabilities"]) $(id).hidden = !prediction;
   $("correct").hidden = !canCorrect(item);
   $("no-correct").hidden = !prediction || canCorrect(item);
   if (!prediction) return;

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.evaluation.compare import (
+from captcha_assets.evaluation.candidate_comparison import (
     ComparisonError,
     PromotionLimits,
     accuracy_criteria,
     compare,
     count_pairs,
 )
-from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.promotion_criteria import Criterion
 
 
 def predictions(right, labels=None, probability=None):
@@ -196,7 +196,7 @@ def test_predictions_of_other_images_are_not_compared(other):
         compare(predictions(answers((10, True))), other)
 
 
-def test_without_images_there_is_no_verdict():
+def test_without_images_there_is_no_comparison():
     with pytest.raises(ComparisonError, match="no predictions"):
         compare(predictions([]), predictions([]))
 

@@ -5,7 +5,7 @@ baseline, a water wave around the centre of the image and a ripple over all of i
 drawn as a few straight strokes that get thinner, a gradient from light gray to white below. Then each
 character is cut out, enlarged to the size of the data set, and aged: brightness, grain, bars at a side.
 
-Every pixel is made by integer arithmetic, or by rounding figures that are nowhere near a tie, so that
+Every pixel is computed by integer arithmetic, or by rounding figures that are nowhere near a tie, so that
 the bytes depend neither on the processor nor on the number of threads. Outlines are rasterized by the
 FreeType inside the Pillow wheel and reduced by Pillow, strokes are filled by OpenCV: both in fixed point.
 """
@@ -51,7 +51,7 @@ _REACH: dict[str, int] = {
 
 @dataclass(frozen=True)
 class Face:
-    """A way to draw letters: a font file, and how much it is made bolder and wider.
+    """A way to draw letters: a font file, and how much bolder and wider its letters are drawn.
 
     Attributes:
         font: file name without its ending, one of those that come with matplotlib.
@@ -95,12 +95,12 @@ class Wave:
 
 def _wave(x: Array, y: Array) -> Wave:
     """Return the wave that fetches each pixel from the column `x` and the row `y`, both (50, 200)."""
-    x, y = (_sixteenths(places).ravel() + 16 * _MARGIN for places in (x, y))
+    x, y = (_sixteenths(positions).ravel() + 16 * _MARGIN for positions in (x, y))
     return Wave((y >> 4) * (_COLUMNS + 2 * _MARGIN) + (x >> 4), _weights(x & 15, y & 15))
 
 
-def _sixteenths(places: Array) -> Array:
-    return np.floor(places * 16 + 0.5).astype(np.int64)
+def _sixteenths(positions: Array) -> Array:
+    return np.floor(positions * 16 + 0.5).astype(np.int64)
 
 
 def _weights(x: Array, y: Array) -> Array:
@@ -118,7 +118,7 @@ def _fetch(layer: Array, index: Array, weights: Array) -> Array:
     return (total + 128) >> 8
 
 
-def _water_places() -> tuple[Array, Array]:
+def _water_positions() -> tuple[Array, Array]:
     """The wave around the centre, 3 pixels high there, gone at 50 pixels' distance: columns and rows."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
     x, y = x - _COLUMNS / 2, y - _ROWS / 2
@@ -130,7 +130,7 @@ def _water_places() -> tuple[Array, Array]:
 
 @cache
 def _water() -> Wave:
-    return _wave(*_water_places())
+    return _wave(*_water_positions())
 
 
 #: Ripples: how far rows move, the rows from one to the next in radians, and the first one's phase. The
@@ -142,7 +142,7 @@ _RIPPLES = (
 )
 
 
-def _ripple_places(number: int) -> tuple[Array, Array]:
+def _ripple_positions(number: int) -> tuple[Array, Array]:
     """The ripple over the whole image, rows sideways, columns up and down: columns and rows."""
     y, x = np.mgrid[:_ROWS, :_COLUMNS].astype(np.float64)
     reach, length, phase = _RIPPLES[number]
@@ -151,7 +151,7 @@ def _ripple_places(number: int) -> tuple[Array, Array]:
 
 @cache
 def _ripple(number: int) -> Wave:
-    return _wave(*_ripple_places(number))
+    return _wave(*_ripple_positions(number))
 
 
 @cache
@@ -191,8 +191,8 @@ def _text(word: str, faces: list[Face]) -> tuple[Array, Spans]:
     for character, face in zip(word, faces, strict=True):
         glyph, gap = _glyph(character, face)
         left, width = pen + gap, min(glyph.shape[1], _COLUMNS - pen - gap)
-        place = layer[_MARGIN:-_MARGIN, _MARGIN + left : _MARGIN + left + width]
-        np.maximum(place, glyph[:, :width], out=place)
+        region = layer[_MARGIN:-_MARGIN, _MARGIN + left : _MARGIN + left + width]
+        np.maximum(region, glyph[:, :width], out=region)
         spans.append((left, width))
         pen += glyph.shape[1] + _GAP
     return layer, spans
@@ -252,8 +252,8 @@ def _curve(image: Array, columns: tuple[int, int, int, int], rows: list[int]) ->
     """Draw a noise curve through four points, thick at the left, on a uint8 image, in place."""
     a, b, c, d = ((float(x), float(y)) for x, y in zip(columns, rows, strict=True))
     points = [(float(int(x)), float(int(y))) for x, y in [a, *_flat(a, b, c, d)]]
-    for place, (start, end) in enumerate(pairwise(points)):
-        _stroke(image, start, end, 0.9 * (4 - min(place, 2)))
+    for number, (start, end) in enumerate(pairwise(points)):
+        _stroke(image, start, end, 0.9 * (4 - min(number, 2)))
 
 
 def draw(word: str, rng: np.random.Generator, faces: Faces = FACES) -> tuple[Array, Spans]:

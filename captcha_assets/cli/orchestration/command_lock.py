@@ -1,4 +1,4 @@
-"""The file that a command keeps locked while it makes runs, and the lock of commands that materialize.
+"""The file that a command keeps locked while it executes runs, and the lock of commands that materialize.
 
 What the file is for: see `captcha_assets.defs.killed_runs`.
 """
@@ -34,7 +34,7 @@ def _new_locked_file(folder: Path) -> Path:
         path = folder / f"{secrets.token_hex(8)}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists():  # nobody took it for one left behind, between the two calls
+        if path.exists():  # another process may have deleted it, as left behind, between the two calls
             return path
         os.close(descriptor)
 
@@ -43,7 +43,7 @@ def _new_locked_file(folder: Path) -> Path:
 def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[None]:
     """Wait until no other command materializes in this home, and keep others waiting while the block runs.
 
-    Two commands at once would ask what is stale before either has made it, and both make it.
+    Without it, two commands at once would both find the same assets stale, and both materialize them.
     """
     with exclusive_lock(process_folder(instance) / "materializing", say):
         yield
@@ -51,7 +51,7 @@ def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[
 
 @contextmanager
 def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock of a file, which is made, while the block runs; say so if another process has it."""
+    """Hold the lock of a file, which is created, while the block runs; `say` it if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     with ExitStack() as stack:
@@ -73,6 +73,6 @@ def cancel_own_runs(instance: dg.DagsterInstance) -> None:
 
 
 def is_unknown(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether nothing is known of the command that makes this run, as on another machine."""
+    """Whether the command that executes this run is unknown here, as where it runs on another machine."""
     process = run.tags.get(PROCESS_TAG)
     return process is not None and not (process_folder(instance) / f"{process}.lock").exists()

@@ -50,7 +50,7 @@ def everything(connection: socket.socket) -> bytes:
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(strict: RunningService) -> None:
+def test_a_body_over_the_limit_is_rejected_before_it_is_read(strict: RunningService) -> None:
     with closing(connected(strict)) as connection:
         connection.sendall(HEAD + b"Content-Length: 100000000000\r\n\r\n")
         answer = everything(connection)
@@ -58,7 +58,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(strict: RunningServi
     assert b"application/problem+json" in answer
 
 
-def test_a_body_that_does_not_say_its_size_is_refused_at_the_limit(strict: RunningService) -> None:
+def test_a_body_that_does_not_say_its_size_is_rejected_at_the_limit(strict: RunningService) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(64):
             yield bytes(MEGABYTE)
@@ -153,10 +153,10 @@ def test_overload_is_answered_429_and_passes(strict: RunningService) -> None:
             assert found[200]
             if found[429]:
                 break
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert refused, "60 requests at once never filled a queue of four images"
-        assert all(answer.headers["Retry-After"].isdigit() for answer in refused)
-        assert refused[0].headers["Content-Type"] == "application/problem+json"
+        rejected = [answer for answer in answers if answer.status_code == 429]
+        assert rejected, "60 requests at once never filled a queue of four images"
+        assert all(answer.headers["Retry-After"].isdigit() for answer in rejected)
+        assert rejected[0].headers["Content-Type"] == "application/problem+json"
         assert ask(0).status_code == 200
     assert strict.metric('captcha_requests_total{route="/v1/predict",status="429"}') > 0
 
@@ -187,9 +187,9 @@ def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
         (served_home / "0.png").write_bytes(PNG[0])
         asked = ("predict", str(served_home / "0.png"), "--url", service.url)
         assert run(served_home, *asked, CAPTCHA_API_KEY=KEY).returncode == 0
-        refused = run(served_home, *asked)
-        assert refused.returncode == 1
-        assert "401: send a key" in refused.stderr
+        rejected = run(served_home, *asked)
+        assert rejected.returncode == 1
+        assert "401: send a key" in rejected.stderr
     assert KEY not in (served_home / "service.log").read_text()
 
 

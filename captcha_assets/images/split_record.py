@@ -40,7 +40,7 @@ _SCHEMA = {**_COLUMNS, "round": pl.Int32, "contradicted": pl.Boolean}
 _FILE = re.compile(r"(\d+)-([0-9a-f]{32})\.parquet")
 
 RESTORE = "restore the record with `dvc checkout data/splits`, or with `dvc pull data/splits`"
-GO_ON = "or go on without it (docs/quality.md, Splits)"
+GO_ON = "or continue without it (docs/quality.md, Splits)"
 
 
 class AssignmentError(ValueError):
@@ -119,11 +119,11 @@ class AssignmentRecord:
         return target.name
 
     def require(self, expected: Collection[str], known_by: str) -> None:
-        """Accept the record if it holds all the files that it once had.
+        """Raise an error if the record lacks files that it once had.
 
         Args:
             expected: their names.
-            known_by: who says so.
+            known_by: the file or event that names them.
 
         Raises:
             AssignmentError: some are missing.
@@ -133,7 +133,7 @@ class AssignmentRecord:
             lost = f"{len(missing)} of {len(expected)} files are missing, {missing[0]} first"
             raise AssignmentError(
                 f"split assignments are lost: {lost}, in {self.folder} ({known_by} names them). No image is "
-                f"assigned anew: {RESTORE}, {GO_ON}"
+                f"assigned a new split: {RESTORE}, {GO_ON}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What someone decided about single images: a small CSV file, committed beside the code.
+"""People's decisions about single images: a small CSV file, committed beside the code.
 
     image_id,decision,label,reason
     0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second batch mistook it for n
@@ -12,7 +12,7 @@ of conflicts (`write_conflicts`).
 Spreadsheets may write the file: a byte order mark, semicolons instead of commas, and lines of empty fields
 are accepted.
 
-A file that cannot be followed is an error with the number of the line. A decision that has no effect is a
+A file that cannot be read is an error with the number of the line. A decision that has no effect is a
 warning, since a batch that is not there, or not there any more, must not stop the others: one about an
 image that no batch holds, and `keep` of a label that no source states, where the sources agree.
 """
@@ -44,7 +44,7 @@ _NO_FILE = "no regular file"
 
 
 class DecisionError(ValueError):
-    """A file of decisions that cannot be followed; the message names the line and says what to do."""
+    """A file of decisions with an error in it; the message names the line and says what to do."""
 
 
 class _Decision(NamedTuple):
@@ -155,22 +155,22 @@ def _text(path: AnyPath) -> str:
         ) from error
 
 
-def _decision(row: list[str], place: str, number: int, spec: DatasetSpec) -> _Decision | None:
+def _decision(row: list[str], location: str, number: int, spec: DatasetSpec) -> _Decision | None:
     if len(row) != len(_COLUMNS):
         raise DecisionError(
-            f"{place}: needs {len(_COLUMNS)} fields and has {len(row)}; quote a reason that holds a comma"
+            f"{location}: needs {len(_COLUMNS)} fields and has {len(row)}; quote a reason that holds a comma"
         )
     image_id, decision, label = (field.strip() for field in row[:3])
     if not _ID.fullmatch(image_id):
-        raise DecisionError(f"{place}: {image_id!r} is no image_id, which has 32 digits of 0-9 and a-f")
+        raise DecisionError(f"{location}: {image_id!r} is no image_id, which has 32 digits of 0-9 and a-f")
     if not decision and not label:
         return None
     if decision not in DECISIONS:
-        raise DecisionError(f"{place}: decision {decision!r} is not one of {', '.join(DECISIONS)}")
+        raise DecisionError(f"{location}: decision {decision!r} is not one of {', '.join(DECISIONS)}")
     if decision == DROP and label:
-        raise DecisionError(f"{place}: {DROP} takes no label")
+        raise DecisionError(f"{location}: {DROP} takes no label")
     if decision != DROP and label not in spec.classes:
-        raise DecisionError(f"{place}: label {label!r} is not one of {spec.classes_in_words}")
+        raise DecisionError(f"{location}: label {label!r} is not one of {spec.classes_in_words}")
     return _Decision(image_id, decision, label or None, number)
 
 
@@ -189,9 +189,9 @@ def check_decisions(images: pl.DataFrame, decisions: pl.DataFrame, path: AnyPath
     warnings = []
     known = decisions.join(images.select("image_id", "sources"), on="image_id", how="left").sort("line")
     for image_id, decision, label, line, sources in known.iter_rows():
-        place = f"{path.name}, line {line}"
+        at = f"{path.name}, line {line}"
         if sources is None:
-            warnings.append(f"{place}: no batch here holds the image {image_id}; the line does nothing")
+            warnings.append(f"{at}: no batch here holds the image {image_id}; the line does nothing")
             continue
         stated = sorted({one["label"] for one in sources})
         if decision != KEEP or label in stated:
@@ -202,7 +202,7 @@ def check_decisions(images: pl.DataFrame, decisions: pl.DataFrame, path: AnyPath
                 f" ({claims(sources[:_SHOWN])}): keep one of these, or relabel"
             )
         warnings.append(
-            f"{place}: keep {label}, but all sources of {image_id} state {stated[0]}; the line does nothing"
+            f"{at}: keep {label}, but all sources of {image_id} state {stated[0]}; the line does nothing"
             " (relabel would)"
         )
     return tuple(warnings)

@@ -41,7 +41,7 @@ def _through_splits(home: Home) -> None:
 
 def _again(home: Home) -> None:
     """Materialize the splits, needed or not."""
-    assert home.make("splits") is None
+    assert home.materialize("splits") is None
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def said(*arguments: str, status: int = 0) -> str:
     return done.output
 
 
-def places(settings: Settings) -> dict[str, str]:
+def split_by_image(settings: Settings) -> dict[str, str]:
     rows = pl.read_parquet(str(settings.paths.splits)).drop_nulls("split")
     return dict(rows.select("image_id", "split").iter_rows())
 
@@ -84,12 +84,12 @@ def test_a_removed_batch_has_its_splits_again_when_it_comes_back_and_so_on_anoth
     split: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = split.settings, Settings(paths=Paths(home=tmp_path / "there"))
-    before, version = places(here), content_hash(here.paths.splits)
+    before, version = split_by_image(here), content_hash(here.paths.splits)
     said("batch", "remove", "first")
     said("update", "--select", THROUGH_SPLITS)
-    assert places(here).items() < before.items()
+    assert split_by_image(here).items() < before.items()
     said("batch", "add", "first", "synthetic:100:1", "--materialize")
-    assert places(here) == before
+    assert split_by_image(here) == before
     assert content_hash(here.paths.splits) == version
     shutil.copytree(here.paths.home / "data", there.paths.home / "data")  # as `dvc pull` does
     monkeypatch.setenv("CAPTCHA_HOME", str(there.paths.home))
@@ -108,17 +108,17 @@ def test_dvc_records_the_assignments_with_the_archives(split: Home) -> None:
 def test_an_image_whose_labels_contradict_each_other_for_a_while_keeps_its_split(
     split: Home, tmp_path: Path
 ) -> None:
-    before = places(split.settings)
+    before = split_by_image(split.settings)
     contradict(split.settings.paths.raw / "first.zip", tmp_path / "other.zip")
     split.add("third", str(tmp_path / "other.zip"))
     _through_splits(split)
-    assert places(split.settings).items() < before.items()
+    assert split_by_image(split.settings).items() < before.items()
     conflicts = pl.read_csv(split.settings.paths.label_conflicts)["image_id"]
     relabelled = "".join(f"{name},relabel,w,\n" for name in conflicts)
     split.settings.paths.label_decisions.write_text(f"{HEAD}\n{relabelled}")
     split.instance.report_runless_asset_event(next(iter(_unseen(split))))
     _through_splits(split)
-    assert places(split.settings) == before
+    assert split_by_image(split.settings) == before
 
 
 def _unseen(home: Home) -> list:
@@ -135,7 +135,7 @@ def test_lost_splits_are_made_again_to_the_same_bytes(split: Home) -> None:
 
 
 def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(split: Home) -> None:
-    before = places(split.settings)
+    before = split_by_image(split.settings)
     shutil.rmtree(split.settings.paths.split_assignments)
     split.add("third", "synthetic:30:3")
     outcomes = {str(outcome.step): outcome.error for outcome in split.update(THROUGH_SPLITS)}
@@ -145,23 +145,23 @@ def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(sp
     assert "dvc checkout data/splits" in lost
     assert len(lost.splitlines()) == 1
     assert outcomes["data_snapshot"] == "waits for splits"
-    assert places(split.settings) == before
+    assert split_by_image(split.settings) == before
     dvc(split, "checkout", "data/splits")
     _through_splits(split)
-    assert places(split.settings).items() > before.items()
+    assert split_by_image(split.settings).items() > before.items()
 
 
 def test_a_loss_of_assignments_is_never_recorded_by_dvc(split: Home) -> None:
     recorded = (split.settings.paths.home / "data.dvc").read_text()
     shutil.rmtree(split.settings.paths.split_assignments)
-    assert "split assignments are lost" in str(split.make("data_snapshot"))
+    assert "split assignments are lost" in str(split.materialize("data_snapshot"))
     assert (split.settings.paths.home / "data.dvc").read_text() == recorded
 
 
 def test_where_both_are_lost_dagster_still_knows_that_there_were_assignments(split: Home) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
     split.settings.paths.splits.unlink()
-    assert "the last materialization of splits names them" in str(split.make("splits"))
+    assert "the last materialization of splits names them" in str(split.materialize("splits"))
 
 
 def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home) -> None:
@@ -169,8 +169,8 @@ def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home
     kept = file.read_bytes()
     file.write_bytes(b"garbage")
     assert f"damaged: {file}" in said("status")
-    told = said("update", "--select", THROUGH_SPLITS, status=1)
-    assert f"failed: {file} is damaged: delete the file, then restore the record" in told
+    output = said("update", "--select", THROUGH_SPLITS, status=1)
+    assert f"failed: {file} is damaged: delete the file, then restore the record" in output
     file.write_bytes(kept)
     assert "everything is up to date" in said("update", "--select", THROUGH_SPLITS)
 
@@ -178,10 +178,10 @@ def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home
 def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
     split.settings.paths.splits.unlink()
-    config = tmp_path / "anew.yaml"
+    config = tmp_path / "accept-loss.yaml"
     config.write_text("ops: {splits: {config: {accept_loss: true}}}\n")
     said("update", "--select", THROUGH_SPLITS, "--config", str(config))
-    assert len(places(split.settings)) == 200
+    assert len(split_by_image(split.settings)) == 200
     assert "everything is up to date" in said("update", "--select", THROUGH_SPLITS)
 
 
@@ -192,21 +192,21 @@ def _key(name: str):
 
 
 def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Home) -> None:
-    before = places(split.settings)
+    before = split_by_image(split.settings)
     pl.read_parquet(str(split.settings.paths.splits)).write_parquet(str(split.settings.paths.splits))
     shutil.rmtree(split.settings.paths.split_assignments)
     split.instance.wipe_assets([_key("splits")])
     _again(split)
-    assert places(split.settings) == before
+    assert split_by_image(split.settings) == before
     assert len(list(split.settings.paths.split_assignments.iterdir())) == 1
 
 
 def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
     registrations.remove(split.settings.paths, "first")
     split.instance.delete_dynamic_partition("batch", "first")
-    kept = places(split.settings)
+    kept = split_by_image(split.settings)
     _through_splits(split)
-    assert places(split.settings).items() < kept.items()
+    assert split_by_image(split.settings).items() < kept.items()
     from captcha_assets.cli.orchestration import execution
 
     assert execution.failed_blocking_checks(split.definitions, split.instance, ("resnet18",)) == []
@@ -217,9 +217,9 @@ def test_with_no_batch_left_the_update_says_in_one_line_that_there_is_nothing_to
 ) -> None:
     for name in ("first", "second"):
         said("batch", "remove", name)
-    told = said("update", status=1)
-    assert "failed: there is nothing to train on, no image in train or validation: add a batch" in told
-    assert places(split.settings) == {}
+    output = said("update", status=1)
+    assert "failed: there is nothing to train on, no image in train or validation: add a batch" in output
+    assert split_by_image(split.settings) == {}
     next_training = json.loads(said("status", "--json"))["next_training"]
     assert next_training.startswith("no training: no image in train or validation")
 
@@ -230,7 +230,7 @@ def test_a_batch_of_one_image_or_one_class_gets_its_splits(home: Home, tmp_path:
         source = str(_one_class(tmp_path))
     home.add("small", source)
     _through_splits(home)
-    assert places(home.settings)
+    assert split_by_image(home.settings)
 
 
 def _one_class(folder: Path) -> Path:

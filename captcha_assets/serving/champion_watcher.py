@@ -1,4 +1,4 @@
-"""The model that answers: the champion of the registry, loaded and verified beside the one before."""
+"""The champion that the service answers with, loaded and verified while the previous one still answers."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from captcha_assets.models.quantization import Precision, RefusedQuantizationErr
 from captcha_assets.models.registry import Champion
 from captcha_assets.storage import AnyPath, fetched
 
-#: Tells people: a title, and lines of details.
+#: Sends an alert: a title, and lines of details.
 Alert = Callable[[str, Sequence[str]], object]
 
 #: The command that makes an export, by its precision.
@@ -149,17 +149,17 @@ class _Tries:
 class ChampionWatcher:
     """Keeps `current` the champion of the registry.
 
-    A champion that cannot be loaded is reported once and tried again; the model before it answers on. Where
-    int8 is wanted and the champion has no int8 export that may answer, its fp32 export answers.
+    A champion that cannot be loaded is reported once and tried again; the previous model keeps answering.
+    Where int8 is wanted and the champion has no int8 export that may answer, its fp32 export answers.
 
     Args:
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         spec: the data set.
-        alert: how people are told.
+        alert: sends an alert.
         quantized: folder or address of the int8 exports; None to answer with fp32.
         threads: threads of onnxruntime.
-        interval: seconds between two looks.
+        interval: seconds between two reads of the registry.
 
     Attributes:
         current: the model that answers; None where there is none.
@@ -192,9 +192,9 @@ class ChampionWatcher:
         return self._spec.name
 
     async def watch(self) -> None:
-        """Look again and again, until cancelled."""
+        """Read the registry every `interval` seconds, until cancelled."""
         while True:
-            # Whatever a store or a model raises, the service answers on and looks again.
+            # Whatever a store or a model raises, the service keeps answering and reads again.
             look = asyncio.ensure_future(asyncio.to_thread(self.look))
             await asyncio.wait({look})
             if error := look.exception():
@@ -202,10 +202,10 @@ class ChampionWatcher:
             await asyncio.sleep(self._interval)
 
     def look(self) -> None:
-        """Look once who is champion, and load it if it is another one."""
+        """Read the registry once, and load the champion if it is another one."""
         champion = registry.champion(self._models)
         if champion is None:
-            self.problem = "there is no champion yet; make one with: captcha-assets update"
+            self.problem = "there is no champion yet; train one with: captcha-assets update"
         elif self._answers_with_int8(champion) or self._answers(champion, "fp32"):
             self._is_champion()
         elif self._tries.due(champion):
@@ -249,10 +249,10 @@ class ChampionWatcher:
         return True
 
     def _report(self, champion: Champion | None, error: BaseException) -> None:
-        """Say once what is wrong, and when to try again. The answers of the service name no path."""
+        """Report once what is wrong, and set when to try again. The answers of the service name no path."""
         first = self._tries.failed(champion)
         what = f"the champion {champion.model_id} cannot be loaded" if champion else "no champion can be read"
-        goes_on = f"{self.current.version} answers on" if self.current else "the service answers 503"
+        goes_on = f"{self.current.version} keeps answering" if self.current else "the service answers 503"
         self.problem = f"{what}; {goes_on}; the log of the service and alerts.jsonl say why"
         if first:
             _logger.error("%s: %s; %s", what, error, goes_on)

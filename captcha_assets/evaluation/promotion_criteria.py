@@ -1,4 +1,4 @@
-"""What a promotion is decided on: the names of the criteria. Light to import."""
+"""The names and descriptions of the criteria of a promotion. Light to import."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ CRITERIA = {
     "was trained on newer data.",
     "class_recall": "The recall of no class falls beyond chance (McNemar's exact test, with Holm's "
     "correction for the number of classes).",
-    "calibration": "The candidate's probabilities mean what they say, or as much as the champion's do.",
-    "onnx_parity": "The exported candidate says the same as the candidate itself.",
-    "latency": "The exported candidate answers for one image in time, or as fast as the champion.",
+    "calibration": "The candidate's calibration error is within the limit, or not above the champion's.",
+    "onnx_parity": "The exported candidate gives the same classes and probabilities as the candidate itself.",
+    "latency": "The exported candidate predicts one image within the time limit, or as fast as the champion.",
 }
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One condition of a promotion: whether it holds, the figures that say so, and the same in words."""
+    """One criterion of a promotion: whether it is met, its figures, and the same in words."""
 
     name: str
     passed: bool

@@ -1,4 +1,4 @@
-"""Is a candidate as good as the champion on the same images, and is there a reason to change?
+"""Compares a candidate with the champion on the same images.
 
 The criteria are pure functions of counts: on how many images of each class only the candidate is right,
 on how many only the champion is. `compare` counts them from predictions.
@@ -14,7 +14,6 @@ import numpy.typing as npt
 import polars as pl
 
 from captcha_assets.confidence_intervals import Interval, images_needed, paired_difference
-from captcha_assets.evaluation.criteria import Criterion
 from captcha_assets.evaluation.formatting import counted, percent, points
 from captcha_assets.evaluation.metrics import (
     calibration_bins,
@@ -22,6 +21,7 @@ from captcha_assets.evaluation.metrics import (
     expected_calibration_error,
     holm,
 )
+from captcha_assets.evaluation.promotion_criteria import Criterion
 
 _KEYS = ["image_id", "label"]
 
@@ -55,7 +55,9 @@ class PromotionLimits:
             if not 0 <= value <= 1:
                 raise ComparisonError(f"{entry.name}={value!r} is no share: give a number from 0 to 1")
         if self.level in (0, 1):
-            raise ComparisonError(f"level={self.level!r} decides nothing: give a number between 0 and 1")
+            raise ComparisonError(
+                f"level={self.level!r} is no level of a test: give a number between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -291,17 +293,17 @@ def _class_recall(counts: PairedCounts, level: float) -> Criterion:
     p = exact_mcnemar(counts.gained, counts.lost)
     worse = holm(p, level)
     order = np.argsort(p, kind="stable")
-    rows = [_class_figures(counts, int(place), float(p[place])) for place in order if counts.images[place]]
-    fallen = [counts.classes[place] for place in order if worse[place]]
+    rows = [_class_figures(counts, int(index), float(p[index])) for index in order if counts.images[index]]
+    fallen = [counts.classes[index] for index in order if worse[index]]
     figures = {"level": level, "fallen": fallen, "classes": rows}
     return Criterion("class_recall", not fallen, figures, _recall_in_words(fallen, rows[0], level))
 
 
-def _class_figures(counts: PairedCounts, place: int, p: float) -> dict[str, Any]:
-    images, right = int(counts.images[place]), int(counts.champion_right[place])
-    gained, lost = int(counts.gained[place]), int(counts.lost[place])
+def _class_figures(counts: PairedCounts, index: int, p: float) -> dict[str, Any]:
+    images, right = int(counts.images[index]), int(counts.champion_right[index])
+    gained, lost = int(counts.gained[index]), int(counts.lost[index])
     return {
-        "label": counts.classes[place],
+        "label": counts.classes[index],
         "images": images,
         "champion": right / images,
         "candidate": (right + gained - lost) / images,

@@ -1,4 +1,4 @@
-"""What stands before the routes, as ASGI middleware: metrics, security headers, API keys, limits."""
+"""ASGI middleware before the routes: metrics, security headers, API keys, limits."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-#: What anybody may ask, so that an orchestrator can, and so that the page can ask for a key.
+#: The paths that need no API key: for an orchestrator, and for the page, which asks for the key.
 OPEN_PATHS = {"/v2/health/live", "/v2/health/ready", *PAGE_FILES}
 #: After an answer to a request whose body was not read.
 _CLOSE = {"Connection": "close"}
@@ -116,7 +116,7 @@ class Limited:
             self._reserved -= size
 
     def _problem(self, size: int) -> ProblemError | None:
-        """Return why a request is refused before anything of its body is read."""
+        """Return why a request is rejected before its body is read, None where it is not."""
         if size > self._settings.max_body:
             return self._too_large()
         many = self._requests >= self._settings.max_requests

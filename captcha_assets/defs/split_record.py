@@ -1,15 +1,15 @@
-"""What Dagster knows of the split assignments: one more witness, should the record be lost."""
+"""The files of the split assignments as Dagster recorded them, to notice that the record is lost."""
 
 from typing import Any, cast
 
 import dagster as dg
 
-from captcha_assets.images.split_assignments import GO_ON, RESTORE, AssignmentError, AssignmentRecord
+from captcha_assets.images.split_record import GO_ON, RESTORE, AssignmentError, AssignmentRecord
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.paths import Paths
 
 _FILES = "split assignments"
-#: Materializations that are looked through for one that names the record's files; only reports lie between.
+#: Materializations that are searched for one that names the record's files; only reports lie between.
 _LOOKED_AT = 100
 
 
@@ -19,7 +19,7 @@ def named(record: AssignmentRecord) -> dict[str, Any]:
 
 
 def require_known(instance: dg.DagsterInstance, paths: Paths, record: AssignmentRecord) -> None:
-    """Accept the record if it holds what the last materialization of `splits` and its file name.
+    """Raise an error if the record lacks a file that the last materialization of `splits` names.
 
     Raises:
         AssignmentError: assignments are lost.
@@ -34,5 +34,5 @@ def require_known(instance: dg.DagsterInstance, paths: Paths, record: Assignment
     if known and not paths.splits.exists() and not record.files():
         raise AssignmentError(
             f"split assignments are lost: splits were materialized before, but neither {paths.splits} nor "
-            f"{record.folder} is there. No image is assigned anew: {RESTORE}, {GO_ON}"
+            f"{record.folder} is there. No image is assigned a new split: {RESTORE}, {GO_ON}"
         )

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from captcha_assets.models import folder
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import ModelFolderError, sha256, writing_folder
 from captcha_assets.models.onnx import export
-from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.models.predictor import ImageSizeError, OnnxPredictor
 
 

@@ -1,4 +1,4 @@
-"""What a training is given about its own origin, so that the model can be traced and made again.
+"""The provenance of a training, recorded so that the model can be traced and trained again.
 
 All of it goes into the model's folder (`provenance` in `config.json`) and is no part of its identity.
 """

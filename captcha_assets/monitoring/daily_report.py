@@ -1,7 +1,7 @@
 """The drift report of a day, from the tables of the prediction log to a folder.
 
 drift.json       the result: every test with its figures, and sentences
-report.html      the page
+drift_page.html      the page
 <window>.png     the plots, one for each window that has enough predictions
 manifest.json    the SHA-256 of every file; written last
 """
@@ -17,13 +17,13 @@ import xxhash
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.reader import ReaderError, read_split
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import writing_folder
-from captcha_assets.models.penultimate import FeatureExtractor
 from captcha_assets.models.served_drift import RESULT
-from captcha_assets.monitoring import plots, report, sample
+from captcha_assets.monitoring import drift_page, plots, sample
+from captcha_assets.monitoring.drift_tests import not_compared, served_drift
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Reference
-from captcha_assets.monitoring.served import not_compared, served_drift
 from captcha_assets.paths import Paths
 from captcha_assets.quality import drift
 from captcha_assets.quality.drift import DriftError
@@ -121,7 +121,7 @@ def write_report(
         day: YYYY-MM-DD.
         tables: the prediction log's tables by day, that of `day` among them.
         model: the model whose predictions are compared.
-        target: folder to make, complete or not at all; one of old is replaced.
+        target: folder to write, complete or not at all; an existing one is replaced.
         image_table: path of the image table of a batch.
         spec: how images are decoded.
 
@@ -136,7 +136,7 @@ def write_report(
     content = json_text(found.result.to_dict())
     with writing_folder(target, version=xxhash.xxh3_128_hexdigest(content.encode())) as part:
         (part / RESULT).write_text(content)
-        (part / REPORT).write_text(report.render(found.result, found.plots, found.images))
+        (part / REPORT).write_text(drift_page.render(found.result, found.plots, found.images))
         for name, png in found.plots.items():
             (part / f"{re.sub('[^a-z0-9]+', '_', name)}.png").write_bytes(png)
     return found
@@ -157,7 +157,7 @@ def _compared(
         return DailyDrift(not_compared(day, model.model_id, predictions, str(error)), {}, {})
     result = served_drift(day, tables, reference, extractor, spec)
     shown = {window.name: plots.plot(window) for window in result.windows if window.tests}
-    return DailyDrift(result, shown, report.unusual_pngs(result, tables[day], spec))
+    return DailyDrift(result, shown, drift_page.unusual_pngs(result, tables[day], spec))
 
 
 def _extractor(model: ModelFiles) -> FeatureExtractor:
@@ -183,7 +183,7 @@ def reference_of_model(
         return sample.load(model.reference)
     if not (model.splits.exists() and model.summary.exists()):
         raise DriftError(
-            f"it is not recorded what {model.model_id} was trained on: train and promote a model anew"
+            f"it is not recorded what {model.model_id} was trained on: train and promote a model again"
         )
     with ExitStack() as stack:
         splits = stack.enter_context(fetched(model.splits))

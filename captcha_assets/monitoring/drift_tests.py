@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from captcha_assets.confidence_intervals import wilson
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.models.penultimate import FeatureExtractor
+from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.monitoring import error_rate, feature_shift, label_shift, two_sample
 from captcha_assets.monitoring.result import (
     LIMITS,
@@ -188,7 +188,7 @@ def _tests(sample: Sample, reference: Reference, rng: np.random.Generator) -> It
 
 
 def _effective_size(reference: int, sample: int) -> float:
-    """Return the effective sample size of a comparison; images cut from one picture resemble each other."""
+    """Return the effective sample size of a comparison: images cut from one image resemble each other."""
     return reference * sample / (reference + sample) / DESIGN_EFFECT
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home
         deadline = time.monotonic() + 30
         while (state := service.get("/v2/health/ready").json())["problem"] is None:
             assert time.monotonic() < deadline
-        time.sleep(3)  # it is tried again, and told once
+        time.sleep(3)  # it is tried again, and one alert is sent
         assert state["model_version"] == first
         assert f"champion {second} cannot be loaded; {first} answers on" in state["problem"]
         assert str(service.home) not in json.dumps(state)

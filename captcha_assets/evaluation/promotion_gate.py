@@ -1,4 +1,4 @@
-"""Promoting a candidate: the first model, then only one that is no worse, and for a reason."""
+"""The promotion of a candidate: the first model, then only one that meets the criteria."""
 
 import statistics
 import time
@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compare
-from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
+from captcha_assets.evaluation.promotion_criteria import Criterion
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
@@ -24,8 +24,8 @@ from captcha_assets.models.onnx import Parity
 from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
-from captcha_assets.models.records import RegistryError, now
 from captcha_assets.models.registry import NEWER_DATA, Champion
+from captcha_assets.models.registry_records import RegistryError, now
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -35,20 +35,20 @@ FIRST, SUPERIORITY = "first model", "superiority"
 
 
 class PromotionError(RuntimeError):
-    """There is nothing that could be promoted; the message says what to make first."""
+    """There is nothing that could be promoted; the message says what to materialize first."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a candidate.
+    """The outcome of a promotion.
 
     Attributes:
-        champion: who serves now; None where no model ever was fit to.
+        champion: the model that serves now; None where none was promoted yet.
         candidate: the id of the candidate.
         promoted: whether it was promoted now.
         reason: why, or why not, in one line.
         criteria: what was decided on, now or when the candidate was compared.
-        without: why the criteria that are absent were not looked at.
+        without: why the criteria that are absent were not evaluated.
     """
 
     champion: Champion | None
@@ -60,9 +60,9 @@ class Promotion:
 
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
-    """Make the candidate champion if there is none, or if it is no worse on today's test split, for a reason.
+    """Make the candidate champion if there is none, or if it meets the criteria on today's test split.
 
-    The candidate has been measured by `evaluate` and exported already; the champion is measured anew here,
+    The candidate has been measured by `evaluate` and exported already; the champion is measured again here,
     and the candidate where the splits have changed since.
     A candidate is compared once against a champion on a test split: asked again, the recorded decision is
     returned. What a person refused, replaced or rolled back from is not promoted.
@@ -74,7 +74,7 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     """
     candidate, champion = registry.candidate(settings.paths.models), registry.champion(settings.paths.models)
     if candidate is None:
-        raise PromotionError("there is no candidate: make resnet18 first")
+        raise PromotionError("there is no candidate: materialize resnet18 first")
     new = candidate.model_id
     if champion and champion.model_id == new:
         return _as_recorded(settings.paths, champion, new, "the candidate is the champion already")
@@ -111,7 +111,7 @@ def _criteria(decision: Decision) -> tuple[Criterion, ...]:
 
 
 def _carried_out(paths: Paths, decision: Decision, champion: Champion | None, reason: str) -> Promotion:
-    """Do what was decided: a decision that was recorded by a process that then died is carried out too."""
+    """Promote the candidate where the decision says so, also where another process recorded it and died."""
     new, criteria = decision.candidate, _criteria(decision)
     if not decision.promoted:
         return Promotion(champion, new, promoted=False, reason=reason, criteria=criteria)
@@ -135,7 +135,7 @@ def _version_of_test_split(splits: Path) -> str:
 def _decision(
     settings: Settings, data: LocalTables, new: str, champion: Champion | None, test_split: str
 ) -> Decision:
-    """Judge a candidate."""
+    """Return the decision on a candidate."""
     parity = _parity(settings.paths, new)
     comparison = _compared(settings, data, champion.model_id, new) if champion else None
     criteria = (*(comparison.criteria if comparison else ()), parity, _latency(settings, champion, new))
@@ -215,7 +215,7 @@ def _latency(settings: Settings, champion: Champion | None, candidate: str) -> C
     with ExitStack() as stack:
         predictors = {candidate: _exported(settings.paths, stack, candidate)}
         if champion:
-            # A champion that cannot be opened keeps no candidate from its place.
+            # A champion that cannot be opened does not block a candidate.
             with suppress(ModelFolderError, OSError):
                 predictors[champion.model_id] = _exported(settings.paths, stack, champion.model_id)
         times = _median_times(predictors)

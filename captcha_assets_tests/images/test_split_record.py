@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentError, AssignmentRecord
+from captcha_assets.images.split_record import AssignmentError, AssignmentRecord
 from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
-from captcha_assets_tests.images.test_splits import identity, index_of, places, write_index
+from captcha_assets_tests.images.test_splits import identity, index_of, split_by_image, write_index
 
 BATCHES = {name: range(start, start + 30) for name, start in {"a": 0, "b": 20, "c": 60, "d": 75}.items()}
 
@@ -29,15 +29,15 @@ class Home:
         self.record = AssignmentRecord(folder / "data" / "splits", folder / "scratch")
 
     def update(self, images: dict[int, str | None], *, accept_loss: bool = False) -> str:
-        """Make splits of these images; tens of a decade are near-duplicates."""
+        """Assign splits to these images; tens of a decade are near-duplicates."""
         pairs = [{number, number + 1} for number in range(0, 110, 10)]
         index_of(images, pairs).write_parquet(self.folder / "index.parquet")
         return update_splits(
             self.folder / "index.parquet", self.target, self.record, CAPTCHA, accept_loss=accept_loss
         ).version
 
-    def places(self) -> dict[str, str]:
-        return places(pl.read_parquet(self.target))
+    def split_by_image(self) -> dict[str, str]:
+        return split_by_image(pl.read_parquet(self.target))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class EveryHistory(RuleBasedStateMachine):
 
     def update(self) -> None:
         self.version = self.home.update(self.images())
-        now = self.home.places()
+        now = self.home.split_by_image()
         # the promise
         assert {name: self.ever.get(name, split) for name, split in now.items()} == now
         self.ever |= now
@@ -147,9 +147,11 @@ def test_a_lost_file_stops_in_one_line_that_says_how_to_restore_it(home: Home) -
     home.update(labelled(range(60)))
     (home.record.folder / home.record.files()[0]).unlink()
     before = home.target.read_bytes()
-    with pytest.raises(AssignmentError, match=r"1 of 2 files are missing.*dvc checkout data/splits") as told:
+    with pytest.raises(
+        AssignmentError, match=r"1 of 2 files are missing.*dvc checkout data/splits"
+    ) as raised:
         home.update(labelled(range(90)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     assert home.target.read_bytes() == before
 
 
@@ -174,23 +176,23 @@ def test_a_file_with_other_rows_than_it_was_written_with_is_damaged(home: Home) 
 def test_a_loss_that_is_accepted_keeps_what_the_splits_still_say(home: Home) -> None:
     home.update(labelled(range(60)))
     home.update(labelled(range(30, 60)))
-    before = home.places()
+    before = home.split_by_image()
     shutil.rmtree(home.record.folder)
     home.update(labelled(range(90)), accept_loss=True)
-    assert home.places().items() >= before.items()
+    assert home.split_by_image().items() >= before.items()
     home.update(labelled(range(90)))
 
 
 def test_splits_of_a_version_without_a_record_become_its_first_file(home: Home) -> None:
     home.update(labelled(range(60)))
-    before = home.places()
+    before = home.split_by_image()
     old = pl.read_parquet(home.target)
     # another assignment than this version would make, so that it shows who is asked
     turned = {"train": "test", "test": "train", "validation": "validation"}
     old.with_columns(pl.col("split").replace(turned)).write_parquet(home.target)
     shutil.rmtree(home.record.folder)
     home.update(labelled(range(90)))
-    assert home.places().items() >= {name: turned[split] for name, split in before.items()}.items()
+    assert home.split_by_image().items() >= {name: turned[split] for name, split in before.items()}.items()
     assert len(home.record.files()) == 2
 
 
@@ -214,11 +216,11 @@ def test_the_records_of_two_machines_are_merged_and_an_image_in_two_splits_is_ex
     shutil.copytree(home.record.folder, other.record.folder)
     home.update(labelled(range(60)))
     other.update(labelled(range(52, 109)))
-    here, there = home.places(), other.places()
+    here, there = home.split_by_image(), other.split_by_image()
     for name in other.record.files():
         shutil.copy(other.record.folder / name, home.record.folder)
     home.update(labelled(range(109)))
-    both = home.places()
+    both = home.split_by_image()
     twice = {name for name in here.keys() & there.keys() if here[name] != there[name]}
     assert twice
     excluded = pl.read_parquet(home.target).filter(exclusion_reason="assigned_to_two_splits")["image_id"]
@@ -231,7 +233,7 @@ TWO_AT_ONCE = """
 import sys
 from pathlib import Path
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 
 folder = Path(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Reading a delivered zip archive, whatever is in it.
+"""Reading the zip archive of a batch, whatever is in it.
 
 The archive's directory is read by this module rather than by the standard library's `zipfile`, which
 gives up on a whole archive for one bad name, holds six times the memory for a long one and spends more
@@ -283,12 +283,12 @@ def _find_end(path: Path, descriptor: int, size: int) -> _End:
         raise ArchiveError(f"{path} is empty: deliver it again")
     tail_start = max(0, size - _COMMENT_LIMIT - _END.size)
     tail = os.pread(descriptor, size - tail_start, tail_start)
-    place = tail.rfind(b"PK\5\6")
-    if place < 0 or len(tail) - place < _END.size:
+    position = tail.rfind(b"PK\5\6")
+    if position < 0 or len(tail) - position < _END.size:
         raise ArchiveError(f"{path} {_what_it_is(descriptor)}")
-    _, disk, _, _, number, length, offset, comment_length = _END.unpack_from(tail, place)
-    comment = tail[place + _END.size :][:comment_length]
-    end = _End(length, offset, disk, tail_start + place, comment)
+    _, disk, _, _, number, length, offset, comment_length = _END.unpack_from(tail, position)
+    comment = tail[position + _END.size :][:comment_length]
+    end = _End(length, offset, disk, tail_start + position, comment)
     if _UNKNOWN_16 in {number, disk} or _UNKNOWN_32 in {length, offset}:
         return _find_end64(path, descriptor, end)
     return end
@@ -340,15 +340,15 @@ def _checked(path: Path, directory: _Directory, largest_file: int) -> tuple[list
 def _records(path: Path, directory: _Directory) -> Iterator[tuple[tuple[int, ...], bytes, bytes]]:
     """Yield each record of the directory with its name and its extra field, as they stand there."""
     # the number of records that the archive states is no help: 16 bits are too few for many archives
-    data, place = directory.records, 0
-    while place < len(data):
-        if data[place : place + 4] != b"PK\1\2" or len(data) - place < _CENTRAL.size:
+    data, position = directory.records, 0
+    while position < len(data):
+        if data[position : position + 4] != b"PK\1\2" or len(data) - position < _CENTRAL.size:
             raise ArchiveError(f"{path} is damaged: its directory cannot be read. Deliver it again")
-        record = _CENTRAL.unpack_from(data, place)
-        name_end = place + _CENTRAL.size + record[10]
+        record = _CENTRAL.unpack_from(data, position)
+        name_end = position + _CENTRAL.size + record[10]
         extra_end = name_end + record[11]
-        yield record, data[place + _CENTRAL.size : name_end], data[name_end:extra_end]
-        place = extra_end + record[12]
+        yield record, data[position + _CENTRAL.size : name_end], data[name_end:extra_end]
+        position = extra_end + record[12]
 
 
 def _member(name: str, record: tuple[int, ...], extra: bytes, shift: int) -> Member:
