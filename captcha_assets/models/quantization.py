@@ -32,6 +32,8 @@ Format = Literal["QDQ", "QOperator"]
 
 #: Most accuracy that an int8 export may lose on the test split, as a share of the images.
 LARGEST_LOSS = 0.002
+#: The faster one of the two, at the same accuracy: see docs/serving.md.
+FORMAT: Format = "QOperator"
 #: What is quantized. Normalisation, the last layer and the softmax stay fp32: a probability has more than 256
 #: values, and they cost next to nothing.
 OPERATORS = ("Conv", "Relu", "Add", "MaxPool")
@@ -134,7 +136,7 @@ def quantize(
     return measured
 
 
-def write_quantized(model: Path, target: Path, calibration: NDArray[np.uint8], form: Format = "QDQ") -> None:
+def write_quantized(model: Path, target: Path, calibration: NDArray[np.uint8], form: Format = FORMAT) -> None:
     """Write a `model.onnx` as int8: weights per channel, activations by their extremes in calibration."""
     import onnx  # noqa: PLC0415
     from onnxruntime import quantization as ort  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The champion as int8: materialized when asked for, measured on the test split, and the gate is an asset check."""
+"""The champion as int8: materialized when asked for, measured on the test split, the gate a check."""
 
 from pathlib import Path
 

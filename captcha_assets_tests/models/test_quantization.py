@@ -79,7 +79,7 @@ def test_clients_see_the_same_input_and_output(exported: Path, quantized: Quanti
     assert list(int8.input) == list(fp32.input)
     assert list(int8.output) == list(fp32.output)
     left = {node.op_type for node in int8.node}
-    assert {"QuantizeLinear", "DequantizeLinear", "Conv", "Softmax"} <= left
+    assert {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "Softmax"} <= left
 
 
 @pytest.mark.slow

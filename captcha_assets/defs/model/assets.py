@@ -190,7 +190,7 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
     kinds={"onnx"},
     code_version="1",
     description="The champion's export as int8, measured beside the fp32 export on the test split. Only "
-    "materialized when asked for, or when CAPTCHA_SERVING_PRECISION is int8.",
+    "materialized when selected by name, or when CAPTCHA_SERVING_PRECISION is int8.",
     check_specs=[
         dg.AssetCheckSpec(
             "accuracy_loss",
