@@ -278,12 +278,8 @@ def verify_export(paths: Paths, model_id: str) -> None:
     export = paths.onnx_model(model_id)
     if not export.exists():
         return
-    try:
-        with fetched(export) as folder:
-            manifest = verify_files(folder)
-    except ModelFolderError as error:
-        fault = str(error).partition(":")[0]
-        raise ModelFolderError(f"{fault}: {_export_again(model_id)}") from error
+    with fetched(export) as folder:
+        manifest = verify_files(folder, _export_again(model_id))
     if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
         raise ModelFolderError(f"{export} does not hold the export of {model_id}: {_export_again(model_id)}")
 

@@ -175,6 +175,7 @@ def test_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.timeout(2400)
 def test_twenty_thousand_damaged_archives_end_in_rows_or_one_clear_error(tmp_path):
     assert 0 < fuzz(tmp_path, 20_000) < 20_000

@@ -59,6 +59,7 @@ def test_what_comes_from_outside_is_escaped(model: Model, tmp_path: Path) -> Non
     assert "<script>" not in page
 
 
+@pytest.mark.slow
 def test_evidently_agrees_on_what_is_obvious(model: Model, tmp_path: Path) -> None:
     pixels = np.asarray(images(1500, 6))
     changed = {"undisturbed": pixels, "brighter": brighter(pixels), "inverse": 255 - pixels}
@@ -78,6 +79,7 @@ def test_evidently_agrees_on_what_is_obvious(model: Model, tmp_path: Path) -> No
     assert theirs["inverse"].columns == 25
 
 
+@pytest.mark.slow
 def test_evidently_is_given_no_empty_day(model: Model, tmp_path: Path) -> None:
     table = model.day(tmp_path, images(1, 5)[:0])
     with pytest.raises(DriftError, match="there are no predictions to compare"):

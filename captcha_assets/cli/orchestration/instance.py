@@ -70,6 +70,7 @@ def _create_databases(home: Path) -> None:
     if not missing or any("storage" in name for name in configured):
         return
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
+        (Path(folder) / "dagster.yaml").touch()  # Dagster would warn that there is none
         with open_instance_at(Path(folder)):
             pass
         for database in missing:
