@@ -197,6 +197,10 @@ class Paths(BaseSettings):
         """Folder of a model's ONNX export (`model.onnx`, `parity.json`)."""
         return self.artifact_root / "onnx_model" / model_id
 
+    def quantized_model(self, model_id: str) -> AnyPath:
+        """Folder of a model's int8 export (`model.onnx`, `quantization.json`)."""
+        return self.artifact_root / "quantized_model" / model_id
+
     @property
     def training_settings(self) -> Path:
         """The production settings of a training; a file to commit."""

@@ -261,6 +261,11 @@ def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
     )
 
 
+def _quantized(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    place = paths.quantized_model(str(output.model))
+    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+
+
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     """Return the id of the model that serves, provided its folder and its export are whole."""
     champion = registry.champion(paths.models)
@@ -304,6 +309,7 @@ _LOOKS: Mapping[str, _Look] = {
     "evaluation": _evaluation,
     "onnx_model": _export,
     "champion": _champion,
+    "quantized_model": _quantized,
     "sweep_trial": _trial,
     "prediction_log": _validated_table(lambda paths, output: paths.prediction_log(str(output.partition))),
     "corrections": _corrections,

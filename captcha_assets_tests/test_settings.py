@@ -30,6 +30,7 @@ def _places(settings: Settings) -> dict[str, Path]:
         "models": Path(str(settings.paths.models)),
         "evaluation": Path(str(settings.paths.evaluation("one"))),
         "onnx_model": Path(str(settings.paths.onnx_model("one"))),
+        "quantized_model": Path(str(settings.paths.quantized_model("one"))),
     }
 
 

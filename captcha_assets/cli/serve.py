@@ -38,6 +38,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             home=settings.paths.home,
             models=settings.paths.models,
             exports=settings.paths.artifact_root / "onnx_model",
+            quantized=settings.paths.artifact_root / "quantized_model",
             alert=alert,
             announce=partial(_announce, settings, listener),
         )

@@ -42,14 +42,15 @@ def _state(settings: Settings) -> dict[str, Any]:
 
 def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
-    from captcha_assets.models.overview import champion_figures
+    from captcha_assets.models.overview import champion_figures, quantized
     from captcha_assets.models.registry_records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
         serves = registry.champion(paths.models)
     except RegistryError as error:
-        return {"model": None, "problem": str(error), "remedy": None, "selection": None, "outdated": None}
+        nothing = dict.fromkeys(("model", "remedy", "selection", "outdated", "int8"))
+        return {**nothing, "problem": str(error)}
     if serves is None:
         return None
     versions = StoredVersions(paths)
@@ -62,6 +63,7 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
         "because": serves.reason,
         "problem": problem,
         "remedy": _remedy(problem, lost_export),
+        "int8": quantized(paths, serves.model_id),
         **champion_figures(paths, serves),
     }
 
@@ -116,6 +118,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         figures of its promotion: {found['champion']['outdated']}"
     if found["champion"] and found["champion"]["selection"]:
         yield f"         {found['champion']['selection']}"
+    if found["champion"] and found["champion"]["int8"]:
+        yield f"         its quantized export: {found['champion']['int8']}"
     if candidate := found["not_promoted"]:
         yield f"         candidate {candidate['model']} is not promoted: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.serving.settings import wanted_precision
+
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", ".*map_resolved_asset_specs", dg.PreviewWarning)
 
@@ -46,14 +48,24 @@ _READY = (
 ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY).with_label("on_new_content")
 ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_new_batch")
 
-#: Not in the selection of all assets: they cost as many trainings as there are trials.
-ONLY_WHEN_ASKED = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
+#: They cost as many trainings as there are trials.
+SWEEPS = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
+_QUANTIZED = dg.AssetKey("quantized_model")
+
+#: Not in the job `everything`.
+ONLY_WHEN_ASKED = (*SWEEPS, _QUANTIZED)
+
+
+def only_when_asked() -> tuple[dg.AssetKey, ...]:
+    """Return what neither automation nor an update of all assets materializes, with the settings of now."""
+    return SWEEPS if wanted_precision() == "int8" else ONLY_WHEN_ASKED
+
 
 #: Partitioned by day: a run that has a batch as its partition cannot materialize them.
 BY_DAY = dg.AssetSelection.groups("serving")
 
-#: Materialized by other sensors, or only by name: a training is too expensive for each new image.
-STARTED_OTHERWISE = {dg.AssetKey("resnet18"), *ONLY_WHEN_ASKED}
+#: Materialized by other sensors: a training is too expensive for each new image.
+_TRAINED = dg.AssetKey("resnet18")
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
@@ -74,6 +86,6 @@ def with_policies(definitions: dg.Definitions) -> dg.Definitions:
 
 
 def _condition(spec: dg.AssetSpec) -> dg.AutomationCondition[Any] | None:
-    if spec.key in STARTED_OTHERWISE:
+    if spec.key in {_TRAINED, *only_when_asked()}:
         return None
     return ON_NEW_BATCH if spec.partitions_def is not None else ON_NEW_CONTENT

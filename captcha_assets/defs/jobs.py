@@ -8,6 +8,6 @@ everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
     description="One batch from its archive to the champion: every asset but the days of the service, and "
-    "the sweeps, which are only materialized when asked for. Needs a batch: captcha-assets batch add NAME "
-    "SOURCE.",
+    "the sweeps and the quantized model, which are only materialized when selected by name. Needs a batch: "
+    "captcha-assets batch add NAME SOURCE.",
 )

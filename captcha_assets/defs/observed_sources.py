@@ -11,7 +11,7 @@ import dagster as dg
 from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.alerts import alert_about
-from captcha_assets.defs.automation import BY_DAY, ONLY_WHEN_ASKED, OWNERS
+from captcha_assets.defs.automation import BY_DAY, OWNERS, SWEEPS, only_when_asked
 from captcha_assets.defs.batch_removal import apply_remote_removals
 from captcha_assets.defs.dagster_internals import (
     DATA_VERSION_TAG,
@@ -103,7 +103,7 @@ training_settings = _source(
 
 @dg.sensor(
     # A run is of one set of partitions, and trials are only trained when somebody asks for them.
-    target=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*ONLY_WHEN_ASKED),
+    target=dg.AssetSelection.all() - BY_DAY - dg.AssetSelection.assets(*SWEEPS),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of "
@@ -168,7 +168,7 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
             continue
         if loss.output.asset in lost_outputs.OF_DAYS:
             continue  # a run of this sensor has a batch as its partition; `update` materializes the day
-        if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in ONLY_WHEN_ASKED:
+        if loss.output.asset != "champion" and dg.AssetKey(loss.output.asset) not in only_when_asked():
             wanted.setdefault(loss.output.partition, []).append(loss)
     for partition, lost in wanted.items():
         assets = {loss.output.asset for loss in lost}

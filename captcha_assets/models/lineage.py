@@ -201,6 +201,8 @@ def _uses(paths: Paths, model_id: str) -> Iterator[Node]:
         yield Node("evaluation", str(paths.evaluation(model_id)), facts)
     if paths.onnx_model(model_id).exists():
         yield Node("onnx_model", str(paths.onnx_model(model_id)))
+    if paths.quantized_model(model_id).exists():
+        yield Node("quantized_model", str(paths.quantized_model(model_id)))
     for entry in registry.history(paths.models):
         if entry.model_id == model_id:
             by = {"by": entry.by, "action": entry.action, "because": entry.reason}

@@ -8,6 +8,7 @@ from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
+from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
 from captcha_assets.models.registry import By, Champion
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.training_provenance import trained_batches
@@ -135,6 +136,7 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
         shown["not promoted because"] = why
     shown |= {
         "test accuracy (95 %)": _accuracy(settings.paths, model_id),
+        "int8": quantized(settings.paths, model_id) or "not quantized",
         "report": settings.public_url(settings.paths.evaluation(model_id) / "report.html"),
         "report file": str(settings.paths.evaluation(model_id) / "report.html"),
         "batches": ", ".join(trained_batches(config.provenance)),
@@ -145,6 +147,19 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
         "folder": str(registry.model_folder(settings.paths.models, model_id)),
     }
     return shown
+
+
+def quantized(paths: Paths, model_id: str) -> str | None:
+    """Return what the int8 export of a model is worth, or why it cannot answer; None where there is none."""
+    place = paths.quantized_model(model_id)
+    if not place.exists():
+        return None
+    try:
+        with fetched(place) as folder:
+            verify_files(folder)
+            return require_passed(folder).words
+    except (ModelFolderError, RefusedQuantizationError) as error:
+        return str(error)
 
 
 def why_not_promoted(paths: Paths, model_id: str) -> str | None:
@@ -247,6 +262,20 @@ def require_whole(paths: Paths, champion: Champion) -> None:
         raise RegistryError(
             f"the champion {model_id} is not whole: it is not exported; export it with: captcha-assets model "
             f"export {model_id}"
+        )
+    verify_export(paths, model_id)
+
+
+def require_export(paths: Paths, model_id: str) -> None:
+    """Refuse a model whose export is missing, damaged or of another model.
+
+    Raises:
+        RegistryError: it is not exported; the message says what to do.
+        ModelFolderError: the export is damaged, or of another model.
+    """
+    if not paths.onnx_model(model_id).exists():
+        raise RegistryError(
+            f"{model_id} is not exported; export it with: captcha-assets model export {model_id}"
         )
     verify_export(paths, model_id)
 

@@ -1,16 +1,20 @@
 """Lineage of a served prediction: its model, its corrections, and the models trained on them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import polars as pl
 
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import Lineage, Node, models_of_image, split_of_image, trace
+from captcha_assets.models.manifest import ModelFolderError, read_manifest
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import Correction, LoggedPrediction
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.sources import corrections
+from captcha_assets.storage import AnyPath, fetched
 
 
 def prediction(paths: Paths, what: str) -> Lineage | None:
@@ -36,11 +40,29 @@ def prediction(paths: Paths, what: str) -> Lineage | None:
 
 
 def _model(paths: Paths, logged: LoggedPrediction) -> Node:
-    facts = {"name": logged.model_name, "model.onnx": logged.model_digest}
+    facts: dict[str, Any] = {"name": logged.model_name, "model.onnx": logged.model_digest}
+    facts["export"] = _export(paths, logged)
     if logged.model_version not in registry.list_models(paths.models):
         return Node("model", logged.model_version, {**facts, "today": "not in the registry"})
     model = trace(paths, logged.model_version)
     return Node("model", logged.model_version, {**facts, **model.what.facts}, model.derived_from)
+
+
+def _export(paths: Paths, logged: LoggedPrediction) -> str:
+    """Return the asset that holds the file that answered, as far as it still does."""
+    for asset, export in (
+        ("onnx_model", paths.onnx_model(logged.model_version)),
+        ("quantized_model", paths.quantized_model(logged.model_version)),
+    ):
+        with suppress(ModelFolderError):
+            if export.exists() and _digest(export) == logged.model_digest:
+                return asset
+    return "not stored any more"
+
+
+def _digest(export: AnyPath) -> str | None:
+    with fetched(export) as folder:
+        return read_manifest(folder)["files"].get("model.onnx")
 
 
 def _correction(paths: Paths, logged: LoggedPrediction, correction: Correction, batches: list[str]) -> Node:

@@ -19,8 +19,10 @@ class Readiness(BaseModel):
     ready: bool
     model_name: str
     model_version: str
+    precision: str
+    """fp32 or int8."""
     problem: str | None = None
-    """Why the champion is not the model that answers."""
+    """Why the champion is not the model that answers, or not with the precision that is wanted."""
 
 
 class Liveness(BaseModel):
@@ -50,8 +52,13 @@ def health_routes(service: Service) -> APIRouter:
     async def ready() -> Readiness:
         """Say which model answers; 503 where none does."""
         model = service.model()
-        problem = service.champion.problem
-        return Readiness(ready=True, model_name=model.name, model_version=model.version, problem=problem)
+        return Readiness(
+            ready=True,
+            model_name=model.name,
+            model_version=model.version,
+            precision=model.precision,
+            problem=service.champion.problem or service.champion.precision_problem,
+        )
 
     @router.get("/metrics", tags=["metrics"], response_class=Response)
     async def metrics() -> Response:

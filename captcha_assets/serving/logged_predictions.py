@@ -36,6 +36,7 @@ class ModelDescription(BaseModel):
 
     name: str
     version: str
+    precision: str
     classes: list[str]
     width: int
     height: int
@@ -185,7 +186,7 @@ async def _status(service: Service, reads: _LogReads) -> ServiceStatus:
             log = "unavailable"
     return ServiceStatus(
         model=_described(service),
-        problem=service.champion.problem,
+        problem=service.champion.problem or service.champion.precision_problem,
         log=log,
         pending_corrections=pending,
         max_body=service.settings.max_body,
@@ -199,6 +200,7 @@ def _described(service: Service) -> ModelDescription | None:
     return ModelDescription(
         name=model.name,
         version=model.version,
+        precision=model.precision,
         classes=list(model.classes),
         width=model.spec.width,
         height=model.spec.height,

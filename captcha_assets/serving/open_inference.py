@@ -47,6 +47,8 @@ class ModelMetadata(BaseModel):
     name: str
     versions: list[str]
     platform: str
+    properties: dict[str, str]
+    """`precision`, fp32 or int8, and `digest`, the SHA-256 of the file that answers."""
     inputs: list[Tensor]
     outputs: list[Tensor]
 
@@ -213,6 +215,7 @@ def _metadata(model: ServedModel) -> ModelMetadata:
         name=model.name,
         versions=[model.version],
         platform="onnxruntime_onnx",
+        properties={"precision": model.precision, "digest": model.digest},
         inputs=[Tensor(name=INPUT, datatype="UINT8", shape=_shape(model))],
         outputs=[
             Tensor(name="probabilities", datatype="FP32", shape=[-1, classes]),

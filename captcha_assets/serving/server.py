@@ -57,6 +57,7 @@ def serve(
     home: Path,
     models: AnyPath,
     exports: AnyPath,
+    quantized: AnyPath,
     alert: Alert,
     announce: Callable[[], None],
 ) -> None:
@@ -69,6 +70,7 @@ def serve(
         home: folder of the prediction log, where no other address is set.
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
+        quantized: folder or address of the int8 exports, `<model id>/` each.
         alert: sends an alert about a champion that cannot be loaded.
         announce: is called when everything is checked, before the first request.
 
@@ -78,7 +80,13 @@ def serve(
     """
     keys = read_api_keys(settings.api_keys) if settings.api_keys else None
     champion = ChampionWatcher(
-        models, exports, spec, alert, threads=settings.threads, interval=settings.champion_interval
+        models,
+        exports,
+        spec,
+        alert,
+        quantized=quantized if settings.precision == "int8" else None,
+        threads=settings.threads,
+        interval=settings.champion_interval,
     )
     _raise_limit_of_files(settings.max_connections)
     service = Service(settings, champion, _log(settings, home))

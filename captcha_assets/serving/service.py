@@ -143,10 +143,13 @@ class Service:
         model = self.champion.current
         if model:
             facts = {"name": model.name, "version": model.version, "digest": model.digest}
+            facts["precision"] = model.precision
             yield metrics.info("model", "The model that answers.", facts)
         yield metrics.gauge("ready", "Whether a model answers.", float(model is not None))
         problem = float(self.champion.problem is not None)
         yield metrics.gauge("champion_problem", "Whether the champion is not the one that answers.", problem)
+        problem = float(self.champion.precision_problem is not None)
+        yield metrics.gauge("precision_problem", "Whether fp32 answers although int8 is wanted.", problem)
         if self.log:
             log = self.log
             yield metrics.count("prediction_log_written", "Rows of the log that are written.", log.written)

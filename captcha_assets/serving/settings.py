@@ -1,5 +1,6 @@
 """Settings of the service: read once from `CAPTCHA_SERVING_<FIELD>`, validated, with a clear error."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from captcha_assets import environment
+from captcha_assets.models.quantization import Precision
 
 PREFIX = "CAPTCHA_SERVING_"
 
@@ -23,6 +25,10 @@ class ServingSettings(BaseSettings):
         hide_input_in_errors=True,  # a database's address may hold a password
     )
 
+    precision: Annotated[
+        Precision,
+        Field(description="fp32, or int8: the champion's quantized export where it is whole and passed."),
+    ] = "fp32"
     threads: Annotated[
         int | None,
         Field(ge=1, le=256, description="Threads of onnxruntime; default the cores of the process."),
@@ -114,3 +120,8 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
     environment.check_variables(PREFIX, ServingSettings.model_fields, listed_in="docs/serving.md")
     with environment.errors_name_their_variable(PREFIX):
         return ServingSettings(**overrides)
+
+
+def wanted_precision() -> str:
+    """Return the precision that the service is to answer with, whatever its other settings are worth."""
+    return os.environ.get(f"{PREFIX}PRECISION") or str(ServingSettings.model_fields["precision"].default)

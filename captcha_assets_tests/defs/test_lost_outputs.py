@@ -152,7 +152,7 @@ def test_an_edited_validation_result_opens_no_quarantine_and_the_table_is_valida
 def test_an_edited_result_of_any_table_is_named_by_status_and_made_again(finished: Home, table: str) -> None:
     paths = finished.settings.paths
     if table == "drift":
-        assert finished.make("image_table", "rejected_images", partition="first") is None
+        assert finished.materialize("image_table", "rejected_images", partition="first") is None
     batch = "first" if table == "drift" else None
     path = paths.validation_results(table, batch) / "validation_result.json"
     kept = path.read_bytes()

@@ -153,7 +153,7 @@ def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
     assert index.filter(pl.col("status") == LABEL_CONFLICT)["image_id"].to_list() == [row["image_id"]]
     decision = f"image_id,decision,label,reason\n{row['image_id']},keep,{label},a slip\n"
     home.settings.paths.label_decisions.write_text(decision)
-    assert home.make("corrections", partition=DAY) is None
+    assert home.materialize("corrections", partition=DAY) is None
     assert check(home, "labels_agree").passed, "somebody has decided"
 
 

@@ -130,6 +130,7 @@ def test_the_ui_calls_nothing_stale_after_an_update(ui: str) -> None:
     whole, parted = staleness(ui, partitioned=False), staleness(ui, partitioned=True)
     assert len(whole) >= 7
     assert (whole.pop("sweep_leaderboard"), parted.pop("sweep_trial")) == ("MISSING", []), "on demand only"
+    assert whole.pop("quantized_model") == "MISSING", "on demand only"
     assert set(whole.values()) == {"FRESH"}
     no_day_was_served: dict[str, list[str]] = {"prediction_log": [], "corrections": [], "drift_report": []}
     by_batch = {key: ["FRESH"] for key in ("raw_batch", "image_table", "rejected_images")}

@@ -12,7 +12,7 @@ import dagster as dg
 
 from captcha_assets.cli.orchestration.run_config import reasons_given
 from captcha_assets.defs import input_versions, lost_outputs
-from captcha_assets.defs.automation import ONLY_WHEN_ASKED
+from captcha_assets.defs.automation import only_when_asked
 from captcha_assets.defs.dagster_internals import (
     BaseAssetGraph,
     CachingStaleStatusResolver,
@@ -49,8 +49,8 @@ class SelectionError(ValueError):
 
 
 def selected(text: str) -> dg.AssetSelection:
-    """The assets that `text` names, in Dagster's syntax; `*` leaves out `ONLY_WHEN_ASKED`."""
-    everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*ONLY_WHEN_ASKED)
+    """The assets that `text` names, in Dagster's syntax; `*` leaves out `only_when_asked`."""
+    everything = dg.AssetSelection.all() - dg.AssetSelection.assets(*only_when_asked())
     return everything if text == "*" else dg.AssetSelection.from_string(text)
 
 

@@ -182,3 +182,54 @@ def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Setti
             "why": outcome.reason,
         },
     )
+
+
+@dg.asset(
+    deps=[champion, "splits"],
+    group_name="model",
+    kinds={"onnx"},
+    code_version="1",
+    description="The champion's export as int8, measured beside the fp32 export on the test split. Only "
+    "materialized when selected by name, or when CAPTCHA_SERVING_PRECISION is int8.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "accuracy_loss",
+            asset="quantized_model",
+            description="The int8 export loses no more accuracy on the test split than may be lost. One "
+            "that does is refused: the service goes on with fp32.",
+        )
+    ],
+)
+def quantized_model(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+) -> dg.MaterializeResult:
+    """Quantize the champion's export, calibrated on images of the training split."""
+    from captcha_assets.evaluation.quantization import quantize_stored
+
+    model_id = resolve(settings.paths, "champion")
+    target, measured = settings.paths.quantized_model(model_id), quantize_stored(settings.paths, model_id)
+    context.log.info(f"{model_id}: {measured.words}")
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(measured.version),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="accuracy_loss",
+                passed=measured.passed,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=measured.words,
+            )
+        ],
+        metadata={
+            "model": model_id,
+            "accuracy": measured.accuracy_int8,
+            "accuracy of fp32": measured.accuracy_fp32,
+            "agreement": measured.agreement,
+            "test images": measured.images,
+            "calibration images": measured.calibration_images,
+            "images a second": measured.images_per_second_int8,
+            "images a second of fp32": measured.images_per_second_fp32,
+            "size": dg.MetadataValue.int(measured.bytes_int8),
+            "size of fp32": dg.MetadataValue.int(measured.bytes_fp32),
+            "path": dg.MetadataValue.path(str(target)),
+        },
+    )
