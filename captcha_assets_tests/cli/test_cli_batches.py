@@ -233,3 +233,15 @@ def test_a_decision_that_cannot_be_followed_stops_the_index_in_one_line_and_an_i
     succeeded(home, "batch", "remove", "two")  # who stated x is gone, and the line stops nobody
     succeeded(home, "update", "--select", INDEX)
     assert f"line 2: keep x, but all sources of {conflict} state {label}" in succeeded(home, "status")
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_a_batch_of_kaggle_says_at_once_that_credentials_are_missing(tmp_path: Path, signed_in: bool) -> None:
+    user = {"HOME": str(tmp_path), "KAGGLE_CONFIG_DIR": str(tmp_path / ".kaggle")}
+    user |= {"KAGGLE_API_TOKEN": "token"} if signed_in else {}
+    cleared = {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "", "KAGGLE_API_TOKEN": ""}
+    done = run(tmp_path / "home", "batch", "add", "kaggle", "kaggle", **cleared | user)
+    assert done.returncode == 0, done.stderr
+    said = "batch kaggle cannot be fetched yet: no credentials for Kaggle: set KAGGLE_API_TOKEN"
+    assert (said in done.stdout) != signed_in
+    assert "next: captcha-assets update" in done.stdout

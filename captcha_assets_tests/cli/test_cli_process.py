@@ -269,3 +269,11 @@ def test_the_report_server_ends_well_by_ctrl_c(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_a_new_home_whose_dagster_home_is_set_says_nothing_of_temporary_folders(tmp_path: Path) -> None:
+    done = run(tmp_path, "batch", "list", DAGSTER_HOME=str(tmp_path / ".dagster"))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run(tmp_path, "status", DAGSTER_HOME=str(tmp_path / ".dagster"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / ".dagster" / "history").is_dir()

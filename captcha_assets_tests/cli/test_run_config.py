@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets_tests.cli.test_status import agree
+from captcha_assets_tests.cli.test_status import agree, status
 from captcha_assets_tests.defs.conftest import NARROW, Home, open_home
 from captcha_assets_tests.defs.test_retraining import Ticks
 
@@ -45,14 +45,18 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     said = update("--select", "key:resnet18", "--config", file)
     assert f"materializing resnet18: {why}" in said
 
-    assert agree()[0] == "resnet18: trained with other than the production settings"
+    assert agree()[0] == "resnet18: trained with other than the production settings: epochs 3 instead of 1"
     assert Ticks(finished).triggers() == ["configuration"]
+    assert (
+        "trained with other than the production settings: epochs 3 instead of 1" in status()["next_training"]
+    )
     again = update("--select", "key:resnet18", "--config", file)
     assert "the run config of resnet18 was not used: resnet18 is up to date" in again
     assert "everything is up to date" in again
 
     back = update("--select", "key:resnet18")
-    assert "materializing resnet18: trained with other than the production settings" in back
+    why = "trained with other than the production settings: epochs 3 instead of 1"
+    assert f"materializing resnet18: {why}" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
     assert Ticks(finished).triggers() == []
 

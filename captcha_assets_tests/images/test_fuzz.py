@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.archive import ArchiveError, ArchiveReader, list_members
+from captcha_assets.images.archive_reader import ArchiveError, ArchiveReader, list_members
 from captcha_assets.images.ingest_worker import read_chunk
 from captcha_assets.images.rejection import Reason
 from captcha_assets.images.table import build_image_table

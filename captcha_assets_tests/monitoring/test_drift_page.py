@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.monitoring.drift_page import render, unusual_pngs
+from captcha_assets.monitoring.drift_tests import served_drift
 from captcha_assets.monitoring.evidently_report import evidently_report
 from captcha_assets.monitoring.plots import plot
-from captcha_assets.monitoring.prediction_drift import served_drift
-from captcha_assets.monitoring.report import render, unusual_pngs
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Sample, read_window, sample_of
 from captcha_assets.quality.drift import DriftError
