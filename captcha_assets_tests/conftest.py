@@ -23,7 +23,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 #: Memory as a file system: on a disk, SQLite waits at each of the many commits of Dagster.
 _MEMORY, _BYTES_NEEDED = Path("/dev/shm"), 4 << 30
 
-if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _BYTES_NEEDED:
+
+def _memory_is_usable() -> bool:
+    """Return whether memory has the room for the tests' files, and lets them start programs there."""
+    return (
+        _MEMORY.is_dir()
+        and shutil.disk_usage(_MEMORY).free > _BYTES_NEEDED
+        and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+    )
+
+
+if "TMPDIR" not in os.environ and _memory_is_usable():
     os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 # A shell starts what runs in its background with interrupts ignored, and every process that a test starts
