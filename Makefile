@@ -29,10 +29,12 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { \
 		echo "Creating .venv with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear .venv; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@echo "Installing what requirements.lock names (about 7 GB the first time)"
+	@echo "Installing what requirements.lock names (about 7 GB the first time: some minutes)"
 	@index="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}"; \
 	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
-	echo '--editable .' | $(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python requirements.lock -
+	echo '--editable .' | $(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock - && \
+	echo "Compiling 46,000 Python files (half a minute to two minutes)" && \
+	echo '--editable .' | $(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock -
 	@touch $@
 
 demo: setup ## Materialize every asset, from a batch of generated images to a promoted model

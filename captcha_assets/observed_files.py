@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from captcha_assets.images import decisions
+from captcha_assets.images import label_decisions
 from captcha_assets.paths import Paths
 from captcha_assets.sources import catalog
 from captcha_assets.storage import AnyPath
@@ -31,7 +31,7 @@ BATCH_CATALOG = ObservedFile("batch_catalog", lambda paths: paths.registrations,
 LABEL_DECISIONS = ObservedFile(
     "label_decisions",
     lambda paths: paths.label_decisions,
-    lambda paths: decisions.version_of(paths.label_decisions),
+    lambda paths: label_decisions.version_of(paths.label_decisions),
 )
 TRAINING_SETTINGS = ObservedFile(
     "training_settings",

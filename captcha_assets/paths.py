@@ -160,6 +160,10 @@ class Paths(BaseSettings):
         """One row per prediction of a day, with its latest correction."""
         return self.artifact_root / "prediction_log" / f"{day}.parquet"
 
+    def rejected_predictions(self, day: str) -> AnyPath:
+        """One row per row of the log of a day that cannot be read."""
+        return self.artifact_root / "rejected_predictions" / f"{day}.parquet"
+
     @property
     def drift_reports(self) -> AnyPath:
         """Folder of the drift reports of all days of the service."""

@@ -22,10 +22,10 @@ import numpy as np
 from captcha_assets import interrupts
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.table import build_image_table
-from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.provenance import Origin
 from captcha_assets.models.trained_images import splits_of
+from captcha_assets.models.training_provenance import Origin
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives, dvc_snapshot, registrations
@@ -124,7 +124,7 @@ def reproduce(
 
 
 def _origins(config: ModelConfig) -> list[Origin]:
-    found = provenance.origins(config.provenance)
+    found = training_provenance.origins(config.provenance)
     if not found:
         raise ReproductionError("the model does not say which archives it was trained on: it is too old")
     return found
@@ -231,10 +231,10 @@ def _code(
     """Yield where the code to train with lies, its version, and how it differs from that of then."""
     then, modified = config.provenance.get("commit"), config.provenance.get("commit_modified")
     if not worktree:
-        now = provenance.code_commit()
+        now = training_provenance.code_commit()
         clean = now is not None and not now.modified and then is not None and not modified
         differs = []
-        if not (now and then and clean and provenance.same_code(then, now.id)):
+        if not (now and then and clean and training_provenance.same_code(then, now.id)):
             today_is = _named(now.id, now.modified) if now else "no git checkout"
             differs.append(Difference("code", _named(then, modified), today_is))
         if config.code_version != today:

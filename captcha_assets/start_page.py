@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
@@ -45,7 +45,7 @@ def _batches(paths: Paths) -> Section:
     if not names:
         words = "There is no batch yet: captcha-assets batch add NAME SOURCE"
     links = [Cell("history of all checks", "quality/image_table/index.html")] if validated else []
-    return Section("Batches", words, links, ("batch", "checks", "", ""), rows)
+    return Section("Batches", words, links, ("batch", "checks", "quality report", "drift report"), rows)
 
 
 def _served_days(paths: Paths) -> Iterator[Section]:
@@ -62,7 +62,9 @@ def _served_days(paths: Paths) -> Iterator[Section]:
     ]
     if rows:
         words = "Every day of the service, and how it differs from what the model was trained on."
-        yield Section("Days of the service", words, (), ("day", "drift", "", ""), rows)
+        yield Section(
+            "Days of the service", words, (), ("day", "drift", "drift report", "quality report"), rows
+        )
 
 
 def _severity(folder: AnyPath) -> Cell:
@@ -94,7 +96,7 @@ def _dataset(settings: Settings) -> Section:
     }
     rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]
     words = "The checks of all batches together." if rows else "Nothing is materialized yet."
-    return Section("Data set", words, (), ("",), rows)
+    return Section("Data set", words, (), ("report",), rows)
 
 
 def _address(settings: Settings, path: AnyPath) -> str:
@@ -110,7 +112,7 @@ def _models(paths: Paths) -> Section:
     rows = [
         [
             [Cell(name)],
-            [Cell(roles[name], level="passed")] if name in roles else [],
+            [roles[name]] if name in roles else [],
             [Cell(_accuracy(paths, name))],
             [Cell("evaluation", f"evaluation/{name}/report.html")]
             if (paths.evaluation(name) / "report.html").exists()
@@ -120,15 +122,19 @@ def _models(paths: Paths) -> Section:
     ]
     if not rows:
         words = "There is no model yet."
-    return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", ""), rows)
+    return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", "report"), rows)
 
 
-def _roles(paths: Paths) -> Iterator[tuple[str, str]]:
+def _roles(paths: Paths) -> Iterator[tuple[str, Cell]]:
     candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
     if candidate:
-        yield candidate.model_id, "candidate"
+        barred = overview.why_not_promoted(paths, candidate.model_id) is not None
+        yield (
+            candidate.model_id,
+            Cell("candidate, not promoted", level="warning") if barred else Cell("candidate"),
+        )
     if champion:
-        yield champion.model_id, "champion"
+        yield champion.model_id, Cell("champion", level="passed")
 
 
 def _accuracy(paths: Paths, model_id: str) -> str:

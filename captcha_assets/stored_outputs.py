@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.images.split_assignments import read_file
+from captcha_assets.images.split_record import read_file
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry
 from captcha_assets.models.manifest import verify_files
@@ -194,9 +194,22 @@ def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     return _validated_table(lambda paths, _: paths.splits)(versions, paths, output)
 
 
+def _image_table(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    """Return the version of a batch's table, provided the results of its checks and its drift are whole."""
+    drift = paths.validation_results("drift", output.partition)
+    if validation_result.is_stored(drift):
+        versions.version(drift, lambda folder: validation_result.load(folder).level)
+    return _validated_table(lambda paths, output: paths.image_table(str(output.partition)))(
+        versions, paths, output
+    )
+
+
 def _validation(results: Path) -> str:
-    validation_result.load(results)
-    return "readable"
+    """Return how a table stands after its checks, provided the hash of the results is recorded."""
+    found = validation_result.load(results)
+    if not validation_result.has_recorded_hash(results):
+        raise Outdated(f"validated by an earlier version: no hash of the results is recorded in {results}")
+    return found.level
 
 
 def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
@@ -233,17 +246,19 @@ def _candidate(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    return versions.version(paths.models / str(output.model), folder.verify)
+    return versions.version(paths.models / str(output.model), lambda local: folder.verify(local, advice=""))
 
 
 def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
     path = paths.evaluation(str(output.model))
-    return versions.version(path, lambda local: str(verify_files(local)["version"]))
+    return versions.version(path, lambda local: str(verify_files(local, advice="")["version"]))
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
     path = paths.onnx_model(str(output.model))
-    return versions.version(path, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+    return versions.version(
+        path, lambda local: str(verify_files(local, advice="")["files"]["model.onnx"])[:32]
+    )
 
 
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
@@ -271,7 +286,8 @@ def _corrections(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 def _drift_report(versions: StoredVersions, paths: Paths, output: Output) -> str:
     return versions.version(
-        paths.drift_report(str(output.partition)), lambda folder: str(verify_files(folder)["version"])
+        paths.drift_report(str(output.partition)),
+        lambda folder: str(verify_files(folder, advice="")["version"]),
     )
 
 
@@ -280,7 +296,7 @@ _Look = Callable[[StoredVersions, Paths, Output], str]
 _LOOKS: Mapping[str, _Look] = {
     "raw_batch": _archive,
     "data_snapshot": _snapshot,
-    "image_table": _validated_table(lambda paths, output: paths.image_table(str(output.partition))),
+    "image_table": _image_table,
     "rejected_images": _table(lambda paths, output: paths.rejected_images(str(output.partition))),
     "image_index": _validated_table(lambda paths, _: paths.image_index),
     "splits": _splits,

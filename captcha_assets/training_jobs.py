@@ -5,7 +5,7 @@ from pathlib import Path
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
-from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
@@ -33,7 +33,7 @@ def job_for(
             "run_id": run_id,
             "batches": list(data.batches),
             "configuration": training.version,
-            **provenance.recorded(paths, data.batches),
+            **training_provenance.recorded(paths, data.batches),
         },
     )
     work = paths.scratch / "training" / job.fingerprint[:16]

@@ -23,8 +23,10 @@ def _import_all() -> None:
     from captcha_assets import definitions
     from captcha_assets.cli import main  # noqa: F401
     from captcha_assets.cli.orchestration import backfills, execution, instance_status  # noqa: F401
+    from captcha_assets_tests import dagster_storage
 
     definitions.defs()
+    dagster_storage.reuse()
 
 
 def _become(request: dict[str, Any]) -> None:

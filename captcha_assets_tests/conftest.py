@@ -1,8 +1,10 @@
 """What all tests share: an environment of their own, a home, an object store, real images."""
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,12 @@ from captcha_assets.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+#: Memory as a file system: on a disk, SQLite waits at each of the many commits of Dagster.
+_MEMORY, _BYTES_NEEDED = Path("/dev/shm"), 4 << 30
+
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _BYTES_NEEDED:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
 # A shell starts what runs in its background with interrupts ignored, and every process that a test starts
 # would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,9 +34,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 #: What a developer may have set for his own use, and tests must not see.
 _OURS = ("CAPTCHA_", "KAGGLE_", "DAGSTER_", "MLFLOW_", "WANDB_")
 
-# In CI always the same examples, so that a red build is the doing of the change; elsewhere new ones.
+# In CI always the same examples, so that a red build is the doing of the change; elsewhere new ones, fewer.
+_CI = bool(os.environ.get("CI"))
 hypothesis.settings.register_profile(
-    "captcha_assets", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+    "captcha_assets", deadline=None, print_blob=True, derandomize=_CI, max_examples=100 if _CI else 40
 )
 hypothesis.settings.load_profile("captcha_assets")
 
@@ -41,6 +50,13 @@ def _an_environment_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> It
             patch.delenv(name)
         patch.setenv("CAPTCHA_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _processes_without_coverage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a test with the mark `no_cover`, which tries often what others try once, no process is measured."""
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from upath import UPath
 
+from captcha_assets import start_page
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
@@ -150,6 +151,30 @@ def test_the_start_page_shows_what_it_can_where_a_record_is_damaged(tmp_path: Pa
         status, page, _ = ask(settings, "/")
     assert status == 200
     assert page.count("cannot be read") == 2
+
+
+def test_the_start_page_shows_the_champion_in_green_and_no_other_model(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    champion = fill(settings, tmp_path)
+    make_model(tmp_path / "other", seed=1)
+    candidate = registry.add_candidate(settings.paths.models, tmp_path / "other")
+
+    def badges() -> list[tuple[str, str]]:
+        page = start_page.page(settings)
+        return re.findall(r'badge (\w+)">((?:candidate|champion)[^<]*)<', page)
+
+    assert champion != candidate
+    assert badges() == [("passed", "champion")], "the candidate was not compared yet"
+    registry.refuse(settings.paths.models, candidate, "by a person")
+    assert sorted(badges()) == [("passed", "champion"), ("warning", "candidate, not promoted")]
+
+
+def test_every_column_of_the_start_page_has_a_name(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    fill(settings, tmp_path)
+    columns = re.findall(r"<th>(.*?)</th>", start_page.page(settings))
+    assert "report" in columns
+    assert all(columns)
 
 
 def test_the_start_page_leads_to_the_drift_of_each_day(tmp_path: Path) -> None:

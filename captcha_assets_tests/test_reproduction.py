@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.models import folder, provenance, registry
+from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
@@ -48,7 +48,7 @@ def made(tmp_path_factory) -> Path:
         checkpoints=settings.paths.scratch / "checkpoints",
         code_version=TRAINING_CODE,
         settings=TINY,
-        provenance={"batches": ["first"], **provenance.recorded(settings.paths, ["first"])},
+        provenance={"batches": ["first"], **training_provenance.recorded(settings.paths, ["first"])},
     )
     job.save(settings.paths.scratch / "job.json")
     command = [sys.executable, "-m", "captcha_assets.training", str(settings.paths.scratch / "job.json")]
@@ -223,7 +223,7 @@ def test_bytes_come_back_from_dvcs_cache(home: Settings) -> None:
 
     take_snapshot(home.paths.home)
     before = (home.paths.raw / "first.zip").read_bytes()
-    md5 = provenance.origin(home.paths, "first").md5
+    md5 = training_provenance.origin(home.paths, "first").md5
     (home.paths.raw / "first.zip").unlink()
     assert md5
     assert restore(home.paths.home, md5, home.paths.scratch / "back.zip")
@@ -282,13 +282,13 @@ def test_the_same_package_in_two_commits_is_the_same_code(tmp_path: Path) -> Non
         git("commit", "-m", "one")
         return git("rev-parse", "HEAD")
 
-    assert provenance.code_commit(tmp_path) is None
+    assert training_provenance.code_commit(tmp_path) is None
     git("init")
     first = commit("captcha_assets/a.py", "1")
     words = commit("README.md", "words")
     second = commit("captcha_assets/a.py", "2")
-    assert provenance.same_code(first, words, tmp_path)
-    assert not provenance.same_code(first, second, tmp_path)
-    assert provenance.code_commit(tmp_path) == provenance.Commit(second, modified=False)
+    assert training_provenance.same_code(first, words, tmp_path)
+    assert not training_provenance.same_code(first, second, tmp_path)
+    assert training_provenance.code_commit(tmp_path) == training_provenance.Commit(second, modified=False)
     (tmp_path / "captcha_assets/a.py").write_text("3")
-    assert provenance.code_commit(tmp_path) == provenance.Commit(second, modified=True)
+    assert training_provenance.code_commit(tmp_path) == training_provenance.Commit(second, modified=True)

@@ -25,8 +25,8 @@ from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
 from captcha_assets.confidence_intervals import wilson
+from captcha_assets.monitoring.drift_tests import FALSE_ALARMS
 from captcha_assets.monitoring.error_rate import p_value
-from captcha_assets.monitoring.prediction_drift import FALSE_ALARMS
 
 SIZES = (50, 500, 5000)
 #: Disturbances of a part of a day: name, and keyword arguments of `Day`.

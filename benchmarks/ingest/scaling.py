@@ -26,7 +26,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.ingest_worker import CHUNK, arrow_array, binary_array
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, TableWriter
 from captcha_assets.sources.generator import generate

@@ -1,9 +1,10 @@
 """How often the promotion rule is right: `python -m benchmarks.promotion`.
 
 Simulates a champion and candidates that are truly worse, equal or better by so many points, on test splits of
-several sizes, and asks the very functions that the platform asks (`captcha_assets.evaluation.compare`) what
-they decide: once, and over 50 candidates in a row on one test split, where whoever is promoted is the next
-champion. Prints the tables of docs/promotion.md. Takes a few minutes on one core.
+several sizes, and asks the very functions that the platform asks
+(`captcha_assets.evaluation.candidate_comparison`) what they decide: once, and over 50 candidates in a row on
+one test split, where whoever is promoted is the next champion. Prints the tables of
+docs/promotion.md. Takes a few minutes on one core.
 
 A model reads an image correctly if the image is easy enough for it: a normal score of the image, shared by
 all models, plus one of the model on that image lies below a threshold. `--shared` is the image's part of the
@@ -21,7 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from captcha_assets.evaluation.compare import PairedCounts, PromotionLimits, accuracy_criteria, count_pairs
+from captcha_assets.evaluation.candidate_comparison import (
+    PairedCounts,
+    PromotionLimits,
+    accuracy_criteria,
+    count_pairs,
+)
 
 CLASSES = tuple(f"class {number:02}" for number in range(20))
 #: Points by which the candidate is truly better than the champion.

@@ -9,7 +9,7 @@ from granian.server.embed import Server
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.paths import Paths
 from captcha_assets.serving.app import build_app
-from captcha_assets.serving.champion import ChampionWatcher
+from captcha_assets.serving.champion_watcher import ChampionWatcher
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.settings import ServingSettings

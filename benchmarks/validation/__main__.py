@@ -16,7 +16,7 @@ import polars as pl
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import INDEX_SCHEMA
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
 from captcha_assets.quality import validation

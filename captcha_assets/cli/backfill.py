@@ -59,7 +59,7 @@ def _keys(keys: str) -> list[str] | None:
 def _run(
     paths: Paths, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
-    from captcha_assets.cli.orchestration import backfills, command_process
+    from captcha_assets.cli.orchestration import backfills, command_lock
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
@@ -67,7 +67,7 @@ def _run(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were materialized before")
-        with command_process.alone(instance, click.echo):
+        with command_lock.alone(instance, click.echo):
             outcomes.extend(_shown(backfills.run(paths, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))

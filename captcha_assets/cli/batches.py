@@ -31,7 +31,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
     has changed is registered again.
     """
-    from captcha_assets.sources import registrations
+    from captcha_assets.sources import kaggle, registrations
     from captcha_assets.sources.archives import BatchError
 
     try:
@@ -40,6 +40,8 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     except BatchError as error:
         raise click.UsageError(str(error)) from error
     registrations.register(ctx.obj, name, wanted, progress=_say)
+    if isinstance(wanted, registrations.KaggleSource) and (problem := kaggle.credentials_problem()):
+        click.echo(f"batch {name} cannot be fetched yet: {problem}")
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
     else:

@@ -12,4 +12,7 @@ def data_docs(settings: Settings) -> None:
     from captcha_assets.dataset import load_dataset
     from captcha_assets.quality.data_docs import build
 
-    click.echo(build(settings.paths, load_dataset(settings.dataset)))
+    built = build(settings.paths, load_dataset(settings.dataset))
+    for line in built.left_out:
+        click.echo(f"left out: {line}", err=True)
+    click.echo(built.first_page)

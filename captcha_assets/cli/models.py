@@ -203,7 +203,7 @@ def export(settings: Settings, name: str) -> None:
     click.echo(f"exported: the same class on {parity.agreement:.2%} of {parity.images:,} images")
     if not parity.passed:
         raise click.ClickException(
-            "the export and the model predict different classes: do not serve the export"
+            "the export and the model give different predictions: do not serve the export"
         )
 
 

@@ -47,7 +47,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     """Say where the service is, and that it waits where there is no champion."""
     from captcha_assets.models import registry
-    from captcha_assets.models.records import RegistryError
+    from captcha_assets.models.registry_records import RegistryError
 
     address, number, *_ = listener.getsockname()
     named = f"[{address}]" if ":" in address else address

@@ -43,25 +43,39 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _champion(paths: Paths) -> dict[str, Any] | None:
     from captcha_assets.models import registry
     from captcha_assets.models.overview import champion_figures
-    from captcha_assets.models.records import RegistryError
+    from captcha_assets.models.registry_records import RegistryError
     from captcha_assets.stored_outputs import Output, StoredVersions
 
     try:
         serves = registry.champion(paths.models)
     except RegistryError as error:
-        return {"model": None, "problem": str(error), "selection": None, "outdated": None}
+        return {"model": None, "problem": str(error), "remedy": None, "selection": None, "outdated": None}
     if serves is None:
         return None
     versions = StoredVersions(paths)
     problem = versions.look(Output("champion")).problem
+    lost_export = versions.look(Output("onnx_model", model=serves.model_id)).problem
     versions.save()
     return {
         "model": serves.model_id,
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
+        "remedy": _remedy(problem, lost_export),
         **champion_figures(paths, serves),
     }
+
+
+def _remedy(problem: str | None, lost_export: str | None) -> str | None:
+    """What makes the champion whole again; None where it is."""
+    if problem is None:
+        return None
+    if lost_export:
+        return "export it again (captcha-assets model export champion)"
+    return (
+        "restore its folder from a backup (while it is the candidate, captcha-assets update trains it "
+        "again), or let another model serve (captcha-assets model promote)"
+    )
 
 
 def _quarantined(paths: Paths) -> list[dict[str, Any]]:
@@ -143,20 +157,13 @@ def _run(run: dict[str, Any]) -> str:
     return f"{run_state}, {run['materializes']}{where}{why}{advice}"
 
 
-_HOW_TO_SERVE_AGAIN = (
-    "restore an export with captcha-assets model export champion, a model folder from a backup, or with "
-    "captcha-assets update while it is the candidate; or let another model serve (captcha-assets model "
-    "promote)"
-)
-
-
 def _serving(champion: dict[str, Any] | None) -> str:
     if champion is None:
         return "no model yet"
     if champion["model"] is None:
         return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return f"{champion['model']} is not whole: {champion['problem']}; {_HOW_TO_SERVE_AGAIN}"
+        return f"{champion['model']} is not whole: {champion['problem']}; {champion['remedy']}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]

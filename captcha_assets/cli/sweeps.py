@@ -80,13 +80,13 @@ def run(settings: Settings, file: Path | None) -> None:
     Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
     train in parallel as the pool `sweep` has slots; one, unless it was given more.
     """
-    from captcha_assets.cli.orchestration import command_process, execution, staleness
+    from captcha_assets.cli.orchestration import command_lock, execution, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
     from captcha_assets.defs import lost_outputs
 
     chosen, definitions = _loaded(settings.paths, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, command_process.alone(instance, click.echo):
+    with open_instance(settings) as instance, command_lock.alone(instance, click.echo):
         _register(settings.paths, instance, chosen)
         # A trial whose record is lost or damaged is trained again.
         lost_outputs.report(settings.paths, instance)

@@ -66,6 +66,8 @@ def update(
         else:
             _update(definitions, instance, selection, given)
             _name_quarantined(settings.paths)
+        if staleness.includes(definitions, selection, "prediction_log"):
+            _name_unreadable_predictions(settings.paths)
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
@@ -106,11 +108,11 @@ def _update(
     selection: "dg.AssetSelection",
     run_config: dict[str, Any],
 ) -> None:
-    from captcha_assets.cli.orchestration import command_process, execution
+    from captcha_assets.cli.orchestration import command_lock, execution
 
     outcomes: list[execution.Outcome] = []
     try:
-        with command_process.alone(instance, click.echo):
+        with command_lock.alone(instance, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)
@@ -144,6 +146,14 @@ def _name_quarantined(paths: Paths) -> None:
     folders = {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
+
+
+def _name_unreadable_predictions(paths: Paths) -> None:
+    """Say why the prediction log cannot be read: nothing is known of its days then."""
+    from captcha_assets.defs.serving import served_days
+
+    if problem := served_days.problem(paths):
+        click.echo(problem)
 
 
 def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:

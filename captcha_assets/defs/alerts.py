@@ -10,7 +10,7 @@ import dagster as dg
 from captcha_assets.alerts import Alert, send
 from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
+from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, assets_in_words
 from captcha_assets.defs.sensor_states import switched_on
 from captcha_assets.defs.serving.drift import SERVED_DRIFT
 from captcha_assets.images.table_files import MissingTableError
@@ -42,7 +42,12 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
     ]
     if _is_mended_by_automation(instance, run, events):
         return None
-    found = _quarantined(run, events) or _blocked(events) or _failed(run, events) or _not_promoted(events)
+    found = (
+        _quarantined(run, events)
+        or _blocked(events)
+        or _failed(instance, run, events)
+        or _not_promoted(events)
+    )
     found = found or _drifted(instance, run, events)
     if found is None:
         return None
@@ -102,13 +107,13 @@ def _blocked(events: _Events) -> _Content:
     return f"{assets}: a blocking check failed", [*_in_words(failed), advice]
 
 
-def _failed(run: dg.DagsterRun, events: _Events) -> _Content:
+def _failed(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> _Content:
     if run.status != dg.DagsterRunStatus.FAILURE:
         return None
     steps = [event for event in events if event.is_step_failure]  # they say more than that the run failed
     runs = [event for event in events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
     reasons = [reason_of(step) for step in steps] or [event.message or "failed" for event in runs]
-    return f"{_subject(run)}: the run failed", [
+    return f"{_subject(instance, run)}: the run failed", [
         *reasons,
         "when the cause is corrected: captcha-assets update",
     ]
@@ -133,7 +138,7 @@ def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) 
         return None
     batch = found[0].partition or _partition(run)
     advice = (
-        f"no training starts by itself, `retraining` is off: see {_report(found[0])}, then train with "
+        f"no training starts automatically, `retraining` is off: see {_report(found[0])}, then train with "
         "captcha-assets update, or: captcha-assets automation on"
     )
     return f"batch {batch} does not look like the training images", [*_in_words(found), advice]
@@ -152,10 +157,10 @@ def _partition(run: dg.DagsterRun) -> str:
     return run.tags.get("dagster/partition", "unknown")
 
 
-def _subject(run: dg.DagsterRun) -> str:
+def _subject(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     if step := run.tags.get(STEP_TAG):
         return step
-    assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or run.job_name
+    assets = assets_in_words(instance, run)
     partition = run.tags.get("dagster/partition")
     return f"{assets} [{partition}]" if partition else assets
 

@@ -19,7 +19,7 @@ ASSETS = ("raw_batch", "image_table", "rejected_images", "data_snapshot", "image
 _LATEST = 1000
 
 
-def forget_unreadable(instance: dg.DagsterInstance) -> bool:
+def delete_unreadable(instance: dg.DagsterInstance) -> bool:
     """Delete all evaluations up to the latest that names a removed batch.
 
     Returns:
@@ -65,5 +65,5 @@ def automation_history(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     context.update_cursor(json.dumps(known))
     if before is not None and set(before) <= set(known):
         return dg.SkipReason("no batch was removed")
-    forgotten = forget_unreadable(context.instance)
-    return dg.SkipReason("evaluations of removed batches were deleted" if forgotten else "all are readable")
+    deleted = delete_unreadable(context.instance)
+    return dg.SkipReason("evaluations of removed batches were deleted" if deleted else "all are readable")

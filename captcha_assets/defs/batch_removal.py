@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from captcha_assets.defs import lost_outputs
-from captcha_assets.defs.automation_history import forget_unreadable
+from captcha_assets.defs.automation_history import delete_unreadable
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.paths import Paths
 from captcha_assets.sources import dvc_snapshot, registrations
@@ -30,7 +30,7 @@ def remove_batch(
     elif not instance.has_dynamic_partition(BATCH, batch):
         raise registrations.unknown_batch(paths, batch)
     lost_outputs.report_removed(instance, batch)  # another command may have seen the batch meanwhile
-    forget_unreadable(instance)
+    delete_unreadable(instance)
     report.publish_history(paths, instance.get_dynamic_partitions(BATCH))  # the page links to its report
 
 

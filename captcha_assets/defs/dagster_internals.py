@@ -16,6 +16,9 @@ from dagster._config.errors import PostProcessingError
 from dagster._core.definitions.assets.graph.asset_graph import AssetNode
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
+# A run of assets that no job names has the name of a job that only Dagster knows.
+from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job_name
+
 # Staleness as the UI shows it: `dg` has no way to ask for it, nor a name for the tag of a data version.
 from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
@@ -62,6 +65,7 @@ __all__ = [
     "StaleStatus",
     "extract_message_or_forward_to_stdout",
     "input_version_tag",
+    "is_reserved_asset_job_name",
     "last_ended",
     "observed_version",
     "open_instance_at",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.defs.dagster_internals import is_reserved_asset_job_name
 from captcha_assets.storage import locked
 
 #: Tag of a run that a command executes in its own process: the name of the locked file of the process.
@@ -40,6 +41,18 @@ def assets_of(run: dg.DagsterRun) -> frozenset[str] | None:
     if STEP_TAG in run.tags:
         return frozenset(run.tags[STEP_TAG].partition(" [")[0].split(" + "))
     return frozenset(key.to_user_string() for key in run.asset_selection or ()) or None
+
+
+def assets_in_words(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Return the names of the assets that a run materializes, or of its job where that has a name."""
+    if assets := assets_of(run):
+        return ", ".join(sorted(assets))
+    if not is_reserved_asset_job_name(run.job_name):
+        return run.job_name
+    planned = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+    events = [entry.dagster_event for entry in planned if entry.dagster_event]
+    found = {event.asset_key.to_user_string() for event in events if event.asset_key}
+    return ", ".join(sorted(found)) or "assets that are not known yet"
 
 
 def fail_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

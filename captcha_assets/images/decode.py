@@ -1,7 +1,7 @@
 """From the bytes of one file to pixels, trusting nothing that the file says about itself.
 
 The structure of the file is checked before anything is inflated, so that an image of 30,000 by 30,000 pixels
-costs no more than its header.
+costs no more than its header, and one with more pixel data than its size needs no more than its size.
 """
 
 import re
@@ -29,6 +29,12 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
 _CRC = struct.Struct(">I")
 _HEADER = struct.Struct(">IIBBBBB")
+#: Channels by colour type.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+#: The seven passes of an interlaced image (Adam7): first column, first row, distance of columns and of rows.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+#: Most bytes that are inflated at once, and that come out.
+_COMPRESSED, _INFLATED = 1 << 16, 1 << 20
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _JPEG = b"\xff\xd8\xff"
 _FRAME = struct.Struct(">BHHB")
@@ -133,7 +139,8 @@ def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
     """Walk the file's chunks; return what its header says."""
     header: _Header | None = None
     kind = b""
-    pixels = False
+    needed = 0
+    pixels: list[bytes] = []
     position = len(_PNG)
     end = len(data)
     while kind != b"IEND":
@@ -148,13 +155,61 @@ def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
             raise Rejection(Reason.CORRUPT, f"the checksum of chunk {_printable(kind)} is wrong")
         if header is None:
             header = _png_header(kind, data[body : body + length], spec)
+            needed = _inflated_size(data[body : body + length])
         elif kind == b"acTL":
             raise Rejection(Reason.ANIMATED, "is an animation, not a single image")
-        pixels = pixels or kind == b"IDAT"
+        elif kind == b"IDAT":
+            pixels.append(data[body : body + length])
     if header is None or not pixels or position != end:
         detail = f"has {end - position} bytes after its end" if pixels else "holds no pixel data"
         raise Rejection(Reason.CORRUPT, detail)
+    _check_pixel_data(b"".join(pixels), needed)
     return header
+
+
+def _inflated_size(header: bytes) -> int:
+    """Return the number of bytes that the pixel data of a PNG has once it is inflated."""
+    width, height, depth, colour, *_, interlaced = _HEADER.unpack(header)
+    bits = depth * _CHANNELS[colour]
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    size = 0
+    for first_column, first_row, columns_apart, rows_apart in passes:
+        columns = max(0, -(-(width - first_column) // columns_apart))
+        rows = max(0, -(-(height - first_row) // rows_apart))
+        size += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    return size
+
+
+def _check_pixel_data(compressed: bytes, needed: int) -> None:
+    """Check that the pixel data of a PNG is as long as the image needs, and no longer.
+
+    libpng would inflate all that is there, and print on the console what is wrong with it.
+    """
+    try:
+        size, is_more = _inflate(compressed, needed + 1)
+    except zlib.error:
+        size, is_more = 0, False
+    if size < needed:
+        raise Rejection(Reason.CORRUPT, "its pixel data is damaged or ends early")
+    if size > needed or is_more:
+        raise Rejection(Reason.CORRUPT, "holds more pixel data than its size needs")
+
+
+def _inflate(compressed: bytes, most: int) -> tuple[int, bool]:
+    """Return how many bytes come out, at most `most`, and whether bytes follow the end of the stream."""
+    inflater = zlib.decompressobj()
+    size = 0
+    for start in range(0, len(compressed), _COMPRESSED):
+        piece = compressed[start : start + _COMPRESSED]
+        while size < most and not inflater.eof:
+            wanted = min(_INFLATED, most - size)
+            part = inflater.decompress(piece, wanted)
+            size, piece = size + len(part), inflater.unconsumed_tail
+            if len(part) < wanted:
+                break
+        if inflater.eof:
+            return size, bool(inflater.unused_data) or start + _COMPRESSED < len(compressed)
+    return size, False
 
 
 def _png_header(kind: bytes, body: bytes, spec: DatasetSpec) -> _Header:
@@ -244,7 +299,18 @@ def _not_read(data: bytes, wanted: str) -> Rejection:
     for magic, name in _IMAGES:
         if data.startswith(magic):
             return Rejection(Reason.UNSUPPORTED_FORMAT, f"is a {name} file, not {wanted}")
-    return Rejection(Reason.NOT_AN_IMAGE, f"is not an image: it begins with {data[:8]!r}")
+    return Rejection(Reason.NOT_AN_IMAGE, f"is not an image: it begins with {_beginning(data)}")
+
+
+def _beginning(data: bytes) -> str:
+    """Return the first eight bytes in words: as text where they are text."""
+    start = data[:8]
+    words = " ".join(start.decode("latin-1").split())
+    return (
+        f'the text "{words}"'
+        if words.isascii() and words.isprintable() and words
+        else f"the bytes {start.hex(' ')}"
+    )
 
 
 def _printable(kind: bytes) -> str:

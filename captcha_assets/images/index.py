@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
+from captcha_assets.images.label_decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.near_duplicates import Rows, near_duplicate_groups, rule
 from captcha_assets.images.table_files import StaleTableError, require_columns, require_table, write_frame
 from captcha_assets.storage import AnyPath, fetched
@@ -120,7 +120,7 @@ def build_image_index(
         target: where the index goes. An index that lies there is consulted for near-duplicates among
             images it knows; without it the result is the same.
         spec: what the images look like.
-        decisions: file of people's decisions about single images, see `decisions`.
+        decisions: file of people's decisions about single images, see `label_decisions`.
 
     Raises:
         DecisionError: the decisions cannot be followed.

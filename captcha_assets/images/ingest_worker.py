@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from captcha_assets.dataset import DatasetSpec, LabelError
-from captcha_assets.images.archive import ArchiveReader, Entry
+from captcha_assets.images.archive_reader import ArchiveReader, Entry
 from captcha_assets.images.decode import decode
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures, thumbnails
 from captcha_assets.images.rejection import Reason, Rejection

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
-from captcha_assets.images.split_assignments import (
+from captcha_assets.images.split_record import (
     GO_ON,
     RESTORE,
     AssignmentError,

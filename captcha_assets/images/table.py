@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.archive import list_members
+from captcha_assets.images.archive_reader import list_members
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.ingest_worker import Chunk, arrow_array, chunk_size, read_chunks
 from captcha_assets.storage import AnyPath, replacing

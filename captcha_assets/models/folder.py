@@ -159,13 +159,17 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / METRICS))
 
 
-def verify(folder: Path) -> str:
+def verify(folder: Path, advice: str = "restore the folder or train again") -> str:
     """Compare every file of a model folder with its hash and return the model's id. Needs no torch.
+
+    Args:
+        folder: the model folder.
+        advice: what to do where a file is missing or damaged, see `verify_files`.
 
     Raises:
         ModelFolderError: a file is missing or damaged; the message names it.
     """
-    manifest = verify_files(folder)
+    manifest = verify_files(folder, advice)
     for name in (WEIGHTS, CONFIG, HISTORY, METRICS):
         if name not in manifest["files"]:
             raise ModelFolderError(f"{folder / 'manifest.json'} does not know {name}: it is no model folder")

@@ -12,10 +12,10 @@ import polars as pl
 
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.splits import SPLITS
-from captcha_assets.models import provenance, registry
+from captcha_assets.models import registry, training_provenance
 from captcha_assets.models.overview import read_metrics
-from captcha_assets.models.provenance import Origin, trained_batches
 from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
+from captcha_assets.models.training_provenance import Origin, trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.sources import corrections, registrations
 from captcha_assets.storage import AnyPath
@@ -163,7 +163,7 @@ def _batches(model: Trained) -> list[str]:
 
 
 def _origins(paths: Paths, model: Trained) -> Iterator[Node]:
-    recorded = {origin.batch: origin for origin in provenance.origins(model.config.provenance)}
+    recorded = {origin.batch: origin for origin in training_provenance.origins(model.config.provenance)}
     known = registrations.known_batches(paths)
     for batch in _batches(model):
         now = {} if batch in known else {"today": "removed"}
@@ -217,12 +217,12 @@ def _batch(paths: Paths, what: str) -> Lineage | None:
     table = paths.image_table(what)
     facts = {"archive": str(path) if path.exists() else "not fetched"}
     if table.exists():
-        source = _facts(provenance.origin(paths, what))
+        source = _facts(training_provenance.origin(paths, what))
         del source["image_table"]
     else:
         source = {"source": str(known.source) if known else registrations.FOUND}
     used = (*_tables(paths, what), *_split_counts(paths, what), *_models_of_batch(paths, what))
-    record = provenance.dvc_md5(paths)
+    record = training_provenance.dvc_md5(paths)
     data = [Node("DVC's record of data/, today", record)] if record else []
     return Lineage(Node("batch", what, facts), (Node("source", source.pop("source"), source), *data), used)
 

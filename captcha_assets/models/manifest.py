@@ -14,6 +14,9 @@ from captcha_assets.storage import AnyPath, json_text, replacing_folder
 
 MANIFEST = "manifest.json"
 
+#: What to do where the export of a model is lost.
+EXPORT_AGAIN = "export the model again: captcha-assets model export MODEL"
+
 
 class ModelFolderError(RuntimeError):
     """A model folder that is damaged, incomplete or none at all; the message names the file."""
@@ -69,19 +72,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_files(folder: Path) -> dict[str, Any]:
+def verify_files(folder: Path, advice: str = "restore the folder or train again") -> dict[str, Any]:
     """Return the manifest of `folder` after comparing every file with its hash.
 
+    Args:
+        folder: the folder.
+        advice: what to do where a file is missing or damaged; empty where the reader of the message knows.
+
     Raises:
-        ModelFolderError: a file is missing or damaged; the message names it.
+        ModelFolderError: a file is missing or damaged; the message names it, and ends with the advice.
     """
     manifest = read_manifest(folder)
+    to_do = f": {advice}" if advice else ""
     for name, expected in manifest["files"].items():
         if not (folder / name).is_file():
-            raise ModelFolderError(f"{folder / name} is missing: restore the folder or train again")
+            raise ModelFolderError(f"{folder / name} is missing{to_do}")
         if sha256(folder / name) != expected:
-            raise ModelFolderError(
-                f"{folder / name} is damaged (its SHA-256 is not the manifest's): restore the folder or "
-                "train again"
-            )
+            raise ModelFolderError(f"{folder / name} is damaged (its SHA-256 is not the manifest's){to_do}")
     return manifest

@@ -8,9 +8,9 @@ from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
-from captcha_assets.models.provenance import trained_batches
-from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import By, Champion
+from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -260,12 +260,8 @@ def verify_export(paths: Paths, model_id: str) -> None:
     export = paths.onnx_model(model_id)
     if not export.exists():
         return
-    try:
-        with fetched(export) as folder:
-            manifest = verify_files(folder)
-    except ModelFolderError as error:
-        fault = str(error).partition(":")[0]
-        raise ModelFolderError(f"{fault}: {_export_again(model_id)}") from error
+    with fetched(export) as folder:
+        manifest = verify_files(folder, _export_again(model_id))
     if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
         raise ModelFolderError(f"{export} does not hold the export of {model_id}: {_export_again(model_id)}")
 

@@ -9,6 +9,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models import registry
+from captcha_assets.models.manifest import read_manifest
 from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor, spec_of_inputs
 from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, fetched
@@ -45,7 +46,8 @@ def opened_predictor(paths: Paths, model: str) -> Iterator[Predictor]:
         ModelFolderError: the model is damaged.
     """
     with fetched(_place(paths, model)) as folder:
-        yield OnnxPredictor(folder) if (folder / "model.onnx").exists() else TorchPredictor(folder)
+        is_export = "model.onnx" in read_manifest(folder)["files"]
+        yield OnnxPredictor(folder) if is_export else TorchPredictor(folder)
 
 
 def _place(paths: Paths, model: str) -> AnyPath:

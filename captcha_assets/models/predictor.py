@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.manifest import ModelFolderError, verify_files
+from captcha_assets.models.manifest import EXPORT_AGAIN, ModelFolderError, verify_files
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -137,8 +137,8 @@ class OnnxPredictor:
     """
 
     def __init__(self, folder: Path, batch_size: int = 256, threads: int | None = None) -> None:
-        if "model.onnx" not in verify_files(folder)["files"]:
-            raise ModelFolderError(f"{folder} holds no model.onnx: export the model first")
+        if "model.onnx" not in verify_files(folder, EXPORT_AGAIN)["files"]:
+            raise ModelFolderError(f"{folder} holds no model.onnx: {EXPORT_AGAIN}")
         self.config = model_folder.read_config(folder)
         self._batch_size = batch_size
         self._session = open_session(folder / "model.onnx", threads)

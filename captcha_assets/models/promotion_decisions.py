@@ -9,7 +9,7 @@ decision, so that repetition cannot change it.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from captcha_assets.models.records import read
+from captcha_assets.models.registry_records import read
 from captcha_assets.storage import AnyPath, create, json_text
 
 #: In the place of the champion's id where there was none.

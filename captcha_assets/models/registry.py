@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from captcha_assets.models import folder
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError
-from captcha_assets.models.records import RegistryError, now, read
+from captcha_assets.models.registry_records import RegistryError, now, read
 from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]

@@ -7,7 +7,7 @@ new data or another change.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.splits import lacking_images
 from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.provenance import trained_batches
+from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
+from captcha_assets.quality.validation_result import ValidationResultError
 from captcha_assets.settings import Settings
 from captcha_assets.sources import corrections
 from captcha_assets.storage import fetched
@@ -42,6 +43,7 @@ class Situation:
         code: version of the training's code now, and that it was trained with (None: no model).
         configuration: version of the production settings now, and of those it was trained with (None: no
             model, or not recorded).
+        differing: the production settings that it was not trained with, see `differing_settings`.
         blocked: why nothing may be trained now, whatever the reasons.
     """
 
@@ -56,6 +58,7 @@ class Situation:
     served_drift: str | None = None
     corrections: int = 0
     new_batches: tuple[str, ...] = ()
+    differing: str = ""
 
     def to_json(self) -> str:
         """Return the situation as JSON, to be stored."""
@@ -100,13 +103,28 @@ class Reason:
     words: str
 
 
-def situation(paths: Paths, code: str, configuration: str) -> Situation:
+def differing_settings(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return in which settings a model differs from those wanted, with both values; empty for none.
+
+    Args:
+        trained: settings that the model was trained with, by name; those that are not recorded are left out.
+        wanted: settings by name.
+    """
+    return ", ".join(
+        f"{name} {value} instead of {trained[name]}"
+        for name, value in wanted.items()
+        if name in trained and value != trained[name]
+    )
+
+
+def situation(paths: Paths, code: str, configuration: str, production: Mapping[str, Any]) -> Situation:
     """Return the situation from the splits, the validation results, and the model that was trained last.
 
     Args:
         paths: where things are kept.
         code: version of the training's code now.
         configuration: version of the production settings now.
+        production: these settings by name, with values that JSON knows.
 
     Raises:
         RegistryError: the registry is damaged.
@@ -135,6 +153,7 @@ def situation(paths: Paths, code: str, configuration: str) -> Situation:
         drifted=() if blocked else tuple(_drifted(paths, trained)),
         code=(code, trained.code_version),
         configuration=(configuration, trained.provenance.get("configuration")),
+        differing=differing_settings(trained.settings, production),
         blocked=blocked,
         served_drift=str(alarm) if alarm else None,
         corrections=_new_corrections(now, before),
@@ -144,11 +163,18 @@ def situation(paths: Paths, code: str, configuration: str) -> Situation:
 
 def _blocked(paths: Paths) -> Iterator[str]:
     if not paths.splits.exists():
-        yield "there are no splits yet"
+        existed = any(paths.split_assignments.glob("*")) or registry.pointed_at(paths.models) is not None
+        lost = (
+            f"the splits are lost ({paths.splits} is missing): captcha-assets update materializes them again"
+        )
+        yield lost if existed else "there are no splits yet"
         return
     for table in ("image_index", "splits"):
-        if not validation_result.has_passed(paths.validation_results(table)):
-            yield f"a blocking check of {table} fails"
+        try:
+            if not validation_result.load(paths.validation_results(table)).passed:
+                yield f"a blocking check of {table} fails"
+        except ValidationResultError as error:
+            yield str(error)
     try:
         batches = batches_of(paths.splits)
     except (pl.exceptions.PolarsError, OSError):
@@ -277,12 +303,16 @@ def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
     for trigger, (version, then) in (("code", now.code), ("configuration", now.configuration)):
         handled = getattr(before, trigger)[0] if before else None
         if then is not None and version not in (then, handled):
-            yield Reason(trigger, _changed(trigger, version, then))
+            yield Reason(trigger, _changed(now, trigger, version, then))
 
 
-def _changed(trigger: str, version: str, then: str) -> str:
+#: Why a model is stale that another run config, or other production settings, made.
+NOT_PRODUCTION = "trained with other than the production settings"
+
+
+def _changed(now: Situation, trigger: str, version: str, then: str) -> str:
     if trigger == "configuration":
-        return f"the model was trained with settings {then}, the production settings are {version}"
+        return f"{NOT_PRODUCTION}: {now.differing}" if now.differing else NOT_PRODUCTION
     return f"the training's code changed from {then} to {version}"
 
 
@@ -293,7 +323,7 @@ def in_words(now: Situation, limits: Limits) -> str:
     if now.model_id is None:
         return "the first training, as soon as there are splits"
     changed = [
-        _changed(name, version, then)
+        _changed(now, name, version, then)
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
         if then not in (None, version)
     ]

@@ -23,7 +23,7 @@ from great_expectations.data_context.types.base import (
 from great_expectations.execution_engine import pandas_execution_engine
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.quality import derived_tables, example_images, suites
 from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan

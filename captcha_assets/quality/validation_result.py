@@ -4,6 +4,7 @@
 `ExpectationResult` is what a reader wants of a single result.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,11 +12,12 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
-from captcha_assets.storage import AnyPath, replacing_folder
+from captcha_assets.storage import AnyPath, json_text, replacing_folder
 
-#: Names of the two files of stored validation results.
+#: Names of the files of stored validation results: the results, their page, and the SHA-256 of the results.
 RESULT_FILE = "validation_result.json"
 REPORT_FILE = "report.html"
+MANIFEST = "manifest.json"
 #: The name and format of versions before this one: read where there is no `RESULT_FILE`.
 _EARLIER_FILE = "verdict.json"
 
@@ -31,7 +33,7 @@ IMAGE_COLUMNS = {
 
 
 class ValidationResultError(ValueError):
-    """Stored validation results that are absent or cannot be read."""
+    """Stored validation results that are absent, damaged or changed; the message names the file."""
 
 
 class QuarantinedError(RuntimeError):
@@ -196,29 +198,57 @@ def error_messages(exception_info: Mapping[str, Any]) -> list[str]:
 
 
 def save(result: ValidationResult, report_html: str, folder: AnyPath) -> None:
-    """Replace what is in `folder` by validation results and their report, both or neither."""
+    """Replace what is in `folder` by validation results, their report and their hash: all or nothing."""
     text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
+    content = text.encode("utf-8", errors="backslashreplace")
     with replacing_folder(folder) as part:
-        (part / RESULT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        (part / RESULT_FILE).write_bytes(content)
         (part / REPORT_FILE).write_text(report_html, encoding="utf-8", errors="backslashreplace")
+        (part / MANIFEST).write_text(json_text({"files": {RESULT_FILE: _sha256(content)}}))
 
 
 def load(folder: AnyPath) -> ValidationResult:
     """Read the validation results that `save` wrote into `folder`.
 
     Raises:
-        ValidationResultError: there are none, or they cannot be read.
+        ValidationResultError: there are none, they cannot be read, or they are not what was stored.
     """
+    earlier = not (folder / RESULT_FILE).exists() and (folder / _EARLIER_FILE).exists()
+    path = folder / (_EARLIER_FILE if earlier else RESULT_FILE)
     try:
-        earlier = not (folder / RESULT_FILE).exists() and (folder / _EARLIER_FILE).exists()
-        values = json.loads((folder / (_EARLIER_FILE if earlier else RESULT_FILE)).read_text("utf-8"))
+        content = path.read_bytes()
+        _compare_with_recorded_hash(content, folder)
+        values = json.loads(content.decode("utf-8"))
         found = _earlier(values) if earlier else ValidationResult(**values)
         len(found.results)  # what cannot be understood is noticed here
+    except FileNotFoundError as error:
+        raise _unusable(path, "missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValidationResultError(
-            f"no validation results in {folder} ({error}): captcha-assets update validates the table again"
-        ) from error
+        raise _unusable(path, str(error)) from error
     return found
+
+
+def _unusable(path: AnyPath, why: str) -> ValidationResultError:
+    return ValidationResultError(
+        f"no validation results in {path} ({why}): captcha-assets update validates the table again"
+    )
+
+
+def has_recorded_hash(folder: AnyPath) -> bool:
+    """Whether the hash of the validation results in `folder` is recorded: earlier versions recorded none."""
+    return (folder / MANIFEST).exists()
+
+
+def _compare_with_recorded_hash(content: bytes, folder: AnyPath) -> None:
+    if not has_recorded_hash(folder):
+        return
+    recorded = json.loads((folder / MANIFEST).read_text())["files"][RESULT_FILE]
+    if _sha256(content) != recorded:
+        raise ValueError("changed after it was stored: its SHA-256 is not the recorded one")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def is_stored(folder: AnyPath) -> bool:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
 from captcha_assets.models.registry import Champion
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.monitoring import error_rate, two_sample
 from captcha_assets.monitoring.result import LIMITS
 from captcha_assets.paths import Paths

@@ -4,14 +4,18 @@ A row is a prediction with its latest correction, in the order of the time. Days
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+import xxhash
 from sqlalchemy.exc import SQLAlchemyError
 
 from captcha_assets.images.table import TableWriter
@@ -30,7 +34,7 @@ from captcha_assets.serving.prediction_tables import (
     predictions,
     sqlite_file,
 )
-from captcha_assets.storage import AnyPath, replacing
+from captcha_assets.storage import AnyPath, remove, replacing
 
 _TEXT, _REAL, _TIME = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
 
@@ -83,6 +87,13 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "annotator": "Who gave it, where that is known.",
 }
 
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field("inference_id", _TEXT, nullable=False),
+        pa.field("reason", _TEXT, nullable=False),
+    ]
+)
+
 #: Rows that are in memory at once.
 _ROWS = 1_000
 #: Seconds that a statement may take: no request waits for it.
@@ -100,6 +111,7 @@ class DailySummary:
         by_label: number of predictions of each class, most frequent first.
         by_model: number of predictions of each model version.
         version: data version of the table.
+        rejected: why a row of the log is not in the table, by its inference id.
     """
 
     predictions: int
@@ -108,6 +120,7 @@ class DailySummary:
     by_label: dict[str, int]
     by_model: dict[str, int]
     version: str
+    rejected: dict[str, str]
 
 
 @contextmanager
@@ -118,6 +131,8 @@ def connected(url: str) -> Iterator[sa.Connection]:
         PredictionLogUnavailableError: the database cannot be used.
     """
     engine = open_engine(url, _TIMEOUT)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
     try:
         create_schema(engine)
         with engine.begin() as connection:
@@ -135,21 +150,95 @@ def exists(url: str) -> bool:
     return file is None or file.exists()
 
 
+class _ContentHash:
+    """An SQLite aggregate: the sum of the hashes of rows, whatever their order."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def step(self, *values: bytes | None) -> None:
+        """Take the values of a row in."""
+        row = b"\0".join(b"\1" if value is None else value for value in values)
+        self._sum += xxhash.xxh3_64_intdigest(row)
+
+    def finalize(self) -> str:
+        """Return the sum of all rows."""
+        return str(self._sum)
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    connection.create_aggregate("content_hash", -1, _ContentHash)
+    # a text that is damaged is rejected with its row, and stops no query
+    connection.text_factory = lambda text: text.decode(errors="backslashreplace")
+
+
+def _content(dialect: str, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
+    """Return the aggregate that is another one when any value of any row is."""
+    if dialect == "postgresql":
+        row = sa.cast(sa.tuple_(*columns), sa.Text)
+        return sa.cast(sa.func.sum(sa.cast(sa.func.hashtextextended(row, 0), sa.Numeric)), sa.Text)
+    return sa.func.content_hash(*(sa.cast(column, sa.LargeBinary) for column in columns))
+
+
 def day_versions(url: str) -> dict[str, str]:
-    """Return each day that has predictions, with what changes when rows come or go, in order of the days.
+    """Return each day that has predictions with the version of its rows, in order of the days.
+
+    The version is another one when rows come, go or change. Of an image its length and its hash count, not
+    its bytes. The versions of an SQLite file are computed once for as long as the file does not change.
+
+    Raises:
+        PredictionLogUnavailableError: the database cannot be read.
+    """
+    file = sqlite_file(open_engine(url))
+    if file is None:
+        return _day_versions(url)
+    return dict(_day_versions_of_file(url, _stamp(file))) if file.exists() else {}
+
+
+def _stamp(file: Path) -> tuple[tuple[int, int, int] | None, ...]:
+    """Return what changes whenever something is written to an SQLite database."""
+    found = [path.stat() for path in (file, Path(f"{file}-wal")) if path.exists()]
+    return tuple((one.st_size, one.st_mtime_ns, one.st_ino) if one.st_size else None for one in found)
+
+
+@lru_cache(maxsize=1)
+def _day_versions_of_file(url: str, stamp: object) -> dict[str, str]:  # noqa: ARG001 - the cache's key
+    return _day_versions(url)
+
+
+def _day_versions(url: str) -> dict[str, str]:
+    day = sa.func.date(predictions.c.time, type_=sa.String).label("day")
+    image = predictions.c.image
+    row = [sa.func.length(image) if column is image else column for column in predictions.c]
+    with connected(url) as connection:
+        dialect = connection.dialect.name
+        counted = sa.select(day, sa.func.count(), _content(dialect, row)).group_by("day")
+        corrected = (
+            sa.select(day, sa.func.max(corrections.c.id), _content(dialect, list(corrections.c)))
+            .join_from(corrections, predictions)
+            .group_by("day")
+        )
+        rows = {key: found for key, *found in connection.execute(counted).tuples() if key is not None}
+        given = {key: found for key, *found in connection.execute(corrected).tuples()}
+    versions = {}
+    for key, (count, content) in rows.items():
+        latest, labels = given.get(key, (0, ""))
+        versions[str(key)] = f"{count}-{latest}-{xxhash.xxh3_64_hexdigest(f'{content} {labels}'.encode())}"
+    return dict(sorted(versions.items()))
+
+
+def without_day(url: str) -> list[str]:
+    """Return the inference ids of the rows whose time cannot be read: they belong to no day.
 
     Raises:
         PredictionLogUnavailableError: the database cannot be read.
     """
     if not exists(url):
-        return {}
-    day = sa.func.date(predictions.c.time, type_=sa.String).label("day")
-    counted = sa.select(day, sa.func.count()).group_by("day")
-    corrected = sa.select(day, sa.func.max(corrections.c.id)).join_from(corrections, predictions)
+        return []
+    day = sa.func.date(predictions.c.time, type_=sa.String)
     with connected(url) as connection:
-        counts = {str(key): number for key, number in connection.execute(counted).tuples()}
-        latest = {str(key): number for key, number in connection.execute(corrected.group_by("day")).tuples()}
-    return {key: f"{counts[key]}-{latest.get(key, 0)}" for key in sorted(counts)}
+        found = connection.execute(sa.select(predictions.c.inference_id).where(day.is_(None)))
+        return sorted(_shown(name) for name in found.scalars())
 
 
 def waiting_corrections(url: str) -> dict[str, int]:
@@ -171,36 +260,34 @@ def waiting_corrections(url: str) -> dict[str, int]:
         return {str(key): number for key, number in connection.execute(counted).tuples()}
 
 
-def write_day(url: str, day: str, table: AnyPath) -> DailySummary:
+def write_day(url: str, day: str, table: AnyPath, rejected: AnyPath) -> DailySummary:
     """Write the predictions of a day as a Parquet table, complete or not at all.
+
+    A row that cannot be read goes to another table, with the reason. It stays in the log.
 
     Args:
         url: address of the log.
         day: `YYYY-MM-DD`.
         table: where the table goes.
+        rejected: where the table of the rejected rows goes; none is there where no row is rejected.
 
     Raises:
         PredictionLogUnavailableError: the database cannot be read.
     """
-    begin = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
-    query = (
-        logged()
-        .where(predictions.c.time >= begin, predictions.c.time < begin + timedelta(days=1))
-        .order_by(predictions.c.time, predictions.c.inference_id)
-        .execution_options(yield_per=_ROWS)
-    )
     labels: Counter[str] = Counter()
     models: Counter[str] = Counter()
     corrected = disagreeing = 0
-    with replacing(table) as part, TableWriter(part, DAILY_SCHEMA) as writer, connected(url) as connection:
-        for rows in connection.execute(query).mappings().partitions():
-            found = [from_row(row) for row in rows]
-            writer.write(pa.RecordBatch.from_pylist(list(map(_daily_row, found)), DAILY_SCHEMA))
+    reasons: dict[str, str] = {}
+    with replacing(table) as part, TableWriter(part, DAILY_SCHEMA) as writer:
+        for found, batch, unreadable in _groups_of_day(url, day):
+            writer.write(batch)
+            reasons |= unreadable
             labels.update(one.label for one in found)
             models.update(one.model_version for one in found)
             given = [(one.label, one.correction.label) for one in found if one.correction]
             corrected += len(given)
             disagreeing += sum(predicted != label for predicted, label in given)
+    _write_rejected(reasons, rejected)
     return DailySummary(
         predictions=labels.total(),
         corrected=corrected,
@@ -208,7 +295,110 @@ def write_day(url: str, day: str, table: AnyPath) -> DailySummary:
         by_label=dict(labels.most_common()),
         by_model=dict(models.most_common()),
         version=writer.version,
+        rejected=reasons,
     )
+
+
+def _write_rejected(reasons: Mapping[str, str], table: AnyPath) -> None:
+    if not reasons:
+        remove(table)
+        return
+    rows = [{"inference_id": name, "reason": reason} for name, reason in reasons.items()]
+    with replacing(table) as part, TableWriter(part, REJECTED_SCHEMA) as writer:
+        writer.write(pa.RecordBatch.from_pylist(rows, REJECTED_SCHEMA))
+
+
+#: The values that SQLAlchemy converts: it would stop at the first one that it cannot convert.
+_CONVERTED = {"time", "correction_time", "probabilities"}
+
+_Readers = Mapping[str, Callable[[Any], Any] | None]
+
+
+class _UnreadableRowError(ValueError):
+    """A row of the log that cannot be read; the message says why."""
+
+
+#: Rows that can be read, the same as rows of the table, and why other rows cannot be read, by inference id.
+_Group = tuple[list[LoggedPrediction], pa.RecordBatch, dict[str, str]]
+
+
+def _groups_of_day(url: str, day: str) -> Iterator[_Group]:
+    """Yield the rows of a day in groups, in order of the time."""
+    begin = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
+    query = logged().where(predictions.c.time >= begin, predictions.c.time < begin + timedelta(days=1))
+    columns = {column.key: column for column in query.selected_columns}
+    stored = query.with_only_columns(
+        *(
+            sa.type_coerce(column, sa.types.NullType()).label(name) if name in _CONVERTED else column
+            for name, column in columns.items()
+        ),
+        maintain_column_froms=True,
+    ).order_by(predictions.c.time, predictions.c.inference_id)
+    with connected(url) as connection:
+        dialect = connection.dialect
+        readers = {
+            name: columns[name].type.dialect_impl(dialect).result_processor(dialect, None)
+            for name in _CONVERTED
+        }
+        for rows in connection.execute(stored.execution_options(yield_per=_ROWS)).mappings().partitions():
+            yield _separated(rows, readers)
+
+
+def _separated(rows: Sequence[sa.RowMapping], readers: _Readers) -> _Group:
+    found: list[LoggedPrediction] = []
+    rejected: dict[str, str] = {}
+    for row in rows:
+        try:
+            found.append(_read(row, readers))
+        except _UnreadableRowError as error:
+            rejected[_shown(row["inference_id"])] = str(error)
+    try:
+        return found, _batch(found), rejected
+    except _OTHER_TYPE:
+        unfit = {one.inference_id: why for one in found if (why := _why_unfit(_daily_row(one)))}
+        fit = [one for one in found if one.inference_id not in unfit]
+        return fit, _batch(fit), rejected | unfit
+
+
+def _batch(found: list[LoggedPrediction]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(map(_daily_row, found)), DAILY_SCHEMA)
+
+
+def _read(row: sa.RowMapping, readers: _Readers) -> LoggedPrediction:
+    values = dict(row)
+    for name, reader in readers.items():
+        try:
+            values[name] = reader(values[name]) if reader else values[name]
+        except (ValueError, TypeError):
+            what = "JSON" if name == "probabilities" else "a date and time"
+            raise _UnreadableRowError(f"{name} is not {what}: {_shown(values[name])}") from None
+    if not isinstance(values["probabilities"], dict):
+        raise _UnreadableRowError("probabilities is not a JSON object of class to probability")
+    try:
+        return from_row(values)
+    except ValueError as error:
+        raise _UnreadableRowError(str(error)) from error
+    except TypeError:
+        raise _UnreadableRowError("inference_id or time is of another type") from None
+
+
+#: What Arrow raises where a value is not of the type of its column.
+_OTHER_TYPE = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+def _why_unfit(row: Mapping[str, Any]) -> str | None:
+    """Return which value of a row of the table is not of the type of its column; None where all are."""
+    for field in DAILY_SCHEMA:
+        try:
+            pa.array([row[field.name]], field.type)
+        except _OTHER_TYPE:
+            return f"{field.name} is not of type {field.type}: {_shown(row[field.name])}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return shorten(text, 60, placeholder="...").encode(errors="backslashreplace").decode()
 
 
 def _daily_row(found: LoggedPrediction) -> dict[str, Any]:

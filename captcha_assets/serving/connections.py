@@ -15,6 +15,10 @@ from captcha_assets.serving.problems import ProblemError
 LARGEST_HEAD = 64 << 10
 
 
+class _HeadTooLargeError(ValueError):
+    """A request's head that is longer than it may be."""
+
+
 class Connection(HttpToolsProtocol):
     """A connection with limits; `connection_class` sets them.
 
@@ -29,7 +33,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._timer: TimerHandle | None = None
-        self._head = 0
+        self._head = self._parsed = 0
         self._in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,19 +45,34 @@ class Connection(HttpToolsProtocol):
             self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Reject a head that is too long."""
+        """Reject a head that is too long and has not come to its end."""
         if self._in_head:
             self._head += len(data)
             self._start_timer()
         super().data_received(data)
         # What came with the end of the head counts as part of it only while the head goes on.
-        if self._in_head and self._head > LARGEST_HEAD:
-            self._refuse(431, f"a request's head has {LARGEST_HEAD:,} bytes at most")
+        if self._in_head and self._head > LARGEST_HEAD and not self.transport.is_closing():
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         """Note that a head begins."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._parsed = True, 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count the bytes of the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count the bytes of a header, with its colon, space and end of line."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > LARGEST_HEAD:  # the parser stops, and uvicorn calls `send_400_response`
+            raise _HeadTooLargeError
 
     def on_headers_complete(self) -> None:
         """Note that the head is there."""
@@ -72,8 +91,14 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        self._refuse(400, msg)
+        """Answer what is no HTTP, or a head that is too long."""
+        if self._parsed > LARGEST_HEAD:
+            self._refuse_head()
+        else:
+            self._refuse(400, msg)
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"a request's head has {LARGEST_HEAD:,} bytes at most")
 
     def _start_timer(self) -> None:
         if self._timer is None:

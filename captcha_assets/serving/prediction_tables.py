@@ -179,7 +179,7 @@ def to_row(prediction: Prediction) -> dict[str, object]:
     return row | {name: float(known[name]) if name in known else None for name in STATISTICS}
 
 
-def from_row(row: sa.RowMapping) -> LoggedPrediction:
+def from_row(row: Mapping[Any, Any]) -> LoggedPrediction:
     """Return a row of `logged()` as a prediction with its latest correction."""
     correction = None
     if row["correction_id"] is not None:

@@ -12,7 +12,7 @@ import uvicorn
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
-from captcha_assets.serving.champion import Alert, ChampionWatcher
+from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher
 from captcha_assets.serving.connections import connection_class
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.serving.service import Service

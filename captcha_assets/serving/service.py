@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from captcha_assets.images.features import Statistics
 from captcha_assets.serving import metrics
 from captcha_assets.serving.batching import Batcher, Computed, DeadlineError, QueueFullError
-from captcha_assets.serving.champion import ChampionWatcher, ServedModel
+from captcha_assets.serving.champion_watcher import ChampionWatcher, ServedModel
 from captcha_assets.serving.metrics import Metrics
 from captcha_assets.serving.prediction_log import INFERENCE_ID, Prediction, PredictionLog
 from captcha_assets.serving.problems import ProblemError

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from captcha_assets.images.archive import ArchiveError, checksums, list_members
+from captcha_assets.images.archive_reader import ArchiveError, checksums, list_members
 
 _CHUNK = 1 << 20
 #: Archives are packed with this time, so that equal folders make equal bytes.

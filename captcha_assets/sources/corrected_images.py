@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images import decisions
+from captcha_assets.images import label_decisions
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import Paths
 from captcha_assets.sources import corrections
@@ -106,7 +106,7 @@ def _conflicts(
     for row in images.join(contradicting, on="image_id").sort("member").iter_rows(named=True):
         ids = named[corrections.image_hash_of(row["member"])]
         others = [one for one in row["source"] if (one["batch"], one["member"]) != (batch, row["member"])]
-        yield LabelConflict(ids, row["image_id"], row["label"], decisions.claims(others))
+        yield LabelConflict(ids, row["image_id"], row["label"], label_decisions.claims(others))
 
 
 def _known_sources(paths: Paths, batch: str, images: pl.DataFrame) -> pl.DataFrame:
@@ -120,6 +120,6 @@ def _known_sources(paths: Paths, batch: str, images: pl.DataFrame) -> pl.DataFra
 
 def _decided(paths: Paths, spec: DatasetSpec) -> list[str]:
     """Return the images that somebody decided about; none where the file cannot be followed."""
-    if decisions.problem(paths.label_decisions, spec):
+    if label_decisions.problem(paths.label_decisions, spec):
         return []  # `image_index` and the status say so
-    return decisions.read_decisions(paths.label_decisions, spec)["image_id"].to_list()
+    return label_decisions.read_decisions(paths.label_decisions, spec)["image_id"].to_list()

@@ -1,7 +1,7 @@
 """The built-in generator of CAPTCHA characters, and of nothing else: single characters as Kaptcha draws them.
 
 The same count and seed give the same archive, byte for byte, on any machine: images are drawn by
-integer arithmetic (`captcha_image`), chance is numpy's PCG64 seeded by image, and the PNG files
+integer arithmetic (`kaptcha`), chance is numpy's PCG64 seeded by image, and the PNG files
 hold their pixels uncompressed, since no two builds of zlib promise the same compressed bytes. The first
 `n` images of a longer archive are the images of the shorter one.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.captcha_image import FACES, LENGTH, Faces, cut, draw
+from captcha_assets.sources.kaptcha import FACES, LENGTH, Faces, cut, draw
 from captcha_assets.storage import replacing
 
 #: Kaptcha's alphabet, in which n stands twice.

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from captcha_assets.images.archive import ArchiveError, open_archive
+from captcha_assets.images.archive_reader import ArchiveError, open_archive
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError
 
 if TYPE_CHECKING:
+    from kagglehub.config import KaggleApiCredentials
     from kagglehub.handle import DatasetHandle
     from kagglesdk import KaggleClient
 
@@ -146,13 +147,17 @@ class _Patient(HTTPAdapter):
         return super().send(*args, **{**options, "timeout": options.get("timeout") or _TIMEOUT})
 
 
-@contextmanager
-def _client() -> "Iterator[KaggleClient]":
-    """Yield a signed-in client. kagglehub's own would print whole responses in its test environment."""
-    from kagglehub import __version__  # noqa: PLC0415
+def credentials_problem() -> str | None:
+    """Return why nothing can be fetched from Kaggle, and what to do; None where there are credentials."""
+    try:
+        _credentials()
+    except KaggleCredentialsError as error:
+        return str(error)
+    return None
+
+
+def _credentials() -> "KaggleApiCredentials":
     from kagglehub.config import get_kaggle_credentials  # noqa: PLC0415
-    from kagglesdk import KaggleClient  # noqa: PLC0415
-    from kagglesdk.kaggle_env import get_env  # noqa: PLC0415
 
     logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it would write on standard output
     try:
@@ -161,6 +166,17 @@ def _client() -> "Iterator[KaggleClient]":
         raise KaggleCredentialsError(f"{error}: repair it, or {_HOW_TO_SIGN_IN}") from error
     if credentials is None:
         raise KaggleCredentialsError(f"no credentials for Kaggle: {_HOW_TO_SIGN_IN}")
+    return credentials
+
+
+@contextmanager
+def _client() -> "Iterator[KaggleClient]":
+    """Yield a signed-in client. kagglehub's own would print whole responses in its test environment."""
+    from kagglehub import __version__  # noqa: PLC0415
+    from kagglesdk import KaggleClient  # noqa: PLC0415
+    from kagglesdk.kaggle_env import get_env  # noqa: PLC0415
+
+    credentials = _credentials()
     with KaggleClient(
         env=get_env(),
         username=credentials.username,

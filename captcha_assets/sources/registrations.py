@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.images.archive import COUNT_LIMIT
+from captcha_assets.images.archive_reader import COUNT_LIMIT
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives

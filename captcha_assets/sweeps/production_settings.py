@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from captcha_assets.models.retraining import Situation, situation
 from captcha_assets.paths import Paths
 from captcha_assets.storage import replacing
 from captcha_assets.training import yaml_file
-from captcha_assets.training.config import SettingsError, TrainingSettings
+from captcha_assets.training.config import TRAINING_CODE, SettingsError, TrainingSettings
 from captcha_assets.training.yaml_file import YamlFileError
 
 
@@ -33,6 +34,18 @@ def production_version(paths: Paths) -> str:
         SettingsError: the file cannot be used.
     """
     return production_settings(paths).version
+
+
+def situation_now(paths: Paths) -> Situation:
+    """Return what decides whether to train, with the training's code and the production settings of now.
+
+    Raises:
+        SettingsError: the file of the production settings cannot be used.
+        RegistryError: the registry is damaged.
+        ModelFolderError: the folder of the candidate is damaged.
+    """
+    production = production_settings(paths)
+    return situation(paths, TRAINING_CODE, production.version, production.model_dump(mode="json"))
 
 
 def problem(paths: Paths) -> str | None:

@@ -145,7 +145,10 @@ def test_the_training_extra_does_not_bring_the_orchestrator() -> None:
 
 @pytest.mark.parametrize(
     ("extra", "packages"),
-    [("training", ("training", "models.folder")), ("serving", ("serving", "models.predictor"))],
+    [
+        pytest.param("training", ("training", "models.folder"), marks=pytest.mark.slow),
+        ("serving", ("serving", "models.predictor")),
+    ],
 )
 def test_a_machine_with_one_extra_imports_what_it_runs(
     tmp_path: Path, extra: str, packages: tuple[str, ...]

@@ -21,7 +21,7 @@ def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
     assert succeeded(tmp_path, "batch", "list", "--json") == ""
 
 
-def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
+def test_a_batch_is_added_materialized_and_listed_and_then_nothing_is_to_be_made(tmp_path: Path) -> None:
     said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
     assert "materializing image_table + rejected_images [tiny]: never materialized" in said
     assert "resnet18" not in said
@@ -30,6 +30,7 @@ def test_a_batch_is_added_materialized_and_listed(tmp_path: Path) -> None:
     assert row["delivered"] == row["usable"] == 80
     assert row["rejected"] == 0
     assert row["checks"].startswith("passed")
+    assert "everything is up to date" in succeeded(tmp_path, "update", "--select", "+key:splits")
 
 
 @pytest.mark.slow
@@ -50,11 +51,6 @@ def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     expected = "Error: CAPTCHA_DATASET='no_such_module:X' cannot be used: No module named 'no_such_module'"
     assert done.stderr.strip() == expected
-
-
-def test_update_says_that_nothing_changed(tmp_path: Path) -> None:
-    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
-    assert "everything is up to date" in succeeded(tmp_path, "update", "--select", "+key:splits")
 
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
@@ -156,6 +152,7 @@ def test_a_selection_of_nothing_is_a_usage_error_that_names_the_assets(
     assert "up to date" not in done.stdout
 
 
+@pytest.mark.slow
 def test_two_updates_at_once_materialize_everything_once(tmp_path: Path) -> None:
     for number in range(3):
         succeeded(tmp_path, "batch", "add", f"batch-{number}", f"synthetic:40:{number}")

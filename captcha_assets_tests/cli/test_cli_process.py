@@ -153,7 +153,9 @@ def _shell(home: Path, line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", ["--help", "batch list", "status", "update --dry-run"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "batch list", "status", pytest.param("update --dry-run", marks=pytest.mark.slow)]
+)
 def test_a_reader_that_has_gone_away_ends_the_command_without_a_word(tmp_path: Path, arguments: str) -> None:
     done = _shell(tmp_path, f"(sleep 0.2; captcha-assets {arguments}) | true")
     assert done.returncode == 1 or arguments == "batch list"  # which prints nothing in a new home
@@ -168,7 +170,13 @@ def test_a_full_disk_under_standard_output_is_one_line(tmp_path: Path, arguments
     assert done.stderr == f"Error: {words}\n"
 
 
-def test_closed_standard_files_harm_nothing(tmp_path: Path) -> None:
+def test_closed_standard_files_harm_no_registration(tmp_path: Path) -> None:
+    assert _shell(tmp_path, "captcha-assets batch add tiny synthetic:40:1 <&- >&- 2>&-").returncode == 0
+    assert "tiny" in run(tmp_path, "batch", "list").stdout
+
+
+@pytest.mark.slow
+def test_closed_standard_files_harm_no_materialization(tmp_path: Path) -> None:
     done = _shell(tmp_path, "captcha-assets batch add tiny synthetic:40:1 --materialize <&- >&- 2>&-")
     assert done.returncode == 0
     assert (tmp_path / "artifacts" / "image_table" / "tiny.parquet").exists()
@@ -261,3 +269,11 @@ def test_the_report_server_ends_well_by_ctrl_c(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_a_new_home_whose_dagster_home_is_set_says_nothing_of_temporary_folders(tmp_path: Path) -> None:
+    done = run(tmp_path, "batch", "list", DAGSTER_HOME=str(tmp_path / ".dagster"))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run(tmp_path, "status", DAGSTER_HOME=str(tmp_path / ".dagster"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / ".dagster" / "history").is_dir()

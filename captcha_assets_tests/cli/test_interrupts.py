@@ -59,6 +59,7 @@ def interrupted_randomly(tmp_path: Path, number: int) -> dict[str, dict[str, int
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.timeout(2400)
 def test_of_a_hundred_interrupts_at_random_moments_none_is_lost(tmp_path: Path) -> None:
     for found in interrupted_randomly(tmp_path, 50).values():

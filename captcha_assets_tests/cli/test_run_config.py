@@ -1,5 +1,6 @@
 """`update --config FILE`: it trains what it asks for, and says what of it is not used."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets_tests.cli.test_status import agree
-from captcha_assets_tests.defs.conftest import NARROW, Home
+from captcha_assets_tests.cli.test_status import agree, status
+from captcha_assets_tests.defs.conftest import NARROW, Home, open_home
 from captcha_assets_tests.defs.test_retraining import Ticks
 
 
@@ -19,7 +20,15 @@ def written(home: Home, content: Any) -> str:
     return str(file)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """An empty home, which stays empty: no test of run config that cannot be used makes anything."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        opened = open_home(tmp_path_factory.mktemp("empty") / "home", monkeypatch)
+        with opened.instance:
+            yield opened
+
+
 def update(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["update", *arguments])
     assert done.exit_code == 0, done.output
@@ -36,14 +45,18 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     said = update("--select", "key:resnet18", "--config", file)
     assert f"materializing resnet18: {why}" in said
 
-    assert agree()[0] == "resnet18: trained with other than the production settings"
+    assert agree()[0] == "resnet18: trained with other than the production settings: epochs 3 instead of 1"
     assert Ticks(finished).triggers() == ["configuration"]
+    assert (
+        "trained with other than the production settings: epochs 3 instead of 1" in status()["next_training"]
+    )
     again = update("--select", "key:resnet18", "--config", file)
     assert "the run config of resnet18 was not used: resnet18 is up to date" in again
     assert "everything is up to date" in again
 
     back = update("--select", "key:resnet18")
-    assert "materializing resnet18: trained with other than the production settings" in back
+    why = "trained with other than the production settings: epochs 3 instead of 1"
+    assert f"materializing resnet18: {why}" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
     assert Ticks(finished).triggers() == []
 
@@ -86,18 +99,18 @@ def test_run_config_that_says_what_production_says_trains_nothing(finished: Home
     ],
 )
 def test_run_config_that_cannot_be_used_is_one_line_with_file_line_and_key(
-    home: Home, content: str, select: str, words: str
+    empty: Home, content: str, select: str, words: str
 ) -> None:
-    file = written(home, content)
+    file = written(empty, content)
     done = CliRunner().invoke(main, ["update", "--config", file, "--select", select])
     assert done.exit_code == 1
     (line,) = done.output.strip().splitlines()
     assert line.startswith(f"Error: {file}")
     assert words in line
-    assert home.instance.get_runs() == []
+    assert empty.instance.get_runs() == []
 
 
-def test_run_config_that_is_not_utf8_is_named(home: Home, tmp_path: Path) -> None:
+def test_run_config_that_is_not_utf8_is_named(empty: Home, tmp_path: Path) -> None:
     file = tmp_path / "latin.yaml"
     file.write_bytes("ops: {}  # für uns\n".encode("latin-1"))
     done = CliRunner().invoke(main, ["update", "--config", str(file)])

@@ -126,6 +126,28 @@ def test_a_run_under_way_is_shown(home: Home) -> None:
     assert f"waits    run {run.run_id[:8]} started" in said("status")
 
 
+def test_a_run_that_names_no_assets_is_shown_with_what_it_materializes(home: Home) -> None:
+    keys = {dg.AssetKey("image_table"), dg.AssetKey("rejected_images")}
+    job = home.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
+    home.instance.create_run_for_job(
+        job_def=job, tags={"dagster/partition": "one"}, status=dg.DagsterRunStatus.STARTED
+    )
+    (shown,) = status()["runs"]
+    assert shown["materializes"] == "image_table, rejected_images"
+    assert "__ASSET_JOB" not in said("status")
+
+
+def test_a_log_that_cannot_be_read_is_named_by_status_and_update(home: Home) -> None:
+    log = home.settings.paths.home / ".serving" / "predictions.db"
+    log.parent.mkdir()
+    log.write_bytes(b"no database at all" * 100)
+    words = "the prediction log cannot be used: file is not a database"
+    assert f"waits    {words}" in said("status")
+    assert words in said("update", "--dry-run").splitlines()
+    assert words in said("update", "--dry-run", "--select", "key:prediction_log").splitlines()
+    assert words not in said("update", "--dry-run", "--select", "key:splits")
+
+
 def test_a_check_under_way_hides_nothing(finished: Home) -> None:
     before = status()["last_drift"]
     keys = {dg.AssetKey("image_table"), dg.AssetKey("rejected_images")}

@@ -19,6 +19,9 @@ from captcha_assets.definitions import defs
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
+from captcha_assets_tests import dagster_storage
+
+dagster_storage.reuse()
 
 NARROW = {
     "epochs": 3,

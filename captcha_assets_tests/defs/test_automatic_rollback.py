@@ -16,7 +16,7 @@ from captcha_assets.defs.observed_sources import observe
 from captcha_assets.models import overview, registry
 from captcha_assets.models.registry import Champion
 from captcha_assets.served_predictions.automatic_rollback import DAYS, compare
-from captcha_assets.serving.champion import ChampionWatcher
+from captcha_assets.serving.champion_watcher import ChampionWatcher
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import succeeded

@@ -5,7 +5,7 @@ import pytest
 
 from captcha_assets.definitions import defs
 from captcha_assets.images import index, splits
-from captcha_assets.images.decisions import _COLUMNS
+from captcha_assets.images.label_decisions import _COLUMNS
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 
 COLUMNS = {

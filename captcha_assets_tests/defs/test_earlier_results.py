@@ -29,7 +29,8 @@ def as_an_earlier_version_stored_it(home: Home, asset: str, batch: str | None = 
     ]
     values = {"subject": found.subject, "findings": findings, "rows": found.rows, "pictures": {}}
     (folder / "verdict.json").write_text(json.dumps(values | {"passed": found.passed}))
-    (folder / "validation_result.json").unlink()
+    for name in ("validation_result.json", "manifest.json"):
+        (folder / name).unlink()
 
 
 @pytest.mark.slow
@@ -53,5 +54,9 @@ def test_a_home_of_an_earlier_version_keeps_its_batches_until_update_validates_t
 
     assert not [outcome for outcome in home.update(SELECTION) if outcome.error]
     assert {name: home.version(*name) for name in before} == before
-    assert [path.name for path in sorted(folder.iterdir())] == ["report.html", "validation_result.json"]
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html",
+        "validation_result.json",
+        "manifest.json",
+    }
     assert not [step for step in home.stale() if step.startswith("image_")]

@@ -9,7 +9,7 @@ import pytest
 
 from captcha_assets.cli.orchestration import staleness
 from captcha_assets.defs.observed_sources import observe
-from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 
 #: From a hundred upstream partitions on Dagster compares none of them.
 MANY = [f"batch-{number:03}" for number in range(101)]
@@ -33,10 +33,7 @@ def reasons(home: Home, asset: str) -> list[str]:
     return [reason for reasons in found.values() for reason in reasons]
 
 
-@pytest.fixture(scope="module")
-def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home whose assets over more than a hundred batches are up to date."""
-    folder = tmp_path_factory.mktemp("many") / "home"
+def _with_many_batches(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder, monkeypatch)
         with opened.instance:
@@ -48,7 +45,12 @@ def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 deliver(opened, upstream, dict.fromkeys(MANY, "1"))
                 assert opened.materialize(asset) is None
                 assert reasons(opened, asset) == []
-    return folder
+
+
+@pytest.fixture(scope="session")
+def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home whose assets over more than a hundred batches are up to date."""
+    return made_once(tmp_path_factory, "many_batches", _with_many_batches)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ STARTING_RUNS = """
 import sys, time, uuid
 import dagster as dg
 from captcha_assets.cli.orchestration.instance import open_instance
-from captcha_assets.cli.orchestration.command_process import this_process
+from captcha_assets.cli.orchestration.command_lock import this_process
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.settings import load_settings
 

@@ -15,7 +15,7 @@ from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import generator
 from captcha_assets_tests.cli.test_update import requested
-from captcha_assets_tests.defs.conftest import Home, open_home
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 
 HEAD = "image_id,decision,label,reason"
 #: So many images come a second time with another label.
@@ -32,10 +32,8 @@ def contradict(good: Path, other: Path) -> None:
             target.writestr(f"{'a' if label != 'a' else 'e'}_{number}.png", source.read(name))
 
 
-@pytest.fixture(scope="module")
-def contradicted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a home whose two batches contradict each other about some images."""
-    folder = tmp_path_factory.mktemp("contradicted")
+def _contradicted(folder: Path) -> None:
+    folder.mkdir()
     generator.write_archive(folder / "good.zip", 60, seed=1)
     contradict(folder / "good.zip", folder / "other.zip")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -45,7 +43,12 @@ def contradicted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             opened.add("second", str(folder / "other.zip"))
             outcomes = opened.update(INDEX)
             assert not [outcome for outcome in outcomes if outcome.error], outcomes
-    return folder / "home"
+
+
+@pytest.fixture(scope="session")
+def contradicted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home whose two batches contradict each other about some images."""
+    return made_once(tmp_path_factory, "contradicted", _contradicted) / "home"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from captcha_assets.cli.orchestration import sensor_switches, staleness
@@ -19,6 +20,8 @@ from captcha_assets_tests.defs.conftest import Home
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
+
+TABLES = "key:image_table or key:rejected_images or key:image_index"
 
 
 def planned(home: Home) -> dict[str, str]:
@@ -123,10 +126,55 @@ def test_garbage_in_any_file_is_named_with_its_path_and_never_a_traceback(finish
         assert done.returncode in (0, 1), arguments
 
 
+def test_an_edited_validation_result_opens_no_quarantine_and_the_table_is_validated_again(
+    home: Home, mostly_bad_archive: Path
+) -> None:
+    folder = home.settings.paths.home
+    home.add("good", "synthetic:60:1")
+    home.add("bad", str(mostly_bad_archive))
+    home.update("*image_index")
+    assert "batch bad is quarantined" in succeeded(folder, "status")
+    for batch, before, after in (("bad", "false", "true"), ("good", "true", "false")):
+        path = home.settings.paths.validation_results("image_table", batch) / "validation_result.json"
+        path.write_text(path.read_text().replace(f'"success": {before}', f'"success": {after}'))
+        assert f"{path} (changed after it was stored" in succeeded(folder, "status")
+    made = {str(one.step): one.error for one in home.update("*image_index")}
+    assert made["image_table + rejected_images [good]"] is None
+    assert "quarantined" in str(made["image_table + rejected_images [bad]"])
+    said = succeeded(folder, "status")
+    assert "batch bad is quarantined" in said
+    assert "batch good is quarantined" not in said
+    batches = pl.read_parquet(str(home.settings.paths.image_index))["batch"].unique().to_list()
+    assert batches == ["good"]
+
+
+@pytest.mark.parametrize("table", ["image_index", "drift"])
+def test_an_edited_result_of_any_table_is_named_by_status_and_made_again(finished: Home, table: str) -> None:
+    paths = finished.settings.paths
+    if table == "drift":
+        assert finished.make("image_table", "rejected_images", partition="first") is None
+    batch = "first" if table == "drift" else None
+    path = paths.validation_results(table, batch) / "validation_result.json"
+    kept = path.read_bytes()
+    path.write_bytes(kept.replace(b'"success": true', b'"success": false'))
+    assert f"{path} (changed after it was stored" in succeeded(paths.home, "status")
+    assert [one.error for one in finished.update(TABLES)] == [None]
+    assert path.read_bytes() == kept
+    assert planned(finished) == {}
+
+
 def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished: Home) -> None:
     home, model = finished.settings.paths.home, str(finished.version("resnet18"))
-    (home / "artifacts" / "onnx_model" / model / "model.onnx").unlink()
-    assert run(home, "predict", str(home)).returncode == 1
+    exported = home / "artifacts" / "onnx_model" / model / "model.onnx"
+    exported.unlink()
+    (line,) = [line for line in succeeded(home, "status").splitlines() if line.startswith("serves")]
+    assert line == (
+        f"serves   {model} is not whole: damaged: {exported} is missing; "
+        "export it again (captcha-assets model export champion)"
+    )
+    done = run(home, "predict", str(home))
+    assert done.returncode == 1
+    assert f"{exported} is missing: export the model again" in done.stderr
     succeeded(home, "model", "export", "champion")
     assert f"serves   {model} since" in succeeded(home, "status")
     assert planned(finished) == {}
@@ -161,6 +209,9 @@ def test_rolling_back_from_a_lost_model_needs_no_materialization(finished: Home)
     assert lost_outputs.losses(finished.instance) == []
     model = str(finished.version("champion"))
     (finished.settings.paths.home / "artifacts" / "models" / model / "model.safetensors").unlink()
+    said = succeeded(finished.settings.paths.home, "status")
+    assert "model.safetensors is missing; restore its folder from a backup" in said
+    assert "model export" not in said
     assert "champion" in planned(finished)
     done = run(finished.settings.paths.home, "model", "rollback", "--reason", "its file is lost")
     assert done.returncode == 1

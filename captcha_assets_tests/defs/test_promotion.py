@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.evaluation.criteria import CRITERIA
+from captcha_assets.evaluation.promotion_criteria import CRITERIA
 from captcha_assets.models import registry
 from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home

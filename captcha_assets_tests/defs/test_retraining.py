@@ -92,6 +92,15 @@ def test_nothing_is_trained_before_there_are_splits(home: Home) -> None:
     assert ticks.said == "no training: there are no splits yet"
 
 
+def test_splits_that_are_lost_are_named_with_what_restores_them(home: Home) -> None:
+    bring(home, "first", "synthetic:60:1")
+    Path(home.settings.paths.splits).unlink()
+    ticks = Ticks(home)
+    assert ticks.tick() == []
+    lost = f"the splits are lost ({home.settings.paths.splits} is missing): captcha-assets update"
+    assert ticks.said.startswith(f"no training: {lost}")
+
+
 def test_the_first_training_starts_when_there_is_something_to_train_on(home: Home) -> None:
     bring(home, "first", "synthetic:60:1")
     ticks = Ticks(home)

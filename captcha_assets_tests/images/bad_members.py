@@ -6,6 +6,7 @@ Each case is written for real into an archive, beside good images.
 import io
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,12 @@ CASES: dict[str, Case] = {
         Reason.CORRUPT, SIGNATURE + header() + chunk(b"IDAT", b"\x78\x9c\xff\xff") + chunk(b"IEND", b"")
     ),
     "too few pixels": _one(Reason.CORRUPT, png(SCAN[:-33])),
+    "64 MB too many pixels": _one(Reason.CORRUPT, png(SCAN + bytes(64 << 20))),
+    "one pixel too many": _one(Reason.CORRUPT, png(SCAN + b"\0")),
+    "bytes after the pixels": _one(
+        Reason.CORRUPT,
+        SIGNATURE + header() + chunk(b"IDAT", zlib.compress(SCAN) + b"more") + chunk(b"IEND", b""),
+    ),
     "no pixels": _one(Reason.CORRUPT, SIGNATURE + header() + chunk(b"IEND", b"")),
     "no header": _one(Reason.CORRUPT, SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b"")),
     "unknown filter": _one(Reason.CORRUPT, png(b"\x09" + SCAN[1:])),
@@ -191,8 +198,6 @@ def _interlaced() -> bytes:
 
 
 def _split_pixels() -> bytes:
-    import zlib
-
     data = zlib.compress(SCAN)
     parts = b"".join(chunk(b"IDAT", data[start : start + 100]) for start in range(0, len(data), 100))
     return SIGNATURE + header() + parts + chunk(b"IEND", b"")

@@ -1,5 +1,7 @@
 """Whatever is in a batch: a bad member is rejected with a reason, and the good images arrive."""
 
+import dataclasses
+import io
 import os
 import resource
 import signal
@@ -8,15 +10,17 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.archive import MEMBER_LIMIT, ArchiveError, list_members, open_archive
-from captcha_assets.images.decode import decode
+from captcha_assets.images.archive_reader import MEMBER_LIMIT, ArchiveError, list_members, open_archive
+from captcha_assets.images.decode import _inflate, decode
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets.images.table import build_image_table
 from captcha_assets_tests.images.bad_members import ACCEPTED, CASES, GOOD, PIXELS
@@ -53,6 +57,53 @@ def test_all_of_it_at_once(tmp_path):
     images, rejected = ingest(write_zip(tmp_path / "bad.zip", [*GOOD_MEMBERS.items(), *members]))
     assert set(GOOD_MEMBERS) <= set(images["member"])
     assert len(images) + len(rejected) == len(GOOD_MEMBERS) + len(members)
+
+
+PIXEL_DATA = (
+    "too few pixels",
+    "one pixel too many",
+    "bytes after the pixels",
+    "damaged pixels under a right CRC",
+)
+
+
+@pytest.mark.parametrize("case", PIXEL_DATA)
+def test_nothing_is_printed_about_the_pixel_data_of_a_png(case, capfd):
+    _, [(_, data)], _ = CASES[case]
+    with pytest.raises(Rejection):
+        decode(data, CAPTCHA)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("most", [1, 1717, (1 << 20) + 1])
+def test_of_surplus_pixel_data_no_more_is_inflated_than_asked(most):
+    assert _inflate(zlib.compress(bytes(64 << 20)), most) == (most, False)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 2), (1000, 700)])
+def test_pixel_data_of_any_depth_and_size_is_as_long_as_it_should_be(mode, size):
+    file = io.BytesIO()
+    white = {"LA": (255, 255), "RGB": (255, 255, 255), "RGBA": (255, 255, 255, 255)}
+    Image.new(mode, size, white.get(mode, 1)).save(file, "PNG")
+    photos = dataclasses.replace(CAPTCHA, other_sizes="resize")
+    assert decode(file.getvalue(), photos).pixels.shape == CAPTCHA.shape
+
+
+@pytest.mark.parametrize(
+    ("data", "beginning"),
+    [
+        (b"hi\n", 'the text "hi"'),
+        (b"<html> it", 'the text "<html> i"'),
+        (b"\x7fELF\0\0\0\0", "the bytes 7f 45 4c 46 00 00 00 00"),
+        (b"\n", "the bytes 0a"),
+        ("größe".encode(), "the bytes 67 72 c3 b6 c3 9f 65"),
+    ],
+)
+def test_what_is_no_image_is_named_by_its_beginning_in_plain_words(data, beginning):
+    with pytest.raises(Rejection) as rejected:
+        decode(data, CAPTCHA)
+    assert rejected.value.detail == f"is not an image: it begins with {beginning}"
 
 
 @pytest.mark.parametrize("case", ACCEPTED)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentRecord, no_assignments
+from captcha_assets.images.split_record import AssignmentRecord, no_assignments
 from captcha_assets.images.splits import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,

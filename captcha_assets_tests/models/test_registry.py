@@ -1,7 +1,6 @@
 """The registry: what serves is one model at any moment, and the history is never rewritten."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,9 +16,7 @@ from captcha_assets.models import folder, registry
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.registry import RegistryError
 from captcha_assets.storage import fetched
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["captcha_assets.models.registry"])
+from captcha_assets_tests.forkserver import CONTEXT
 
 
 @pytest.fixture

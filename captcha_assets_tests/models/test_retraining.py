@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.models.retraining import Limits, Situation, in_words, reasons, waits_for_labels
+from captcha_assets.models.retraining import (
+    Limits,
+    Situation,
+    differing_settings,
+    in_words,
+    reasons,
+    waits_for_labels,
+)
 
 LIMITS = Limits(new_images=100, new_share=0.1, corrections=60)
 TRAINED = Situation("one", 2000, 0, (), ("1", "1"), ("a", "a"))
@@ -46,6 +53,19 @@ def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> Non
     assert triggers(replace(TRAINED, drifted=("october",))) == ["drift"]
     assert triggers(replace(TRAINED, code=("2", "1"))) == ["code"]
     assert triggers(replace(TRAINED, configuration=("b", "a"))) == ["configuration"]
+
+
+def test_another_configuration_is_named_by_the_settings_that_differ() -> None:
+    trained = {"epochs": 3, "channels": [8, 16, 32, 64], "unknown": 1}
+    wanted = {"epochs": 12, "channels": [8, 16, 32, 64], "batch_size": 64}
+    differing = differing_settings(trained, wanted)
+    assert differing == "epochs 12 instead of 3"
+    other = replace(TRAINED, configuration=("0a1b2c", "3d4e5f"), differing=differing)
+    words = "trained with other than the production settings: epochs 12 instead of 3"
+    assert [reason.words for reason in reasons(other, None, LIMITS)] == [words]
+    assert in_words(other, LIMITS).endswith(words)
+    unknown = replace(other, differing="")
+    assert in_words(unknown, LIMITS).endswith("trained with other than the production settings")
 
 
 def test_served_drift_is_a_reason_when_there_are_corrections_to_learn_from() -> None:

@@ -3,10 +3,10 @@
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import build_image_index
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
-from captcha_assets.models import provenance, registry
+from captcha_assets.models import registry, training_provenance
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets_tests.models.conftest import make_model
@@ -41,7 +41,7 @@ def train(settings: Settings, batches: list[str], seed: int = 0, sample_size: in
         provenance={
             "run_id": f"run-{seed}",
             "batches": batches,
-            **provenance.recorded(settings.paths, batches),
+            **training_provenance.recorded(settings.paths, batches),
         },
     )
     settings.paths.training_splits(model_id).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.reader import SplitImages, read_split
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder

@@ -68,6 +68,7 @@ def test_many_predictions_do_not_overflow() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_looking_at_every_day_raises_no_more_false_alarms_than_stated() -> None:
     rng, models, days, rate, alpha = np.random.default_rng(8), 1000, 150, 0.03, 0.05
     alarmed = 0

@@ -84,6 +84,7 @@ def test_the_stability_index_is_never_negative(before: np.ndarray, now: np.ndarr
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("sizes", [(2000, 50), (2000, 500)])
 def test_equal_counts_are_rejected_as_often_as_chance_allows(sizes: tuple[int, int]) -> None:
     rng, shares = np.random.default_rng(3), np.array([2] + [1] * 19) / 21
@@ -98,6 +99,7 @@ def test_equal_counts_are_rejected_as_often_as_chance_allows(sizes: tuple[int, i
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_a_weighted_correction_keeps_its_level_however_tests_depend_on_each_other() -> None:
     rng, weights = np.random.default_rng(4), np.array([1.0] + [0.05] * 20)
     rejected = 0

@@ -53,9 +53,29 @@ def test_without_results_there_is_one_clear_error(settings):
         data_docs.build(settings.paths, CAPTCHA)
 
 
-def test_what_cannot_be_read_is_left_out(settings):
+def test_what_cannot_be_used_is_left_out_and_named(settings):
     keep(settings, "first", "5")
+    keep(settings, "edited", "Z")
     folder = settings.paths.validation_results("image_table", "damaged")
     folder.mkdir(parents=True)
     (folder / "validation_result.json").write_text("{")
-    assert "damaged" not in data_docs.build(settings.paths, CAPTCHA).read_text()
+    edited = settings.paths.validation_results("image_table", "edited") / "validation_result.json"
+    edited.write_text(edited.read_text().replace('"success": false', '"success": true'))
+    result = CliRunner().invoke(main, ["data-docs"], env={"CAPTCHA_HOME": str(settings.paths.home)})
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(settings.paths.data_docs / "index.html")
+    said = result.stderr.splitlines()
+    assert [line for line in said if str(folder / "validation_result.json") in line]
+    assert [line for line in said if f"{edited} (changed after it was stored" in line]
+    index = (settings.paths.data_docs / "index.html").read_text()
+    assert "image_table-first" in index
+    assert "damaged" not in index
+    assert "edited" not in index
+
+
+def test_where_no_result_can_be_used_the_error_names_them(settings):
+    folder = settings.paths.validation_results("image_table", "damaged")
+    folder.mkdir(parents=True)
+    (folder / "validation_result.json").write_text("{")
+    with pytest.raises(ValidationResultError, match=str(folder)):
+        data_docs.build(settings.paths, CAPTCHA)

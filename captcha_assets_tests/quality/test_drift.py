@@ -14,8 +14,8 @@ from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
-from captcha_assets.sources.captcha_image import FACES, Face, Faces
 from captcha_assets.sources.generator import generate
+from captcha_assets.sources.kaptcha import FACES, Face, Faces
 from captcha_assets_tests.quality import tables
 
 #: Of the training images, and of a batch.
@@ -194,6 +194,7 @@ def test_halves_of_the_real_images_raise_no_alarm_and_generated_ones_do(shared_d
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("count", "references"), [(250, 4000), (1000, 20_000)])
 def test_of_a_hundred_undisturbed_batches_at_most_one_raises_an_alarm(count, references):
     reference = summarize(*generated(references, seed=100))

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.quality import suites, validation
 from captcha_assets.quality.derived_tables import ValidationError
 from captcha_assets.quality.validation_result import ExpectationResult, ValidationResult

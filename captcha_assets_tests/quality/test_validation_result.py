@@ -89,7 +89,35 @@ def test_what_cannot_be_read_is_one_clear_error_and_no_pass(tmp_path, text):
     assert not validation_result.has_passed(tmp_path)
 
 
+@pytest.mark.parametrize(("stored_success", "edited"), [(False, True), (True, False)])
+def test_a_result_that_was_edited_by_hand_opens_no_quarantine_and_begins_none(
+    tmp_path, stored_success, edited
+):
+    folder = tmp_path / "first"
+    validation_result.save(validated(stored(success=stored_success)), "", folder)
+    path = folder / "validation_result.json"
+    before, after = (f'"success": {str(success).lower()}' for success in (stored_success, edited))
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(ValidationResultError, match=f"{path}.*changed after it was stored.*update validates"):
+        validation_result.load(folder)
+    assert not validation_result.has_passed(folder)
+    assert validation_result.quarantined({"first": folder}) == {}
+
+
+@pytest.mark.parametrize("manifest", ["", "{}", "[]", '{"files": {}}', '{"files": {"report.html": "ab"}}'])
+def test_a_damaged_record_of_the_hash_is_no_pass(tmp_path, manifest):
+    validation_result.save(validated(stored(success=True)), "", tmp_path / "first")
+    (tmp_path / "first" / "manifest.json").write_text(manifest)
+    assert not validation_result.has_passed(tmp_path / "first")
+
+
 # --- what a version before this one stored
+
+
+def test_results_without_a_recorded_hash_count_until_the_table_is_validated_again(tmp_path):
+    validation_result.save(validated(stored(success=True)), "", tmp_path / "first")
+    (tmp_path / "first" / "manifest.json").unlink()
+    assert validation_result.has_passed(tmp_path / "first")
 
 
 def earlier(folder: Path, *, passed: bool) -> Path:

@@ -49,7 +49,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         log.correct("id-3", "a", "ann")
         log.correct("id-3", "b", "bob")
         log.correct("id-4", "c")
-    daily_tables.write_day(url, DAY, settings.paths.prediction_log(DAY))
+    paths = settings.paths
+    daily_tables.write_day(url, DAY, paths.prediction_log(DAY), paths.rejected_predictions(DAY))
     made = corrections.write_archive(
         settings.paths.prediction_log(DAY), settings.paths.corrections(DAY), CAPTCHA
     )

@@ -5,7 +5,6 @@ in milliseconds and inherits no lock.
 """
 
 import itertools
-import multiprocessing as mp
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from captcha_assets.serving.prediction_log import PredictionLog, UnknownPredictionError, open_prediction_log
+from captcha_assets_tests.forkserver import CONTEXT
 from captcha_assets_tests.serving.predictions import prediction
 
 #: What a process does: ("record", number), ("correct", number, label), ("flush",).
@@ -23,10 +23,8 @@ Operation = tuple[Any, ...]
 
 def start(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
     """Start a function in a process; return it and the end of the pipe that it reports to."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(writer, *arguments), daemon=True)
+    reader, writer = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=target, args=(writer, *arguments), daemon=True)
     process.start()
     writer.close()
     return process, reader

@@ -109,6 +109,12 @@ def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(strict: RunningServi
 NO_HTTP = {
     "a long header": (b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 300_000 + b"\r\n\r\n", b"431"),
     "a long path": (b"GET /" + b"a" * 300_000, b"431"),
+    "a head of 100 kB that comes at once": (
+        b"GET /metrics HTTP/1.1\r\nX-A: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"431",
+    ),
+    "many headers": (b"GET /metrics HTTP/1.1\r\n" + b"X-A: a\r\n" * 10_000 + b"\r\n", b"431"),
+    "a path of 100 kB that comes at once": (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
     "TLS": (b"\x16\x03\x01\x00\xa5\x01\x00", b"400"),
     "another version": (b"GET / HTTP/9.9\r\n\r\n", b"400"),
     "a negative length": (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),

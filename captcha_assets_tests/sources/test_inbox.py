@@ -434,6 +434,7 @@ def _drop_folder(settings: Settings) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("drop", [_drop_zip, _drop_folder])
 def test_killed_before_any_step_nothing_is_lost_and_a_rerun_finishes(tmp_path, drop):
     whole = Settings(paths=Paths(home=tmp_path / "whole"))

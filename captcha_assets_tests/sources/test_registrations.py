@@ -568,6 +568,7 @@ def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 @pytest.mark.parametrize("make", [make_zip, make_folder])
 def test_killed_before_any_step_and_run_again_it_ends_in_the_same_bytes(tmp_path, make):
     source = make(tmp_path / "some.zip", count=3)

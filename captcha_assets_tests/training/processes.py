@@ -1,6 +1,5 @@
 """Real training processes for tests, forked from one that has torch imported already."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -8,8 +7,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["captcha_assets.training.fit", "captcha_assets.training.__main__"])
+from captcha_assets_tests.forkserver import CONTEXT
 
 
 def _to(log: Path) -> None:
@@ -33,6 +31,12 @@ def run_as_child(job: Path, log: Path) -> None:
         run(job, log)
     log.write_text(f"{child}\n")
     os.waitpid(child, 0)
+
+
+def run_with(environment: dict[str, str], job: Path, log: Path) -> None:
+    """What a training process does that is started with these variables."""
+    os.environ |= environment
+    run(job, log)
 
 
 def run_with_little_memory(job: Path, log: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_
 from captcha_assets.models import folder
 from captcha_assets.training.__main__ import STATUS_DISK_FULL
 from captcha_assets.training.config import TrainingJob, TrainingSettings
+from captcha_assets_tests.forkserver import CONTEXT
 from captcha_assets_tests.training.examples import job_on, write_batch
 from captcha_assets_tests.training.processes import (
-    CONTEXT,
     finish,
     run_as_child,
     run_as_rank,
+    run_with,
     run_with_little_memory,
     start,
     wait_until,
@@ -251,21 +253,12 @@ def test_missing_devices_end_with_advice(job_in, tmp_path):
     assert "accelerator is gpu, but this machine has none" in (tmp_path / "log").read_text()
 
 
-def command(job: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "captcha_assets.training", str(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
-
-
 def test_a_job_that_cannot_be_used_is_rejected_in_one_line(job_in, tmp_path):
     job = job_in(tmp_path)
     value = json.loads(job.read_text())
     job.write_text(json.dumps(value | {"tables": [str(tmp_path / "none.parquet")]}))
-    ended = command(job)
+    command = [sys.executable, "-m", "captcha_assets.training", str(job)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "none.parquet, which does not exist" in ended.stderr
@@ -286,14 +279,12 @@ def test_progress_and_the_result_reach_dagster(undisturbed, job_in, tmp_path):
         "extras": {},
     }
     (tmp_path / "context").write_text(json.dumps(context))
-    ended = command(
-        job_in(tmp_path),
-        **{
-            DAGSTER_PIPES_CONTEXT_ENV_VAR: encode_param({"path": str(tmp_path / "context")}),
-            DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(messages)}),
-        },
-    )
-    assert ended.returncode == 0, ended.stderr
+    environment = {
+        DAGSTER_PIPES_CONTEXT_ENV_VAR: encode_param({"path": str(tmp_path / "context")}),
+        DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(messages)}),
+    }
+    ended = finish(job_in(tmp_path), tmp_path / "log", partial(run_with, environment))
+    assert ended == 0, (tmp_path / "log").read_text()
     sent = [json.loads(line) for line in messages.read_text().splitlines()]
     logged = [entry["params"]["message"] for entry in sent if entry["method"] == "log"]
     assert sum("validation accuracy" in line and line.startswith("epoch ") for line in logged) == 4

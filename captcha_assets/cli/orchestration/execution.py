@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets import interrupts
-from captcha_assets.cli.orchestration.command_process import cancel_own_runs, this_process
+from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
 from captcha_assets.cli.orchestration.staleness import Step, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import alert_about

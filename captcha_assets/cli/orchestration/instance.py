@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from captcha_assets.cli.orchestration.command_process import exclusive_lock
+from captcha_assets.cli.orchestration.command_lock import exclusive_lock
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
@@ -70,6 +70,7 @@ def _create_databases(home: Path) -> None:
     if not missing or any("storage" in name for name in configured):
         return
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=home) as folder:
+        (Path(folder) / "dagster.yaml").touch()  # Dagster would warn that there is none
         with open_instance_at(Path(folder)):
             pass
         for database in missing:

@@ -7,27 +7,26 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.cli.orchestration import staleness
-from captcha_assets.cli.orchestration.command_process import is_unknown
+from captcha_assets.cli.orchestration.command_lock import is_unknown
 from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
-from captcha_assets.defs.killed_runs import UNFINISHED
+from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving import served_days
-from captcha_assets.images import decisions
+from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
 from captcha_assets.models.manifest import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
-from captcha_assets.sweeps.production_settings import problem, production_version
-from captcha_assets.training.config import TRAINING_CODE
+from captcha_assets.sweeps.production_settings import problem, situation_now
 
 _TRAINED = dg.AssetKey("resnet18")
 
@@ -74,7 +73,7 @@ def _failure(step: staleness.Step, failed: Mapping[Output, str]) -> str | None:
 
 def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
-    if found := decisions.problem(paths.label_decisions, spec):
+    if found := label_decisions.problem(paths.label_decisions, spec):
         yield found
     if found := served_days.problem(paths):
         yield found
@@ -92,7 +91,7 @@ def _next_training(settings: Settings) -> str:
     if unusable := problem(settings.paths):
         return f"no training: {unusable}"
     try:
-        now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
+        now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
     return retraining.in_words(now, retraining.Limits.of(settings))
@@ -100,11 +99,10 @@ def _next_training(settings: Settings) -> str:
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     run = record.dagster_run
-    chosen = sorted(key.to_user_string() for key in run.asset_selection or ())
     return {
         "run_id": run.run_id,
         "status": run.status.value.lower(),
-        "materializes": ", ".join(chosen) or run.job_name,
+        "materializes": assets_in_words(instance, run),
         "partition": run.tags.get("dagster/partition"),
         "since": record.create_timestamp.timestamp(),
         "why": run.tags.get(WHY_TAG),

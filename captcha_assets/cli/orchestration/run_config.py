@@ -9,15 +9,15 @@ import dagster as dg
 from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
+from captcha_assets.models.manifest import ModelFolderError
+from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.retraining import NOT_PRODUCTION, differing_settings
 from captcha_assets.paths import Paths
 from captcha_assets.storage import fetched
 from captcha_assets.sweeps.production_settings import plain, production_settings
 from captcha_assets.training import yaml_file
-from captcha_assets.training.config import TrainingSettings
+from captcha_assets.training.config import SettingsError, TrainingSettings
 from captcha_assets.training.yaml_file import YamlFile
-
-#: Why a model is stale that was trained with other run config or other production settings.
-NOT_PRODUCTION = "trained with other than the production settings"
 
 #: The assets that take run config.
 _CONFIGURED = ("splits", TRAINED)
@@ -107,8 +107,10 @@ def reasons_given(
         run_config: what the command was given.
     """
     named = ((run_config or {}).get("ops") or {}).get(TRAINED)
-    if TRAINED not in assets or named is None:
+    if TRAINED not in assets:
         return reasons
+    if named is None:
+        return [_with_settings(paths, one) if one == NOT_PRODUCTION else one for one in reasons]
     if others := [reason for reason in reasons if reason != NOT_PRODUCTION]:
         return others
     differing = _differing(paths, named.get("config") or {})
@@ -123,9 +125,13 @@ def _differing(paths: Paths, named: Mapping[str, Any]) -> str:
     with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         recorded = read_config(folder).settings
     wanted = production_settings(paths).replaced(**named).model_dump(mode="json")
-    trained = plain({**TrainingSettings().model_dump(), **recorded})
-    return ", ".join(
-        f"{name} {value} instead of {trained[name]}"
-        for name, value in wanted.items()
-        if value != trained[name]
-    )
+    return differing_settings(plain({**TrainingSettings().model_dump(), **recorded}), wanted)
+
+
+def _with_settings(paths: Paths, reason: str) -> str:
+    """Return why a model is stale, with the settings that differ where its folder says which."""
+    try:
+        differing = _differing(paths, {})
+    except (RegistryError, ModelFolderError, SettingsError):
+        return reason  # another line says what is damaged
+    return f"{reason}: {differing}" if differing else reason

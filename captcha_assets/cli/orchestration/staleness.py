@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import dagster as dg
 
-from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION, reasons_given
+from captcha_assets.cli.orchestration.run_config import reasons_given
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.automation import ONLY_WHEN_ASKED
 from captcha_assets.defs.dagster_internals import (
@@ -23,6 +23,8 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.serving import served_days
+from captcha_assets.models.retraining import NOT_PRODUCTION
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 
@@ -114,10 +116,20 @@ def stale_steps(
         reasons = [
             r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
         ]
-        reasons = reasons_given(load_settings().paths, assets, reasons, run_config)
+        reasons = reasons_given(
+            load_settings().paths, assets, reasons or _failed(assets, partition), run_config
+        )
         if reasons:
             found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
     return found
+
+
+def _failed(assets: tuple[str, ...], partition: str | None) -> list[str]:
+    """Return why a day of the service is tried again although its rows are as they were."""
+    if assets != ("prediction_log",) or partition is None:
+        return []
+    failed = served_days.failed_checks(load_settings().paths, partition)
+    return [f"failed the blocking check {', '.join(failed)}"] if failed else []
 
 
 def partitions_of(

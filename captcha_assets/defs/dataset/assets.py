@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import input_versions, split_assignments
+from captcha_assets.defs import input_versions, split_record
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -16,10 +16,10 @@ from captcha_assets.defs.presentation import (
     link,
     published,
 )
-from captcha_assets.images import decisions, index
+from captcha_assets.images import index, label_decisions
 from captcha_assets.images import splits as split_table
 from captcha_assets.images.local_tables import batches_of
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.quality import suites, validation_result
 from captcha_assets.settings import Settings
 from captcha_assets.stored_outputs import require_materialized
@@ -38,7 +38,7 @@ def _decisions_result(idle: Sequence[str]) -> dg.AssetCheckResult:
         check_name=_DECISIONS.name,
         passed=not idle,
         severity=dg.AssetCheckSeverity.WARN,
-        description=decisions.describe_idle(idle),
+        description=label_decisions.describe_idle(idle),
         metadata={"lines": list(idle)},
     )
 
@@ -143,7 +143,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         require_materialized(paths, paths.image_index, "image_index")
         record = AssignmentRecord(paths.split_assignments, paths.scratch)
         if not config.accept_loss:
-            split_assignments.require_known(context.instance, paths, record)
+            split_record.require_known(context.instance, paths, record)
         summary = split_table.update_splits(
             paths.image_index,
             paths.splits,
@@ -168,7 +168,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(paths.splits)),
                 **column_lineage(split_table.COLUMN_ORIGINS),
                 "quality report": report,
-                **split_assignments.named(record),
+                **split_record.named(record),
             },
         )
 

@@ -120,7 +120,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         dg.AssetCheckSpec(
             "parity",
             asset="onnx_model",
-            description="The export predicts the same classes as the model that was exported.",
+            description="The export gives the same classes and probabilities as the model that was exported.",
             blocking=True,
         )
     ],
@@ -163,10 +163,10 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 )
 def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Promote the candidate if there is no champion, or if it passes the criteria of a promotion."""
-    from captcha_assets.evaluation import promotion
+    from captcha_assets.evaluation import promotion_gate
 
     with local_tables.local_tables(settings.paths) as data:
-        outcome = promotion.consider_candidate(settings, data)
+        outcome = promotion_gate.consider_candidate(settings, data)
     if outcome.champion:
         require_whole(settings.paths, outcome.champion)
     context.log.info(

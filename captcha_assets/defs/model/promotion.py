@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from captcha_assets.evaluation.criteria import CRITERIA
+from captcha_assets.evaluation.promotion_criteria import CRITERIA
 from captcha_assets.models.registry import Champion
 
 if TYPE_CHECKING:
-    from captcha_assets.evaluation.promotion import Promotion
+    from captcha_assets.evaluation.promotion_gate import Promotion
 
 _CHAMPION = dg.AssetKey("champion")
 

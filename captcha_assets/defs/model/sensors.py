@@ -10,8 +10,7 @@ from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Limits, Reason, Situation
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps.production_settings import problem, production_version
-from captcha_assets.training.config import TRAINING_CODE
+from captcha_assets.sweeps.production_settings import problem, situation_now
 
 #: Tag of a run that says why it was started.
 WHY_TAG = "captcha_assets/why"
@@ -40,7 +39,7 @@ def retraining_sensor(
     """Apply the policy; the cursor holds the situation of the last request."""
     if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
-    now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
+    now = situation_now(settings.paths)
     limits = Limits.of(settings)
     why = retraining.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:

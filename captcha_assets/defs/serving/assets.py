@@ -3,10 +3,13 @@
 The work is in `captcha_assets.served_predictions` and `captcha_assets.sources.corrections`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import lost_outputs
+from captcha_assets.defs import lost_outputs, presentation
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.correction_checks import CORRECTION_CHECKS, correction_results
@@ -17,6 +20,7 @@ from captcha_assets.served_predictions import daily_tables
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
 from captcha_assets.sources.registrations import LocalSource
+from captcha_assets.storage import AnyPath
 
 
 def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -40,7 +44,8 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
         from captcha_assets.quality import validation
 
         day, table = context.partition_key, settings.paths.prediction_log(context.partition_key)
-        written = daily_tables.write_day(_address(settings.paths), day, table)
+        rejected = settings.paths.rejected_predictions(day)
+        written = daily_tables.write_day(_address(settings.paths), day, table, rejected)
         found = validation.validate_prediction_log(table, daily_tables.DAILY_SCHEMA, day, spec)
         results, report = published(settings, found, "prediction_log", day)
         return dg.MaterializeResult(
@@ -54,10 +59,29 @@ def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "predictions by model": counts(written.by_model, "model"),
                 "path": dg.MetadataValue.path(str(table)),
                 "quality report": report,
+                **_rejected(context, written.rejected, rejected),
             },
         )
 
     return prediction_log
+
+
+#: Most rejected rows that are shown in the UI and on the console; the table holds all of them.
+_SHOWN = 20
+
+
+def _rejected(context: dg.AssetExecutionContext, reasons: Mapping[str, str], path: AnyPath) -> dict[str, Any]:
+    """Return what the metadata says of the rows of the log that cannot be read; each gets a warning."""
+    rows = [{"inference_id": name, "reason": reason} for name, reason in reasons.items()]
+    for row in rows[:_SHOWN]:
+        context.log.warning("a row of the log is rejected: %s: %s", row["inference_id"], row["reason"])
+    if len(rows) > _SHOWN:
+        context.log.warning("%d more rows of the log are rejected: see %s", len(rows) - _SHOWN, path)
+    found: dict[str, Any] = {"rejected": len(rows)}
+    if rows:
+        found["rejected rows"] = presentation.table(rows[:_SHOWN], ["inference_id", "reason"])
+        found["path of the rejected rows"] = dg.MetadataValue.path(str(path))
+    return found
 
 
 @dg.asset(

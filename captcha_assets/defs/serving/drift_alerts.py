@@ -7,10 +7,9 @@ from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.models import retraining, served_drift
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.models.records import RegistryError
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps.production_settings import problem, production_version
-from captcha_assets.training.config import TRAINING_CODE
+from captcha_assets.sweeps.production_settings import problem, situation_now
 
 
 def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert]:
@@ -22,7 +21,7 @@ def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert
         alarm = served_drift.alarm(settings.paths)
         if alarm is None or problem(settings.paths) or unfinished_training(instance):
             return []
-        now = retraining.situation(settings.paths, TRAINING_CODE, production_version(settings.paths))
+        now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError):
         return []  # the sensor `retraining` and the status say so
     if retraining.waits_for_labels(now, retraining.Limits.of(settings)):

@@ -1,7 +1,7 @@
 """The days of the prediction log in Dagster: one partition a day, whose data version is observed.
 
-A day that is still running gets new rows, and any day may get corrections: its version is then another one,
-and the assets that depend on the day are stale.
+A day that is still running gets new rows, and any day may get corrections or rows that were changed: its
+version is then another one, and the assets that depend on the day are stale.
 """
 
 import warnings
@@ -40,14 +40,14 @@ SENSOR_INTERVAL = timedelta(minutes=15)
             kinds={"sqlalchemy"},
             owners=OWNERS,
             description="The predictions of the service and their corrections, by day: the database of the "
-            "prediction log. Observed; new rows make the assets that depend on the day stale.",
+            "prediction log. Observed; new and changed rows make the assets that depend on the day stale.",
         )
     ]
 )
 def served_predictions(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.ObserveResult:
-    """Look at a day of the log; the data version says how many rows and which correction it has last."""
+    """Look at a day of the log; the data version is another one when its rows or corrections change."""
     version = _versions(settings.paths).get(context.partition_key, "none")
     return dg.ObserveResult(data_version=dg.DataVersion(version))
 
@@ -95,12 +95,23 @@ def changed_days(
 
 
 def problem(paths: Paths) -> str | None:
-    """Return why the prediction log cannot be read, in one line; None where it can be, or is off."""
+    """Return what of the prediction log cannot be read, in one line; None where all can be, or it is off."""
     try:
         _versions(paths)
+        address = log_address(paths)
+        lost = daily_tables.without_day(address) if address else []
     except (PredictionLogUnavailableError, PredictionLogUrlError) as error:
         return str(error)
+    if lost:
+        named = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
+        return f"the prediction log holds {len(lost)} of no day, since their time cannot be read: {named}"
     return None
+
+
+def failed_checks(paths: Paths, day: str) -> list[str]:
+    """Return the blocking checks that the predictions of a day failed last."""
+    folder = paths.validation_results("prediction_log", day)
+    return validation_result.quarantined({day: folder}).get(day, [])
 
 
 def _versions(paths: Paths) -> dict[str, str]:
@@ -126,6 +137,7 @@ def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) 
     for day in sorted(day for day in gone if day < kept_from):
         remove(paths.validation_results("prediction_log", day))
         remove(paths.prediction_log(day))
+        remove(paths.rejected_predictions(day))
         remove(paths.drift_report(day))
         problem = f"{lost_outputs.REMOVED} the retention removed the predictions of {day}"
         for asset in ("prediction_log", "drift_report"):
@@ -135,7 +147,11 @@ def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) 
 
 def require_valid(paths: Paths, day: str) -> None:
     """Raise an error that names the day if its predictions may not be used."""
-    if not validation_result.has_passed(paths.validation_results("prediction_log", day)):
+    try:
+        found = validation_result.load(paths.validation_results("prediction_log", day))
+    except validation_result.ValidationResultError as error:
+        raise NoPredictionsError(str(error)) from error
+    if not found.passed:
         raise NoPredictionsError(
             f"the predictions of {day} failed a blocking check: see its report, or the checks of "
             "prediction_log in the UI"

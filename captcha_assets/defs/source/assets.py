@@ -4,10 +4,10 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import input_versions, lost_outputs, split_assignments
+from captcha_assets.defs import input_versions, lost_outputs, split_record
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.settings import Settings
 from captcha_assets.sources import dvc_snapshot, registrations
 
@@ -84,7 +84,7 @@ def data_snapshot(
     versions = input_versions.versions_now(context.instance, "raw_batch")
     registrations.require_archives(settings.paths, versions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
-    split_assignments.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     taken = dvc_snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),

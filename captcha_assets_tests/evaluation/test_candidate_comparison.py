@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.evaluation.compare import (
+from captcha_assets.evaluation.candidate_comparison import (
     ComparisonError,
     PromotionLimits,
     accuracy_criteria,
     compare,
     count_pairs,
 )
-from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.promotion_criteria import Criterion
 
 
 def predictions(right, labels=None, probability=None):

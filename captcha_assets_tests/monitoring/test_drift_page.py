@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.monitoring.drift_page import render, unusual_pngs
+from captcha_assets.monitoring.drift_tests import served_drift
 from captcha_assets.monitoring.evidently_report import evidently_report
 from captcha_assets.monitoring.plots import plot
-from captcha_assets.monitoring.prediction_drift import served_drift
-from captcha_assets.monitoring.report import render, unusual_pngs
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Sample, read_window, sample_of
 from captcha_assets.quality.drift import DriftError
@@ -59,6 +59,7 @@ def test_what_comes_from_outside_is_escaped(model: Model, tmp_path: Path) -> Non
     assert "<script>" not in page
 
 
+@pytest.mark.slow
 def test_evidently_agrees_on_what_is_obvious(model: Model, tmp_path: Path) -> None:
     pixels = np.asarray(images(1500, 6))
     changed = {"undisturbed": pixels, "brighter": brighter(pixels), "inverse": 255 - pixels}
@@ -78,6 +79,7 @@ def test_evidently_agrees_on_what_is_obvious(model: Model, tmp_path: Path) -> No
     assert theirs["inverse"].columns == 25
 
 
+@pytest.mark.slow
 def test_evidently_is_given_no_empty_day(model: Model, tmp_path: Path) -> None:
     table = model.day(tmp_path, images(1, 5)[:0])
     with pytest.raises(DriftError, match="there are no predictions to compare"):

@@ -109,6 +109,7 @@ def _ask(
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_20_promotions_and_rollbacks_under_load_mix_no_two_models(served_home: Path) -> None:
     """Every request is answered, and by one model: the one that it names."""
     requests = [[number] for number in range(8)] + [[0, 1, 2, 3, 4], [5, 6, 7]]

@@ -13,7 +13,7 @@ CRITERIA = {
     "class_recall": "The recall of no class falls beyond chance (McNemar's exact test, with Holm's "
     "correction for the number of classes).",
     "calibration": "The candidate's calibration error is within the limit, or not above the champion's.",
-    "onnx_parity": "The exported candidate predicts the same classes as the candidate itself.",
+    "onnx_parity": "The exported candidate gives the same classes and probabilities as the candidate itself.",
     "latency": "The exported candidate predicts one image within the time limit, or as fast as the champion.",
 }
 

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from captcha_assets.evaluation.compare import Comparison, PromotionLimits, compare
-from captcha_assets.evaluation.criteria import Criterion
+from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
+from captcha_assets.evaluation.promotion_criteria import Criterion
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
@@ -24,8 +24,8 @@ from captcha_assets.models.onnx import Parity
 from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
-from captcha_assets.models.records import RegistryError, now
 from captcha_assets.models.registry import NEWER_DATA, Champion
+from captcha_assets.models.registry_records import RegistryError, now
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentError, AssignmentRecord
+from captcha_assets.images.split_record import AssignmentError, AssignmentRecord
 from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets_tests.images.test_splits import identity, index_of, split_by_image, write_index
 
@@ -233,7 +233,7 @@ TWO_AT_ONCE = """
 import sys
 from pathlib import Path
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_assignments import AssignmentRecord
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.splits import update_splits
 
 folder = Path(sys.argv[1])
