@@ -145,7 +145,7 @@ def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
     assert str(found.description).startswith("1 corrected image has another label elsewhere")
     assert f"a line in {home.settings.paths.label_decisions} decides" in str(found.description)
     (row,) = shown(found)
-    assert (row["inference ids"], row["label"]) == ("id-0", other_than(label))
+    assert (row["inference_ids"], row["label"]) == ("id-0", other_than(label))
     assert row["sources"] == f"known/{label}_0.png says {label}"
 
     assert [one.error for one in home.update("+key:splits") if one.error] == []
@@ -169,7 +169,7 @@ def test_two_corrections_that_contradict_each_other_are_named(
         assert [one.error for one in home.update(OF_DAYS) if one.error] == []
     rows = shown(check(home, "labels_agree"))
     assert {row["label"] for row in rows} == {label, other_than(label)}
-    assert {row["inference ids"] for row in rows} == {"id-0, id-7"}
+    assert {row["inference_ids"] for row in rows} == {"id-0, id-7"}
 
 
 def test_a_corrected_image_that_is_rejected_is_named(home: Home, images: list[tuple[str, bytes]]) -> None:
@@ -186,7 +186,7 @@ def test_a_corrected_image_that_is_rejected_is_named(home: Home, images: list[tu
     assert found.severity == dg.AssetCheckSeverity.WARN
     assert "1 corrected image has been rejected (blank)" in str(found.description)
     (row,) = shown(found)
-    assert (row["inference ids"], row["label"], row["reason"]) == ("id-3", "a", "blank")
+    assert (row["inference_ids"], row["label"], row["reason"]) == ("id-3", "a", "blank")
     rejected = pl.read_parquet(str(home.settings.paths.rejected_images(BATCH)))
     assert rejected["detail"].to_list() == [row["detail"]], "image_table says the same"
     assert check(home, "labels_agree").passed

@@ -56,7 +56,7 @@ def _result(
     problem: str,
     sound: str,
 ) -> dg.AssetCheckResult:
-    rows = [{name.replace("_", " "): value for name, value in asdict(one).items()} for one in images]
+    rows = [asdict(one) for one in images]
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,
         check_name=spec.name,
