@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -92,6 +92,20 @@ class Settings(BaseSettings):
             gt=0, description="Longest median CPU time for one image in ms, unless the champion's is longer."
         ),
     ] = 25.0
+
+    rollback: Annotated[
+        Literal["off", "answered", "predictions"],
+        Field(
+            description="Whether a champion that is worse by corrections than the one before is rolled back: "
+            "off; answered or predictions: what its wrong predictions are a share of."
+        ),
+    ] = "off"
+    rollback_level: Annotated[
+        float, Field(gt=0, le=0.5, description="Probability of rolling back a champion that is no worse.")
+    ] = 0.01
+    rollback_images: Annotated[
+        int, Field(ge=1, description="Fewer images of one of the two champions prove nothing.")
+    ] = 100
 
     @field_validator("kaggle_dataset")
     @classmethod

@@ -13,7 +13,10 @@ def automation() -> None:
 @automation.command()
 @click.pass_obj
 def on(settings: Settings) -> None:
-    """Take batches from the inbox, materialize what has new input, retrain when a trigger fires."""
+    """Take batches from the inbox, materialize what has new input, retrain when a trigger fires.
+
+    A champion is rolled back automatically only where CAPTCHA_ROLLBACK is set as well.
+    """
     from captcha_assets.cli.orchestration import staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions

@@ -234,8 +234,8 @@ def history(settings: Settings, as_json: bool) -> None:
 
 def _announce(settings: Settings, champion: "Champion") -> None:
     """Print which model serves now, and report it to Dagster."""
-    from captcha_assets.cli.orchestration.champion_events import report_champion
     from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs.model.champion_events import report_champion
 
     click.echo(f"champion: {champion.model_id} (instead of {champion.instead_of or 'none'})")
     with open_instance(settings) as instance:

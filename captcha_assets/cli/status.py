@@ -129,6 +129,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         batches that drifted: {', '.join(found['drifted'])}"
     if found["served_drift"]:
         yield f"         served predictions: {found['served_drift']}"
+    if found["automatic_rollback"]:
+        yield f"rollback {found['automatic_rollback']}"
 
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:

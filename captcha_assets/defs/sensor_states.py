@@ -3,7 +3,7 @@
 import dagster as dg
 
 #: The sensors of unattended operation.
-SENSORS = ("inbox_sensor", "automation", "retraining")
+SENSORS = ("inbox_sensor", "automation", "retraining", "automatic_rollback")
 
 
 def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:

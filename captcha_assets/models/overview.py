@@ -9,7 +9,7 @@ from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
-from captcha_assets.models.registry import Champion
+from captcha_assets.models.registry import By, Champion
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
@@ -207,7 +207,15 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
     return registry.promote(paths.models, model_id, reason, figures, by="human")
 
 
-def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool = False) -> Champion:
+def roll_back(
+    paths: Paths,
+    reason: str,
+    to: str | None = None,
+    *,
+    force: bool = False,
+    by: By = "human",
+    instead_of: Champion | None = None,
+) -> Champion:
     """Make a previous champion serve again: the one before today's, or `to`.
 
     Args:
@@ -215,9 +223,12 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
         reason: one line, for the history.
         to: a model that served: its id, or "candidate".
         force: go back to `to` although it was refused or is not exported.
+        by: "rule" or "human".
+        instead_of: the entry that the decision rests on; rolls back only while it is the last one.
 
     Raises:
-        RegistryError: there is nothing to go back to, or the model was refused or is not exported.
+        RegistryError: there is nothing to go back to, the model was refused or is not exported, or the
+            champion is another one by now.
         ModelFolderError: the model or its export is damaged.
     """
 
@@ -231,7 +242,7 @@ def roll_back(paths: Paths, reason: str, to: str | None = None, *, force: bool =
 
     if to is not None:
         to = resolve(paths, to)
-    return registry.rollback(paths.models, reason, to, force=force, verify=verify)
+    return registry.rollback(paths.models, reason, to, by, force=force, instead_of=instead_of, verify=verify)
 
 
 def require_whole(paths: Paths, champion: Champion) -> None:

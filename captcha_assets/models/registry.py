@@ -248,7 +248,7 @@ def promote(
 
 
 def _replay(entries: Iterable[Champion]) -> tuple[list[str], dict[str, Champion]]:
-    """Return what a rollback can go back through, and the models that a person took out of service.
+    """Return what a rollback can go back through, and the models that were taken out of service.
 
     The first is like a browser's history: a promotion adds the model at the end, a rollback removes all
     that came after the model it goes back to; the last one serves. The second maps a model to the entry
@@ -280,6 +280,7 @@ def rollback(
     by: By = "human",
     *,
     force: bool = False,
+    instead_of: Champion | None = None,
     verify: Callable[[str], None] | None = None,
 ) -> Champion:
     """Make a previous champion serve again, at once and whole; the history records it.
@@ -292,15 +293,21 @@ def rollback(
         to: go back to this model; by default to the one that served before today's.
         by: "rule" or "human".
         force: go back to `to` although a person refused it.
+        instead_of: the entry that the decision rests on; rolls back only while it is the last one.
         verify: what else a model must pass before it serves; it is called with the id, and raises.
 
     Raises:
-        RegistryError: there is nothing to go back to, `to` never served or serves already, or the model
-            was refused.
+        RegistryError: there is nothing to go back to, `to` never served or serves already, the model was
+            refused, or the champion is another one by now.
         ModelFolderError: the model is damaged.
     """
     while True:
         entries = history(registry)
+        if instead_of is not None and entries[-1] != instead_of:
+            raise RegistryError(
+                f"{instead_of.model_id} was to be rolled back, but the champion was changed meanwhile, to "
+                f"{entries[-1].model_id}: decide again"
+            )
         target = to or _before(entries)
         past = {entry.model_id: entry for entry in entries}
         if target not in past or entries[-1].model_id == target:
@@ -371,7 +378,7 @@ def refusal(registry: AnyPath, model_id: str) -> str | None:
 
 
 def barred(registry: AnyPath, model_id: str) -> str | None:
-    """Why the rule may not promote a model: a person refused or replaced it; None if it may.
+    """Why the rule may not promote a model: refused, rolled back, or replaced by a person; None if it may.
 
     Raises:
         RegistryError: the history is damaged.

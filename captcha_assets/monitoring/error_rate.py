@@ -15,6 +15,7 @@ related to the law of the iterated logarithm. Annals of Mathematical Statistics 
 """
 
 import math
+from functools import lru_cache
 
 from scipy.special import betaln
 from scipy.stats import beta
@@ -39,6 +40,29 @@ def log_capital(wrong: int, n: int, rate: float) -> float:
 def p_value(wrong: int, n: int, rate: float) -> float:
     """Return the anytime-valid p-value of the hypothesis that the error rate is at most `rate`."""
     return math.exp(min(0.0, -log_capital(wrong, n, rate)))
+
+
+def is_higher(wrong: int, n: int, other_wrong: int, other_n: int, alpha: float) -> bool:
+    """Return whether one error rate is proven to be higher than another, however often one looks.
+
+    Two confidence sequences that share alpha: the lower bound of the one must lie above the upper bound of
+    the other. Where the one is not higher, this ever happens with a probability of at most alpha.
+
+    Args:
+        wrong: predictions of the one that were wrong.
+        n: all predictions of the one.
+        other_wrong: predictions of the other that were wrong.
+        other_n: all predictions of the other.
+        alpha: probability of a false proof.
+    """
+    bound = upper_bound(other_wrong, other_n, alpha / 2)
+    return bound < 1 and p_value(wrong, n, bound) <= alpha / 2
+
+
+@lru_cache(maxsize=1024)  # what is compared with hardly changes from look to look
+def upper_bound(wrong: int, n: int, alpha: float) -> float:
+    """Return an error rate that exceeds the true one at all times at once with a probability of 1 - alpha."""
+    return 1 - lower_bound(n - wrong, n, alpha)
 
 
 def lower_bound(wrong: int, n: int, alpha: float) -> float:

@@ -124,7 +124,12 @@ class DailySummary:
 
 
 @contextmanager
-def _connection(url: str) -> Iterator[sa.Connection]:
+def connected(url: str) -> Iterator[sa.Connection]:
+    """Yield a connection to a log in a transaction; the tables are created where they don't exist.
+
+    Raises:
+        PredictionLogUnavailableError: the database cannot be used.
+    """
     engine = open_engine(url, _TIMEOUT)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
@@ -205,7 +210,7 @@ def _day_versions(url: str) -> dict[str, str]:
     day = sa.func.date(predictions.c.time, type_=sa.String).label("day")
     image = predictions.c.image
     row = [sa.func.length(image) if column is image else column for column in predictions.c]
-    with _connection(url) as connection:
+    with connected(url) as connection:
         dialect = connection.dialect.name
         counted = sa.select(day, sa.func.count(), _content(dialect, row)).group_by("day")
         corrected = (
@@ -231,7 +236,7 @@ def without_day(url: str) -> list[str]:
     if not exists(url):
         return []
     day = sa.func.date(predictions.c.time, type_=sa.String)
-    with _connection(url) as connection:
+    with connected(url) as connection:
         found = connection.execute(sa.select(predictions.c.inference_id).where(day.is_(None)))
         return sorted(_shown(name) for name in found.scalars())
 
@@ -251,7 +256,7 @@ def waiting_corrections(url: str) -> dict[str, int]:
         .where(corrections.c.id.in_(sa.select(waiting.c.id)))
         .group_by("day")
     )
-    with _connection(url) as connection:
+    with connected(url) as connection:
         return {str(key): number for key, number in connection.execute(counted).tuples()}
 
 
@@ -329,7 +334,7 @@ def _groups_of_day(url: str, day: str) -> Iterator[_Group]:
         ),
         maintain_column_froms=True,
     ).order_by(predictions.c.time, predictions.c.inference_id)
-    with _connection(url) as connection:
+    with connected(url) as connection:
         dialect = connection.dialect
         readers = {
             name: columns[name].type.dialect_impl(dialect).result_processor(dialect, None)
@@ -423,7 +428,7 @@ def find(url: str, inference_id: str) -> tuple[LoggedPrediction, list[Correction
     if not exists(url):
         return None
     given = corrections.select().where(corrections.c.inference_id == inference_id).order_by(corrections.c.id)
-    with _connection(url) as connection:
+    with connected(url) as connection:
         rows = connection.execute(logged().where(predictions.c.inference_id == inference_id)).mappings().all()
         if not rows:
             return None
@@ -445,6 +450,6 @@ def record_batch(url: str, correction_ids: list[int], batch: str) -> None:
         PredictionLogUnavailableError: the database cannot be written to.
     """
     rows = [{"correction_id": number, "batch": batch} for number in correction_ids]
-    with _connection(url) as connection:
+    with connected(url) as connection:
         if rows:
             connection.execute(insert_missing(connection.dialect.name, correction_batches), rows)

@@ -199,21 +199,26 @@ def from_row(row: Mapping[Any, Any]) -> LoggedPrediction:
     )
 
 
-def logged() -> sa.Select[Any]:
-    """Return the query of all predictions, each with its latest correction."""
+def with_latest_correction() -> sa.Join:
+    """Return `predictions`, each joined with its latest correction where it has one."""
     later = corrections.alias()
     latest = (
         sa.select(sa.func.max(later.c.id))
         .where(later.c.inference_id == predictions.c.inference_id)
         .scalar_subquery()
     )
+    return predictions.outerjoin(corrections, corrections.c.id == latest)
+
+
+def logged() -> sa.Select[Any]:
+    """Return the query of all predictions, each with its latest correction."""
     return sa.select(
         predictions,
         corrections.c.id.label("correction_id"),
         corrections.c.time.label("correction_time"),
         corrections.c.label.label("correction_label"),
         corrections.c.annotator,
-    ).select_from(predictions.outerjoin(corrections, corrections.c.id == latest))
+    ).select_from(with_latest_correction())
 
 
 def insert_missing(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":

@@ -55,6 +55,11 @@ def image_hash_of(member: str) -> str:
     return Path(member).stem.rpartition("_")[2]
 
 
+def label_of(member: str) -> str:
+    """Return the label that a person gave to an image, from the image's path in the archive."""
+    return member[: max(member.rfind("/"), member.rfind("_"))]
+
+
 def days_to_register(day: str, waiting: Mapping[str, int], enough: int, *, registered: bool) -> list[str]:
     """Return the days whose corrections become batches now.
 

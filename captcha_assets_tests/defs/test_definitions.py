@@ -8,7 +8,7 @@ import pytest
 
 from captcha_assets.definitions import defs
 
-SWITCHED = {"automation", "inbox_sensor", "retraining"}
+SWITCHED = {"automation", "inbox_sensor", "retraining", "automatic_rollback"}
 ALWAYS_ON = {"observed_sources", "alert_on_failure", "alert_on_success", "automation_history"}
 
 SNAPSHOT = Path(__file__).with_name("specs.json")
@@ -62,11 +62,11 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
         assert node.code_version or not node.is_materializable, key
 
 
-def test_sensors_that_start_runs_are_off_until_switched_on(definitions: dg.Definitions) -> None:
+def test_sensors_that_act_are_off_until_switched_on(definitions: dg.Definitions) -> None:
     sensors = {sensor.name: sensor for sensor in definitions.sensors or ()}
     assert set(sensors) == {*SWITCHED, *ALWAYS_ON}
     on = {sensor.name for sensor in sensors.values() if sensor.default_status.value != "STOPPED"}
-    assert on == ALWAYS_ON, "they start no run"
+    assert on == ALWAYS_ON
 
 
 def test_one_training_at_a_time(definitions: dg.Definitions) -> None:

@@ -5,7 +5,9 @@ import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import cv2
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 import xxhash
@@ -99,6 +101,95 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
     index = pl.read_parquet(str(home.settings.paths.image_index))
     assert index.filter(pl.col("status") == LABEL_CONFLICT).height == 1
     assert home.update(THROUGH_SPLITS) == []
+
+
+def check(home: Home, name: str) -> dg.AssetCheckEvaluation:
+    """The latest result of a check of the day's corrections."""
+    key = dg.AssetCheckKey(dg.AssetKey("corrections"), name)
+    record = home.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.evaluation
+    assert record.evaluation.partition == DAY
+    return record.evaluation
+
+
+def shown(evaluation: dg.AssetCheckEvaluation) -> list[dict[str, object]]:
+    found = evaluation.metadata["images"]
+    assert isinstance(found, dg.TableMetadataValue)
+    return [dict(record.data) for record in found.records]
+
+
+def other_than(label: str) -> str:
+    return "a" if label != "a" else "b"
+
+
+def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
+    home: Home, images: list[tuple[str, bytes]], tmp_path: Path
+) -> None:
+    label = images[0][0]
+    with zipfile.ZipFile(tmp_path / "known.zip", "w") as archive:
+        for number, (said, content) in enumerate(images[:20]):
+            archive.writestr(f"{said}_{number}.png", content)
+    home.add("known", str(tmp_path / "known.zip"))
+    assert [one.error for one in home.update("+key:splits") if one.error] == []
+    with open_log(home) as log:
+        serve(log, images[:30])
+        log.correct("id-1", images[1][0])
+        log.correct("id-25", images[25][0])
+        assert [one.error for one in home.update(OF_DAYS) if one.error] == []
+        assert check(home, "labels_agree").passed, "the same label again, and an image that is new"
+        log.correct("id-0", other_than(label))
+        assert [one.error for one in home.update(OF_DAYS) if one.error] == []
+    found = check(home, "labels_agree")
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert str(found.description).startswith("1 corrected image has another label elsewhere")
+    assert f"a line in {home.settings.paths.label_decisions} decides" in str(found.description)
+    (row,) = shown(found)
+    assert (row["inference ids"], row["label"]) == ("id-0", other_than(label))
+    assert row["sources"] == f"known/{label}_0.png says {label}"
+
+    assert [one.error for one in home.update("+key:splits") if one.error] == []
+    index = pl.read_parquet(str(home.settings.paths.image_index))
+    assert index.filter(pl.col("status") == LABEL_CONFLICT)["image_id"].to_list() == [row["image_id"]]
+    decision = f"image_id,decision,label,reason\n{row['image_id']},keep,{label},a slip\n"
+    home.settings.paths.label_decisions.write_text(decision)
+    assert home.make("corrections", partition=DAY) is None
+    assert check(home, "labels_agree").passed, "somebody has decided"
+
+
+def test_two_corrections_that_contradict_each_other_are_named(
+    home: Home, images: list[tuple[str, bytes]]
+) -> None:
+    label = images[0][0]
+    with open_log(home) as log:
+        serve(log, images[:1])
+        serve(log, images[:1], first=7)
+        log.correct("id-0", label)
+        log.correct("id-7", other_than(label))
+        assert [one.error for one in home.update(OF_DAYS) if one.error] == []
+    rows = shown(check(home, "labels_agree"))
+    assert {row["label"] for row in rows} == {label, other_than(label)}
+    assert {row["inference ids"] for row in rows} == {"id-0, id-7"}
+
+
+def test_a_corrected_image_that_is_rejected_is_named(home: Home, images: list[tuple[str, bytes]]) -> None:
+    blank = cv2.imencode(".png", np.full((52, 32), 200, np.uint8))[1].tobytes()
+    with open_log(home) as log:
+        serve(log, [*images[:3], ("a", blank)])
+        log.correct("id-0", images[0][0])
+        assert [one.error for one in home.update(OF_DAYS) if one.error] == []
+        assert check(home, "images_usable").passed
+        log.correct("id-3", "a")
+        assert [one.error for one in home.update(THROUGH_SPLITS) if one.error] == []
+    found = check(home, "images_usable")
+    assert not found.passed
+    assert found.severity == dg.AssetCheckSeverity.WARN
+    assert "1 corrected image has been rejected (blank)" in str(found.description)
+    (row,) = shown(found)
+    assert (row["inference ids"], row["label"], row["reason"]) == ("id-3", "a", "blank")
+    rejected = pl.read_parquet(str(home.settings.paths.rejected_images(BATCH)))
+    assert rejected["detail"].to_list() == [row["detail"]], "image_table says the same"
+    assert check(home, "labels_agree").passed
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The state of a home: what is stale, which runs are under way, the last training, the last drift check."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
+from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving import served_days
 from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
@@ -20,6 +22,7 @@ from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
+from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.settings import Settings
 from captcha_assets.sources.registrations import known_batches
 from captcha_assets.stored_outputs import Output
@@ -38,6 +41,7 @@ def look(
         `runs` (not ended yet), `label_conflicts` (images that wait for a decision), `idle_decisions` (lines
         of `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
         there was none), `served_drift` (the alarm of the latest drift report, None where it raises none),
+        `automatic_rollback` (how the champion compares with its predecessor; None where it is off),
         `next_training` (the state of each trigger of a training).
     """
     planned = staleness.plan(definitions, instance, staleness.selected("*"))
@@ -55,6 +59,7 @@ def look(
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings.paths),
         "served_drift": _served_drift(settings.paths),
+        "automatic_rollback": _automatic_rollback(settings, instance),
         "unusable": list(_unusable(settings.paths, spec)),
         "not_promoted": _not_promoted(settings.paths),
         "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
@@ -160,6 +165,21 @@ def _served_drift(paths: Paths) -> str | None:
     except RegistryError:
         return None  # the line of the champion reports it
     return str(alarm) if alarm else None
+
+
+def _automatic_rollback(settings: Settings, instance: dg.DagsterInstance) -> str | None:
+    """How the champion compares with its predecessor; None where no champion is rolled back by itself."""
+    from captcha_assets.served_predictions import automatic_rollback
+
+    if settings.rollback == "off":
+        return None
+    try:
+        finding = automatic_rollback.compare(settings, datetime.now(UTC))
+    except (RegistryError, PredictionLogUnavailableError, PredictionLogUrlError):
+        return "nothing is compared: the registry or the prediction log cannot be read"
+    serves_on = [f"serves on: {finding.obstacle}"] if finding.obstacle else []
+    off = [] if is_on(instance, "automatic_rollback") else ["the sensor is off: captcha-assets automation on"]
+    return "; ".join([finding.words, *serves_on, *off])
 
 
 def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs, presentation
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
+from captcha_assets.defs.serving.correction_checks import CORRECTION_CHECKS, correction_results
 from captcha_assets.defs.serving.served_days import SERVED, NoPredictionsError, log_address, require_valid
 from captcha_assets.paths import Paths
 from captcha_assets.quality import suites
@@ -89,6 +90,7 @@ def _rejected(context: dg.AssetExecutionContext, reasons: Mapping[str, str], pat
     group_name="serving",
     kinds={"zip"},
     code_version="1",
+    check_specs=CORRECTION_CHECKS,
     description="The images of a day whose predictions people corrected or confirmed; of several "
     "corrections of a prediction the latest "
     "counts. They are registered as the batch `corrections-<day>` once enough corrections wait.",
@@ -100,6 +102,7 @@ def corrections(
 ) -> dg.MaterializeResult:
     """Write the day's corrected images as an archive, and register the batches that are due."""
     from captcha_assets.sources import archives, corrections
+    from captcha_assets.sources.corrected_images import corrected_images
 
     day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
     require_valid(settings.paths, day)
@@ -111,6 +114,7 @@ def corrections(
     few = f"none: {sum(waiting.values())} corrections wait, {settings.corrections_in_batch} become batches"
     return dg.MaterializeResult(
         data_version=dg.DataVersion(archives.digest_of(archive).sha256),
+        check_results=correction_results(settings.paths, corrected_images(settings.paths, day, dataset)),
         metadata={
             "batches": ", ".join(batches) or few,
             "dagster/partition_row_count": found.images,
