@@ -69,7 +69,7 @@ def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home
             assert time.monotonic() < deadline
         time.sleep(3)  # it is tried again, and one alert is sent
         assert state["model_version"] == first
-        assert f"champion {second} cannot be loaded; {first} answers on" in state["problem"]
+        assert f"champion {second} cannot be loaded; {first} keeps answering" in state["problem"]
         assert str(service.home) not in json.dumps(state)
         assert service.predict(PNG[0]).json()["model_version"] == first
         assert service.metric("captcha_champion_problem") == 1
