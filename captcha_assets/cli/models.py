@@ -158,9 +158,9 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @click.pass_obj
 def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Make the model NAME (an id, or `candidate`) the champion."""
-    from captcha_assets.models import overview
+    from captcha_assets.models import manual_promotion
 
-    _announce(settings, overview.promote_by_hand(settings.paths, name, reason, force=force))
+    _announce(settings, manual_promotion.promote_by_hand(settings.paths, name, reason, force=force))
 
 
 @model.command()
@@ -173,11 +173,11 @@ def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> No
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
     """
-    from captcha_assets.models import overview
+    from captcha_assets.models import manual_promotion
 
     if force and not to:
         raise click.UsageError("--force needs --to MODEL: name the model to go back to")
-    _announce(settings, overview.roll_back(settings.paths, reason, to, force=force))
+    _announce(settings, manual_promotion.roll_back(settings.paths, reason, to, force=force))
 
 
 @model.command()

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.models.exports import require_export
 from captcha_assets.models.folder import read_config
-from captcha_assets.models.overview import require_export
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import Quantization, quantize
 from captcha_assets.paths import Paths

@@ -1,6 +1,6 @@
-"""The models of the registry with their figures, as plain rows; promotion and rollback by hand."""
+"""The models of the registry with their figures, as plain rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from captcha_assets.confidence_intervals import best_of
@@ -9,8 +9,7 @@ from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
-from captcha_assets.models.registry import By, Champion
-from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.registry import Champion
 from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -175,135 +174,6 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
     champion = registry.champion(paths.models)
     then = decision.champion if champion and decision.champion != champion.model_id else None
     return f"{decision.reason} (compared with {then}, which served then)" if then else decision.reason
-
-
-def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
-    """Make a model the champion by decision of a person; the history keeps the reason.
-
-    Args:
-        paths: where things are kept.
-        name: "champion", "candidate" or an id.
-        reason: one line, for the history.
-        force: promote it although it was never evaluated or exported, or was refused.
-
-    Raises:
-        ModelChoiceError: there is no such model.
-        ModelFolderError: the model or its export is damaged.
-        RegistryError: it serves already; or, without `force`, it is not evaluated, not exported or refused.
-    """
-    model_id = resolve(paths, name)
-    serves = registry.champion(paths.models)
-    if serves and serves.model_id == model_id:
-        raise RegistryError(f"{model_id} serves already, since {serves.since}")
-    if not force and (against := list(_missing(paths, model_id))):
-        raise RegistryError(
-            f"{model_id} {', '.join(against)}: materialize evaluation and onnx_model while it is the "
-            "candidate (captcha-assets update), or promote it all the same with --force"
-        )
-    if not force and (refusal := registry.refusal(paths.models, model_id)):
-        raise RegistryError(f"{model_id} was refused: {refusal}; promote it all the same with --force")
-    verify_export(paths, model_id)
-    figures = accuracy_figures(paths, model_id)
-    return registry.promote(paths.models, model_id, reason, figures, by="human")
-
-
-def roll_back(
-    paths: Paths,
-    reason: str,
-    to: str | None = None,
-    *,
-    force: bool = False,
-    by: By = "human",
-    instead_of: Champion | None = None,
-) -> Champion:
-    """Make a previous champion serve again: the one before today's, or `to`.
-
-    Args:
-        paths: where things are kept.
-        reason: one line, for the history.
-        to: a model that served: its id, or "candidate".
-        force: go back to `to` although it was refused or is not exported.
-        by: "rule" or "human".
-        instead_of: the entry that the decision rests on; rolls back only while it is the last one.
-
-    Raises:
-        RegistryError: there is nothing to go back to, the model was refused or is not exported, or the
-            champion is another one by now.
-        ModelFolderError: the model or its export is damaged.
-    """
-
-    def verify(model_id: str) -> None:
-        if not force and not paths.onnx_model(model_id).exists():
-            raise RegistryError(
-                f"the export of {model_id} is missing ({paths.onnx_model(model_id)}): export it again with "
-                f"captcha-assets model export {model_id}, or add --to {model_id} --force"
-            )
-        verify_export(paths, model_id)
-
-    if to is not None:
-        to = resolve(paths, to)
-    return registry.rollback(paths.models, reason, to, by, force=force, instead_of=instead_of, verify=verify)
-
-
-def require_whole(paths: Paths, champion: Champion) -> None:
-    """Raise an error if the folder or the export of the champion is missing or damaged.
-
-    Raises:
-        RegistryError: the message says what to do.
-    """
-    model_id = champion.model_id
-    if not registry.holds(paths.models, model_id):
-        folder = paths.models / model_id
-        raise RegistryError(
-            f"the champion {model_id} is not whole: {folder} is missing or damaged; restore it from a "
-            "backup, or let another model serve (captcha-assets model list, captcha-assets model promote)"
-        )
-    if not paths.onnx_model(model_id).exists():
-        raise RegistryError(
-            f"the champion {model_id} is not whole: it is not exported; export it with: captcha-assets model "
-            f"export {model_id}"
-        )
-    verify_export(paths, model_id)
-
-
-def require_export(paths: Paths, model_id: str) -> None:
-    """Refuse a model whose export is missing, damaged or of another model.
-
-    Raises:
-        RegistryError: it is not exported; the message says what to do.
-        ModelFolderError: the export is damaged, or of another model.
-    """
-    if not paths.onnx_model(model_id).exists():
-        raise RegistryError(
-            f"{model_id} is not exported; export it with: captcha-assets model export {model_id}"
-        )
-    verify_export(paths, model_id)
-
-
-def verify_export(paths: Paths, model_id: str) -> None:
-    """Raise an error if an exported model is damaged or of another model; a missing one passes.
-
-    Raises:
-        ModelFolderError: the message says what to do.
-    """
-    export = paths.onnx_model(model_id)
-    if not export.exists():
-        return
-    with fetched(export) as folder:
-        manifest = verify_files(folder, _export_again(model_id))
-    if "model.onnx" not in manifest["files"] or manifest.get("model_id") != model_id:
-        raise ModelFolderError(f"{export} does not hold the export of {model_id}: {_export_again(model_id)}")
-
-
-def _export_again(model_id: str) -> str:
-    return f"restore the folder, or export it again with: captcha-assets model export {model_id}"
-
-
-def _missing(paths: Paths, model_id: str) -> Iterator[str]:
-    if read_metrics(paths, model_id) is None:
-        yield "was never evaluated"
-    if not paths.onnx_model(model_id).exists():
-        yield "was never exported"
 
 
 def _config(paths: Paths, model_id: str) -> ModelConfig:

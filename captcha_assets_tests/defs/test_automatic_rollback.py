@@ -13,7 +13,7 @@ from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.model.rollback import automatic_rollback
 from captcha_assets.defs.observed_sources import observe
-from captcha_assets.models import overview, registry
+from captcha_assets.models import manual_promotion, registry
 from captcha_assets.models.registry import Champion
 from captcha_assets.served_predictions.automatic_rollback import DAYS, compare
 from captcha_assets.serving.champion_watcher import ChampionWatcher
@@ -144,7 +144,7 @@ def test_what_was_rolled_back_is_not_promoted_by_the_rule_and_may_be_by_a_person
     assert str(registry.barred(worse.paths.models, worse.second)).startswith(
         "rolled back: error rate by corrections: 60 of 120"
     )
-    overview.promote_by_hand(worse.paths, worse.second, "the corrections were wrong", force=True)
+    manual_promotion.promote_by_hand(worse.paths, worse.second, "the corrections were wrong", force=True)
     worse.says(worse.second, 60, ANSWERED - 60)
     for _ in range(2):
         worse.tick()
@@ -313,7 +313,7 @@ def test_a_decision_on_a_former_champion_rolls_nothing_back(worse: Served) -> No
     finding = compare(Settings(paths=worse.paths, rollback="answered"), datetime.now(UTC))
     registry.promote(worse.paths.models, worse.third, "a person was faster", by="human")
     with pytest.raises(registry.RegistryError, match="the champion was changed meanwhile"):
-        overview.roll_back(worse.paths, "r", worse.first, by="rule", instead_of=finding.champion)
+        manual_promotion.roll_back(worse.paths, "r", worse.first, by="rule", instead_of=finding.champion)
     assert worse.champion.model_id == worse.third
 
 

@@ -16,7 +16,7 @@ from captcha_assets.defs.presentation import figures, image, link
 from captcha_assets.images import local_tables
 from captcha_assets.images.splits import require_images
 from captcha_assets.models import folder, registry
-from captcha_assets.models.overview import require_whole
+from captcha_assets.models.exports import require_whole
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
