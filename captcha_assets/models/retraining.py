@@ -321,7 +321,7 @@ def in_words(now: Situation, limits: Limits) -> str:
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
     if now.model_id is None:
-        return "the first training, as soon as there are splits"
+        return "the first training: there is no model yet"
     changed = [
         _changed(now, name, version, then)
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
