@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _object_store() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UPath]:
+def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
     """An empty bucket of an S3 server that runs in this process; child processes reach it too."""
     for name, value in {
         "AWS_ENDPOINT_URL": _object_store,
@@ -121,7 +122,7 @@ def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    place = UPath(f"s3://bucket-{os.getpid()}-{abs(hash(tmp_path))}", use_listings_cache=False)
+    place = UPath(f"s3://bucket-{uuid.uuid4().hex}", use_listings_cache=False)
     place.fs.clear_instance_cache()  # an instance keeps the address it was made with
     place.fs.mkdir(place.path)
     yield place

@@ -249,7 +249,7 @@ def test_a_damaged_report_is_no_reason(grown: Home) -> None:
 
 
 def test_another_version_of_the_training_starts_one(finished: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captcha_assets.defs.model.sensors.TRAINING_CODE", "of tomorrow")
+    monkeypatch.setattr("captcha_assets.sweeps.production_settings.TRAINING_CODE", "of tomorrow")
     ticks = Ticks(finished)
     assert ticks.triggers() == ["code"]
     assert ticks.tick() == []

@@ -97,6 +97,7 @@ def test_the_status_names_the_model_and_counts_what_waits(
     assert status["model"] | {"version": ""} == {
         "name": CAPTCHA.name,
         "version": "",
+        "precision": "fp32",
         "classes": CLASSES,
         "width": CAPTCHA.width,
         "height": CAPTCHA.height,
