@@ -43,8 +43,12 @@ demo: setup ## Materialize every asset, from a batch of generated images to a pr
 	@echo
 	@$(BIN)/captcha-assets model show champion
 	@echo
-	@echo "Open the web UI with:                      make ui"
+	@echo "Open the web UI with:                         make ui"
+	@echo "Serve the model, with a page to try it:       make serve"
 	@echo "Switch the automation on (inbox, retraining): $(BIN)/captcha-assets automation on"
+	@echo
+	@echo "This model was trained quickly. The next captcha-assets update trains one with the production settings, which"
+	@echo "takes much longer; with --config configs/demo.yaml it stays quick."
 
 test: setup ## Run the test suite, all but the slow tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"

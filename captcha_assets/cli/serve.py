@@ -52,7 +52,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
 
     address, number, *_ = listener.getsockname()
     named = f"[{address}]" if ":" in address else address
-    click.echo(f"the champion answers at http://{named}:{number} (its web page, too; Ctrl-C stops)")
+    click.echo(f"serving at http://{named}:{number} (requests, and a web page; Ctrl-C stops)")
     with suppress(RegistryError):  # the service reports it itself, and reads again
         if registry.champion(settings.paths.models) is None:
             click.echo(

@@ -111,10 +111,14 @@ def differing_settings(trained: Mapping[str, Any], wanted: Mapping[str, Any]) ->
         wanted: settings by name.
     """
     return ", ".join(
-        f"{name} {value} instead of {trained[name]}"
+        f"{name} {_shown(value)} instead of {_shown(trained[name])}"
         for name, value in wanted.items()
         if name in trained and value != trained[name]
     )
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def situation(paths: Paths, code: str, configuration: str, production: Mapping[str, Any]) -> Situation:

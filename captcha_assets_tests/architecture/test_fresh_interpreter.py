@@ -177,7 +177,7 @@ def test_a_machine_with_the_serving_extra_serves(tmp_path: Path) -> None:
         assert service.stdout
         lines = [service.stdout.readline() for _ in range(3)]
         service.send_signal(signal.SIGINT)
-    assert lines[1].startswith("the champion answers at http://127.0.0.1:"), lines
+    assert lines[1].startswith("serving at http://127.0.0.1:"), lines
     assert service.returncode == 0
 
 

@@ -9,7 +9,8 @@ const TRIES = 6; // of a request that is answered 429
 
 const $ = (id) => document.getElementById(id);
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
-const percent = (share) => `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`;
+const percent = (share) =>
+  share > 0 && share < 0.0005 ? "< 0.1 %" : `${(share * 100).toFixed(share > 0.9995 || share === 0 ? 0 : 1)} %`;
 
 function element(tag, attributes = {}, ...children) {
   const created = Object.assign(document.createElement(tag), attributes);
