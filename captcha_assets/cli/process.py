@@ -1,5 +1,6 @@
 """The process of the command: its standard files, its interrupts, and how it ends."""
 
+import atexit
 import io
 import os
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import click
 
@@ -47,7 +48,19 @@ def owned() -> Iterator[None]:
             end.code = 1
         if not _flushed() and not end.code:
             end.code = 1
+        if interrupts.received():
+            _leave(end.code)
         raise
+
+
+def _leave(status: object) -> NoReturn:
+    """End an interrupted process without taking the interpreter apart.
+
+    The threads of libraries are in the midst of their work, and one that returns to an interpreter that is
+    half gone ends the process with a fatal error.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001 - what would run anyway, and has no public name
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def _open_standard_files() -> None:

@@ -128,7 +128,7 @@ def test_an_interrupted_backfill_goes_on_where_it_was(home: Home) -> None:
     assert "resume with: captcha-assets backfill --resume" in said[-1]
     done = len(home.instance.get_materialized_partitions(dg.AssetKey("raw_batch")))
     assert 1 <= done < 4
-    done = subprocess.run([*command[:2], "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{done} of 4 were materialized before" in done.stdout
-    assert f"{4 - done} materialized, 0 failed" in done.stdout
+    resumed = subprocess.run([*command[:2], "--resume"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"{done} of 4 were materialized before" in resumed.stdout
+    assert f"{4 - done} materialized, 0 failed" in resumed.stdout
