@@ -8,6 +8,7 @@ every moment. An archive that is not what is registered is replaced from its sou
 
 import errno
 import fcntl
+import hashlib
 import json
 import re
 import shlex
@@ -36,6 +37,9 @@ SEED_LIMIT = 2**63 - 1
 VERSION_LIMIT = 2**31 - 1
 #: Python reads no number of more than some thousand digits; no source needs one of so many.
 _DIGITS = 20
+
+#: The field of a registration's file that holds the hash of the others.
+_CHECKSUM = "checksum"
 
 #: What fetch calls the source of an archive that was not registered here, such as one that DVC brought.
 FOUND = "found in data/raw"
@@ -357,7 +361,13 @@ def record(paths: Paths, entry: Registration) -> Registration:
 
 
 def _fields(entry: Registration) -> dict[str, object]:
-    return {**asdict(entry), "source": str(entry.source)}
+    fields = {**asdict(entry), "source": str(entry.source)}
+    return {**fields, _CHECKSUM: _checksum(fields)}
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    """Return the hash of a registration, by which a changed byte of its file is noticed."""
+    return hashlib.sha256(json_text(fields).encode()).hexdigest()[:32]
 
 
 def _written(entry: Registration) -> str:
@@ -384,6 +394,9 @@ def registration(paths: Paths, batch: str) -> Registration | None:
 
 
 def _read(fields: dict[str, Any], batch: str) -> Registration:
+    checksum = fields.pop(_CHECKSUM, None)  # earlier versions wrote none
+    if checksum not in (None, _checksum(fields)):
+        raise ValueError("its checksum is wrong")
     entry = Registration(**{**fields, "source": parse_source(fields["source"])})
     texts = (entry.dataset, entry.sha256, entry.fingerprint)
     if entry.batch != batch or not all(isinstance(text, str | None) for text in texts):
