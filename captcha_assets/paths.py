@@ -14,6 +14,18 @@ from captcha_assets.storage import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+#: What shows that a folder is a home: a command put it there, or a person who moves a home.
+_OF_A_HOME = {
+    "data",
+    "data.dvc",
+    "artifacts",
+    "inbox",
+    "configs",
+    "label_decisions.csv",
+    ".dagster",
+    ".serving",
+}
+
 
 class Paths(BaseSettings):
     """The files and folders of one home, read from `CAPTCHA_HOME` and `CAPTCHA_ARTIFACTS`."""
@@ -72,6 +84,16 @@ class Paths(BaseSettings):
     def inbox(self) -> Path:
         """Folder from which new batches are ingested."""
         return self.home / "inbox"
+
+    def why_no_home(self) -> str | None:
+        """Return why the home is none, in words; None where it is one, or an empty folder to become one."""
+        if not self.home.exists():
+            return "it does not exist"
+        names = {path.name for path in self.home.iterdir()}
+        others = {name for name in names if not name.startswith(".")} - {"lost+found"}
+        if self.home == REPOSITORY or not others or names & _OF_A_HOME:
+            return None
+        return "it holds other files, and none of a home"
 
     @property
     def dagster_home(self) -> Path:

@@ -9,10 +9,15 @@ import click
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
 from captcha_assets.dataset import load_dataset
-from captcha_assets.settings import Settings, load_settings
+from captcha_assets.paths import Paths
+from captcha_assets.settings import Settings, SettingsError, load_settings
 
 #: Where a context notes that a subcommand was asked for its help.
 _HELP = f"{__name__}.help"
+#: Where a context notes what follows the name of the subcommand.
+_ARGUMENTS = f"{__name__}.arguments"
+#: The commands that make a home where there is none.
+_MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"])
 
 
 class _Root(click.Group):
@@ -25,6 +30,7 @@ class _Root(click.Group):
             return super().main(args, *more, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
+        ctx.meta[_ARGUMENTS] = list(ctx.args)
         ctx.meta[_HELP] = bool({"-h", "--help"} & set(ctx.args))
         try:
             return super().invoke(ctx)
@@ -53,6 +59,17 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
     return click.ClickException(errors.in_one_line(error, dagster_home))
 
 
+def _check_home(paths: Paths, arguments: list[str]) -> None:
+    """Reject a home that is none, before anything is created there."""
+    if any(arguments[: len(making)] == making for making in _MAKING_A_HOME):
+        return
+    if why := paths.why_no_home():
+        raise SettingsError(
+            f"CAPTCHA_HOME={str(paths.home)!r} is no home: {why}. Correct the path, or make a home there: "
+            "captcha-assets batch add NAME SOURCE"
+        )
+
+
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="captcha-assets")
 @click.pass_context
@@ -66,6 +83,7 @@ def main(ctx: click.Context) -> None:
     if ctx.meta[_HELP]:
         return  # it is given whatever the settings are
     settings = load_settings()
+    _check_home(settings.paths, [str(ctx.invoked_subcommand), *ctx.meta[_ARGUMENTS]])
     ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
     if problem := inbox.prepare(ctx.obj.paths):
         click.echo(f"warning: {problem}", err=True)

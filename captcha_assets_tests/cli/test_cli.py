@@ -116,6 +116,7 @@ def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path
     mine, other = tmp_path / "mine", tmp_path / "other"
     succeeded(mine, "batch", "add", "one", "synthetic:3")
     succeeded(mine, "update", "--select", "key:raw_batch")
+    other.mkdir()
     done = run(other, "status", DAGSTER_HOME=str(mine / ".dagster"))
     assert done.returncode == 1
     assert f"belongs to the home {mine}, and CAPTCHA_HOME is {other}: unset DAGSTER_HOME" in done.stderr
@@ -124,6 +125,34 @@ def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path
     elsewhere = str(tmp_path / "instance")
     assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
     assert "belongs to the home" in run(other, "status", DAGSTER_HOME=elsewhere).stderr
+
+
+def test_a_path_that_is_no_home_is_named_and_nothing_is_created_there(tmp_path: Path) -> None:
+    others = tmp_path / "documents"
+    others.mkdir()
+    (others / "letter.txt").touch()
+    for home, why in (
+        (tmp_path / "typo", "it does not exist"),
+        (others, "it holds other files, and none of a home"),
+    ):
+        for arguments in (["status"], ["batch", "list"], ["update"], ["model", "history"]):
+            done = run(home, *arguments)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr == (
+                f"Error: CAPTCHA_HOME='{home}' is no home: {why}. Correct the path, or make a home there: "
+                "captcha-assets batch add NAME SOURCE\n"
+            )
+    assert [path.name for path in tmp_path.rglob("*")] == ["documents", "letter.txt"]
+    assert run(tmp_path / "typo", "status", "--help").returncode == 0
+    succeeded(tmp_path / "new", "batch", "add", "one", "synthetic:3")
+    assert "raw_batch [one]: never materialized" in succeeded(tmp_path / "new", "status")
+
+
+def test_a_relative_dagster_home_is_rejected_as_dagster_itself_does(tmp_path: Path) -> None:
+    done = run(tmp_path, "status", DAGSTER_HOME="instance")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: DAGSTER_HOME='instance' cannot be used: give an absolute path")
+    assert not Path("instance").exists()
 
 
 def test_a_home_may_be_moved(tmp_path: Path) -> None:

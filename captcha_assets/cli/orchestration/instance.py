@@ -49,8 +49,18 @@ class InstanceError(RuntimeError):
 
 
 def dagster_home(paths: Paths) -> Path:
-    """The instance's folder: DAGSTER_HOME where it is set, else the home's own."""
-    folder = Path(os.environ.get("DAGSTER_HOME") or paths.dagster_home).resolve()
+    """The instance's folder: DAGSTER_HOME where it is set, else the home's own.
+
+    Raises:
+        InstanceError: DAGSTER_HOME is a relative path, which Dagster does not accept either.
+    """
+    folder = Path(os.environ.get("DAGSTER_HOME") or paths.dagster_home).expanduser()
+    if not folder.is_absolute():
+        raise InstanceError(
+            f"DAGSTER_HOME={str(folder)!r} cannot be used: give an absolute path, or unset it (then it is "
+            f"{paths.dagster_home})"
+        )
+    folder = folder.resolve()
     if not (folder / "dagster.yaml").exists():
         with replacing(folder / "dagster.yaml") as part:
             part.write_text(_DAGSTER_YAML)
