@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import yaml
 
 from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.index import list_conflicts
+from captcha_assets.images.label_decisions import conflicts_file
 from captcha_assets.images.split_record import read_file
 from captcha_assets.images.splits import files_named_by
-from captcha_assets.models import folder, registry
-from captcha_assets.models.manifest import verify_files
+from captcha_assets.models import folder, registry, training_summary
+from captcha_assets.models.manifest import first_of, verify_files
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.sources import archives, registrations
@@ -48,11 +51,13 @@ class Stored:
 
     Attributes:
         version: data version of the content; None where the content cannot be used.
-        problem: why it cannot be used, one line that names the file; None where it can.
+        problem: why it cannot be used, one line that names every file; None where it can.
+        path: the file or folder whose content has this version.
     """
 
     version: str | None = None
     problem: str | None = None
+    path: str | None = None
 
 
 class Missing(Exception):  # noqa: N818 - a state of a file rather than an error of the program
@@ -60,11 +65,26 @@ class Missing(Exception):  # noqa: N818 - a state of a file rather than an error
 
 
 #: What reading a damaged file raises, whatever kind of file it is.
-_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RuntimeError)
+_DAMAGED = (
+    pa.ArrowException,
+    pl.exceptions.PolarsError,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+)
+#: At most so many problems of one output are named; of the others, their number.
+_NAMED = 5
 
 
 class Outdated(Exception):  # noqa: N818 - a state of a file rather than an error of the program
     """A file that is whole, and not what it ought to be; the message says why."""
+
+
+class _Unusable(Exception):  # noqa: N818 - a state of files rather than an error of the program
+    """Several files that cannot be used; the message names them."""
 
 
 class MissingInputError(RuntimeError):
@@ -106,14 +126,10 @@ class StoredVersions:
     def look(self, output: Output) -> Stored:
         """Return the data version of an output as it lies on disk, or what is wrong with it."""
         try:
-            return Stored(version=_LOOKS[output.asset](self, self._paths, output))
-        except Missing as missing:
-            return Stored(problem=f"missing: {missing}")
-        except Outdated as outdated:
-            return Stored(problem=str(outdated))
-        except _DAMAGED as error:
-            words = " ".join(str(error).split()) or type(error).__name__
-            return Stored(problem=f"damaged: {words}")
+            version = _LOOKS[output.asset](self, self._paths, output)
+            return Stored(version=version, path=next(reversed(self._current), None))
+        except _PROBLEMS as error:
+            return Stored(problem=_in_words(error))
 
     def save(self) -> None:
         """Keep the versions for the next look."""
@@ -142,8 +158,37 @@ class StoredVersions:
             except _DAMAGED as error:
                 words = str(error) if key in str(error) else f"{key} cannot be read ({error})"
                 raise ValueError(words) from error
+        self._current.pop(key, None)  # what was looked up last stands last
         self._current[key] = known
         return known[1]
+
+
+_PROBLEMS = (Missing, Outdated, _Unusable, *_DAMAGED)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, Missing):
+        return f"missing: {error}"
+    if isinstance(error, Outdated | _Unusable):
+        return str(error)
+    return f"damaged: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _last_of(*looks: Callable[[], str]) -> str:
+    """Return the version of the last of several files, provided that all can be used.
+
+    Raises:
+        _Unusable: some cannot; the message names them all, up to a bound.
+    """
+    problems, version = [], ""
+    for look in looks:
+        try:
+            version = look()
+        except _PROBLEMS as error:
+            problems.append(_in_words(error))
+    if problems:
+        raise _Unusable("; ".join(first_of(list(dict.fromkeys(problems)), _NAMED)))
+    return version
 
 
 def _read(path: Path) -> dict[str, list[str]]:
@@ -181,33 +226,58 @@ def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
     """Return the state of a table and its validation results, without which it is not used."""
 
     def look(versions: StoredVersions, paths: Paths, output: Output) -> str:
-        versions.version(paths.validation_results(output.asset, output.partition), _validation)
-        return versions.version(path(paths, output), content_hash)
+        return _last_of(
+            lambda: versions.version(paths.validation_results(output.asset, output.partition), _validation),
+            lambda: versions.version(path(paths, output), content_hash),
+        )
 
     return look
 
 
+def _image_index(versions: StoredVersions, paths: Paths, output: Output) -> str:
+    """Return the version of the index, provided that the file of its label conflicts is what it says."""
+
+    def conflicts(file: Path) -> str:
+        if file.read_bytes() != conflicts_file(list_conflicts(paths.image_index)):
+            raise ValueError(f"{file} holds other label conflicts than {paths.image_index}")
+        return ""
+
+    def index() -> str:
+        return versions.version(paths.image_index, content_hash)
+
+    return _last_of(
+        lambda: index() and versions.version(paths.label_conflicts, conflicts),
+        lambda: _validated_table(lambda paths, _: paths.image_index)(versions, paths, output),
+    )
+
+
 def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the version of the splits, provided that their assignments are recorded."""
-    for name in files_named_by(paths.splits) or ():
-        versions.version(paths.split_assignments / name, lambda path: str(len(read_file(path))))
-    return _validated_table(lambda paths, _: paths.splits)(versions, paths, output)
+
+    def assignments(name: str) -> Callable[[], str]:
+        place = paths.split_assignments / name
+        return lambda: versions.version(place, lambda path: str(len(read_file(path))))
+
+    return _last_of(
+        *map(assignments, files_named_by(paths.splits) or ()),
+        lambda: _validated_table(lambda paths, _: paths.splits)(versions, paths, output),
+    )
 
 
 def _image_table(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the version of a batch's table, provided the results of its checks and its drift are whole."""
     drift = paths.validation_results("drift", output.partition)
-    if validation_result.is_stored(drift):
-        versions.version(drift, lambda folder: validation_result.load(folder).level)
-    return _validated_table(lambda paths, output: paths.image_table(str(output.partition)))(
-        versions, paths, output
+    table = _validated_table(lambda paths, output: paths.image_table(str(output.partition)))
+    return _last_of(
+        lambda: versions.version(drift, _validation) if drift.exists() else "",
+        lambda: table(versions, paths, output),
     )
 
 
 def _validation(results: Path) -> str:
     """Return how a table stands after its checks, provided the hash of the results is recorded."""
-    found = validation_result.load(results)
-    if not validation_result.has_recorded_hash(results):
+    found = validation_result.load_with_report(results)
+    if validation_result.is_of_earlier_version(results):
         raise Outdated(f"validated by an earlier version: no hash of the results is recorded in {results}")
     return found.level
 
@@ -224,7 +294,7 @@ def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
     if known is not None and known.is_to_be_asked:
         raise Outdated(f"registered again: update fetches the newest version of {known.source}")
     if known is not None and known.sha256 not in (None, stored):
-        raise Outdated(f"not what is registered: the archive of {batch} has other content")
+        raise Outdated(f"not what is registered: {path} has another SHA-256 than {paths.registration(batch)}")
     return stored
 
 
@@ -235,14 +305,33 @@ def _snapshot(versions: StoredVersions, paths: Paths, _output: Output) -> str:
 
 
 def _candidate(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    """Return the id of the model folder, provided it is the candidate and the splits it saw are kept."""
+    """Return the id of the model folder, provided it is the candidate and what it was trained on is kept."""
     pointer = registry.candidate(paths.models)
     if pointer is None:
         raise Missing(paths.models / "candidate.json")
     if pointer.model_id != output.model:
         return pointer.model_id
-    versions.version(paths.training_splits(pointer.model_id), content_hash)
-    return _model(versions, paths, output)
+    return _last_of(
+        lambda: _training_splits(versions, paths, pointer.model_id),
+        lambda: _training_summary(versions, paths, pointer.model_id),
+        lambda: _model(versions, paths, output),
+    )
+
+
+def _training_splits(versions: StoredVersions, paths: Paths, model_id: str) -> str:
+    """Return the version of the splits that a model was trained on, provided that its config names it."""
+    path = paths.training_splits(model_id)
+    found = versions.version(path, content_hash)
+    with fetched(paths.models / model_id) as local:
+        trained_on = folder.read_config(local).splits_version
+    if found != trained_on:
+        raise ValueError(f"{path} does not hold the splits that {model_id} was trained on")
+    return found
+
+
+def _training_summary(versions: StoredVersions, paths: Paths, model_id: str) -> str:
+    """Return nothing, provided that the summary of a model's training images is whole."""
+    return versions.version(paths.training_summary(model_id), training_summary.check)
 
 
 def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
@@ -272,8 +361,12 @@ def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     if champion is None:
         return "none"
     output = Output("champion", model=champion.model_id)
-    _export(versions, paths, output)
-    return _model(versions, paths, output)
+    recorded = paths.training_splits(champion.model_id).exists()  # a version without them kept no summary
+    return _last_of(
+        lambda: _training_summary(versions, paths, champion.model_id) if recorded else "",
+        lambda: _export(versions, paths, output),
+        lambda: _model(versions, paths, output),
+    )
 
 
 def _trial(versions: StoredVersions, paths: Paths, output: Output) -> str:
@@ -303,7 +396,7 @@ _LOOKS: Mapping[str, _Look] = {
     "data_snapshot": _snapshot,
     "image_table": _image_table,
     "rejected_images": _table(lambda paths, output: paths.rejected_images(str(output.partition))),
-    "image_index": _validated_table(lambda paths, _: paths.image_index),
+    "image_index": _image_index,
     "splits": _splits,
     "resnet18": _candidate,
     "evaluation": _evaluation,

@@ -56,24 +56,27 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
     versions = StoredVersions(paths)
     problem = versions.look(Output("champion")).problem
     lost_export = versions.look(Output("onnx_model", model=serves.model_id)).problem
+    lost_folder = str(paths.models / serves.model_id) in (problem or "")
     versions.save()
     return {
         "model": serves.model_id,
         "since": serves.since,
         "because": serves.reason,
         "problem": problem,
-        "remedy": _remedy(problem, lost_export),
+        "remedy": _remedy(problem, lost_export, lost_folder=lost_folder),
         "int8": quantized(paths, serves.model_id),
         **champion_figures(paths, serves),
     }
 
 
-def _remedy(problem: str | None, lost_export: str | None) -> str | None:
+def _remedy(problem: str | None, lost_export: str | None, *, lost_folder: bool) -> str | None:
     """What makes the champion whole again; None where it is."""
     if problem is None:
         return None
     if lost_export:
         return "export it again (captcha-assets model export champion)"
+    if not lost_folder:
+        return "captcha-assets update summarizes its training images again"
     return (
         "restore its folder from a backup (while it is the candidate, captcha-assets update trains it "
         "again), or let another model serve (captcha-assets model promote)"

@@ -142,7 +142,8 @@ def _event(
     if stored.version == recorded:
         return
     if recorded != NO_VALUE:
-        yield lost(output, stored.problem or "changed: the content is not what was materialized")
+        changed = f"changed: {stored.path} does not hold what was materialized"
+        yield lost(output, stored.problem or changed)
     elif stored.version is not None:
         yield from _restored(instance, output, stored.version)
     elif stored.problem and _is_another(stored.problem, problem_of(instance, output)):

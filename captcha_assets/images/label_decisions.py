@@ -91,10 +91,17 @@ def write_conflicts(conflicts: pl.DataFrame, target: AnyPath) -> None:
         conflicts: `image_id` and `sources` of the images in conflict.
         target: where the file goes.
     """
-    with replacing(target) as part, part.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(_COLUMNS)
-        lines.writerows((name, "", "", claims(sources)) for name, sources in conflicts.iter_rows())
+    with replacing(target) as part:
+        part.write_bytes(conflicts_file(conflicts))
+
+
+def conflicts_file(conflicts: pl.DataFrame) -> bytes:
+    """Return the content of the file that `write_conflicts` writes."""
+    file = io.StringIO(newline="")
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(_COLUMNS)
+    lines.writerows((name, "", "", claims(sources)) for name, sources in conflicts.iter_rows())
+    return file.getvalue().encode()
 
 
 def read_decisions(path: AnyPath | None, spec: DatasetSpec) -> pl.DataFrame:

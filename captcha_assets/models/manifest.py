@@ -5,7 +5,7 @@ The training process uses this module, so it needs nothing outside the standard 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 from captcha_assets.storage import AnyPath, json_text, replacing_folder
 
 MANIFEST = "manifest.json"
+
+#: At most so many damaged files of a folder are named; of the others, their number.
+_NAMED = 5
 
 #: What to do where the export of a model is lost.
 EXPORT_AGAIN = "export the model again: captcha-assets model export MODEL"
@@ -80,13 +83,26 @@ def verify_files(folder: Path, advice: str = "restore the folder or train again"
         advice: what to do where a file is missing or damaged; empty where the reader of the message knows.
 
     Raises:
-        ModelFolderError: a file is missing or damaged; the message names it, and ends with the advice.
+        ModelFolderError: files are missing or damaged; the message names them, and ends with the advice.
     """
     manifest = read_manifest(folder)
-    to_do = f": {advice}" if advice else ""
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise ModelFolderError(f"{folder / name} is missing{to_do}")
-        if sha256(folder / name) != expected:
-            raise ModelFolderError(f"{folder / name} is damaged (its SHA-256 is not the manifest's){to_do}")
+    problems = [problem for entry in manifest["files"].items() if (problem := _problem(folder, *entry))]
+    if problems:
+        to_do = f": {advice}" if advice else ""
+        raise ModelFolderError(f"{'; '.join(first_of(problems, _NAMED))}{to_do}")
     return manifest
+
+
+def _problem(folder: Path, name: str, expected: str) -> str | None:
+    """Return what is wrong with a file, in words; None where it has the hash that is expected."""
+    if not (folder / name).is_file():
+        there = (folder / name).exists()
+        return f"{folder / name} is no regular file" if there else f"{folder / name} is missing"
+    damaged = sha256(folder / name) != expected
+    return f"{folder / name} is damaged (its SHA-256 is not the manifest's)" if damaged else None
+
+
+def first_of(problems: Sequence[str], bound: int) -> list[str]:
+    """Return the first problems, and how many more there are in words."""
+    more = len(problems) - bound
+    return [*problems[:bound], *([f"and {more} more"] if more > 0 else [])]

@@ -270,7 +270,7 @@ def load(path: AnyPath, spec: DatasetSpec) -> Summary:
     Raises:
         DriftError: it is absent, unreadable, or of other classes.
     """
-    again = "summarize the training images again"
+    again = "captcha-assets update summarizes the training images again"
     try:
         with fetched(path) as local, np.load(local, allow_pickle=False) as arrays:
             kept = {name: arrays[name] for name in arrays.files}

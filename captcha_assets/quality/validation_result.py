@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from captcha_assets.storage import AnyPath, json_text, replacing_folder
 
-#: Names of the files of stored validation results: the results, their page, and the SHA-256 of the results.
+#: Names of the files of stored validation results: the results, their page, and the SHA-256 of both.
 RESULT_FILE = "validation_result.json"
 REPORT_FILE = "report.html"
 MANIFEST = "manifest.json"
@@ -198,13 +198,14 @@ def error_messages(exception_info: Mapping[str, Any]) -> list[str]:
 
 
 def save(result: ValidationResult, report_html: str, folder: AnyPath) -> None:
-    """Replace what is in `folder` by validation results, their report and their hash: all or nothing."""
+    """Replace what is in `folder` by validation results, their report and the hashes: all or nothing."""
     text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
     content = text.encode("utf-8", errors="backslashreplace")
     with replacing_folder(folder) as part:
         (part / RESULT_FILE).write_bytes(content)
         (part / REPORT_FILE).write_text(report_html, encoding="utf-8", errors="backslashreplace")
-        (part / MANIFEST).write_text(json_text({"files": {RESULT_FILE: _sha256(content)}}))
+        hashes = {name: _sha256((part / name).read_bytes()) for name in (RESULT_FILE, REPORT_FILE)}
+        (part / MANIFEST).write_text(json_text({"files": hashes}))
 
 
 def load(folder: AnyPath) -> ValidationResult:
@@ -213,14 +214,17 @@ def load(folder: AnyPath) -> ValidationResult:
     Raises:
         ValidationResultError: there are none, they cannot be read, or they are not what was stored.
     """
-    earlier = not (folder / RESULT_FILE).exists() and (folder / _EARLIER_FILE).exists()
+    earlier = is_of_earlier_version(folder)
     path = folder / (_EARLIER_FILE if earlier else RESULT_FILE)
     try:
         content = path.read_bytes()
-        _compare_with_recorded_hash(content, folder)
+        if not earlier:
+            _compare_with_recorded_hash(content, folder)
         values = json.loads(content.decode("utf-8"))
         found = _earlier(values) if earlier else ValidationResult(**values)
         len(found.results)  # what cannot be understood is noticed here
+    except ValidationResultError:
+        raise
     except FileNotFoundError as error:
         raise _unusable(path, "missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -230,21 +234,45 @@ def load(folder: AnyPath) -> ValidationResult:
 
 def _unusable(path: AnyPath, why: str) -> ValidationResultError:
     return ValidationResultError(
-        f"no validation results in {path} ({why}): captcha-assets update validates the table again"
+        f"no usable validation results: {path} ({why}); captcha-assets update validates the table again"
     )
 
 
-def has_recorded_hash(folder: AnyPath) -> bool:
-    """Whether the hash of the validation results in `folder` is recorded: earlier versions recorded none."""
-    return (folder / MANIFEST).exists()
-
-
 def _compare_with_recorded_hash(content: bytes, folder: AnyPath) -> None:
-    if not has_recorded_hash(folder):
-        return
-    recorded = json.loads((folder / MANIFEST).read_text())["files"][RESULT_FILE]
-    if _sha256(content) != recorded:
-        raise ValueError("changed after it was stored: its SHA-256 is not the recorded one")
+    if _sha256(content) != _recorded_hashes(folder)[RESULT_FILE]:
+        raise ValueError(_CHANGED)
+
+
+_CHANGED = f"changed after it was stored: its SHA-256 is not the one in {MANIFEST}"
+
+
+def load_with_report(folder: AnyPath) -> ValidationResult:
+    """Like `load`; the report has to be there too, as it was stored.
+
+    Raises:
+        ValidationResultError: one of them is absent, damaged or changed.
+    """
+    found, report = load(folder), folder / REPORT_FILE
+    if not report.exists():
+        raise _unusable(report, "missing")
+    recorded = {} if is_of_earlier_version(folder) else _recorded_hashes(folder)
+    if recorded.get(REPORT_FILE) not in (None, _sha256(report.read_bytes())):
+        raise _unusable(report, _CHANGED)
+    return found
+
+
+def is_of_earlier_version(folder: AnyPath) -> bool:
+    """Whether `folder` holds what a version stored that recorded no hashes."""
+    return not (folder / RESULT_FILE).exists() and (folder / _EARLIER_FILE).exists()
+
+
+def _recorded_hashes(folder: AnyPath) -> Mapping[str, str]:
+    try:
+        return {RESULT_FILE: "", **json.loads((folder / MANIFEST).read_text())["files"]}
+    except FileNotFoundError as error:
+        raise _unusable(folder / MANIFEST, "missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(folder / MANIFEST, str(error)) from error
 
 
 def _sha256(content: bytes) -> str:

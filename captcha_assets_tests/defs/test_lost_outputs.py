@@ -88,23 +88,58 @@ def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
 
 def test_a_damaged_file_of_any_kind_leaves_status_and_batch_list_working(finished: Home) -> None:
     home, settings = finished.settings.paths.home, finished.settings
+    model = str(finished.version("resnet18"))
     damaged = [
         settings.paths.splits,
         settings.paths.image_index,
         settings.paths.image_table("first"),
         settings.paths.validation_results("image_table", "first") / "validation_result.json",
         settings.paths.models / "candidate.json",
-        settings.paths.training_splits(str(finished.version("resnet18"))),
+        settings.paths.training_splits(model),
+        settings.paths.training_summary(model),
+        settings.paths.label_conflicts,
+        settings.paths.validation_results("splits") / "report.html",
+        settings.paths.validation_results("image_table", "first") / "manifest.json",
+        settings.paths.home / "data.dvc",
+        settings.paths.registration("first"),
     ]
     for path in damaged:
         kept = path.read_bytes()
         path.write_bytes(b"\xaagarbage")
         said = succeeded(home, "status")
-        assert str(path) in said or str(path.parent) in said, path
+        assert str(path) in said, path
         succeeded(home, "batch", "list")
         path.write_bytes(kept)
     run_id = json.loads(succeeded(home, "status", "--json"))["last_training"]["run_id"]
     assert run_id, "what comes back is no training"
+
+
+def test_what_is_written_beside_an_output_is_missed_and_written_again_without_a_training(
+    finished: Home,
+) -> None:
+    paths, model = finished.settings.paths, str(finished.version("resnet18"))
+    beside = {
+        "image_index": [
+            Path(paths.label_conflicts),
+            Path(paths.validation_results("image_index"), "report.html"),
+        ],
+        "resnet18": [Path(paths.training_summary(model))],
+        "evaluation": [Path(paths.evaluation(model)) / name for name in ("report.html", "metrics.json")],
+    }
+    kept = {path: path.read_bytes() for files in beside.values() for path in files}
+    for number, (path, content) in enumerate(kept.items()):
+        half = len(content) // 2
+        path.unlink() if number % 2 else path.write_bytes(content[:half] + b"?" + content[half + 1 :])
+    found = planned(finished)
+    assert all(str(path) in found[step] for step, files in beside.items() for path in files), found
+    assert f"{paths.training_summary(model)}" in found["champion"]
+    outcomes = finished.update()
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    (trained,) = [outcome for outcome in outcomes if "resnet18" in outcome.step.assets]
+    said = [entry.user_message for entry in finished.instance.all_logs(str(trained.run_id))]
+    assert f"{model} is the model of this very training" in said
+    assert [path.read_bytes() == content for path, content in kept.items()] == [True] * len(kept)
+    assert planned(finished) == {}
 
 
 def test_garbage_in_any_file_is_named_with_its_path_and_never_a_traceback(finished: Home) -> None:

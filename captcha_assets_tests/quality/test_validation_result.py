@@ -111,13 +111,21 @@ def test_a_damaged_record_of_the_hash_is_no_pass(tmp_path, manifest):
     assert not validation_result.has_passed(tmp_path / "first")
 
 
+@pytest.mark.parametrize("name", ["validation_result.json", "report.html", "manifest.json"])
+def test_each_file_that_is_missing_or_changed_is_named(tmp_path, name):
+    folder = tmp_path / "first"
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3])):
+        validation_result.save(validated(stored(success=True)), "<p>report</p>", folder)
+        damage(folder / name)
+        with pytest.raises(
+            ValidationResultError, match=f"{folder / name} .*update validates the table again"
+        ):
+            validation_result.load_with_report(folder)
+        # a page is for people: what it shows is decided without it
+        assert validation_result.has_passed(folder) == (name == "report.html")
+
+
 # --- what a version before this one stored
-
-
-def test_results_without_a_recorded_hash_count_until_the_table_is_validated_again(tmp_path):
-    validation_result.save(validated(stored(success=True)), "", tmp_path / "first")
-    (tmp_path / "first" / "manifest.json").unlink()
-    assert validation_result.has_passed(tmp_path / "first")
 
 
 def earlier(folder: Path, *, passed: bool) -> Path:

@@ -50,7 +50,7 @@ def resnet18(
     chosen = production_settings(settings.paths).replaced(**context.op_execution_context.op_config)
     with local_tables.local_tables(settings.paths) as data:
         job = job_for(settings.paths, dataset, data, chosen, context.run_id)
-        model_id = trained_meanwhile(context, settings.paths, job)
+        model_id = trained_meanwhile(context, settings.paths, dataset, job)
         if model_id is None:
             compute.run(context, job)
             model_id = register(settings.paths, dataset, data, job.output)
@@ -161,14 +161,20 @@ def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     description="Which model serves, since when, instead of which, and why.",
     check_specs=criteria_specs(),
 )
-def champion(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+def champion(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    dataset: dg.ResourceParam[DatasetSpec],
+) -> dg.MaterializeResult:
     """Promote the candidate if there is no champion, or if it passes the criteria of a promotion."""
     from captcha_assets.evaluation import promotion_gate
+    from captcha_assets.models.registration import restore_summary
 
     with local_tables.local_tables(settings.paths) as data:
         outcome = promotion_gate.consider_candidate(settings, data)
-    if outcome.champion:
-        require_whole(settings.paths, outcome.champion)
+        if outcome.champion:
+            require_whole(settings.paths, outcome.champion)
+            restore_summary(settings.paths, dataset, data.tables, outcome.champion.model_id)
     context.log.info(
         f"{outcome.candidate} {'promoted' if outcome.promoted else 'not promoted'}: {outcome.reason}"
     )

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.models import registry
@@ -20,24 +21,30 @@ def trained_with(training: TrainingSettings) -> dict[str, str]:
     return {input_version_tag("training_settings"): training.version}
 
 
-def trained_meanwhile(context: dg.AssetExecutionContext, paths: Paths, job: TrainingJob) -> str | None:
+def trained_meanwhile(
+    context: dg.AssetExecutionContext, paths: Paths, dataset: DatasetSpec, job: TrainingJob
+) -> str | None:
     """Return the model of this very job, where another run finished it after this run was requested.
 
     Two runs that ask for the same training at once wait for each other: the second takes the first one's.
-    A run that is requested later trains again, but where only the pointer to the model was lost: a training
-    would come out with the model that lies there.
+    A run that is requested later trains again, but where only the pointer to the model was lost, or the
+    summary of its training images: a training would come out with the model that lies there.
     """
+    from captcha_assets.models.registration import restore_summary, summary_is_whole
+
     record = context.instance.get_run_record_by_id(context.run_id)
     event = context.instance.get_latest_materialization_event(context.asset_key)
     before = lost_outputs.last_materialized(context.instance, Output("resnet18"))
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None
-    model_id, pointed = str(model.value), registry.pointed_at(paths.models) is not None
-    if pointed and event.timestamp < record.create_timestamp.timestamp():
+    model_id = str(model.value)
+    complete = registry.pointed_at(paths.models) is not None and summary_is_whole(paths, model_id)
+    if complete and event.timestamp < record.create_timestamp.timestamp():
         return None
     if not is_whole(paths, model_id, job):
         return None
+    restore_summary(paths, dataset, job.tables, model_id)
     registry.make_candidate(paths.models, model_id)
     context.log.info(f"{model_id} is the model of this very training")
     return model_id
