@@ -48,6 +48,11 @@ def check_variables(
         raise SettingsError(f"{variable} is no setting: {meant} Rename the variable, or unset it")
 
 
+def debugging() -> bool:
+    """Whether `CAPTCHA_DEBUG` asks for tracebacks; a value that `Settings` rejects does not."""
+    return os.environ.get("CAPTCHA_DEBUG", "").lower() in {"1", "true", "t", "yes", "y", "on"}
+
+
 @contextmanager
 def errors_name_their_variable(prefix: str, secrets: Collection[str] = ()) -> Iterator[None]:
     """Raise a SettingsError of one line for what pydantic raises when it reads settings.

@@ -17,7 +17,7 @@ __all__ = ["Settings", "SettingsError", "load_settings"]
 
 _PREFIX = "CAPTCHA_"
 #: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
-_OTHERS = {"API_KEY", "DEBUG", "SERVING_"}
+_OTHERS = {"API_KEY", "SERVING_"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     reports_url: Annotated[str, Field(description="Where `captcha-assets reports` serves the artifacts.")] = (
         "http://localhost:3001"
     )
+
+    debug: Annotated[
+        bool, Field(description="Whether a traceback is shown with every error of captcha-assets: 1 or 0.")
+    ] = False
 
     compute: Annotated[
         str, Field(description="Where trainings run: local, or ssh://[user@]host[:port]/absolute/folder.")

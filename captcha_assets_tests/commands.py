@@ -23,7 +23,9 @@ def _server() -> "subprocess.Popen[str]":
 
 
 def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a home, and return how it ended and what it said."""
+    """Run a command in a home, a new folder where there is none; return how it ended and what it said."""
+    if not home.exists():
+        home.mkdir(parents=True)
     variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120"}
     variables.pop("DAGSTER_HOME", None)
     with tempfile.TemporaryDirectory() as folder, _LOCK:

@@ -219,6 +219,7 @@ def rejected(name: str, value: str) -> str:
         ("CAPTCHA_RETRAIN_NEW_IMAGES", "many", "valid integer"),
         ("CAPTCHA_RETRAIN_NEW_SHARE", "inf", "finite number"),
         ("CAPTCHA_PROMOTION_LATENCY", "nan", "finite number"),
+        ("CAPTCHA_DEBUG", "maybe", "valid boolean"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_rejected_with_the_variables_name(
@@ -261,7 +262,7 @@ def test_a_home_whose_path_a_database_address_cannot_hold_is_rejected(tmp_path: 
 
 @pytest.mark.parametrize(
     "name",
-    ["CAPTCHA_DEBUG", "CAPTCHA_ASSETS_SERVICE_HOST", "CAPTCHA_PORT", "CAPTCHA_UI_PORT_3000_TCP_ADDR"],
+    ["CAPTCHA_ASSETS_SERVICE_HOST", "CAPTCHA_PORT", "CAPTCHA_UI_PORT_3000_TCP_ADDR"],
 )
 def test_variables_that_others_set_are_none_of_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = load_settings()

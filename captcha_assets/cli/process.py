@@ -15,6 +15,7 @@ import click
 
 from captcha_assets import interrupts
 from captcha_assets.cli.errors import in_one_line, unexpected
+from captcha_assets.environment import debugging
 
 INTERRUPTED = "interrupted"
 STANDARD_OUTPUT = "standard output"
@@ -35,7 +36,7 @@ def owned() -> Iterator[None]:
     CAPTCHA_DEBUG=1). An interrupt that nothing noticed still decides the exit status.
     """
     _open_standard_files()
-    if not sys.warnoptions and not os.environ.get("CAPTCHA_DEBUG"):
+    if not sys.warnoptions and not debugging():
         warnings.simplefilter("ignore")  # they are for developers
     sys.excepthook = _said_in_one_line
     interrupts.record()
@@ -117,7 +118,7 @@ def _flushed() -> bool:
 
 def _said_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The hook of exceptions that nothing caught: what gets here is a defect, or comes very late."""
-    if os.environ.get("CAPTCHA_DEBUG"):
+    if debugging():
         sys.__excepthook__(kind, error, trace)
     elif interrupts.received() or isinstance(error, KeyboardInterrupt):
         click.echo(f"Error: {INTERRUPTED}", err=True)

@@ -9,6 +9,7 @@ import click
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
 from captcha_assets.dataset import load_dataset
+from captcha_assets.environment import debugging
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings, SettingsError, load_settings
 
@@ -43,7 +44,7 @@ class _Root(click.Group):
         except KeyboardInterrupt as stop:
             raise process.Interrupted from stop
         except errors.known() as error:
-            if os.environ.get("CAPTCHA_DEBUG"):
+            if debugging():
                 raise
             raise _said(error, ctx.obj) from error
 

@@ -85,6 +85,19 @@ class ServingSettings(BaseSettings):
         Field(ge=1, description="Days until a prediction without a correction is removed; default never."),
     ] = None
 
+    @field_validator("prediction_log")
+    @classmethod
+    def _address_or_off(cls, address: str | None) -> str | None:
+        if address is None or address == "off":
+            return address
+        wanted = "give sqlite:////absolute/path/of/a/file, postgresql://user:password@host/database, or off"
+        name, separator, _ = address.partition("://")
+        if not separator:
+            raise ValueError(f"it is no database URL: {wanted}")
+        if name.partition("+")[0] not in {"sqlite", "postgresql"}:
+            raise ValueError(f"a prediction log cannot be kept in {name}: {wanted}")
+        return address
+
     @field_validator("api_keys")
     @classmethod
     def _existing_file(cls, path: Path | None) -> Path | None:
@@ -118,7 +131,7 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     environment.check_variables(PREFIX, ServingSettings.model_fields, listed_in="docs/serving.md")
-    with environment.errors_name_their_variable(PREFIX):
+    with environment.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
         return ServingSettings(**overrides)
 
 

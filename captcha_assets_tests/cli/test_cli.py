@@ -116,7 +116,6 @@ def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path
     mine, other = tmp_path / "mine", tmp_path / "other"
     succeeded(mine, "batch", "add", "one", "synthetic:3")
     succeeded(mine, "update", "--select", "key:raw_batch")
-    other.mkdir()
     done = run(other, "status", DAGSTER_HOME=str(mine / ".dagster"))
     assert done.returncode == 1
     assert f"belongs to the home {mine}, and CAPTCHA_HOME is {other}: unset DAGSTER_HOME" in done.stderr
@@ -136,15 +135,16 @@ def test_a_path_that_is_no_home_is_named_and_nothing_is_created_there(tmp_path: 
         (others, "it holds other files, and none of a home"),
     ):
         for arguments in (["status"], ["batch", "list"], ["update"], ["model", "history"]):
-            done = run(home, *arguments)
+            done = run(tmp_path, *arguments, CAPTCHA_HOME=str(home))
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr == (
                 f"Error: CAPTCHA_HOME='{home}' is no home: {why}. Correct the path, or make a home there: "
                 "captcha-assets batch add NAME SOURCE\n"
             )
     assert [path.name for path in tmp_path.rglob("*")] == ["documents", "letter.txt"]
-    assert run(tmp_path / "typo", "status", "--help").returncode == 0
-    succeeded(tmp_path / "new", "batch", "add", "one", "synthetic:3")
+    new = {"CAPTCHA_HOME": str(tmp_path / "new")}
+    assert run(tmp_path, "status", "--help", **new).returncode == 0
+    assert run(tmp_path, "batch", "add", "one", "synthetic:3", **new).returncode == 0
     assert "raw_batch [one]: never materialized" in succeeded(tmp_path / "new", "status")
 
 

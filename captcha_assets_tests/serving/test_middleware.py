@@ -216,6 +216,7 @@ def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
         ),
         ("API_KEYS", "{short}", "a key that is no 16 ASCII characters long"),
         ("PREDICTION_LOG", "oracle://me:secret@host/log", "cannot be kept in oracle"),
+        ("PREDICTION_LOG", "secret", "CAPTCHA_SERVING_PREDICTION_LOG cannot be used: it is no database URL"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, name: str, value: str, said: str) -> None:
