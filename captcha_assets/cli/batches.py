@@ -57,6 +57,9 @@ def list_(settings: Settings, as_json: bool) -> None:
     from captcha_assets.sources.registrations import known_batches
 
     rows = [row.to_dict() for row in describe_batches(settings.paths, known_batches(settings.paths))]
+    if not rows and not as_json:
+        click.echo("there is no batch yet: captcha-assets batch add NAME SOURCE")
+        return
     columns = ["batch", "delivered", "usable", "rejected", "duplicates", "checks"]
     print_rows(columns, rows, as_json=as_json)
 

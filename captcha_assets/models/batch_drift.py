@@ -53,7 +53,7 @@ def compare_with_champion(paths: Paths, batch: str, spec: DatasetSpec) -> BatchD
     """Compare a batch's table with the training images of the champion, if there is one."""
     champion = registry.champion(paths.models)
     if champion is None:
-        return BatchDrift(passed=True, description="no champion yet to compare with")
+        return BatchDrift(passed=True, description="not compared: there was no champion when it was checked")
     trained_on = paths.training_summary(champion.model_id)
     if not trained_on.exists():
         unknown = f"it is not recorded what the champion {champion.model_id} was trained on"

@@ -19,6 +19,12 @@ DIGITS = "captcha_assets_tests.defs.digits:DATASET"
 
 def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
     assert succeeded(tmp_path, "batch", "list", "--json") == ""
+    assert succeeded(tmp_path, "batch", "list").startswith("there is no batch yet: captcha-assets batch add")
+
+
+def test_a_new_home_has_no_history_of_models(tmp_path: Path) -> None:
+    assert succeeded(tmp_path, "model", "history", "--json") == ""
+    assert succeeded(tmp_path, "model", "history").startswith("no model has served yet")
 
 
 def test_a_batch_is_added_materialized_and_listed_and_then_nothing_is_to_be_made(tmp_path: Path) -> None:

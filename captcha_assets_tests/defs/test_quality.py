@@ -89,7 +89,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def test_before_there_is_a_champion_the_check_says_so(delivered: Home) -> None:
     found = drift_of(delivered, "early")
     assert found.passed
-    assert found.description == "no champion yet to compare with"
+    assert found.description == "not compared: there was no champion when it was checked"
 
 
 def test_an_undisturbed_batch_passes(delivered: Home) -> None:
