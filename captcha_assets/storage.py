@@ -171,6 +171,17 @@ def write_json(target: AnyPath, value: Any) -> None:
         part.write_text(json_text(value), encoding="utf-8")
 
 
+def regular(path: AnyPath) -> AnyPath:
+    """Return `path`, unless a folder or a pipe lies there: a reader of a pipe would wait for ever.
+
+    Raises:
+        ValueError: one does.
+    """
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    return path
+
+
 def create(target: AnyPath, content: str) -> bool:
     """Create a file, whole; return False, and change nothing, where there is one already.
 

@@ -402,14 +402,14 @@ def files_named_by(splits: AnyPath) -> list[str] | None:
     Returns:
         None where there are no splits that can be read, or a version without a record wrote them.
     """
-    if not splits.exists():
+    if not splits.is_file():
         return None
     try:
         with splits.open("rb") as file:
             metadata = pq.read_schema(file).metadata or {}
-    except pa.ArrowException:
+        return json.loads(metadata[_ASSIGNMENT_FILES]) if _ASSIGNMENT_FILES in metadata else None
+    except (pa.ArrowException, OSError, ValueError):
         return None
-    return json.loads(metadata[_ASSIGNMENT_FILES]) if _ASSIGNMENT_FILES in metadata else None
 
 
 def _known_assignments(target: AnyPath, record: AssignmentRecord, *, accept_loss: bool) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.storage import AnyPath, json_text, replacing_folder
+from captcha_assets.storage import AnyPath, json_text, regular, replacing_folder
 
 MANIFEST = "manifest.json"
 
@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
         ModelFolderError: the file is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(regular(path).read_text())
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path} is missing: {path.parent} is no complete model folder") from error
     except (ValueError, OSError, RecursionError) as error:

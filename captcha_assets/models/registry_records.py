@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from captcha_assets.storage import AnyPath
+from captcha_assets.storage import AnyPath, regular
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup")
         RegistryError: the file is no such record; the message names it and the field.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(regular(path).read_text())
     except (ValueError, OSError, RecursionError) as error:
         raise RegistryError(f"{path} is damaged: {error}; {remedy}") from error
     if fault := _fault(value, kind):

@@ -12,7 +12,7 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
-from captcha_assets.storage import AnyPath, json_text, replacing_folder
+from captcha_assets.storage import AnyPath, json_text, regular, replacing_folder
 
 #: Names of the files of stored validation results: the results, their page, and the SHA-256 of both.
 RESULT_FILE = "validation_result.json"
@@ -217,7 +217,7 @@ def load(folder: AnyPath) -> ValidationResult:
     earlier = is_of_earlier_version(folder)
     path = folder / (_EARLIER_FILE if earlier else RESULT_FILE)
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         if not earlier:
             _compare_with_recorded_hash(content, folder)
         values = json.loads(content.decode("utf-8"))
@@ -253,8 +253,8 @@ def load_with_report(folder: AnyPath) -> ValidationResult:
         ValidationResultError: one of them is absent, damaged or changed.
     """
     found, report = load(folder), folder / REPORT_FILE
-    if not report.exists():
-        raise _unusable(report, "missing")
+    if not report.is_file():
+        raise _unusable(report, "it is no regular file" if report.exists() else "missing")
     recorded = {} if is_of_earlier_version(folder) else _recorded_hashes(folder)
     if recorded.get(REPORT_FILE) not in (None, _sha256(report.read_bytes())):
         raise _unusable(report, _CHANGED)
@@ -268,7 +268,7 @@ def is_of_earlier_version(folder: AnyPath) -> bool:
 
 def _recorded_hashes(folder: AnyPath) -> Mapping[str, str]:
     try:
-        return {RESULT_FILE: "", **json.loads((folder / MANIFEST).read_text())["files"]}
+        return {RESULT_FILE: "", **json.loads(regular(folder / MANIFEST).read_text())["files"]}
     except FileNotFoundError as error:
         raise _unusable(folder / MANIFEST, "missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError, Digest, Progress, Unreadable
-from captcha_assets.storage import AnyPath, create, json_text, move, replacing, write_json
+from captcha_assets.storage import AnyPath, create, json_text, move, regular, replacing, write_json
 from captcha_assets.storage import remove as remove_path
 
 #: What a batch may be called.
@@ -382,7 +382,7 @@ def registration(paths: Paths, batch: str) -> Registration | None:
     """
     path = paths.registration(batch)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,15 @@ def test_a_damaged_record_of_the_hash_is_no_pass(tmp_path, manifest):
     assert not validation_result.has_passed(tmp_path / "first")
 
 
+def replaced_by_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize("name", ["validation_result.json", "report.html", "manifest.json"])
 def test_each_file_that_is_missing_or_changed_is_named(tmp_path, name):
     folder = tmp_path / "first"
-    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3])):
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3]), replaced_by_a_pipe):
         validation_result.save(validated(stored(success=True)), "<p>report</p>", folder)
         damage(folder / name)
         with pytest.raises(
