@@ -21,6 +21,7 @@ _DATABASE = "Dagster's database in {dagster_home}: "
 _DATABASE_ADVICE = (
     "free some space if it is full; move it away if it is damaged, and Dagster creates a new one"
 )
+_TABLE_ADVICE = "captcha-assets status names the damaged file, and update materializes it again"
 _STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
 
 _PLACES = "CAPTCHA_HOME and CAPTCHA_ARTIFACTS say where things are kept: it must be possible to write there"
@@ -42,8 +43,8 @@ _LONGEST = 1000
 _KINDS = (
     _Kind("sqlalchemy.exc", "SQLAlchemyError", _DATABASE, _DATABASE_ADVICE),
     _Kind("sqlite3", "Error", _DATABASE, _DATABASE_ADVICE),
-    _Kind("polars.exceptions", "PolarsError", "a table: "),
-    _Kind("pyarrow.lib", "ArrowException", "a table: "),
+    _Kind("polars.exceptions", "PolarsError", "a table: ", _TABLE_ADVICE),
+    _Kind("pyarrow.lib", "ArrowException", "a table: ", _TABLE_ADVICE),
     _Kind("botocore.exceptions", "BotoCoreError", "the object store: ", _STORE),
     _Kind("botocore.exceptions", "ClientError", "the object store: ", _STORE),
     _Kind("aiohttp.client_exceptions", "ClientError", "the object store: ", _STORE),
