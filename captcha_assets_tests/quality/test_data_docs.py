@@ -65,7 +65,7 @@ def test_what_cannot_be_used_is_left_out_and_named(settings):
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(settings.paths.data_docs / "index.html")
     said = result.stderr.splitlines()
-    assert [line for line in said if str(folder / "validation_result.json") in line]
+    assert [line for line in said if str(folder / "manifest.json") in line]
     assert [line for line in said if f"{edited} (changed after it was stored" in line]
     index = (settings.paths.data_docs / "index.html").read_text()
     assert "image_table-first" in index

@@ -197,6 +197,15 @@ def test_a_damaged_registration_is_named(settings):
         registrations.registration(settings.paths, "real")
 
 
+def test_one_changed_character_of_a_registration_is_noticed(settings, tmp_path):
+    deliver(settings, "real", make_zip(tmp_path / "some.zip"))
+    path = settings.paths.registration("real")
+    sha256 = json.loads(path.read_text())["sha256"]
+    path.write_text(path.read_text().replace(sha256, f"{sha256[:-1]}{'1' if sha256[-1] == '0' else '0'}"))
+    with pytest.raises(BatchError, match=f"{path} is damaged"):
+        registrations.registration(settings.paths, "real")
+
+
 def test_registrations_are_kept_on_an_object_store_too(tmp_path, bucket):
     settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket)))
     assert registrations.known_batches(settings.paths) == []
@@ -481,7 +490,7 @@ def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(setting
     deliver(settings, "real", "synthetic:5")
     assert settings.paths.registration("real").read_text() == first
     assert set(json.loads(first)) == {
-        "batch", "dataset", "fingerprint", "kaggle_version", "sha256", "source",
+        "batch", "checksum", "dataset", "fingerprint", "kaggle_version", "sha256", "source",
     }  # fmt: skip
 
 
