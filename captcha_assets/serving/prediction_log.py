@@ -1,7 +1,7 @@
 """The log of predictions and of the labels that people give to them.
 
-`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, four
-times a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the
+`record` puts a prediction into a bounded buffer and returns; one thread writes the buffer, in groups, twice
+a second. What does not fit is counted. A database that is locked, full or gone keeps its rows in the
 buffer, is shown as `error`, and is tried again every second. Each process opens a log of its own, after it is
 forked.
 """
@@ -37,12 +37,12 @@ from captcha_assets.serving.prediction_tables import (
     corrections,
     create_schema,
     from_row,
-    insert_missing,
+    insert_predictions,
     logged,
     open_engine,
     predictions,
     sqlite_file,
-    to_row,
+    to_rows,
 )
 
 __all__ = [
@@ -58,13 +58,13 @@ __all__ = [
     "open_prediction_log",
 ]
 
-#: Seconds between two writes: what a killed process loses at most.
-INTERVAL = 0.25
+#: Seconds between two writes; a killed process loses little more. A transaction of few rows is dear.
+INTERVAL = 0.5
 #: Seconds until a database that could not be written to is tried again.
 RETRY = 1.0
 #: Most rows of a transaction.
 GROUP = 250
-#: Most bytes of images in the buffer, however few they are.
+#: Most bytes of images and their pixels in the buffer, however few they are.
 BUFFERED_BYTES = 64 << 20
 #: Among so many of the latest predictions the least certain are looked for.
 RECENT = 1_000
@@ -142,7 +142,7 @@ class PredictionLog:
         """
         if not self._is_sampled(prediction.inference_id):
             return True
-        size = len(prediction.image)
+        size = _size(prediction)
         with self._lock:
             if prediction.inference_id in self._waiting:
                 self.repeated += 1
@@ -351,12 +351,9 @@ class PredictionLog:
 
     def _write_group(self, group: list[Prediction]) -> None:
         """Write predictions in one transaction, or each in its own where one of them cannot be written."""
-        insert = insert_missing(self._engine.dialect.name, predictions)
         try:
             with self._connection() as connection:
-                rows = [to_row(prediction) for prediction in group]
-                inserted = connection.execute(insert.returning(predictions.c.inference_id), rows)
-                written = len(inserted.all())
+                written = insert_predictions(connection, to_rows(group))
         except SQLAlchemyError as error:
             if len(group) > 1:
                 for prediction in group:
@@ -372,7 +369,7 @@ class PredictionLog:
         with self._settled:
             for prediction in group:
                 del self._waiting[prediction.inference_id]
-                self._waiting_bytes -= len(prediction.image)
+                self._waiting_bytes -= _size(prediction)
             self.written += written
             self.dropped += dropped
             self.repeated += len(group) - written - dropped
@@ -396,6 +393,11 @@ class PredictionLog:
             with self._connection() as connection:
                 removed = connection.execute(some).rowcount
         self._removes_at = time.monotonic() + RETENTION_INTERVAL
+
+
+def _size(prediction: Prediction) -> int:
+    """Return the bytes of a prediction's image and of its pixels."""
+    return len(prediction.image) + (0 if prediction.pixels is None else prediction.pixels.nbytes)
 
 
 def _identity(file: Path | None) -> tuple[int, int]:

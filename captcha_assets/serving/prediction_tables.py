@@ -6,18 +6,23 @@ alone removes rows. `corrections` is append-only: the correction with the highes
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.schema import CreateIndex, CreateTable
+
+from captcha_assets.images.features import Statistics
 
 #: Statistics of an image, named as in `image_table`.
 STATISTICS = ("brightness", "contrast", "foreground_fraction")
@@ -109,6 +114,8 @@ class Prediction:
         queue_seconds: how long the image waited.
         compute_seconds: how long the model took for the mini-batch.
         batch_size: images in the mini-batch.
+        pixels: the decoded image, uint8 (H, W) or (H, W, 3). Where they are given, the log computes the
+            statistics when it writes, of many images at once. They are not stored.
 
     Raises:
         ValueError: a value that the log cannot hold.
@@ -130,6 +137,7 @@ class Prediction:
     queue_seconds: float
     compute_seconds: float
     batch_size: int
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not INFERENCE_ID.fullmatch(self.inference_id):
@@ -164,19 +172,36 @@ class LoggedPrediction(Prediction):
     correction: Correction | None = None
 
 
-_AS_THEY_ARE = [
-    field.name for field in fields(Prediction) if field.name not in {"classes", "probabilities", "statistics"}
-]
+_CONVERTED = {"classes", "probabilities", "statistics", "pixels"}
+_AS_THEY_ARE = [one.name for one in fields(Prediction) if one.name not in _CONVERTED]
 
 
-def to_row(prediction: Prediction) -> dict[str, object]:
-    """Return a prediction as a row of `predictions`."""
+def to_rows(group: Sequence[Prediction]) -> list[dict[str, object]]:
+    """Return predictions as rows of `predictions`."""
+    return [_to_row(*one) for one in zip(group, _statistics_of(group), strict=True)]
+
+
+def _to_row(prediction: Prediction, statistics: Mapping[str, float]) -> dict[str, object]:
     row = {name: getattr(prediction, name) for name in _AS_THEY_ARE}
     row["score"] = float(prediction.score)  # NumPy's numbers are none of the database's types
     probabilities = map(float, prediction.probabilities)
     row["probabilities"] = dict(zip(prediction.classes, probabilities, strict=True))
-    known = prediction.statistics
-    return row | {name: float(known[name]) if name in known else None for name in STATISTICS}
+    return row | {name: float(statistics[name]) if name in statistics else None for name in STATISTICS}
+
+
+def _statistics_of(group: Sequence[Prediction]) -> list[Mapping[str, float]]:
+    """Return the statistics of each prediction: of its pixels, or those that it was given."""
+    found = [prediction.statistics for prediction in group]
+    by_shape: dict[tuple[int, ...], dict[int, NDArray[np.uint8]]] = defaultdict(dict)
+    for position, prediction in enumerate(group):
+        if prediction.pixels is not None:
+            by_shape[prediction.pixels.shape][position] = prediction.pixels
+    for images in by_shape.values():
+        computed = Statistics(np.stack(list(images.values())))
+        columns = [getattr(computed, name).tolist() for name in STATISTICS]
+        for position, *values in zip(images, *columns, strict=True):
+            found[position] = dict(zip(STATISTICS, values, strict=True))
+    return found
 
 
 def from_row(row: Mapping[Any, Any]) -> LoggedPrediction:
@@ -225,6 +250,15 @@ def insert_missing(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql
     """Return the statement that inserts a row unless there is one of the same key."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
+
+
+def insert_predictions(connection: sa.Connection, rows: Sequence[Mapping[str, object]]) -> int:
+    """Insert rows of `predictions` whose inference ids are new; return how many these are."""
+    dialect = connection.dialect.name
+    insert = insert_missing(dialect, predictions)
+    if dialect == "sqlite":  # counts the rows of many inserts itself, at two thirds of the price
+        return connection.execute(insert, rows).rowcount
+    return len(connection.execute(insert.returning(predictions.c.inference_id), rows).all())
 
 
 def open_engine(url: str, timeout: int = TIMEOUT) -> sa.Engine:

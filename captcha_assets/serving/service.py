@@ -11,7 +11,6 @@ import xxhash
 from numpy.typing import NDArray
 from prometheus_client.core import Metric
 
-from captcha_assets.images.features import Statistics
 from captcha_assets.serving import metrics
 from captcha_assets.serving.batching import Batcher, Computed, DeadlineError, QueueFullError
 from captcha_assets.serving.champion_watcher import ChampionWatcher, ServedModel
@@ -104,11 +103,11 @@ class Service:
         self, log: PredictionLog, answer: Answer, computed: Computed, pixels: Pixels, files: Sequence[bytes]
     ) -> None:
         """Give predictions to the log, which never waits; pixels that came as such become a PNG file."""
-        model, now, statistics = answer.model, datetime.now(UTC), Statistics(pixels)
+        model, now = answer.model, datetime.now(UTC)
         for position, inference_id in enumerate(answer.inference_ids):
             image = files[position] if files else _png(pixels[position])
             probabilities = answer.probabilities[position].tolist()
-            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            best = probabilities.index(max(probabilities))
             log.record(
                 Prediction(
                     inference_id=inference_id,
@@ -122,15 +121,12 @@ class Service:
                     score=probabilities[best],
                     classes=model.classes,
                     probabilities=tuple(probabilities),
-                    statistics={
-                        "brightness": float(statistics.brightness[position]),
-                        "contrast": float(statistics.contrast[position]),
-                        "foreground_fraction": float(statistics.foreground_fraction[position]),
-                    },
+                    statistics={},
                     status=200,
                     queue_seconds=computed.queue_seconds,
                     compute_seconds=computed.compute_seconds,
                     batch_size=computed.batch_size,
+                    pixels=pixels[position],
                 )
             )
 

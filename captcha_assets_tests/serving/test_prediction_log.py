@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from captcha_assets.images.features import Statistics
 from captcha_assets.serving import prediction_log
 from captcha_assets.serving.prediction_log import (
     LoggedPrediction,
@@ -21,7 +23,7 @@ from captcha_assets.serving.prediction_log import (
     UnknownPredictionError,
     open_prediction_log,
 )
-from captcha_assets.serving.prediction_tables import open_engine
+from captcha_assets.serving.prediction_tables import STATISTICS, open_engine
 from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.serving.log_processes import everything, record_many, start
 from captcha_assets_tests.serving.predictions import prediction
@@ -63,6 +65,20 @@ def test_a_prediction_is_read_as_it_was_recorded(url: str) -> None:
         assert as_recorded(log.prediction("id-1")) == prediction(1)
         assert [as_recorded(one) for one in log.recent(10)] == [prediction(2), prediction(1)]
     assert (log.written, log.dropped, log.repeated, log.error) == (0, 0, 0, None)
+
+
+def test_the_statistics_are_those_of_each_image_whatever_its_size(sqlite_url: str) -> None:
+    chance = np.random.default_rng(0)
+    images = [chance.integers(0, 256, shape, np.uint8) for shape in ((9, 8), (9, 8, 3), (9, 8), (5, 4))]
+    with open_prediction_log(sqlite_url) as log:
+        for number, image in enumerate(images):
+            log.record(prediction(number, statistics={}, pixels=image))
+        log.record(prediction(9))
+        assert log.flush()
+        for number, image in enumerate(images):
+            one = Statistics(image[None])
+            assert log.prediction(f"id-{number}").statistics == {name: getattr(one, name)[0] for name in STATISTICS}
+        assert log.prediction("id-9").statistics == prediction(9).statistics
 
 
 def test_the_latest_and_the_least_certain_predictions(url: str) -> None:

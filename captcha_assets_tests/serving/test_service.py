@@ -191,7 +191,8 @@ def test_what_is_logged_is_what_was_sent_and_said(service: RunningService) -> No
         found["scores"], abs=1e-6
     )
     image = draw_many(4)[0][1]
-    assert logged.statistics["brightness"] == pytest.approx(image.mean(), abs=1e-3)
+    facts = {"brightness": image.mean(), "contrast": image.std(), "foreground_fraction": np.mean(image < 128)}
+    assert logged.statistics == pytest.approx(facts, abs=1e-3)
 
 
 def test_logging_can_be_turned_off(served_home: Path) -> None:
