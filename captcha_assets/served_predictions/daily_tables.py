@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
@@ -24,14 +23,17 @@ from captcha_assets.serving.prediction_tables import (
     STATISTICS,
     Correction,
     LoggedPrediction,
+    UnreadableRowError,
+    as_stored,
     correction_batches,
     corrections,
     create_schema,
-    from_row,
     insert_missing,
     logged,
     open_engine,
     predictions,
+    reader_of,
+    shown,
     sqlite_file,
 )
 from captcha_assets.storage import AnyPath, remove, replacing
@@ -168,8 +170,6 @@ class _ContentHash:
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.create_aggregate("content_hash", -1, _ContentHash)
-    # a text that is damaged is rejected with its row, and stops no query
-    connection.text_factory = lambda text: text.decode(errors="backslashreplace")
 
 
 def _content(dialect: str, columns: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[str]:
@@ -238,7 +238,7 @@ def without_day(url: str) -> list[str]:
     day = sa.func.date(predictions.c.time, type_=sa.String)
     with connected(url) as connection:
         found = connection.execute(sa.select(predictions.c.inference_id).where(day.is_(None)))
-        return sorted(_shown(name) for name in found.scalars())
+        return sorted(shown(name) for name in found.scalars())
 
 
 def waiting_corrections(url: str) -> dict[str, int]:
@@ -308,16 +308,6 @@ def _write_rejected(reasons: Mapping[str, str], table: AnyPath) -> None:
         writer.write(pa.RecordBatch.from_pylist(rows, REJECTED_SCHEMA))
 
 
-#: The values that SQLAlchemy converts: it would stop at the first one that it cannot convert.
-_CONVERTED = {"time", "correction_time", "probabilities"}
-
-_Readers = Mapping[str, Callable[[Any], Any] | None]
-
-
-class _UnreadableRowError(ValueError):
-    """A row of the log that cannot be read; the message says why."""
-
-
 #: Rows that can be read, the same as rows of the table, and why other rows cannot be read, by inference id.
 _Group = tuple[list[LoggedPrediction], pa.RecordBatch, dict[str, str]]
 
@@ -326,32 +316,22 @@ def _groups_of_day(url: str, day: str) -> Iterator[_Group]:
     """Yield the rows of a day in groups, in order of the time."""
     begin = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
     query = logged().where(predictions.c.time >= begin, predictions.c.time < begin + timedelta(days=1))
-    columns = {column.key: column for column in query.selected_columns}
-    stored = query.with_only_columns(
-        *(
-            sa.type_coerce(column, sa.types.NullType()).label(name) if name in _CONVERTED else column
-            for name, column in columns.items()
-        ),
-        maintain_column_froms=True,
-    ).order_by(predictions.c.time, predictions.c.inference_id)
+    query = query.order_by(predictions.c.time, predictions.c.inference_id)
     with connected(url) as connection:
-        dialect = connection.dialect
-        readers = {
-            name: columns[name].type.dialect_impl(dialect).result_processor(dialect, None)
-            for name in _CONVERTED
-        }
-        for rows in connection.execute(stored.execution_options(yield_per=_ROWS)).mappings().partitions():
-            yield _separated(rows, readers)
+        read = reader_of(connection)
+        stored = as_stored(query).execution_options(yield_per=_ROWS)
+        for rows in connection.execute(stored).mappings().partitions():
+            yield _separated(rows, read)
 
 
-def _separated(rows: Sequence[sa.RowMapping], readers: _Readers) -> _Group:
+def _separated(rows: Sequence[sa.RowMapping], read: Callable[[sa.RowMapping], LoggedPrediction]) -> _Group:
     found: list[LoggedPrediction] = []
     rejected: dict[str, str] = {}
     for row in rows:
         try:
-            found.append(_read(row, readers))
-        except _UnreadableRowError as error:
-            rejected[_shown(row["inference_id"])] = str(error)
+            found.append(read(row))
+        except UnreadableRowError as error:
+            rejected[shown(row["inference_id"])] = str(error)
     try:
         return found, _batch(found), rejected
     except _OTHER_TYPE:
@@ -364,24 +344,6 @@ def _batch(found: list[LoggedPrediction]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(map(_daily_row, found)), DAILY_SCHEMA)
 
 
-def _read(row: sa.RowMapping, readers: _Readers) -> LoggedPrediction:
-    values = dict(row)
-    for name, reader in readers.items():
-        try:
-            values[name] = reader(values[name]) if reader else values[name]
-        except (ValueError, TypeError):
-            what = "JSON" if name == "probabilities" else "a date and time"
-            raise _UnreadableRowError(f"{name} is not {what}: {_shown(values[name])}") from None
-    if not isinstance(values["probabilities"], dict):
-        raise _UnreadableRowError("probabilities is not a JSON object of class to probability")
-    try:
-        return from_row(values)
-    except ValueError as error:
-        raise _UnreadableRowError(str(error)) from error
-    except TypeError:
-        raise _UnreadableRowError("inference_id or time is of another type") from None
-
-
 #: What Arrow raises where a value is not of the type of its column.
 _OTHER_TYPE = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
@@ -392,13 +354,8 @@ def _why_unfit(row: Mapping[str, Any]) -> str | None:
         try:
             pa.array([row[field.name]], field.type)
         except _OTHER_TYPE:
-            return f"{field.name} is not of type {field.type}: {_shown(row[field.name])}"
+            return f"{field.name} is not of type {field.type}: {shown(row[field.name])}"
     return None
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return shorten(text, 60, placeholder="...").encode(errors="backslashreplace").decode()
 
 
 def _daily_row(found: LoggedPrediction) -> dict[str, Any]:
@@ -423,13 +380,15 @@ def find(url: str, inference_id: str) -> tuple[LoggedPrediction, list[Correction
     """Return a prediction with all its corrections, the earliest first; None where there is none.
 
     Raises:
+        UnreadableRowError: the prediction's row is damaged.
         PredictionLogUnavailableError: the database cannot be read.
     """
     if not exists(url):
         return None
     given = corrections.select().where(corrections.c.inference_id == inference_id).order_by(corrections.c.id)
     with connected(url) as connection:
-        rows = connection.execute(logged().where(predictions.c.inference_id == inference_id)).mappings().all()
+        query = as_stored(logged().where(predictions.c.inference_id == inference_id))
+        rows = connection.execute(query).mappings().all()
         if not rows:
             return None
         found = [Correction(**row) for row in connection.execute(given).mappings()]
@@ -437,7 +396,12 @@ def find(url: str, inference_id: str) -> tuple[LoggedPrediction, list[Correction
             correction_batches.select().where(correction_batches.c.correction_id.in_(one.id for one in found))
         ).tuples()
         named = [(number, batch) for number, batch in batches]
-    return from_row(rows[0]), [
+        try:
+            prediction = reader_of(connection)(rows[0])
+        except UnreadableRowError as error:
+            message = f"the prediction log's row of the inference id {inference_id!r} is damaged: {error}"
+            raise UnreadableRowError(message) from error
+    return prediction, [
         CorrectionInBatches(one, sorted(batch for number, batch in named if number == one.id))
         for one in found
     ]

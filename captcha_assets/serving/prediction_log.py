@@ -12,10 +12,10 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import (
@@ -33,14 +33,17 @@ from captcha_assets.serving.prediction_tables import (
     LoggedPrediction,
     Prediction,
     PredictionLogUrlError,
+    UnreadableRowError,
+    as_stored,
+    check_types,
     correction_batches,
     corrections,
     create_schema,
-    from_row,
     insert_predictions,
     logged,
     open_engine,
     predictions,
+    reader_of,
     sqlite_file,
     to_rows,
 )
@@ -170,7 +173,7 @@ class PredictionLog:
         """Return a prediction with its latest correction; one that is still in the buffer, too.
 
         Raises:
-            UnknownPredictionError: there is none of this id.
+            UnknownPredictionError: there is none of this id, or its row is damaged.
             PredictionLogUnavailableError: the database cannot be read.
         """
         with self._lock:
@@ -178,10 +181,18 @@ class PredictionLog:
         if waiting is not None:
             return LoggedPrediction(**vars(waiting))
         with self._connection() as connection:
-            row = connection.execute(logged().where(predictions.c.inference_id == inference_id)).first()
+            query = as_stored(logged().where(predictions.c.inference_id == inference_id))
+            row = connection.execute(query).mappings().first()
+            read = reader_of(connection)
         if row is None:
             raise UnknownPredictionError(f"no prediction has the inference id {inference_id[:200]!r}")
-        return from_row(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row's mapping
+        try:
+            found = read(row)
+            check_types(found)
+        except UnreadableRowError as error:
+            message = f"the log's row of the inference id {inference_id!r} is damaged: {error}"
+            raise UnknownPredictionError(message) from error
+        return found
 
     def recent(
         self, limit: int, order: Literal["latest", "least certain"] = "latest"
@@ -191,6 +202,8 @@ class PredictionLog:
         Args:
             limit: most predictions to return.
             order: "latest" first, or "least certain" first: of the latest 1,000 without a correction.
+
+        A row that is damaged is left out.
 
         Raises:
             PredictionLogUnavailableError: the database cannot be read.
@@ -205,7 +218,7 @@ class PredictionLog:
             few = sa.select(latest_few.c.inference_id).order_by(latest_few.c.score).limit(limit)
             query = logged().where(predictions.c.inference_id.in_(few)).order_by(predictions.c.score)
         with self._connection() as connection:
-            return [from_row(row) for row in connection.execute(query).mappings()]
+            return _readable(connection, query)
 
     # --- corrections
 
@@ -393,6 +406,17 @@ class PredictionLog:
             with self._connection() as connection:
                 removed = connection.execute(some).rowcount
         self._removes_at = time.monotonic() + RETENTION_INTERVAL
+
+
+def _readable(connection: sa.Connection, query: sa.Select[Any]) -> list[LoggedPrediction]:
+    """Return the predictions that a query of `logged()` finds, without those whose row is damaged."""
+    read, found = reader_of(connection), []
+    for row in connection.execute(as_stored(query)).mappings():
+        with suppress(UnreadableRowError):
+            one = read(row)
+            check_types(one)
+            found.append(one)
+    return found
 
 
 def _size(prediction: Prediction) -> int:

@@ -7,10 +7,11 @@ alone removes rows. `corrections` is append-only: the correction with the highes
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,74 @@ def from_row(row: Mapping[Any, Any]) -> LoggedPrediction:
     )
 
 
+class UnreadableRowError(ValueError):
+    """A row of the log that cannot be read; the message says why."""
+
+
+#: The columns whose values SQLAlchemy converts: it would stop at the first one that it cannot convert.
+_DECODED = ("time", "correction_time", "probabilities")
+
+
+def as_stored(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return a query of `logged()` whose values are not converted; `reader_of` reads its rows."""
+    columns = [
+        sa.type_coerce(column, sa.types.NullType()).label(column.key) if column.key in _DECODED else column
+        for column in query.selected_columns
+    ]
+    return query.with_only_columns(*columns, maintain_column_froms=True)
+
+
+def reader_of(connection: sa.Connection) -> Callable[[Mapping[Any, Any]], LoggedPrediction]:
+    """Return what reads a row of `as_stored`; it raises `UnreadableRowError` for one that is damaged."""
+    dialect = connection.dialect
+    columns = {column.key: column for column in logged().selected_columns}
+    readers = {
+        name: columns[name].type.dialect_impl(dialect).result_processor(dialect, None) for name in _DECODED
+    }
+
+    def read(row: Mapping[Any, Any]) -> LoggedPrediction:
+        values = dict(row)
+        for name, reader in readers.items():
+            try:
+                values[name] = reader(values[name]) if reader else values[name]
+            except (ValueError, TypeError):
+                what = "JSON" if name == "probabilities" else "a date and time"
+                raise UnreadableRowError(f"{name} is not {what}: {shown(values[name])}") from None
+        if not isinstance(values["probabilities"], dict):
+            raise UnreadableRowError("probabilities is not a JSON object of class to probability")
+        try:
+            return from_row(values)
+        except ValueError as error:
+            raise UnreadableRowError(str(error)) from error
+        except TypeError:
+            raise UnreadableRowError("inference_id or time is of another type") from None
+
+    return read
+
+
+def check_types(found: LoggedPrediction) -> None:
+    """Check that every value is of the type of its column.
+
+    Raises:
+        UnreadableRowError: a value is not.
+    """
+    values = {**vars(found), **found.statistics}
+    for column in predictions.c:
+        if column.name == "probabilities" or column.name not in values:
+            continue
+        kind = column.type.python_type
+        if not isinstance(values[column.name], (int, float) if kind is float else kind):
+            raise UnreadableRowError(f"{column.name} is of another type: {shown(values[column.name])}")
+    if not all(isinstance(one, int | float) for one in found.probabilities):
+        raise UnreadableRowError("a probability is not a number")
+
+
+def shown(value: object) -> str:
+    """Return a value of a row in one short line."""
+    text = value if isinstance(value, str) else repr(value)
+    return shorten(text, 60, placeholder="...").encode(errors="backslashreplace").decode()
+
+
 def with_latest_correction() -> sa.Join:
     """Return `predictions`, each joined with its latest correction where it has one."""
     later = corrections.alias()
@@ -311,6 +380,8 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing that was committed
     connection.execute("PRAGMA secure_delete=ON")  # what the retention removes is overwritten
+    # a text that is damaged is rejected with its row, and stops no query
+    connection.text_factory = lambda text: text.decode(errors="backslashreplace")
 
 
 def sqlite_file(engine: sa.Engine) -> Path | None:

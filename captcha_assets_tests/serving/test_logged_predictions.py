@@ -1,5 +1,8 @@
 """The routes that the page uses: what was logged, what waits, and what the model sees."""
 
+import sqlite3
+from contextlib import closing
+
 import cv2
 import httpx
 import numpy as np
@@ -108,6 +111,34 @@ def test_the_status_names_the_model_and_counts_what_waits(
     for label in ("a", "b"):  # the second one supersedes the first
         correct(service, predicted[0]["inference_id"], label)
     assert service.get("/v1/status").json()["pending_corrections"] == status["pending_corrections"] + 1
+
+
+def test_a_row_that_somebody_damaged_is_left_out_and_stops_nothing(
+    service: RunningService, predicted: list[dict]
+) -> None:
+    whole, *damaged = [one["inference_id"] for one in predicted]
+    changes = (
+        "score = 'high'",
+        "probabilities = 'no JSON'",
+        "time = 'noon'",
+        "image = 3",
+        "label = CAST(x'ff' AS TEXT), probabilities = '{\"a\": \"high\"}'",
+    )
+    listed(service, limit=1)  # the service writes what it answered before
+    with closing(sqlite3.connect(service.home / ".serving" / "predictions.db")) as connection, connection:
+        for inference_id, change in zip(damaged, changes, strict=True):
+            connection.execute(f"UPDATE predictions SET {change} WHERE inference_id = ?", [inference_id])
+    for order in ("latest", "least-certain"):
+        found = {one["inference_id"] for one in listed(service, order=order, limit=200)}
+        assert whole in found
+        assert not found & set(damaged)
+    for inference_id in damaged:
+        answers = [
+            service.get(f"/v1/predictions/{inference_id}/image"),
+            correct(service, inference_id, "x"),
+        ]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        assert all("is damaged: " in answer.json()["detail"] for answer in answers)
 
 
 def test_the_routes_are_described(service: RunningService) -> None:

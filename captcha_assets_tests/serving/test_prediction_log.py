@@ -77,7 +77,9 @@ def test_the_statistics_are_those_of_each_image_whatever_its_size(sqlite_url: st
         assert log.flush()
         for number, image in enumerate(images):
             one = Statistics(image[None])
-            assert log.prediction(f"id-{number}").statistics == {name: getattr(one, name)[0] for name in STATISTICS}
+            assert log.prediction(f"id-{number}").statistics == {
+                name: getattr(one, name)[0] for name in STATISTICS
+            }
         assert log.prediction("id-9").statistics == prediction(9).statistics
 
 
