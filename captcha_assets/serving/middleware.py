@@ -84,8 +84,17 @@ class Authenticated:
         await self._app(scope, receive, send)
 
 
+def _encoding_problem(headers: Headers) -> ProblemError | None:
+    """Return why a compressed body is rejected, None for one that is not compressed."""
+    given = headers.get("content-encoding", "identity").strip()
+    if given.lower() in {"", "identity"}:
+        return None
+    detail = "a body with a Content-Encoding is not read: send it uncompressed, without this header"
+    return ProblemError(415, detail, headers={"Accept-Encoding": "identity", **_CLOSE})
+
+
 class Limited:
-    """Bounds the requests in progress, the size of a body, and the time to send it.
+    """Bounds the requests in progress, the size of a body, and the time to send it; none may be compressed.
 
     Args:
         app: what answers.
@@ -101,10 +110,11 @@ class Limited:
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
         # A body that does not say its size may have the largest.
         size = int(length) if length.isascii() and length.isdigit() else self._settings.max_body
-        if problem := self._problem(size):
+        if problem := _encoding_problem(headers) or self._problem(size):
             await problem.response()(scope, receive, send)
             return
         self._requests += 1

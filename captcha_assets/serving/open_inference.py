@@ -261,7 +261,7 @@ def inference_routes(service: Service) -> APIRouter:
         router.post(
             f"{path}/infer",
             response_class=Response,
-            responses={200: {"model": InferAnswer}, **described(400, 404, 408, 413, 422, 429, 503, 504)},
+            responses={200: {"model": InferAnswer}, **described(400, 404, 408, 413, 415, 422, 429, 503, 504)},
             openapi_extra=body_of_infer,
         )(infer)
     return router

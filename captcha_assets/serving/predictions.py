@@ -107,7 +107,7 @@ def prediction_routes(service: Service) -> APIRouter:
         answer = await service.predict(model, pixels, named, files)
         return Response(_rendered(answer), media_type="application/json")
 
-    @router.post("/feedback", responses=described(400, 404, 408, 413, 422, 429, 501, 503))
+    @router.post("/feedback", responses=described(400, 404, 408, 413, 415, 422, 429, 501, 503))
     async def feedback(correction: Feedback) -> StoredFeedback:
         """Store the class that a person gives to a predicted image."""
         if service.log is None:

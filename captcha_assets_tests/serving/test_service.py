@@ -1,5 +1,6 @@
 """The service over HTTP, a process of its own: what it answers, and what it says where it does not."""
 
+import gzip
 import json
 import re
 import struct
@@ -97,6 +98,20 @@ def test_what_is_no_image_gets_a_problem_with_a_reason(service: RunningService, 
     assert problem["detail"]
 
 
+def test_a_compressed_body_is_rejected_with_what_to_send_instead(service: RunningService) -> None:
+    correction = json.dumps({"inference_id": "unknown", "label": "a"}).encode()
+    for path, kind, content in (
+        ("/v1/predict", "image/png", PNG[0]),
+        ("/v1/feedback", "application/json", correction),
+    ):
+        headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+        answer = service.post(path, content=gzip.compress(content), headers=headers)
+        assert (answer.status_code, answer.headers["Accept-Encoding"]) == (415, "identity")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert "send it uncompressed" in answer.json()["detail"]
+    assert service.predict(PNG[0], **{"Content-Encoding": "identity"}).status_code == 200
+
+
 def test_one_bad_image_of_several_is_named(service: RunningService) -> None:
     problem = service.post("/v1/predict", files=form(PNG[0], PNG[1][:-20], PNG[2])).json()
     assert (problem["reason"], problem["image"]) == ("corrupt", 1)
@@ -151,6 +166,7 @@ def test_metrics_count_what_happens(service: RunningService) -> None:
     for metric in ("request_seconds", "queue_seconds", "compute_seconds", "score"):
         assert service.metric(f'captcha_{metric}_bucket{{le="+Inf"}}') or f"captcha_{metric}_bucket" in page
     assert "captcha_queue_images 0.0" in page
+    assert "_created" not in page
     assert "captcha_predictions_total{label=" in page
 
 
