@@ -8,11 +8,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import cv2
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from captcha_assets.serving.prediction_log import LoggedPrediction, open_prediction_log
 from captcha_assets_tests.serving.services import RunningService, png_files, running
+from captcha_assets_tests.training.examples import draw_many
 
 CHROMIUM = shutil.which("chromium")
 
@@ -142,6 +145,35 @@ def test_several_images_are_pasted_and_a_bad_one_says_what_is_wrong(
     page.keyboard.press("ArrowLeft")  # the keys that correct are off, the others are not
     expect(fact(page, "name")).to_have_text("1.png")
     assert [label_said(one) for one in logged(service, 2) if one.image == PNG[2]] == ["g"]
+
+
+def test_a_whole_captcha_is_cut_into_its_characters(page: Page, service: RunningService) -> None:
+    characters = draw_many(5, 4)[0]
+    as_png = [
+        cv2.imencode(".png", image)[1].tobytes() for image in (np.hstack(characters), np.vstack(characters))
+    ]
+    give(page, *as_png)
+    expect(tiles(page)).to_have_count(6)
+    expect(page.get_by_role("status").last).to_have_text("5 images answered, 1 not.")
+    said = page.locator("#said").bounding_box()
+    assert said
+    for other in ("header", "#try h2", "#drop", "#panel"):  # what is said covers none of them
+        box = page.locator(other).bounding_box()
+        assert box
+        beside = said["x"] >= box["x"] + box["width"] or box["x"] >= said["x"] + said["width"]
+        assert beside or said["y"] >= box["y"] + box["height"] or box["y"] >= said["y"] + said["height"], (
+            other
+        )
+    for number, character in enumerate(characters):
+        tiles(page).nth(number).click()
+        expect(fact(page, "name")).to_have_text(f"0.png, {number + 1} of 5")
+        (alone,) = service.predict(cv2.imencode(".png", character)[1].tobytes()).json()["predictions"]
+        expect(fact(page, "predicted")).to_have_text(alone["label"])
+        page.keyboard.press("x")
+    expect(page.locator("#strip .done")).to_have_count(5)
+    found = [one for one in logged(service, 11) if one.correction]
+    shown = [cv2.imdecode(np.frombuffer(one.image, np.uint8), cv2.IMREAD_GRAYSCALE) for one in found]
+    assert {image.tobytes() for image in shown} == {image.tobytes() for image in characters}
 
 
 def test_a_correction_is_kept_when_the_service_is_back(page: Page, service: RunningService) -> None:

@@ -3,6 +3,7 @@
 const POLL_SECONDS = 5;
 const AT_ONCE = 4; // images that are sent at the same time
 const MOST_IMAGES = 500; // of the view "Try"; the oldest ones leave
+const MOST_CHARACTERS = 10; // of a whole CAPTCHA that is cut
 const QUEUE = 100; // predictions that are asked for at a time
 const BARS = 6;
 const TRIES = 6; // of a request that is answered 429
@@ -155,7 +156,7 @@ function showStatus() {
   $("model").replaceChildren(...(model ? [model.name, element("small", { textContent: model.version })] : ["none"]));
   $("pending").textContent = pending ?? (log === "off" ? "not kept" : "unknown");
   $("wanted").textContent = model
-    ? `${model.formats.map((name) => name.toUpperCase()).join(" or ")}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels`}, ` +
+    ? `${model.formats.map((name) => name.toUpperCase()).join(" or ")}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels or several such side by side`}, ` +
       `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB`
     : "";
 }
@@ -266,8 +267,25 @@ const items = () => views[view].items;
 const selected = () => items()[views[view].index];
 const allItems = () => [...views.try.items, ...views.label.items];
 
-async function add(files) {
-  if (files.length === 0) return say("No image was found in it.");
+// The characters of a whole CAPTCHA, where its size leaves no doubt: as high as an image of the model, and several
+// times as wide. Any other file is one image.
+async function charactersOf(file) {
+  const model = status?.model;
+  const image = await createImageBitmap(file, { imageOrientation: "none", colorSpaceConversion: "none" }).catch(() => null);
+  if (!model || model.resizes || !image) return [file];
+  const count = image.width / model.width;
+  if (image.height !== model.height || !Number.isInteger(count) || count < 2 || count > MOST_CHARACTERS) return [file];
+  return Promise.all(Array.from({ length: count }, async (_, place) => {
+    const canvas = new OffscreenCanvas(model.width, model.height);
+    canvas.getContext("2d").drawImage(image, -place * model.width, 0);
+    const blob = await canvas.convertToBlob(); // PNG: the pixels stay as they are
+    return new File([blob], `${file.name}, ${place + 1} of ${count}`, { type: blob.type });
+  }));
+}
+
+async function add(given) {
+  if (given.length === 0) return say("No image was found in it.");
+  const files = (await Promise.all(given.map(charactersOf))).flat();
   if (view !== "try") location.hash = "#try";
   const list = views.try.items;
   const added = files.map((file) => new Item(file.name, file));
