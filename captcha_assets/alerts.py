@@ -7,11 +7,14 @@ seconds, and a line of the log reports it.
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from captcha_assets.settings import Settings
+from captcha_assets.storage import locked
 
 #: Seconds for a webhook to answer, connection included.
 TIMEOUT = 5.0
@@ -68,8 +71,17 @@ def send(settings: Settings, alert: Alert) -> bool:
     return posted in (None, "delivered")
 
 
-def send_new(settings: Settings, alerts: Sequence[Alert], cursor: str | None) -> str:
+def send_new(
+    settings: Settings, alerts: Sequence[Alert], cursor: str | None, since: datetime | None = None
+) -> str:
     """Send the alerts that are not among those of the cursor.
+
+    Args:
+        settings: where alerts go.
+        alerts: those of now.
+        cursor: those of the time before.
+        since: when that began which the alerts are about. What the log file has since then, another process
+            sent, which has a cursor of its own: it is not sent again.
 
     Returns:
         The next cursor: all these alerts.
@@ -80,9 +92,40 @@ def send_new(settings: Settings, alerts: Sequence[Alert], cursor: str | None) ->
         sent = set()
     named = {"; ".join([alert.title, *alert.lines]): alert for alert in alerts}
     for name, alert in named.items():
-        if name not in sent:
-            send(settings, alert)
+        if name in sent:
+            continue
+        with _locked(settings.paths.alerts) if since else nullcontext():
+            if since is None or not _was_sent(settings.paths.alerts, alert, since):
+                send(settings, alert)
     return json.dumps(sorted(named))
+
+
+@contextmanager
+def _locked(log: Path) -> Iterator[None]:
+    """Hold the lock of the log file, where there can be one."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
+            stack.enter_context(locked(log))
+        yield
+
+
+def _was_sent(log: Path, alert: Alert, since: datetime) -> bool:
+    """Return whether the log file has an alert, not older than `since`."""
+    wanted = [alert.title, list(alert.lines)]
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    for line in reversed(lines):
+        with suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            if datetime.fromisoformat(entry["at"]) < since.replace(microsecond=0):  # it names whole seconds
+                return False
+            if [entry["title"], entry["lines"]] == wanted:
+                return True
+    return False
 
 
 def _posted(url: str, alert: Alert) -> str:

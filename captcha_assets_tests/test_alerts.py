@@ -4,12 +4,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from captcha_assets.alerts import Alert, send
+from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.settings import Settings, load_settings
 
 ALERT = Alert("splits: the run failed", ("held <back> & more",), "http://localhost:3000/runs/1")
@@ -102,6 +104,21 @@ def test_a_webhook_that_is_absent_breaks_nothing_and_its_address_is_not_told(
     (line,) = logged(settings)
     assert line["webhook"].startswith("not delivered: ")
     assert "secret" not in settings.paths.alerts.read_text()
+
+
+def test_of_several_processes_one_sends_an_alert_and_of_the_next_event_one_again(settings: Settings) -> None:
+    before = datetime.now(UTC)
+    barrier = threading.Barrier(8)
+
+    def tick(_process: int) -> None:
+        barrier.wait()
+        send_new(settings, [ALERT], None, before)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tick, range(8)))
+    assert len(logged(settings)) == 1
+    send_new(settings, [ALERT], None, before + timedelta(hours=1))
+    assert len(logged(settings)) == 2
 
 
 def test_the_address_of_the_webhook_does_not_show_in_the_settings() -> None:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
     """Classify image files, or all image files of a folder.
 
-    A file that cannot be read gets a line on standard error, and the exit status is 1. A model of the registry
-    answers in fp32, also where CAPTCHA_SERVING_PRECISION is int8; --url asks the service, which may answer
-    with int8. With --url, the variable CAPTCHA_API_KEY may hold the API key of the service.
+    A file that cannot be read gets a line on standard error, and the exit status is 1. A model of the
+    registry answers in fp32, also where CAPTCHA_SERVING_PRECISION is int8; --url asks the service, which may
+    answer with int8. With --url, the variable CAPTCHA_API_KEY may hold the API key of the service.
     """
     settings: Settings = ctx.obj
     if url and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE:

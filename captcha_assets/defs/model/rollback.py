@@ -40,7 +40,9 @@ def automatic_rollback(
     if serves and was_automatic(serves):
         report_champion(context.instance, serves)
         alerts.append(_rolled_back(serves))
-    return dg.SensorResult(skip_reason=finding.words, cursor=send_new(settings, alerts, context.cursor))
+    since = datetime.fromisoformat(serves.since) if serves else None
+    cursor = send_new(settings, alerts, context.cursor, since)
+    return dg.SensorResult(skip_reason=finding.words, cursor=cursor)
 
 
 def _rolled_back(serves: Champion) -> Alert:
