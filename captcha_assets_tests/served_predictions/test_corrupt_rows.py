@@ -8,6 +8,7 @@ import pytest
 
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import open_prediction_log
+from captcha_assets.serving.prediction_tables import UnreadableRowError
 from captcha_assets_tests.serving.predictions import prediction
 
 DAY = "2026-11-28"
@@ -43,6 +44,9 @@ def test_a_corrupt_row_is_rejected_with_its_reason(tmp_path: Path, changed: str,
     assert name == "id-2"
     assert why.startswith(reason)
     assert written.rejected == {name: why}
+    if "JSON" in reason:
+        with pytest.raises(UnreadableRowError, match=r"of the inference id 'id-2' is damaged: probabilities"):
+            daily_tables.find(f"sqlite:///{file}", "id-2")
 
 
 def test_an_inference_id_that_no_caller_may_choose_is_rejected(tmp_path: Path) -> None:
