@@ -25,8 +25,8 @@ def _import_all() -> None:
     from captcha_assets.cli.orchestration import backfills, execution, instance_status  # noqa: F401
     from captcha_assets_tests import dagster_storage
 
-    definitions.defs()
     dagster_storage.reuse()
+    definitions.defs()
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from captcha_assets import definitions
 from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.cli.orchestration.console_logger import with_quiet_console
 from captcha_assets.cli.orchestration.instance import open_instance
-from captcha_assets.definitions import defs
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
@@ -90,7 +90,7 @@ def open_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("CAPTCHA_HOME", str(folder))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     settings = Settings(paths=Paths(home=folder))
-    return Home(settings, open_instance(settings), with_quiet_console(defs()))
+    return Home(settings, open_instance(settings), with_quiet_console(definitions.defs()))
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from captcha_assets import definitions
 from captcha_assets.cli.orchestration import staleness
 from captcha_assets.cli.orchestration.console_logger import with_quiet_console
-from captcha_assets.definitions import defs
 from captcha_assets.models.quantization import read_quantization
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
@@ -28,7 +28,7 @@ def test_nothing_quantizes_by_itself_unless_the_service_is_to_answer_with_int8(
     assert automation_label(home.definitions) is None
     monkeypatch.setenv("CAPTCHA_SERVING_PRECISION", "int8")
     assert KEY in staleness.selected("*").resolve(graph)
-    assert automation_label(defs()) == "on_new_content"
+    assert automation_label(definitions.defs()) == "on_new_content"
 
 
 def test_without_a_champion_one_line_says_what_to_do(home: Home) -> None:
@@ -68,6 +68,6 @@ def test_a_quantized_export_that_is_lost_is_materialized_again_with_the_same_con
     place = finished.settings.paths.quantized_model(str(finished.version("champion")))
     (place / "model.onnx").unlink()
     assert "model.onnx is missing" in succeeded(finished.settings.paths.home, "status")
-    finished.definitions = with_quiet_console(defs())
+    finished.definitions = with_quiet_console(definitions.defs())
     assert [outcome.error for outcome in finished.update()] == [None]
     assert finished.version("quantized_model") == before
