@@ -2,10 +2,11 @@
 
 from captcha_assets_tests.defs.conftest import (
     config_file,
+    databases,
     finished,
     finished_folder,
     home,
     mostly_bad_archive,
 )
 
-__all__ = ["config_file", "finished", "finished_folder", "home", "mostly_bad_archive"]
+__all__ = ["config_file", "databases", "finished", "finished_folder", "home", "mostly_bad_archive"]

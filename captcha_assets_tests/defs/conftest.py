@@ -16,6 +16,7 @@ from captcha_assets import definitions
 from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.cli.orchestration.console_logger import with_quiet_console
 from captcha_assets.cli.orchestration.instance import open_instance
+from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator, registrations
@@ -93,14 +94,6 @@ def open_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(settings, open_instance(settings), with_quiet_console(definitions.defs()))
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """An empty home."""
-    opened = open_home(tmp_path / "home", monkeypatch)
-    with opened.instance:
-        yield opened
-
-
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that `make` fills, once for all workers that share the tests: to be copied, not changed."""
     root = tmp_path_factory.getbasetemp()
@@ -113,6 +106,29 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callabl
             make(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def _create_databases(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "dagster.yaml").touch()
+    with open_instance_at(folder):
+        pass
+    (folder / "dagster.yaml").unlink()
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The databases of a Dagster instance in which nothing was recorded."""
+    return made_once(tmp_path_factory, "databases", _create_databases)
+
+
+@pytest.fixture
+def home(databases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty home."""
+    shutil.copytree(databases, tmp_path / "home" / ".dagster")
+    opened = open_home(tmp_path / "home", monkeypatch)
+    with opened.instance:
+        yield opened
 
 
 def _finish(folder: Path) -> None:
