@@ -162,7 +162,9 @@ def test_a_reader_that_has_gone_away_ends_the_command_without_a_word(tmp_path: P
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("arguments", ["--help", "model --help", "status"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "model --help", pytest.param("status", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_under_standard_output_is_one_line(tmp_path: Path, arguments: str) -> None:
     done = _shell(tmp_path, f"captcha-assets {arguments} > /dev/full")
     assert done.returncode == 1
