@@ -7,6 +7,7 @@ with the exit status of the command. What a command prints goes to the files `ou
 """
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ def _import_all() -> None:
 
     dagster_storage.reuse()
     definitions.defs()
+    gc.freeze()  # a collection in a forked process would copy every page of what is imported
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What all tests share: an environment of their own, a home, an object store, real images."""
 
+import gc
 import os
 import shutil
 import signal
@@ -51,6 +52,20 @@ hypothesis.settings.register_profile(
     "captcha_assets", deadline=None, print_blob=True, derandomize=_CI, max_examples=100 if _CI else 40
 )
 hypothesis.settings.load_profile("captcha_assets")
+
+# Imports make millions of objects that stay; looking through them again and again frees none.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported by now out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter free it when it ends: libraries complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
