@@ -113,12 +113,14 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
         there = set(instance.get_dynamic_partitions(partition_set))
         versions = recorded_versions(instance, asset)
         found |= {Output(asset, key): version for key, version in versions.items() if key in there}
-    for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys()):
-        event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    others = [dg.AssetKey(asset) for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys())]
+    events = instance.event_log_storage.get_latest_materialization_events(others)  # one query for all
+    for key in others:
+        event = events.get(key)
         known = event.asset_materialization if event else None
         if known and DATA_VERSION_TAG in (known.tags or {}):
             model = known.metadata.get(_MODEL)
-            output = Output(asset, model=str(model.value) if model else None)
+            output = Output(key.to_user_string(), model=str(model.value) if model else None)
             found[output] = (known.tags or {})[DATA_VERSION_TAG]
     return found
 
