@@ -169,7 +169,7 @@ def test_a_summary_that_cannot_be_read_warns_and_the_batch_arrives(delivered: Ho
     found = drift_of(delivered, "uncompared")
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
-    assert "summarize the training images again" in str(found.description)
+    assert "update summarizes the training images again" in str(found.description)
 
 
 def test_the_history_of_the_checks_shows_every_batch_and_is_linked(delivered: Home) -> None:
