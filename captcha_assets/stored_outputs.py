@@ -29,6 +29,9 @@ from captcha_assets.sources import archives, registrations
 from captcha_assets.storage import AnyPath, fetched, write_json
 from captcha_assets.sweeps import trials
 
+#: The data version of `champion` where no model serves.
+NO_CHAMPION = "none"
+
 
 @dataclass(frozen=True)
 class Output:
@@ -359,7 +362,7 @@ def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     """Return the id of the model that serves, provided its folder and its export are whole."""
     champion = registry.champion(paths.models)
     if champion is None:
-        return "none"
+        return NO_CHAMPION
     output = Output("champion", model=champion.model_id)
     recorded = paths.training_splits(champion.model_id).exists()  # a version without them kept no summary
     return _last_of(

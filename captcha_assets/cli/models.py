@@ -237,10 +237,14 @@ def history(settings: Settings, as_json: bool) -> None:
 
 
 def _announce(settings: Settings, champion: "Champion") -> None:
-    """Print which model serves now, and report it to Dagster."""
+    """Print which model serves now and which criteria it failed, and report it to Dagster."""
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.model.champion_events import report_champion
+    from captcha_assets.evaluation.recorded_criteria import criteria_of_change
 
     click.echo(f"champion: {champion.model_id} (instead of {champion.instead_of or 'none'})")
+    for criterion in criteria_of_change(settings.paths, champion).criteria:
+        if not criterion.passed:
+            click.echo(f"promoted although {criterion.name} is not met: {criterion.words}")
     with open_instance(settings) as instance:
-        report_champion(instance, champion)
+        report_champion(settings.paths, instance, champion)

@@ -14,10 +14,13 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
+from captcha_assets.defs.materializations import last_materialized, records_of
+from captcha_assets.defs.model.champion_events import report_champion
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
+from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.sources import dvc_snapshot
-from captcha_assets.stored_outputs import KNOWN_ASSETS, Output, Stored, StoredVersions
+from captcha_assets.stored_outputs import KNOWN_ASSETS, NO_CHAMPION, Output, Stored, StoredVersions
 
 #: How the problem of what was removed on purpose begins.
 REMOVED = "removed:"
@@ -41,6 +44,7 @@ _PARTITIONED = {
 #: The stored assets that are partitioned by day.
 OF_DAYS = frozenset(asset for asset, partition_set in _PARTITIONED.items() if partition_set == DAY)
 _MODEL = "model"
+_CHAMPION = Output("champion")
 
 #: Statuses of runs that may be writing now.
 _WRITING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -57,9 +61,10 @@ _STEPS = {
 def report(
     paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
-    """Report the events that make Dagster's record agree with the disk, and return them.
+    """Report the events that make Dagster's record agree with the disk, and return those of the outputs.
 
-    What a run may be writing at this moment is left for the next look.
+    A champion that was changed and is whole is no loss: it is reported as `report_champion` does. What a run
+    may be writing at this moment is left for the next look.
 
     Args:
         paths: where things are kept.
@@ -72,15 +77,34 @@ def report(
     versions.save()
     writing |= _being_written(instance)
     now = _recorded(instance)
-    events = [
-        event
+    settled = {
+        output: stored
         for output, stored in found.items()
         if output.asset not in writing and now.get(output) == recorded[output]
+    }
+    if _champion_changed(instance, settled.get(_CHAMPION, Stored())):
+        del settled[_CHAMPION]
+        if serves := registry.champion(paths.models):
+            report_champion(paths, instance, serves)
+    events = [
+        event
+        for output, stored in settled.items()
         for event in _event(instance, output, recorded[output], stored)
     ]
     for event in events:
         instance.report_runless_asset_event(event)
     return events
+
+
+def _champion_changed(instance: dg.DagsterInstance, stored: Stored) -> bool:
+    """Whether another champion serves than Dagster knows, and is whole: a change, no loss.
+
+    The command that changes it reports it as well, a moment after the change.
+    """
+    if stored.version in (None, NO_CHAMPION):
+        return False
+    last = last_materialized(instance, _CHAMPION)
+    return last is not None and (last.tags or {})[DATA_VERSION_TAG] != stored.version
 
 
 def _being_written(instance: dg.DagsterInstance) -> set[str]:
@@ -181,18 +205,9 @@ def _restored(
         yield event._replace(metadata={**event.metadata, PROBLEM: words})
 
 
-def last_materialized(instance: dg.DagsterInstance, output: Output) -> dg.AssetMaterialization | None:
-    """Return the last materialization that had a value, whatever was lost since; None where there is none."""
-    for record in instance.fetch_materializations(_records_of(output), limit=100).records:
-        event = record.asset_materialization
-        if event and (event.tags or {}).get(DATA_VERSION_TAG, NO_VALUE) != NO_VALUE:
-            return event
-    return None
-
-
 def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
     """Return what is wrong with an output that was materialized once; None where nothing was reported."""
-    for record in instance.fetch_materializations(_records_of(output), limit=1).records:
+    for record in instance.fetch_materializations(records_of(output), limit=1).records:
         event = record.asset_materialization
         if event and (event.tags or {}).get(DATA_VERSION_TAG) == NO_VALUE:
             return str(event.metadata[PROBLEM].value)
@@ -225,13 +240,8 @@ def losses(instance: dg.DagsterInstance) -> list[Loss]:
     found = []
     for output, recorded in _recorded(instance).items():
         if recorded == NO_VALUE:
-            (record,) = instance.fetch_materializations(_records_of(output), limit=1).records
+            (record,) = instance.fetch_materializations(records_of(output), limit=1).records
             event = record.asset_materialization
             problem = str(event.metadata[PROBLEM].value) if event else ""
             found.append(Loss(output, record.storage_id, problem.startswith(REMOVED)))
     return found
-
-
-def _records_of(output: Output) -> dg.AssetRecordsFilter:
-    partitions = [output.partition] if output.partition else None
-    return dg.AssetRecordsFilter(dg.AssetKey(output.asset), asset_partitions=partitions)

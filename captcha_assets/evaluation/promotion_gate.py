@@ -15,6 +15,7 @@ from captcha_assets.evaluation.candidate_comparison import Comparison, Promotion
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
 from captcha_assets.evaluation.promotion_criteria import Criterion
+from captcha_assets.evaluation.recorded_criteria import FIRST_MODEL, criteria_of
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
@@ -25,7 +26,7 @@ from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
 from captcha_assets.models.registry import NEWER_DATA, Champion
-from captcha_assets.models.registry_records import RegistryError, now
+from captcha_assets.models.registry_records import now
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.storage import fetched
@@ -56,7 +57,7 @@ class Promotion:
     promoted: bool
     reason: str
     criteria: tuple[Criterion, ...] = ()
-    without: str = "no champion to compare with"
+    without: str = FIRST_MODEL
 
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
@@ -95,24 +96,14 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
 def _as_recorded(paths: Paths, champion: Champion | None, candidate: str, reason: str) -> Promotion:
     """Return that nothing is decided now, with the criteria of the last decision on the candidate."""
     decision = promotion_decisions.last(paths.models, candidate)
-    criteria = _criteria(decision) if decision else ()
-    without = "no champion to compare with" if decision else f"not compared: {reason}"
+    criteria = criteria_of(decision) if decision else ()
+    without = FIRST_MODEL if decision else f"not compared: {reason}"
     return Promotion(champion, candidate, promoted=False, reason=reason, criteria=criteria, without=without)
-
-
-def _criteria(decision: Decision) -> tuple[Criterion, ...]:
-    try:
-        return tuple(Criterion(**entry) for entry in decision.criteria)
-    except TypeError as error:
-        raise RegistryError(
-            f"the recorded decision on {decision.candidate} is damaged ({error}): restore "
-            "models/decisions from a backup"
-        ) from error
 
 
 def _carried_out(paths: Paths, decision: Decision, champion: Champion | None, reason: str) -> Promotion:
     """Promote the candidate where the decision says so, also where another process recorded it and died."""
-    new, criteria = decision.candidate, _criteria(decision)
+    new, criteria = decision.candidate, criteria_of(decision)
     if not decision.promoted:
         return Promotion(champion, new, promoted=False, reason=reason, criteria=criteria)
     promoted = registry.promote(

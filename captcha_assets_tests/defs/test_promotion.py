@@ -1,5 +1,6 @@
 """Every criterion of a promotion is a check with its figures; a person has the last word."""
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from dagster._core.loader import LoadingContextForTest
 
 from captcha_assets.cli import main
+from captcha_assets.defs.model.champion_events import report_champion
+from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.evaluation.promotion_criteria import CRITERIA
 from captcha_assets.models import registry
+from captcha_assets.models.manual_promotion import promote_by_hand
 from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.models.conftest import make_model
@@ -168,8 +173,11 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
     home, candidate = challenged
     before = serving(home)
     compare(home)
-    said = say("model", "promote", "candidate", "--reason", "a try")
-    assert said == f"champion: {candidate} (instead of {before})\n"
+    said = say("model", "promote", "candidate", "--reason", "a try").splitlines()
+    assert said[0] == f"champion: {candidate} (instead of {before})"
+    failed = [name for name, check in checks(home).items() if not check.passed]
+    assert [line.split()[2] for line in said[1:]] == failed
+    assert "promoted although non_inferiority is not met: " in said[1]
     assert home.version("champion") == candidate
     assert home.stale() == [], "a promotion by hand makes nothing out of date"
     said = say("model", "rollback", "--reason", "it reads nothing")
@@ -177,6 +185,7 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
     assert home.version("champion") == before
     assert home.stale() == []
     rows = [json.loads(line) for line in say("model", "history", "--json").splitlines()]
+    assert checks(home)["non_inferiority"].description == "not compared: rollback by human, it reads nothing"
     assert [(row["model_id"], row["action"], row["by"]) for row in rows] == [
         (before, "promote", "rule"),
         (candidate, "promote", "human"),
@@ -184,6 +193,28 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
     ]
     assert home.materialize("champion") is None
     assert serving(home) == before, "what was rolled back stays so"
+
+
+def test_a_champion_that_the_sensor_sees_before_the_command_reports_it_is_no_loss_and_reported_once(
+    challenged: tuple[Home, str],
+) -> None:
+    home, candidate = challenged
+    compare(home)
+    compared, reports = checks(home), home.runs_of("champion")
+    sent = home.settings.paths.alerts.read_text()
+    promoted = promote_by_hand(home.settings.paths, candidate, "a try")
+    with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
+        observed_sources(context)
+    assert home.settings.paths.alerts.read_text() == sent
+    assert home.version("champion") == candidate
+    report_champion(home.settings.paths, home.instance, promoted)
+    assert home.runs_of("champion") == reports + 1
+    found = checks(home)
+    assert found["non_inferiority"].description == compared["non_inferiority"].description
+    key = dg.AssetCheckKey(dg.AssetKey("champion"), "non_inferiority")
+    latest = home.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    loading = LoadingContextForTest(home.instance)
+    assert asyncio.run(latest.targets_latest_materialization(loading)), "the UI shows it as evaluated"
 
 
 def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home, str]) -> None:

@@ -180,7 +180,7 @@ def champion(
     )
     return dg.MaterializeResult(
         data_version=champion_version(outcome.champion),
-        check_results=criteria_results(outcome),
+        check_results=criteria_results(outcome.criteria, outcome.without),
         metadata={
             **champion_metadata(outcome.champion),
             "candidate": outcome.candidate,

@@ -3,14 +3,19 @@
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
-from captcha_assets.defs.lost_outputs import last_materialized
-from captcha_assets.defs.model.promotion import champion_metadata
+from captcha_assets.defs.materializations import last_materialized
+from captcha_assets.defs.model.promotion import champion_metadata, criteria_evaluations
+from captcha_assets.evaluation.recorded_criteria import criteria_of_change
 from captcha_assets.models.registry import Champion
+from captcha_assets.paths import Paths
 from captcha_assets.stored_outputs import Output
 
 
-def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
-    """Report a materialization of `champion` after a change without a run; it makes nothing stale."""
+def report_champion(paths: Paths, instance: dg.DagsterInstance, champion: Champion) -> None:
+    """Report a materialization of `champion`, and its checks, after a change without a run.
+
+    It makes nothing stale. A champion that was reported already is not reported again.
+    """
     before = last_materialized(instance, Output("champion"))
     if before is None:
         return  # never materialized: its first materialization reads the champion
@@ -22,3 +27,6 @@ def report_champion(instance: dg.DagsterInstance, champion: Champion) -> None:
         "why": f"{champion.reason} ({champion.action} by {champion.by})",
     }
     instance.report_runless_asset_event(dg.AssetMaterialization("champion", metadata=metadata, tags=tags))
+    recorded = criteria_of_change(paths, champion)
+    for evaluation in criteria_evaluations(recorded.criteria, recorded.without):
+        instance.report_runless_asset_event(evaluation)

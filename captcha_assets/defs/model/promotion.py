@@ -1,14 +1,13 @@
 """The champion in Dagster: an asset check for each criterion of a promotion, an event for each change."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import dagster as dg
 
-from captcha_assets.evaluation.promotion_criteria import CRITERIA
+from captcha_assets.evaluation.promotion_criteria import CRITERIA, Criterion
 from captcha_assets.models.registry import Champion
-
-if TYPE_CHECKING:
-    from captcha_assets.evaluation.promotion_gate import Promotion
+from captcha_assets.stored_outputs import NO_CHAMPION
 
 _CHAMPION = dg.AssetKey("champion")
 
@@ -18,25 +17,40 @@ def criteria_specs() -> list[dg.AssetCheckSpec]:
     return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
-def criteria_results(outcome: "Promotion") -> list[dg.AssetCheckResult]:
-    """The result of every criterion; one that was not evaluated passes."""
-    found = {criterion.name: criterion for criterion in outcome.criteria}
+def criteria_results(criteria: Iterable[Criterion], without: str) -> list[dg.AssetCheckResult]:
+    """The result of every criterion; one that was not evaluated passes, and `without` says why it was not."""
+    found = {criterion.name: criterion for criterion in criteria}
     return [
         dg.AssetCheckResult(
             asset_key=_CHAMPION,
             check_name=name,
             passed=name not in found or found[name].passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=found[name].words if name in found else outcome.without,
+            description=found[name].words if name in found else without,
             metadata=dict(found[name].figures) if name in found else {},
         )
         for name in CRITERIA
     ]
 
 
+def criteria_evaluations(criteria: Iterable[Criterion], without: str) -> list[dg.AssetCheckEvaluation]:
+    """The same as `criteria_results`, for a change of the champion without a run."""
+    return [
+        dg.AssetCheckEvaluation(
+            asset_key=_CHAMPION,
+            check_name=str(result.check_name),
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=result.metadata,
+        )
+        for result in criteria_results(criteria, without)
+    ]
+
+
 def champion_version(champion: Champion | None) -> dg.DataVersion:
     """The data version of `champion`: the model that serves."""
-    return dg.DataVersion(champion.model_id if champion else "none")
+    return dg.DataVersion(champion.model_id if champion else NO_CHAMPION)
 
 
 def champion_metadata(champion: Champion | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def automatic_rollback(
     serves = registry.champion(settings.paths.models)
     alerts = [_not_rolled_back(finding.champion, obstacle)] if finding.champion and obstacle else []
     if serves and was_automatic(serves):
-        report_champion(context.instance, serves)
+        report_champion(settings.paths, context.instance, serves)
         alerts.append(_rolled_back(serves))
     since = datetime.fromisoformat(serves.since) if serves else None
     cursor = send_new(settings, alerts, context.cursor, since)

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import input_version_tag
+from captcha_assets.defs.materializations import last_materialized
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.stored_outputs import Output
@@ -34,7 +34,7 @@ def trained_meanwhile(
 
     record = context.instance.get_run_record_by_id(context.run_id)
     event = context.instance.get_latest_materialization_event(context.asset_key)
-    before = lost_outputs.last_materialized(context.instance, Output("resnet18"))
+    before = last_materialized(context.instance, Output("resnet18"))
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None
