@@ -50,7 +50,7 @@ def _switch(settings: Settings, *, on: bool) -> None:
     from captcha_assets.cli.orchestration.sensor_switches import switch
 
     with open_instance(settings) as instance:
-        switch(instance, on=on)
+        switch(instance, on=on, waits_for=lambda words: click.echo(words, err=True))
     _show(settings)
 
 

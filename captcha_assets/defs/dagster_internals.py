@@ -46,6 +46,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 if TYPE_CHECKING:
     from dagster._core.remote_representation.external import RemoteRepository
+    from dagster._core.remote_representation.external import RemoteSensor as RemoteSensor  # noqa: PLC0414
 
 __all__ = [
     "DATA_VERSION_TAG",

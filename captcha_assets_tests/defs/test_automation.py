@@ -123,3 +123,9 @@ def test_a_batch_in_the_inbox_becomes_the_champion_without_a_further_hand(platfo
     platform.wait_for_ticks(2)
     assert {run.run_id for run in platform.runs() if not run.is_finished} == set()
     assert [run.job_name for run in platform.runs()].count("retrain") == 1
+
+    arguments = ["automation", "off"]
+    said = subprocess.run(
+        [COMMAND, *arguments], env=platform.environment, capture_output=True, text=True, check=True
+    )
+    assert [line.split(": ")[1] for line in said.stdout.splitlines()] == ["off"] * 4
