@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send
+from captcha_assets.defs.automation import without_policy
 from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG, assets_in_words
@@ -58,10 +59,14 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
 def _is_mended_by_automation(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) -> bool:
     """Whether a run failed only because a batch was removed or a table was lost meanwhile.
 
-    The automation then materializes the missing table, or alerts of why it cannot, and the assets of the run.
+    The automation then materializes the missing table, or alerts of why it cannot, and the assets of the run;
+    but no model, since the sensor `retraining` starts no second training for the same situation.
     """
     steps = [event for event in events if event.is_step_failure]
-    met = bool(steps) and all(failed_with(step, MissingTableError) for step in steps)
+    left = {key.to_user_string() for key in without_policy()}
+    met = bool(steps) and all(
+        failed_with(step, MissingTableError) and step.step_key not in left for step in steps
+    )
     return met and PROCESS_TAG not in run.tags and switched_on(instance)["automation"]
 
 

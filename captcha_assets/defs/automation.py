@@ -85,7 +85,12 @@ def with_policies(definitions: dg.Definitions) -> dg.Definitions:
     )
 
 
+def without_policy() -> frozenset[dg.AssetKey]:
+    """Return the assets that the sensor `automation` never materializes, with the settings of now."""
+    return frozenset({_TRAINED, *only_when_asked()})
+
+
 def _condition(spec: dg.AssetSpec) -> dg.AutomationCondition[Any] | None:
-    if spec.key in {_TRAINED, *only_when_asked()}:
+    if spec.key in without_policy():
         return None
     return ON_NEW_BATCH if spec.partitions_def is not None else ON_NEW_CONTENT

@@ -9,6 +9,7 @@ import pytest
 from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs.alerts import alert_about, alert_on_failure
 from captcha_assets.sources import registrations
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -151,3 +152,14 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     sent = alerts(finished)[before:]
     assert len(sent) == (0 if automation else 1)
     assert all("first.parquet is missing" in str(alert["lines"]) for alert in sent)
+
+    retraining = finished.definitions.resolve_job_def("retrain")
+    told_by_the_daemon(
+        finished, retraining.execute_in_process(instance=finished.instance, raise_on_error=False)
+    )
+    training = alerts(finished)[before + len(sent) :]
+    assert [alert["title"] for alert in training] == ["retrain: the run failed"], "no sensor trains again"
+    status = json.loads(succeeded(finished.settings.paths.home, "status", "--json"))
+    (stale,) = [step for step in status["stale"] if step["step"] == "resnet18"]
+    assert "first.parquet is missing" in stale["last_failure"]
+    assert "failed, and is not started again for the same situation" in status["next_training"]

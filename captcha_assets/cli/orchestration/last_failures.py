@@ -19,7 +19,7 @@ def last_failures(instance: dg.DagsterInstance) -> dict[Output, str]:
     """
     tries: dict[Output, dg.DagsterRun] = {}
     for run in instance.get_runs(limit=_LATEST):
-        for asset in assets_of(run) or ():
+        for asset in assets_of(run) or _planned(instance, run):
             tries.setdefault(Output(asset, run.tags.get("dagster/partition")), run)
     failed = {run.run_id for run in tries.values() if run.status == dg.DagsterRunStatus.FAILURE}
     reasons = {run_id: _reasons(instance, run_id) for run_id in failed}
@@ -28,6 +28,13 @@ def last_failures(instance: dg.DagsterInstance) -> dict[Output, str]:
         for output, run in tries.items()
         if output.asset in reasons.get(run.run_id, {})
     }
+
+
+def _planned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
+    """Return the assets of a run that does not name them itself, as that of the job `retrain`."""
+    logs = instance.all_logs(run.run_id, of_type=_PLANNED)
+    events = [entry.dagster_event for entry in logs if entry.dagster_event]
+    return {event.asset_key.to_user_string() for event in events if event.asset_key}
 
 
 def _reasons(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
