@@ -95,7 +95,7 @@ def send_new(
         if name in sent:
             continue
         with _locked(settings.paths.alerts) if since else nullcontext():
-            if since is None or not _was_sent(settings.paths.alerts, alert, since):
+            if since is None or not was_sent(settings.paths.alerts, alert, since):
                 send(settings, alert)
     return json.dumps(sorted(named))
 
@@ -111,8 +111,8 @@ def _locked(log: Path) -> Iterator[None]:
         yield
 
 
-def _was_sent(log: Path, alert: Alert, since: datetime) -> bool:
-    """Return whether the log file has an alert, not older than `since`."""
+def was_sent(log: Path, alert: Alert, since: datetime | None = None) -> bool:
+    """Return whether the log file has an alert with the same title and lines, not older than `since`."""
     wanted = [alert.title, list(alert.lines)]
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
@@ -121,7 +121,8 @@ def _was_sent(log: Path, alert: Alert, since: datetime) -> bool:
     for line in reversed(lines):
         with suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
-            if datetime.fromisoformat(entry["at"]) < since.replace(microsecond=0):  # it names whole seconds
+            # It names whole seconds.
+            if since and datetime.fromisoformat(entry["at"]) < since.replace(microsecond=0):
                 return False
             if [entry["title"], entry["lines"]] == wanted:
                 return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from captcha_assets.alerts import Alert, send
+from captcha_assets.alerts import Alert, send, was_sent
 from captcha_assets.defs.automation import without_policy
 from captcha_assets.defs.failures import failed_with, reason_of
 from captcha_assets.defs.images.checks import DRIFT
@@ -34,7 +34,8 @@ _Content = tuple[str, list[str]] | None
 def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings) -> Alert | None:
     """Return the alert about a finished run; None where nobody must act on it.
 
-    A check that only warns is no alert: the UI, the reports and `status` show it.
+    A check that only warns is no alert: the UI, the reports and `status` show it. Drift of a batch that is
+    materialized again with the same content is no second alert.
     """
     events = [
         entry.dagster_event
@@ -49,10 +50,15 @@ def alert_of(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Setting
         or _failed(instance, run, events)
         or _not_promoted(events)
     )
-    found = found or _drifted(instance, run, events)
     if found is None:
-        return None
-    title, lines = found
+        drift = _drifted(instance, run, events)
+        alert = drift and _alert(drift, run, settings)
+        return None if alert is None or was_sent(settings.paths.alerts, alert) else alert
+    return _alert(found, run, settings)
+
+
+def _alert(content: tuple[str, list[str]], run: dg.DagsterRun, settings: Settings) -> Alert:
+    title, lines = content
     return Alert(title, tuple(dict.fromkeys(lines)), f"{settings.ui_url}/runs/{run.run_id}")
 
 

@@ -19,11 +19,13 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.models import registry
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.quality import validation_result
+from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
 from captcha_assets.sources import generator
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.quality.stored_results import stored, validated
+from captcha_assets_tests.serving.predictions import prediction
 
 DATA = "+key:splits"
 
@@ -213,14 +215,25 @@ def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) ->
     assert "critical drift on 2026-11-28: features (0 of 100 new corrections" in ticks.said
     ((line,),) = alerts_of_drift(finished, ticks=2)
     assert line.startswith("label predictions, the least certain first")
+    assert line.endswith("(no training starts by itself, `automation` and `retraining` are off)")
     status = succeeded(finished.settings.paths.home, "status")
     assert "served predictions: critical drift on 2026-11-28: features" in status
+
+    with open_prediction_log(f"sqlite:///{finished.settings.paths.home}/.serving/predictions.db") as log:
+        for number in range(100):
+            log.record(prediction(number))
+        assert log.flush()
+        for number in range(100):
+            log.correct(f"id-{number}", prediction(number).label)
+    _, (line,) = alerts_of_drift(finished, ticks=2)
+    assert line.startswith("enough predictions are labelled: train with captcha-assets update, or: ")
 
 
 def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:
     report_drift(grown)
     ((line,),) = alerts_of_drift(grown, ticks=2)
-    assert "`retraining` is off" in line
+    assert line.startswith("there is new data to learn from: train with captcha-assets update")
+    assert "`automation` and `retraining` are off" in line
     grown.settings.paths.alerts.unlink()
     run = dg.DagsterRun("retrain", status=dg.DagsterRunStatus.STARTED)
     grown.instance.add_run(run)

@@ -1,13 +1,17 @@
 """The alert about drift in served predictions that starts no training automatically."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from captcha_assets.alerts import Alert
 from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
+from captcha_assets.defs.serving.served_days import waiting_labels
 from captcha_assets.models import retraining, served_drift
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.retraining import Situation
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
@@ -24,18 +28,41 @@ def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert
         now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError):
         return []  # the sensor `retraining` and the status say so
-    if retraining.waits_for_labels(now, retraining.Limits.of(settings)):
-        advice = (
-            "label predictions, the least certain first, on the page of the service (Label, at the address "
-            f"that captcha-assets serve prints); {settings.retrain_corrections:,} corrections, or a new "
-            "batch, start a training"
-        )
-    elif not is_on(instance, "retraining"):
-        advice = (
-            "there is new data to learn from, and `retraining` is off: train with captcha-assets update, "
-            "or: captcha-assets automation on"
-        )
-    else:
+    advice = _advice(settings, instance, now)
+    if advice is None:
         return []
     report = settings.public_url(settings.paths.drift_report(alarm.day) / "report.html")
     return [Alert(f"the predictions of {alarm.model_id} drift", (advice,), report)]
+
+
+def _advice(settings: Settings, instance: dg.DagsterInstance, now: Situation) -> str | None:
+    """Return what a person must do; None where the sensors do all of it."""
+    enough, off = settings.retrain_corrections, _off(instance)
+    if not retraining.waits_for_labels(now, retraining.Limits.of(settings)):
+        found = "there is new data to learn from" if "retraining" in off else None
+    elif now.corrections + waiting_labels(settings.paths) >= enough:
+        found = "enough predictions are labelled" if off else None
+    else:
+        after = f"; {enough:,} corrections, or a new batch, start a training"
+        return _LABEL + (f"; then {_train(off)}" if off else after)
+    return found and f"{found}: {_train(off)}"
+
+
+#: What to do where there is too little to learn from.
+_LABEL = (
+    "label predictions, the least certain first, on the page of the service (Label, at the address that "
+    "captcha-assets serve prints)"
+)
+
+
+def _off(instance: dg.DagsterInstance) -> list[str]:
+    """Return which of the sensors that lead from labels to a training are off."""
+    return [sensor for sensor in ("automation", "retraining") if not is_on(instance, sensor)]
+
+
+def _train(off: Sequence[str]) -> str:
+    names = " and ".join(f"`{sensor}`" for sensor in off)
+    return (
+        f"train with captcha-assets update, or: captcha-assets automation on (no training starts by itself, "
+        f"{names} {'are' if len(off) > 1 else 'is'} off)"
+    )

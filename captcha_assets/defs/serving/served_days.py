@@ -108,6 +108,16 @@ def problem(paths: Paths) -> str | None:
     return None
 
 
+def waiting_labels(paths: Paths) -> int:
+    """Return how many labelled predictions are in no batch yet; 0 where the log cannot be read."""
+    try:
+        address = log_address(paths)
+        found = address and daily_tables.exists(address) and daily_tables.waiting_corrections(address)
+    except (PredictionLogUnavailableError, PredictionLogUrlError):
+        return 0
+    return sum(found.values()) if found else 0
+
+
 def failed_checks(paths: Paths, day: str) -> list[str]:
     """Return the blocking checks that the predictions of a day failed last."""
     folder = paths.validation_results("prediction_log", day)
