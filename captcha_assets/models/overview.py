@@ -1,6 +1,6 @@
 """The models of the registry with their figures, as plain rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from captcha_assets.confidence_intervals import best_of
@@ -61,7 +61,8 @@ def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
         None where neither has. `compared`: how many models were compared on the test split or an earlier
         state of it, the champion included. `outdated`: why the figures are those of the history, in one line;
         None where they are the last evaluation's. `selected_low`, `selected_high`: an interval that holds for
-        the best of so many. `selection`: the same in words; None for a single model.
+        the best of so many; None where the champion is not the best. `selection`: the same in words; None
+        for a single model.
     """
     measured, outdated = None, None
     try:
@@ -71,24 +72,42 @@ def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
     if measured is None:
         outdated = outdated or f"its evaluation is missing; {_measure_again(champion.model_id)}"
     figures = _figures_of(measured or champion.metrics)
-    compared = len(promotion_decisions.compared(paths.models) | {champion.model_id})
+    models = promotion_decisions.compared(paths.models) | {champion.model_id}
     if figures is None:
-        return {**dict.fromkeys(_FIGURES), "compared": compared, "outdated": outdated, **_NO_SELECTION}
-    found = best_of(compared, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
-    words = (
-        f"the best of {compared} models compared on this test split or an earlier state of it, so the "
-        f"interval is optimistic; for the best of {compared}, {found.low:.4f} to {found.high:.4f} holds"
-    )
-    selection = {"selected_low": found.low, "selected_high": found.high, "selection": words}
+        return {**dict.fromkeys(_FIGURES), "compared": len(models), "outdated": outdated, **_NO_SELECTION}
+    others = models - {champion.model_id}
     return {
         **figures,
-        "compared": compared,
+        "compared": len(models),
         "outdated": outdated,
-        **(selection if compared > 1 else _NO_SELECTION),
+        **(_selection(paths, figures, others) if others else _NO_SELECTION),
     }
 
 
 _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
+
+
+def _selection(paths: Paths, figures: Mapping[str, Any], others: Collection[str]) -> dict[str, Any]:
+    """Return what the interval of a model means that was compared with others on the test split."""
+    accuracies = [accuracy for one in others if (accuracy := _known_accuracy(paths, one)) is not None]
+    compared = len(others) + 1
+    where = f"{compared} models compared on this test split or an earlier state of it"
+    if any(accuracy > figures["accuracy"] for accuracy in accuracies):
+        return {**_NO_SELECTION, "selection": f"one of {where}; another one is more accurate"}
+    found = best_of(compared, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
+    words = (
+        f"the best of {where}, so the interval is optimistic; for the best of {compared}, "
+        f"{found.low:.4f} to {found.high:.4f} holds"
+    )
+    return {"selected_low": found.low, "selected_high": found.high, "selection": words}
+
+
+def _known_accuracy(paths: Paths, model_id: str) -> float | None:
+    """Return the test accuracy of a model; None where it cannot be read."""
+    try:
+        return accuracy_figures(paths, model_id).get("accuracy")
+    except ModelFolderError:
+        return None
 
 
 def list_models(paths: Paths) -> list[dict[str, Any]]:

@@ -175,6 +175,9 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
     compare(home)
     said = say("model", "promote", "candidate", "--reason", "a try").splitlines()
     assert said[0] == f"champion: {candidate} (instead of {before})"
+    shown = say("model", "show", "champion")
+    assert "one of 2 models compared on this test split" in shown
+    assert "for the best of" not in shown
     failed = [name for name, check in checks(home).items() if not check.passed]
     assert [line.split()[2] for line in said[1:]] == failed
     assert "promoted although non_inferiority is not met: " in said[1]
