@@ -129,9 +129,10 @@ def _roles(paths: Paths) -> Iterator[tuple[str, Cell]]:
     candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
     if candidate:
         barred = overview.why_not_promoted(paths, candidate.model_id) is not None
+        state = "served before" if registry.has_served(paths.models, candidate.model_id) else "not promoted"
         yield (
             candidate.model_id,
-            Cell("candidate, not promoted", level="warning") if barred else Cell("candidate"),
+            Cell(f"candidate, {state}", level="warning") if barred else Cell("candidate"),
         )
     if champion:
         yield champion.model_id, Cell("champion", level="passed")

@@ -167,6 +167,9 @@ def test_the_start_page_shows_the_champion_in_green_and_no_other_model(tmp_path:
     assert badges() == [("passed", "champion")], "the candidate was not compared yet"
     registry.refuse(settings.paths.models, candidate, "by a person")
     assert sorted(badges()) == [("passed", "champion"), ("warning", "candidate, not promoted")]
+    registry.promote(settings.paths.models, candidate, "a try", by="human")
+    registry.rollback(settings.paths.models, "it reads nothing")
+    assert sorted(badges()) == [("passed", "champion"), ("warning", "candidate, served before")]
 
 
 def test_every_column_of_the_start_page_has_a_name(tmp_path: Path) -> None:

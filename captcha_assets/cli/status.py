@@ -124,7 +124,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
     if found["champion"] and found["champion"]["int8"]:
         yield f"         its quantized export: {found['champion']['int8']}"
     if candidate := found["not_promoted"]:
-        yield f"         candidate {candidate['model']} is not promoted: {candidate['reason']}"
+        state = "served before and is not promoted again" if candidate["served"] else "is not promoted"
+        yield f"         candidate {candidate['model']} {state}: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"

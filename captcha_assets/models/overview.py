@@ -151,7 +151,8 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
             or "none: no other model was compared",
         }
     elif why := why_not_promoted(settings.paths, model_id):
-        shown["not promoted because"] = why
+        again = " again" if registry.has_served(settings.paths.models, model_id) else ""
+        shown[f"not promoted{again} because"] = why
     shown |= {
         "test accuracy (95 %)": _accuracy(settings.paths, model_id),
         "int8": quantized(settings.paths, model_id) or "not quantized",
@@ -183,12 +184,14 @@ def quantized(paths: Paths, model_id: str) -> str | None:
 def why_not_promoted(paths: Paths, model_id: str) -> str | None:
     """Return why a model was refused, replaced or not promoted; None where it was none of these.
 
+    For one that has served, this is why the rule does not promote it again.
+
     Raises:
         RegistryError: a record is damaged.
     """
     decision = promotion_decisions.last(paths.models, model_id)
     barred = registry.barred(paths.models, model_id)
-    if barred or decision is None or decision.promoted:
+    if barred or decision is None or decision.promoted or registry.has_served(paths.models, model_id):
         return barred
     champion = registry.champion(paths.models)
     then = decision.champion if champion and decision.champion != champion.model_id else None

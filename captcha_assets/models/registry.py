@@ -377,6 +377,15 @@ def refusal(registry: AnyPath, model_id: str) -> str | None:
     return f"{found.reason} ({found.since})"
 
 
+def has_served(registry: AnyPath, model_id: str) -> bool:
+    """Whether a model serves or once did.
+
+    Raises:
+        RegistryError: the history is damaged.
+    """
+    return any(entry.model_id == model_id for entry in history(registry))
+
+
 def barred(registry: AnyPath, model_id: str) -> str | None:
     """Why the rule may not promote a model: refused, rolled back, or replaced by a person; None if it may.
 

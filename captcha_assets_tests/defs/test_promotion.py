@@ -189,6 +189,8 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
     assert home.stale() == []
     rows = [json.loads(line) for line in say("model", "history", "--json").splitlines()]
     assert checks(home)["non_inferiority"].description == "not compared: rollback by human, it reads nothing"
+    served = f"candidate {candidate} served before and is not promoted again: rolled back: it reads nothing"
+    assert served in say("status")
     assert [(row["model_id"], row["action"], row["by"]) for row in rows] == [
         (before, "promote", "rule"),
         (candidate, "promote", "human"),

@@ -146,16 +146,20 @@ def _drifted(paths: Paths) -> list[str]:
     return [name for name, folder in folders.items() if validation_result.has_warnings(folder)]
 
 
-def _not_promoted(paths: Paths) -> dict[str, str] | None:
-    """The candidate and why it was not promoted; None where it was, was never compared, or cannot be read."""
+def _not_promoted(paths: Paths) -> dict[str, Any] | None:
+    """The candidate and why it was not promoted, or not again where it has served.
+
+    None where it serves, was never compared, or cannot be read.
+    """
     try:
         candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
         if candidate is None or (champion and champion.model_id == candidate.model_id):
             return None
         reason = overview.why_not_promoted(paths, candidate.model_id)
+        served = registry.has_served(paths.models, candidate.model_id)
     except RegistryError:
         return None  # it is among what cannot be used
-    return {"model": candidate.model_id, "reason": reason} if reason else None
+    return {"model": candidate.model_id, "reason": reason, "served": served} if reason else None
 
 
 def _served_drift(paths: Paths) -> str | None:
