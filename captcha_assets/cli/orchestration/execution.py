@@ -104,21 +104,36 @@ def execute(
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
     """Materialize steps one after the other; a step that depends on a failed one is skipped.
 
-    Each step is announced before it starts: the iterator yields (step, reasons), then its `Outcome`. The
-    next step is asked for only after that.
+    A step of a batch that another command has removed by now is left out. Each step is announced before it
+    starts: the iterator yields (step, reasons), then its `Outcome`. The next step is asked for only after that.
     """
     lost_outputs.report(load_settings().paths, instance)
     broken: set[Step] = set()
     for step, reasons in steps:
         interrupts.check()
+        if _is_removed(definitions, instance, step):
+            continue
         error = _obstacle(definitions, instance, step, broken)
         run_id = None
         if not error:
             yield step, reasons
-            run_id, error = materialize(definitions, instance, step, run_config, tags)
+            try:
+                run_id, error = materialize(definitions, instance, step, run_config, tags)
+            except dg.DagsterUnknownPartitionError:
+                continue  # removed just now
         yield Outcome(step, reasons, run_id, error)
         if error:
             broken.update(Step((asset,), step.partition) for asset in step.assets)
+
+
+def _is_removed(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step) -> bool:
+    """Whether the partition of a step, such as a batch, is not there any more."""
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(step.assets[0])).partitions_def
+    return (
+        step.partition is not None
+        and isinstance(partitions, dg.DynamicPartitionsDefinition)
+        and not instance.has_dynamic_partition(str(partitions.name), step.partition)
+    )
 
 
 def update(
