@@ -99,7 +99,7 @@ def test_a_removed_batch_makes_the_index_stale(finished: Home) -> None:
     assert "image_index" in finished.stale()
 
 
-def test_batches_that_are_removed_while_an_update_is_under_way_are_left_out(home: Home) -> None:
+def test_batches_that_come_and_go_while_an_update_is_under_way_are_left_out(home: Home) -> None:
     for name in ("first", "second", "third"):
         home.add(name, "synthetic:20:1")
     outcomes = []
@@ -109,6 +109,7 @@ def test_batches_that_are_removed_while_an_update_is_under_way_are_left_out(home
         elif event[0].partition == "second":  # about to start; the third is to follow
             for name in ("second", "third"):
                 remove_batch(home.settings.paths, home.instance, name, str)
+            home.add("fourth", "synthetic:20:1")
     assert outcomes == [("raw_batch [first]", None), ("image_table + rejected_images [first]", None)]
 
 

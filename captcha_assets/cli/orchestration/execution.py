@@ -9,7 +9,7 @@ import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
-from captcha_assets.cli.orchestration.staleness import Step, stale_steps, steps_in_order
+from captcha_assets.cli.orchestration.staleness import Step, partitions_of, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import last_ended
@@ -105,7 +105,8 @@ def execute(
     """Materialize steps one after the other; a step that depends on a failed one is skipped.
 
     A step of a batch that another command has removed by now is left out. Each step is announced before it
-    starts: the iterator yields (step, reasons), then its `Outcome`. The next step is asked for only after that.
+    starts: the iterator yields (step, reasons), then its `Outcome`. The next step is asked for only after
+    that.
     """
     lost_outputs.report(load_settings().paths, instance)
     broken: set[Step] = set()
@@ -145,14 +146,19 @@ def update(
     """Materialize what is missing or stale among `selection`, inputs first, and nothing else.
 
     Whether a step is stale is computed after its inputs were materialized: one whose inputs came out with
-    the same content is not materialized again. Yields what `execute` yields.
+    the same content is not materialized again. A batch that is registered after the first step of batches is
+    left to the next update: its inputs are not materialized. Yields what `execute` yields.
     """
-    settings = load_settings()
+    settings, graph = load_settings(), definitions.resolve_asset_graph()
 
     def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
+        at_first: dict[str, set[str | None]] = {}
         for assets in steps_in_order(definitions, selection):
             observe(settings, instance)  # a batch may have been registered since the last step
-            yield from stale_steps(definitions, instance, assets, run_config).items()
+            partitions = str(graph.get(dg.AssetKey(assets[0])).partitions_def)
+            known = at_first.setdefault(partitions, {*partitions_of(definitions, instance, assets[0])})
+            steps = stale_steps(definitions, instance, assets, run_config)
+            yield from ((step, reasons) for step, reasons in steps.items() if step.partition in known)
 
     return execute(definitions, instance, stale(), run_config)
 
