@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import yaml
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.images.label_decisions import conflicts_file
-from captcha_assets.images.split_record import read_file
+from captcha_assets.images.split_record import AssignmentRecord, read_file
 from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry, training_summary
 from captcha_assets.models.manifest import first_of, verify_files
@@ -255,14 +256,22 @@ def _image_index(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    """Return the version of the splits, provided that their assignments are recorded."""
+    """Return the version of the splits, provided that the record of their assignments is whole.
 
-    def assignments(name: str) -> Callable[[], str]:
+    Every file of the record is looked at: the next update reads them all.
+    """
+    named = files_named_by(paths.splits)
+    found = AssignmentRecord(paths.split_assignments, paths.scratch).files()
+
+    def assignments(name: str) -> str:
         place = paths.split_assignments / name
-        return lambda: versions.version(place, lambda path: str(len(read_file(path))))
+        rows = versions.version(place, lambda path: str(len(read_file(path))))
+        if named is not None and name not in named:
+            raise Outdated(f"not computed from all split assignments: {place} is new")
+        return rows
 
     return _last_of(
-        *map(assignments, files_named_by(paths.splits) or ()),
+        *(partial(assignments, name) for name in sorted({*found, *(named or ())})),
         lambda: _validated_table(lambda paths, _: paths.splits)(versions, paths, output),
     )
 

@@ -79,7 +79,7 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
 
     Args:
         error: what was raised.
-        dagster_home: where Dagster's database is.
+        dagster_home: where Dagster's database is, for an error without a note that names the file.
     """
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename is not None:
         said_already = str(error.strerror).endswith("run it again")  # see `storage.replacing`
@@ -90,7 +90,8 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
     kind = next((kind for kind in _KINDS if isinstance(error, tuple(_classes(kind)))), _Kind("", ""))
     text = str(getattr(error, "orig", None) or error)  # SQLAlchemy's is the database's, with the statement
     words = (_joined(text) if kind.whole else _first_line(text)) or type(error).__name__
-    subject = kind.subject.format(dagster_home=dagster_home)
+    place = next(iter(getattr(error, "__notes__", ())), dagster_home)  # the file, where it is known
+    subject = kind.subject.format(dagster_home=place)
     return f"{subject}{words}{f'; {kind.advice}' if kind.advice else ''}"
 
 

@@ -6,10 +6,10 @@ A candidate is compared once against a champion on a test split. Later promotion
 decision, so that repetition cannot change it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from captcha_assets.models.registry_records import read
+from captcha_assets.models.registry_records import read, to_json
 from captcha_assets.storage import AnyPath, create, json_text
 
 #: In the place of the champion's id where there was none.
@@ -51,7 +51,7 @@ def find(registry: AnyPath, candidate: str, champion: str | None, test_split: st
 def record(registry: AnyPath, decision: Decision) -> Decision:
     """Keep a decision and return it; the former one where another process recorded one meanwhile."""
     path = _place(registry, decision.candidate, decision.champion, decision.test_split)
-    create(path, json_text(asdict(decision)))
+    create(path, json_text(to_json(decision)))
     return read(path, Decision)
 
 

@@ -9,18 +9,19 @@
 A change of the champion is the creation of the next file of the history, whole, and only if it is not
 there yet. So a reader sees the champion of before or the one of after, a process killed half-way
 changed nothing, of two processes that change it at once the later one changes what the earlier one
-left, and nothing is ever rewritten. This holds on local disks and on object stores alike.
+left, and nothing is ever rewritten. Each record holds the hash of its content, so that one that was edited
+is named as damaged. This holds on local disks and on object stores alike.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from captcha_assets.models import folder
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError
-from captcha_assets.models.registry_records import RegistryError, now, read
+from captcha_assets.models.registry_records import RegistryError, now, read, to_json
 from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]
@@ -137,7 +138,7 @@ def add_candidate(registry: AnyPath, trained: Path) -> str:
 def make_candidate(registry: AnyPath, model_id: str) -> None:
     """Make a model of the registry the candidate; a pointer that is lost or damaged is written again."""
     if pointed_at(registry) != model_id:
-        write_json(registry / "candidate.json", asdict(Candidate(model_id, now())))
+        write_json(registry / "candidate.json", to_json(Candidate(model_id, now())))
 
 
 def pointed_at(registry: AnyPath) -> str | None:
@@ -204,7 +205,7 @@ def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champio
     number = before.number + 1 if before else 1
     appended = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
     path = registry / "history" / f"{number:06d}.json"
-    return appended if create(path, json_text(asdict(appended))) else None
+    return appended if create(path, json_text(to_json(appended))) else None
 
 
 def promote(
@@ -359,7 +360,7 @@ def refuse(registry: AnyPath, model_id: str, reason: str) -> Refusal:
     if serves and serves.model_id == model_id:
         raise RegistryError(f"{model_id} serves: take it back with a rollback")
     recorded = Refusal(model_id, now(), reason)
-    if not create(registry / "refused" / f"{model_id}.json", json_text(asdict(recorded))):
+    if not create(registry / "refused" / f"{model_id}.json", json_text(to_json(recorded))):
         raise RegistryError(f"{model_id} was refused before: {refusal(registry, model_id)}")
     return recorded
 

@@ -1,14 +1,18 @@
-"""Small JSON files of the registry: checked when they are read."""
+"""Small JSON files of the registry, each with the hash of its content: checked when they are read."""
 
+import hashlib
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from captcha_assets.storage import AnyPath, regular
+from captcha_assets.storage import AnyPath, json_text, regular
 
 T = TypeVar("T")
+
+#: The field with the SHA-256 of the others. Records of versions before this one lack it.
+_HASH = "sha256"
 
 
 class RegistryError(RuntimeError):
@@ -20,8 +24,18 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def to_json(record: Any) -> dict[str, Any]:
+    """Return what is stored of a record, a dataclass: its fields, and the hash of their content."""
+    value = json.loads(json_text(asdict(record)))  # as it is read again: the keys of a dictionary are text
+    return {**value, _HASH: _hash(value)}
+
+
+def _hash(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup") -> T:
-    """Read a record: an object with the fields of the dataclass `kind`, each of its type.
+    """Read a record: an object with the fields of the dataclass `kind`, each of its type, as stored.
 
     Args:
         path: where it lies.
@@ -29,15 +43,27 @@ def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup")
         remedy: what helps where the record is damaged.
 
     Raises:
-        RegistryError: the file is no such record; the message names it and the field.
+        RegistryError: the file is no such record, or was changed after it was stored; the message names it
+            and the field.
     """
     try:
         value = json.loads(regular(path).read_text())
     except (ValueError, OSError, RecursionError) as error:
         raise RegistryError(f"{path} is damaged: {error}; {remedy}") from error
-    if fault := _fault(value, kind):
+    content = (
+        {name: entry for name, entry in value.items() if name != _HASH} if isinstance(value, dict) else value
+    )
+    if fault := _fault(content, kind) or _changed(value, content):
         raise RegistryError(f"{path} is damaged: {fault}; {remedy}")
-    return kind(**value)
+    return kind(**content)
+
+
+def _changed(value: dict[str, Any], content: dict[str, Any]) -> str | None:
+    """Say whether the content is another one than was stored; None where not, or no hash was stored."""
+    found = _hash(content)
+    if value.get(_HASH, found) == found:
+        return None
+    return "it was changed after it was stored (the content has another hash)"
 
 
 def _fault(value: Any, kind: type[Any]) -> str | None:

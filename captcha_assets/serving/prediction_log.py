@@ -281,9 +281,7 @@ class PredictionLog:
             self._prepared = None
             if _is_of_a_row(error):
                 raise
-            raise PredictionLogUnavailableError(
-                f"the prediction log cannot be used: {reason_of(error)}"
-            ) from error
+            raise unavailable(self._engine, error) from error
 
     def _prepare(self) -> None:
         """Create the tables where they don't exist, also where the file was removed meanwhile."""
@@ -440,6 +438,13 @@ def _is_of_a_row(error: SQLAlchemyError | OSError) -> bool:
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError)
     return isinstance(error, StatementError)  # a value that cannot be converted
+
+
+def unavailable(engine: sa.Engine, error: SQLAlchemyError | OSError) -> PredictionLogUnavailableError:
+    """Return the error that says why a log cannot be used; it names the file of an SQLite database."""
+    file = sqlite_file(engine)
+    where = f"{file}: " if file else ""
+    return PredictionLogUnavailableError(f"the prediction log cannot be used: {where}{reason_of(error)}")
 
 
 def reason_of(error: SQLAlchemyError | OSError) -> str:

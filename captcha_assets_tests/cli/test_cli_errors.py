@@ -54,7 +54,7 @@ def test_a_damaged_database_of_dagster_is_named(tmp_path: Path) -> None:
     succeeded(tmp_path, "status")
     (tmp_path / ".dagster" / "history" / "runs.db").write_bytes(b"garbage" * 1000)
     line = rejected(tmp_path, "status")
-    assert f"Dagster's database in {tmp_path}/.dagster: file is not a database" in line
+    assert f"Dagster's database in {tmp_path}/.dagster/history/runs.db: file is not a database" in line
     assert "move it away if it is damaged" in line
 
 

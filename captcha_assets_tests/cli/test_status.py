@@ -141,7 +141,7 @@ def test_a_log_that_cannot_be_read_is_named_by_status_and_update(home: Home) -> 
     log = home.settings.paths.home / ".serving" / "predictions.db"
     log.parent.mkdir()
     log.write_bytes(b"no database at all" * 100)
-    words = "the prediction log cannot be used: file is not a database"
+    words = f"the prediction log cannot be used: {log}: file is not a database"
     assert f"waits    {words}" in said("status")
     assert words in said("update", "--dry-run").splitlines()
     assert words in said("update", "--dry-run", "--select", "key:prediction_log").splitlines()

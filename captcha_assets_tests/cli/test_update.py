@@ -3,7 +3,8 @@
 import dagster as dg
 import pytest
 
-from captcha_assets.cli.orchestration import staleness
+from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.defs.batch_removal import remove_batch
 from captcha_assets_tests.defs.conftest import Home
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")
@@ -96,6 +97,20 @@ def test_a_removed_batch_makes_the_index_stale(finished: Home) -> None:
     finished.update("+key:splits")
     finished.instance.delete_dynamic_partition("batch", "second")
     assert "image_index" in finished.stale()
+
+
+def test_batches_that_come_and_go_while_an_update_is_under_way_are_left_out(home: Home) -> None:
+    for name in ("first", "second", "third"):
+        home.add(name, "synthetic:20:1")
+    outcomes = []
+    for event in execution.update(home.definitions, home.instance, staleness.selected("*image_table")):
+        if isinstance(event, execution.Outcome):
+            outcomes.append((str(event.step), event.error))
+        elif event[0].partition == "second":  # about to start; the third is to follow
+            for name in ("second", "third"):
+                remove_batch(home.settings.paths, home.instance, name, str)
+            home.add("fourth", "synthetic:20:1")
+    assert outcomes == [("raw_batch [first]", None), ("image_table + rejected_images [first]", None)]
 
 
 def test_the_automation_asks_for_nothing_when_everything_is_fresh(finished: Home) -> None:

@@ -386,10 +386,11 @@ def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[st
     with open_log(home) as log:
         serve(log, images[:3])
     home.update(OF_DAYS)
-    (home.settings.paths.home / ".serving" / "predictions.db").write_bytes(b"no database at all" * 100)
+    file = home.settings.paths.home / ".serving" / "predictions.db"
+    file.write_bytes(b"no database at all" * 100)
     assert home.update(OF_DAYS) == []
     error = home.materialize("prediction_log", partition=DAY)
-    assert error == "the prediction log cannot be used: file is not a database"
+    assert error == f"the prediction log cannot be used: {file}: file is not a database"
     assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
 
 

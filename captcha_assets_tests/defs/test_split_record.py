@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import registrations
@@ -171,8 +172,35 @@ def test_lost_assignments_are_said_although_nothing_else_has_changed(split: Home
     assert f"damaged: {file}" in said("status")
     output = said("update", "--select", THROUGH_SPLITS, status=1)
     assert f"failed: {file} is damaged: delete the file, then restore the record" in output
+    assert f"{file} is damaged: delete the file" in str(split.materialize("data_snapshot"))
     file.write_bytes(kept)
     assert "everything is up to date" in said("update", "--select", THROUGH_SPLITS)
+
+
+def test_a_file_that_no_update_wrote_into_the_record_is_named_until_it_is_deleted(split: Home) -> None:
+    record = split.settings.paths.split_assignments
+    (whole,) = record.iterdir()
+    swapped = pl.read_parquet(whole).with_columns(pl.col("split").replace({"train": "test", "test": "train"}))
+    copy = record / f"000002-{'0' * 32}.parquet"
+    for foreign, rows in ((record / f"000001-{'0' * 32}.parquet", swapped), (copy, pl.read_parquet(whole))):
+        rows.write_parquet(foreign)
+        planned = said("update", "--dry-run", "--verify", "--select", THROUGH_SPLITS)
+        assert f"splits: damaged: {foreign} is damaged: delete the file" in planned
+        assert f"{foreign} is damaged: delete the file" in str(split.materialize("splits"))
+        foreign.unlink()
+    assert "everything is up to date" in said("update", "--dry-run", "--select", THROUGH_SPLITS)
+
+
+def test_assignments_of_another_machine_make_the_splits_stale(split: Home) -> None:
+    paths = split.settings.paths
+    others = pl.DataFrame({"image_id": ["0" * 32], "split": ["test"], "label": ["a"], "batch": ["third"]})
+    name = AssignmentRecord(paths.split_assignments, paths.scratch).append(others)
+    plan = said("update", "--dry-run", "--select", "key:splits")
+    assert f"splits: not computed from all split assignments: {paths.split_assignments}/{name} is new" in plan
+    before = split_by_image(split.settings)
+    assert split.materialize("splits") is None
+    assert split_by_image(split.settings) == before
+    assert "everything is up to date" in said("update", "--dry-run", "--select", "key:splits")
 
 
 def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:

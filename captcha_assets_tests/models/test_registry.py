@@ -394,6 +394,29 @@ def test_a_damaged_history_is_named_with_its_fault(shelf, content, fault):
             look(place)
 
 
+def test_a_record_that_was_edited_is_named_and_one_of_a_version_without_hashes_is_not(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first", {"by count": {2: 0.5, 10: 0.9}})
+    registry.refuse(place, two, "it reads m as n")
+    pointer, history, refused = (
+        place / name for name in ("candidate.json", "history/000001.json", f"refused/{two}.json")
+    )
+    for path, look, remedy in (
+        (pointer, registry.candidate, "captcha-assets update writes it again"),
+        (history, registry.champion, "restore it from a backup"),
+        (history, registry.history, "restore it from a backup"),
+        (refused, lambda place: registry.refusal(place, two), "restore it from a backup"),
+    ):
+        whole, content = look(place), path.read_text()
+        path.write_text(content.replace("resnet18-", "resnet18-0"))
+        with pytest.raises(RegistryError, match=rf"{path} is damaged: it was changed after .*; {remedy}"):
+            look(place)
+        path.write_text(json.dumps({k: v for k, v in json.loads(content).items() if k != "sha256"}))
+        assert look(place) == whole
+        path.write_text(content)
+        assert look(place) == whole
+
+
 def test_an_entry_that_is_missing_between_others_is_named_and_no_rollback_skips_it(shelf):
     place, (one, two, three) = shelf
     for model in (one, two, three):

@@ -9,7 +9,7 @@ import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
-from captcha_assets.cli.orchestration.staleness import Step, stale_steps, steps_in_order
+from captcha_assets.cli.orchestration.staleness import Step, partitions_of, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import last_ended
@@ -104,21 +104,37 @@ def execute(
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
     """Materialize steps one after the other; a step that depends on a failed one is skipped.
 
-    Each step is announced before it starts: the iterator yields (step, reasons), then its `Outcome`. The
-    next step is asked for only after that.
+    A step of a batch that another command has removed by now is left out. Each step is announced before it
+    starts: the iterator yields (step, reasons), then its `Outcome`. The next step is asked for only after
+    that.
     """
     lost_outputs.report(load_settings().paths, instance)
     broken: set[Step] = set()
     for step, reasons in steps:
         interrupts.check()
+        if _is_removed(definitions, instance, step):
+            continue
         error = _obstacle(definitions, instance, step, broken)
         run_id = None
         if not error:
             yield step, reasons
-            run_id, error = materialize(definitions, instance, step, run_config, tags)
+            try:
+                run_id, error = materialize(definitions, instance, step, run_config, tags)
+            except dg.DagsterUnknownPartitionError:
+                continue  # removed just now
         yield Outcome(step, reasons, run_id, error)
         if error:
             broken.update(Step((asset,), step.partition) for asset in step.assets)
+
+
+def _is_removed(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step) -> bool:
+    """Whether the partition of a step, such as a batch, is not there any more."""
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(step.assets[0])).partitions_def
+    return (
+        step.partition is not None
+        and isinstance(partitions, dg.DynamicPartitionsDefinition)
+        and not instance.has_dynamic_partition(str(partitions.name), step.partition)
+    )
 
 
 def update(
@@ -130,14 +146,19 @@ def update(
     """Materialize what is missing or stale among `selection`, inputs first, and nothing else.
 
     Whether a step is stale is computed after its inputs were materialized: one whose inputs came out with
-    the same content is not materialized again. Yields what `execute` yields.
+    the same content is not materialized again. A batch that is registered after the first step of batches is
+    left to the next update: its inputs are not materialized. Yields what `execute` yields.
     """
-    settings = load_settings()
+    settings, graph = load_settings(), definitions.resolve_asset_graph()
 
     def stale() -> Iterator[tuple[Step, tuple[str, ...]]]:
+        at_first: dict[str, set[str | None]] = {}
         for assets in steps_in_order(definitions, selection):
             observe(settings, instance)  # a batch may have been registered since the last step
-            yield from stale_steps(definitions, instance, assets, run_config).items()
+            partitions = str(graph.get(dg.AssetKey(assets[0])).partitions_def)
+            known = at_first.setdefault(partitions, {*partitions_of(definitions, instance, assets[0])})
+            steps = stale_steps(definitions, instance, assets, run_config)
+            yield from ((step, reasons) for step, reasons in steps.items() if step.partition in known)
 
     return execute(definitions, instance, stale(), run_config)
 

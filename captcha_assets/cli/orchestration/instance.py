@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import dagster as dg
+import sqlalchemy as sa
 import yaml
 
 from captcha_assets.cli.orchestration.command_lock import exclusive_lock
@@ -42,6 +43,17 @@ run_monitoring:
 
 #: How the name of the folder of incomplete databases begins.
 _UNFINISHED = ".unfinished-"
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _name_the_file(context: sa.ExceptionContext) -> None:
+    """Note the file of an SQLite database on its error, which does not name it: see `errors.in_one_line`."""
+    error, engine = context.sqlalchemy_exception, context.engine
+    if error is None or engine is None or engine.dialect.name != "sqlite":
+        return
+    file = str(engine.url.database)
+    if _UNFINISHED not in file:  # that one is gone when the error is said
+        error.add_note(file)
 
 
 class InstanceError(RuntimeError):

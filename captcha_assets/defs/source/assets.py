@@ -85,6 +85,7 @@ def data_snapshot(
     registrations.require_archives(settings.paths, versions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
     split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    record.read()  # nor is damage
     taken = dvc_snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
