@@ -103,22 +103,25 @@ class Reason:
     words: str
 
 
-def differing_settings(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differing_settings(
+    trained: Mapping[str, Any], wanted: Mapping[str, Any], whose: str = "production"
+) -> str:
     """Return in which settings a model differs from those wanted, with both values; empty for none.
 
     Args:
         trained: settings that the model was trained with, by name; those that are not recorded are left out.
         wanted: settings by name.
+        whose: what stands before the values that are wanted.
     """
-    return ", ".join(
-        f"{name} {_shown(value)} instead of {_shown(trained[name])}"
+    return "; ".join(
+        f"{name}: trained with {_shown(trained[name])}, {whose} {_shown(value)}"
         for name, value in wanted.items()
         if name in trained and value != trained[name]
     )
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "all" if value is None else str(value)  # only `sample_size` may be None
 
 
 def situation(paths: Paths, code: str, configuration: str, production: Mapping[str, Any]) -> Situation:
@@ -311,7 +314,7 @@ def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
 
 
 #: Why a model is stale that another run config, or other production settings, made.
-NOT_PRODUCTION = "trained with other than the production settings"
+NOT_PRODUCTION = "not trained with the production settings"
 
 
 def _changed(now: Situation, trigger: str, version: str, then: str) -> str:

@@ -56,16 +56,18 @@ def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> Non
 
 
 def test_another_configuration_is_named_by_the_settings_that_differ() -> None:
-    trained = {"epochs": 3, "channels": [8, 16, 32, 64], "unknown": 1}
-    wanted = {"epochs": 12, "channels": [8, 16, 32, 64], "batch_size": 64}
+    trained = {"epochs": 3, "sample_size": None, "channels": [8, 16, 32, 64], "unknown": 1}
+    wanted = {"epochs": 12, "sample_size": 7000, "channels": [8, 16, 32, 64], "batch_size": 64}
     differing = differing_settings(trained, wanted)
-    assert differing == "epochs 12 instead of 3"
+    assert differing == (
+        "epochs: trained with 3, production 12; sample_size: trained with all, production 7000"
+    )
     other = replace(TRAINED, configuration=("0a1b2c", "3d4e5f"), differing=differing)
-    words = "trained with other than the production settings: epochs 12 instead of 3"
+    words = f"not trained with the production settings: {differing}"
     assert [reason.words for reason in reasons(other, None, LIMITS)] == [words]
     assert in_words(other, LIMITS).endswith(words)
     unknown = replace(other, differing="")
-    assert in_words(unknown, LIMITS).endswith("trained with other than the production settings")
+    assert in_words(unknown, LIMITS).endswith("not trained with the production settings")
 
 
 def test_served_drift_is_a_reason_when_there_are_corrections_to_learn_from() -> None:
