@@ -138,7 +138,7 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
-        yield f"waits    {_run(run)}"
+        yield f"{'waits' if run['status'] in _NOT_STARTED else 'runs':<8} {_run(run)}"
     for batch in found["quarantined"]:
         checks = ", ".join(batch["failed"])
         yield f"waits    batch {batch['batch']} is quarantined: {checks} failed"
@@ -152,6 +152,10 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
         yield f"waits    {images} labels that contradict each other: decide in label_decisions.csv"
 
 
+#: The states of a run that executes nothing yet.
+_NOT_STARTED = ("queued", "not_started", "managed")
+
+
 def _run(run: dict[str, Any]) -> str:
     where = f" [{run['partition']}]" if run["partition"] else ""
     why = f": {run['why']}" if run["why"] else ""
@@ -160,8 +164,8 @@ def _run(run: dict[str, Any]) -> str:
         if run["of_unknown_process"]
         else ""
     )
-    run_state = f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}"
-    return f"{run_state}, {run['materializes']}{where}{why}{advice}"
+    state = "" if run["status"] == "started" else f" {run['status']}"
+    return f"run {run['run_id'][:8]}{state} since {_time(run['since'])}, {run['materializes']}{where}{why}{advice}"
 
 
 def _serving(champion: dict[str, Any] | None) -> str:

@@ -262,7 +262,7 @@ def _images(now: Situation, before: Situation | None, limits: Limits) -> Iterato
         since = "the last request" if before else now.model_id
         yield Reason(
             "new images",
-            f"{new:,} new training images since {since}, {enough(now, limits):,} are enough",
+            f"{new:,} new training images since {since}; a training starts at {enough(now, limits):,}",
         )
 
 
@@ -271,8 +271,8 @@ def _removed(now: Situation, before: Situation | None, limits: Limits) -> Iterat
     if now.model_id is not None and removed >= enough(now, limits):
         yield Reason(
             "removed images",
-            f"{removed:,} images that {now.model_id} was trained on were removed, "
-            f"{enough(now, limits):,} are enough",
+            f"{removed:,} images that {now.model_id} was trained on are no longer in the splits; "
+            f"a training starts at {enough(now, limits):,}",
         )
 
 
@@ -294,7 +294,7 @@ def _served_drift(now: Situation, before: Situation | None, limits: Limits) -> I
     batches = [name for name in now.new_batches if not before or name not in before.new_batches]
     new = []
     if corrected >= limits.corrections:
-        new.append(f"{corrected:,} new corrections, {limits.corrections:,} are enough")
+        new.append(f"{corrected:,} new corrections, of at least {limits.corrections:,}")
     if batches:
         new.append(f"new batches: {', '.join(batches)}")
     if new:
@@ -334,9 +334,10 @@ def in_words(now: Situation, limits: Limits) -> str:
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
         if then not in (None, version)
     ]
+    gone = f"; {now.removed_images:,} that it was trained on are no longer in the splits"
     return (
-        f"{now.new_images:,} of {enough(now, limits):,} new training images since {now.model_id}"
-        f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
+        f"{now.new_images:,} new training images since {now.model_id} "
+        f"(a training starts at {enough(now, limits):,}){gone if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
         f"{_served_in_words(now, limits)}; "
         f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
@@ -346,7 +347,7 @@ def in_words(now: Situation, limits: Limits) -> str:
 def _served_in_words(now: Situation, limits: Limits) -> str:
     if now.served_drift is None:
         return "served predictions: no drift"
-    new = f"{now.corrections:,} of {limits.corrections:,} new corrections"
+    new = f"{now.corrections:,} new corrections, a training starts at {limits.corrections:,}"
     return (
-        f"served predictions: {now.served_drift} ({new}, new batches: {', '.join(now.new_batches) or 'none'})"
+        f"served predictions: {now.served_drift} ({new}; new batches: {', '.join(now.new_batches) or 'none'})"
     )
