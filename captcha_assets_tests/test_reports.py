@@ -49,8 +49,9 @@ def fill(settings: Settings, work: Path) -> str:
             found, report.page(found), settings.paths.validation_results("image_table", name)
         )
         if passed:
+            drift = validated(stored("drift", severity="warning"), subject=f"drift/{name}")
             validation_result.save(
-                found, report.page(found), settings.paths.validation_results("drift", name)
+                drift, report.page(drift), settings.paths.validation_results("drift", name)
             )
             for table in ("image_index", "splits"):
                 validation_result.save(found, report.page(found), settings.paths.validation_results(table))
@@ -78,6 +79,10 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
     assert status == 200
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     assert re.search(r"mostly-bad.*?badge failed.*?quarantined", page, re.DOTALL)
+    warned = r'october.*?badge warning">passed, 1 warning<'  # of its drift; the history says the same
+    assert re.search(warned, page, re.DOTALL)
+    history = report.publish_history(served.paths, ["october", "mostly-bad"]).read_text()
+    assert re.search(warned, history, re.DOTALL)
     links = re.findall(r'href="([^":]+)"', page)
     (model_id,) = registry.list_models(served.paths.models)
     wanted = {
@@ -90,7 +95,7 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
         f"evaluation/{model_id}/report.html",
     }
     assert set(links) == wanted
-    for link in links:
+    for link in [*links, "favicon.ico"]:  # which every browser asks for
         assert ask(served, f"/{link}")[0] == 200, link
 
 

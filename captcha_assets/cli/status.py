@@ -165,7 +165,8 @@ def _run(run: dict[str, Any]) -> str:
         else ""
     )
     state = "" if run["status"] == "started" else f" {run['status']}"
-    return f"run {run['run_id'][:8]}{state} since {_time(run['since'])}, {run['materializes']}{where}{why}{advice}"
+    begun = f"run {run['run_id'][:8]}{state} since {_time(run['since'])}"
+    return f"{begun}, {run['materializes']}{where}{why}{advice}"
 
 
 def _serving(champion: dict[str, Any] | None) -> str:
