@@ -120,6 +120,8 @@ def _models(paths: Paths) -> Section:
     ]
     if not rows:
         words = "There is no model yet."
+    elif note := overview.unlike_test_splits(paths):
+        words = f"{words} {note}"
     return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", "report"), rows)
 
 

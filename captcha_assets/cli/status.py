@@ -70,7 +70,7 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
 
 
 def _remedy(problem: str | None, lost_export: str | None, *, lost_folder: bool) -> str | None:
-    """What makes the champion whole again; None where it is."""
+    """What restores the champion; None where nothing of it is damaged."""
     if problem is None:
         return None
     if lost_export:
@@ -175,7 +175,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["model"] is None:
         return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return f"{champion['model']} is not whole: {champion['problem']}; {champion['remedy']}"
+        return f"{champion['model']} cannot be loaded: {champion['problem']}; {champion['remedy']}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]
