@@ -175,7 +175,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["model"] is None:
         return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return f"{champion['model']} cannot be loaded: {champion['problem']}; {champion['remedy']}"
+        return f"{champion['model']}, whose files are {champion['problem']}; {champion['remedy']}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]
