@@ -29,7 +29,9 @@ def on(settings: Settings) -> None:
         "(captcha-assets status: next)"
     )
     if stale:
-        click.echo(f"{len(stale)} are stale already; the sensors leave them: run captcha-assets update once")
+        click.echo(
+            f"{len(stale)} are stale already; what no trigger starts waits for you: captcha-assets update"
+        )
     click.echo("the daemon runs the sensors: keep `captcha-assets ui` (or `dg dev`) running")
 
 
