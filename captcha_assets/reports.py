@@ -3,7 +3,7 @@
 import errno
 import mimetypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +21,12 @@ class ReportServerError(RuntimeError):
 _SHOWN = {".html", ".png", ".json", ".csv"}
 
 
+#: What a browser shows in the tab of every page.
+_ICON = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" '
+    b'fill="#2a6fb0"/><path d="M8 23v-6M16 23V9M24 23v-9" stroke="#fff" stroke-width="4"/></svg>'
+)
+
 _ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>%(message)s</title>
 <body style="font-family: system-ui, sans-serif; margin: 4rem auto; max-width: 40rem">
@@ -36,6 +42,10 @@ def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
     parts = [part for part in unquote(urlsplit(address).path).split("/") if part not in ("", ".")]
     if parts in ([], ["index.html"]):
         return "text/html", start_page.page(settings).encode(errors="backslashreplace")
+    return ("image/svg+xml", _ICON) if parts == ["favicon.ico"] else _report(settings, parts)
+
+
+def _report(settings: Settings, parts: Sequence[str]) -> tuple[str, bytes] | None:
     root = settings.paths.artifact_root
     path = root.joinpath(*parts)
     if ".." in parts or path.suffix not in _SHOWN:

@@ -16,8 +16,6 @@ from captcha_assets.storage import AnyPath
 #: So many validation results are read for one look at the page; the other batches are listed without.
 _MOST = 200
 
-_LEVELS = {"passed": "passed", "warning": "warnings", "failed": "quarantined"}
-
 
 def page(settings: Settings) -> str:
     """Return the page as HTML."""
@@ -33,7 +31,7 @@ def _batches(paths: Paths) -> Section:
     rows = [
         [
             [Cell(name)],
-            [_state(root / name) if name in validated else Cell("not materialized yet")]
+            [_state(paths, name) if name in validated else Cell("not materialized yet")]
             if number < _MOST
             else [],
             [Cell("quality", f"quality/image_table/{name}/report.html")] if name in validated else [],
@@ -80,12 +78,12 @@ def _with_report(folder: AnyPath) -> set[str]:
     return {path.parent.name for path in folder.glob("*/report.html")}
 
 
-def _state(folder: AnyPath) -> Cell:
+def _state(paths: Paths, batch: str) -> Cell:
     try:
-        level = validation_result.load(folder).level
+        found = validation_result.load_batch(paths, batch)
     except validation_result.ValidationResultError:
         return Cell("cannot be read")
-    return Cell(_LEVELS[level], level=level)
+    return Cell("quarantined" if found.failures else found.outcome, level=found.level)
 
 
 def _dataset(settings: Settings) -> Section:
@@ -122,6 +120,8 @@ def _models(paths: Paths) -> Section:
     ]
     if not rows:
         words = "There is no model yet."
+    elif note := overview.unlike_test_splits(paths):
+        words = f"{words} {note}"
     return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", "report"), rows)
 
 

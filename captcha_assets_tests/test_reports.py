@@ -1,17 +1,19 @@
 """The report server over HTTP: its start page leads to every report, and nothing else leaves the home."""
 
 import http.client
+import json
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import polars as pl
 import pytest
 from upath import UPath
 
 from captcha_assets import start_page
-from captcha_assets.models import registry
+from captcha_assets.models import overview, registry
 from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.reports import serving
@@ -49,8 +51,9 @@ def fill(settings: Settings, work: Path) -> str:
             found, report.page(found), settings.paths.validation_results("image_table", name)
         )
         if passed:
+            drift = validated(stored("drift", severity="warning"), subject=f"drift/{name}")
             validation_result.save(
-                found, report.page(found), settings.paths.validation_results("drift", name)
+                drift, report.page(drift), settings.paths.validation_results("drift", name)
             )
             for table in ("image_index", "splits"):
                 validation_result.save(found, report.page(found), settings.paths.validation_results(table))
@@ -78,6 +81,10 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
     assert status == 200
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     assert re.search(r"mostly-bad.*?badge failed.*?quarantined", page, re.DOTALL)
+    warned = r'october.*?badge warning">passed, 1 warning<'  # of its drift; the history says the same
+    assert re.search(warned, page, re.DOTALL)
+    history = report.publish_history(served.paths, ["october", "mostly-bad"]).read_text()
+    assert re.search(warned, history, re.DOTALL)
     links = re.findall(r'href="([^":]+)"', page)
     (model_id,) = registry.list_models(served.paths.models)
     wanted = {
@@ -90,7 +97,7 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
         f"evaluation/{model_id}/report.html",
     }
     assert set(links) == wanted
-    for link in links:
+    for link in [*links, "favicon.ico"]:  # which every browser asks for
         assert ask(served, f"/{link}")[0] == 200, link
 
 
@@ -170,6 +177,29 @@ def test_the_start_page_shows_the_champion_in_green_and_no_other_model(tmp_path:
     registry.promote(settings.paths.models, candidate, "a try", by="human")
     registry.rollback(settings.paths.models, "it reads nothing")
     assert sorted(badges()) == [("passed", "champion"), ("warning", "candidate, served before")]
+
+
+def test_figures_of_unlike_test_splits_are_not_left_to_be_compared(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "home")
+    champion = fill(settings, tmp_path)
+    make_model(tmp_path / "other", seed=1)
+    other = registry.add_candidate(settings.paths.models, tmp_path / "other")
+
+    def page(*sizes: int) -> str:
+        for model_id, size in zip((champion, other), sizes, strict=True):
+            settings.paths.evaluation(model_id).mkdir(exist_ok=True)
+            figures = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "n": size}
+            (settings.paths.evaluation(model_id) / "metrics.json").write_text(json.dumps(figures))
+        return start_page.page(settings)
+
+    assert "compare only figures of the same number of images" in page(431, 560)
+    assert "The test split changed" not in page(560, 560)
+    pl.DataFrame({"split": ["test"] * 560}).write_parquet(str(settings.paths.splits))
+    assert page(431, 560)
+    shown = overview.show_model(settings, "champion")
+    assert shown["role"] == "champion"
+    assert shown["test accuracy (95 %)"].endswith("; on an earlier test split of 431 images, today's has 560")
+    assert overview.show_model(settings, other)["test accuracy (95 %)"].endswith("n = 560)")
 
 
 def test_every_column_of_the_start_page_has_a_name(tmp_path: Path) -> None:

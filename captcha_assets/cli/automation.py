@@ -24,9 +24,13 @@ def on(settings: Settings) -> None:
     _switch(settings, on=True)
     with open_instance(settings) as instance:
         stale = staleness.plan(quiet_definitions(), instance, staleness.selected("*"))
+    click.echo(
+        "from now on the sensors materialize what changes, and train as soon as there is a trigger "
+        "(captcha-assets status: next)"
+    )
     if stale:
         click.echo(
-            f"{len(stale)} are stale now; materialize what became stale before with: captcha-assets update"
+            f"{len(stale)} are stale already; what no trigger starts waits for you: captcha-assets update"
         )
     click.echo("the daemon runs the sensors: keep `captcha-assets ui` (or `dg dev`) running")
 

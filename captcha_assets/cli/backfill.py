@@ -104,6 +104,8 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
                     click.echo(f"[{int(progress.tasks[0].completed) + 1}/{total}] {event}")
                 continue
             progress.advance(bar)
+            for line in event.findings:
+                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
             if event.error:
                 console.print(f"  failed: {event.error}", markup=False, highlight=False, soft_wrap=True)
             yield event

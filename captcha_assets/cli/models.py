@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | None, as_json: bool) -> None:
     """Classify image files, or all image files of a folder.
 
-    A file that cannot be read gets a line on standard error, and the exit status is 1. A model of the
+    A file that cannot be used gets a line on standard error, and the exit status is 1. A model of the
     registry answers in fp32, also where CAPTCHA_SERVING_PRECISION is int8; --url asks the service, which may
     answer with int8. With --url, the variable CAPTCHA_API_KEY may hold the API key of the service.
     """
@@ -40,13 +40,16 @@ def predict(ctx: click.Context, paths: Sequence[Path], model: str, url: str | No
     if url and ctx.get_parameter_source("model") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--url uses the model of the service: leave --model out")
     spec = load_dataset(settings.dataset)
-    files, unreadable = _image_files(paths, spec), 0
+    files, unusable = _image_files(paths, spec), list["Reading"]()
     readings = _served_readings(url, files) if url else _own_readings(settings, model, files, spec)
     for reading in readings:
-        unreadable += reading.error is not None
+        unusable += [reading] if reading.error else []
         _print_reading(reading, as_json)
-    if unreadable:
-        raise click.ClickException(f"{unreadable} of {len(files)} files could not be read")
+    if unusable:
+        first = f"{unusable[0].path.name}: {unusable[0].error}"
+        raise click.ClickException(
+            f"{len(unusable)} of {len(files)} files could not be used; the first: {first}"
+        )
 
 
 def _own_readings(
@@ -106,7 +109,17 @@ def _image_files(paths: Iterable[Path], spec: DatasetSpec) -> list[Path]:
                 f"{path} holds no {kinds} files: name a folder that does, or image files"
             )
         found += files
+        _name_skipped(path, spec)
     return found
+
+
+def _name_skipped(folder: Path, spec: DatasetSpec) -> None:
+    """Count the files of a folder that are left out because of their names; a file holds none."""
+    count = sum(not file.name.endswith(spec.suffixes) and file.is_file() for file in folder.rglob("*"))
+    if count:
+        names = " or ".join(f"*{suffix}" for suffix in spec.suffixes)
+        files = "1 file" if count == 1 else f"{count:,} files"
+        click.echo(f"{folder}: {files} skipped, not named {names}", err=True)
 
 
 def _images_in(folder: Path, spec: DatasetSpec) -> Iterator[Path]:
@@ -139,6 +152,8 @@ def list_(settings: Settings, as_json: bool) -> None:
         click.echo("there is no model yet; train one with: captcha-assets update")
         return
     print_rows(["model", "role", "test accuracy", "trained on"], rows, as_json=as_json)
+    if not as_json and (note := overview.unlike_test_splits(settings.paths)):
+        click.echo(note)
 
 
 @model.command()

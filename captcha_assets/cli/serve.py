@@ -41,8 +41,14 @@ def serve(settings: Settings, host: str, port: int) -> None:
             quantized=settings.paths.artifact_root / "quantized_model",
             alert=alert,
             announce=partial(_announce, settings, listener),
+            say=_say,
         )
     interrupts.answered()
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # the service goes on where its output is closed
+        click.echo(line)
 
 
 def _announce(settings: Settings, listener: socket.socket) -> None:

@@ -70,7 +70,7 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
 
 
 def _remedy(problem: str | None, lost_export: str | None, *, lost_folder: bool) -> str | None:
-    """What makes the champion whole again; None where it is."""
+    """What restores the champion; None where nothing of it is damaged."""
     if problem is None:
         return None
     if lost_export:
@@ -139,7 +139,7 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
 
 def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for run in found["runs"]:
-        yield f"waits    {_run(run)}"
+        yield f"{'waits' if run['status'] in _NOT_STARTED else 'runs':<8} {_run(run)}"
     for batch in found["quarantined"]:
         checks = ", ".join(batch["failed"])
         yield f"waits    batch {batch['batch']} is quarantined: {checks} failed"
@@ -153,6 +153,10 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
         yield f"waits    {images} labels that contradict each other: decide in label_decisions.csv"
 
 
+#: The states of a run that executes nothing yet.
+_NOT_STARTED = ("queued", "not_started", "managed")
+
+
 def _run(run: dict[str, Any]) -> str:
     where = f" [{run['partition']}]" if run["partition"] else ""
     why = f": {run['why']}" if run["why"] else ""
@@ -161,8 +165,9 @@ def _run(run: dict[str, Any]) -> str:
         if run["of_unknown_process"]
         else ""
     )
-    run_state = f"run {run['run_id'][:8]} {run['status']} since {_time(run['since'])}"
-    return f"{run_state}, {run['materializes']}{where}{why}{advice}"
+    state = "" if run["status"] == "started" else f" {run['status']}"
+    begun = f"run {run['run_id'][:8]}{state} since {_time(run['since'])}"
+    return f"{begun}, {run['materializes']}{where}{why}{advice}"
 
 
 def _serving(champion: dict[str, Any] | None) -> str:
@@ -171,7 +176,7 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["model"] is None:
         return f"cannot be read: {champion['problem']}"
     if champion["problem"]:
-        return f"{champion['model']} is not whole: {champion['problem']}; {champion['remedy']}"
+        return f"{champion['model']}, whose files are {champion['problem']}; {champion['remedy']}"
     accuracy = "accuracy not measured"
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]

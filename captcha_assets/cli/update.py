@@ -160,7 +160,10 @@ def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
     if isinstance(event, tuple):
         step, reasons = event
         click.echo(f"materializing {step}: {'; '.join(reasons)}")
-    elif event.error:
+        return
+    for line in event.findings:
+        click.echo(f"  {line}")
+    if event.error:
         click.echo(f"  failed: {event.error}" if event.run_id else f"skipped {event.step}: {event.error}")
 
 

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,10 +39,29 @@ def ui(settings: Settings, port: int) -> None:
         "CAPTCHA_UI_URL": settings.ui_url,
         "DAGSTER_HOME": str(dagster_home(settings.paths)),
     }
-    command = [str(Path(sys.executable).with_name("dg")), "dev", "--port", str(port)]
-    click.echo(f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}")
+    if sys.prefix != sys.base_prefix:
+        homes["VIRTUAL_ENV"] = sys.prefix  # else dg warns that no environment is active
+    command = [
+        str(Path(sys.executable).with_name("dg")),
+        "dev",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+    ]
+    click.echo("the Dagster UI is starting (half a minute, longer on a busy machine)")
+    ready = f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}   (Ctrl-C stops)"
     with serving(settings):
+        threading.Thread(target=_say_when_it_answers, args=(port, ready), daemon=True).start()
         sys.exit(_attended(command, os.environ | homes))
+
+
+def _say_when_it_answers(port: int, line: str) -> None:
+    while True:
+        with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+            break
+        time.sleep(0.5)
+    click.echo(line)
 
 
 def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:

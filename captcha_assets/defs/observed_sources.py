@@ -141,7 +141,7 @@ def observed_sources(
 
 
 #: Losses that no run can restore: a person has to act.
-_ALERTED = {"champion": "the champion is not whole", "raw_batch": "an archive is lost"}
+_ALERTED = {"champion": "files of the champion are missing or damaged", "raw_batch": "an archive is lost"}
 
 
 def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:

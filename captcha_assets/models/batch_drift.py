@@ -86,6 +86,6 @@ def _compared(
     drifted = ", ".join(feature.title for feature in found.drifted)
     return BatchDrift(
         found.passed,
-        f"drifted: {drifted}" if drifted else "as the training images",
+        f"drifted: {drifted}" if drifted else "no drift from the training images",
         Comparison(model_id, found.features, validated.results[0].observed, plot, page),
     )

@@ -18,13 +18,13 @@ def require_whole(paths: Paths, champion: Champion) -> None:
     if not registry.holds(paths.models, model_id):
         folder = paths.models / model_id
         raise RegistryError(
-            f"the champion {model_id} is not whole: {folder} is missing or damaged; restore it from a "
+            f"the champion {model_id} cannot be loaded: {folder} is missing or damaged; restore it from a "
             "backup, or let another model serve (captcha-assets model list, captcha-assets model promote)"
         )
     if not paths.onnx_model(model_id).exists():
         raise RegistryError(
-            f"the champion {model_id} is not whole: it is not exported; export it with: captcha-assets model "
-            f"export {model_id}"
+            f"the champion {model_id} cannot be loaded: it is not exported; export it with: captcha-assets "
+            f"model export {model_id}"
         )
     verify_export(paths, model_id)
 

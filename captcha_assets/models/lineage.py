@@ -134,7 +134,7 @@ def _role(paths: Paths, model_id: str) -> str:
     champion, candidate = registry.champion(paths.models), registry.candidate(paths.models)
     roles = {"champion": champion, "candidate": candidate}
     held = [role for role, pointer in roles.items() if pointer and pointer.model_id == model_id]
-    return ", ".join(held) or "none"
+    return held[0] if held else "none"  # of a champion, that it was trained last as well says nothing more
 
 
 def _training(model: Trained) -> Node:

@@ -1,7 +1,10 @@
 """The models of the registry with their figures, as plain rows."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
+
+import polars as pl
 
 from captcha_assets.confidence_intervals import best_of
 from captcha_assets.models import promotion_decisions, registry
@@ -133,6 +136,32 @@ def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
         return {"test accuracy": f"damaged: captcha-assets model show {model_id}", "trained on": None}
 
 
+def unlike_test_splits(paths: Paths) -> str | None:
+    """Return a note that the models were measured on different test splits; None where they were on one."""
+    sizes = set()
+    for model_id in registry.list_models(paths.models):
+        with suppress(ModelFolderError):  # its row says that it is damaged
+            sizes.add((_figures_of(read_metrics(paths, model_id) or {}) or {}).get("n"))
+    if len(sizes - {None}) < 2:
+        return None
+    return (
+        "The test split changed between these measurements: compare only figures of the same number of "
+        "images. captcha-assets model evaluate MODEL measures a model on today's test split."
+    )
+
+
+def _on_earlier_split(paths: Paths, images: int | None) -> str:
+    """Return the words that follow a figure of so many test images; empty where there are as many today."""
+    try:
+        splits = pl.scan_parquet(str(paths.splits)).filter(split="test").select(pl.len()).collect()
+    except (pl.exceptions.PolarsError, OSError):
+        return ""  # missing or damaged: `status` says so
+    today = splits.item()
+    if images in (None, today):
+        return ""
+    return f"; on an earlier test split of {images:,} images, today's has {today:,}"
+
+
 def show_model(settings: Settings, name: str) -> dict[str, Any]:
     """What is known of one model: "champion", "candidate" or an id.
 
@@ -147,21 +176,21 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
             "champion since": champion.since,
             "instead of": champion.instead_of,
             "because": champion.reason,
-            "selection": champion_figures(settings.paths, champion)["selection"]
-            or "none: no other model was compared",
+            "comparison": champion_figures(settings.paths, champion)["selection"]
+            or "no other model was compared with it, so the interval holds as it is",
         }
     elif why := why_not_promoted(settings.paths, model_id):
         again = " again" if registry.has_served(settings.paths.models, model_id) else ""
         shown[f"not promoted{again} because"] = why
     shown |= {
-        "test accuracy (95 %)": _accuracy(settings.paths, model_id),
+        "test accuracy (95 %)": _accuracy_and_split(settings.paths, model_id),
         "int8": quantized(settings.paths, model_id) or "not quantized",
         "report": settings.public_url(settings.paths.evaluation(model_id) / "report.html"),
         "report file": str(settings.paths.evaluation(model_id) / "report.html"),
         "batches": ", ".join(trained_batches(config.provenance)),
         "training run": config.provenance.get("run_id"),
         "splits": config.splits_version,
-        "code version": config.code_version,
+        "version of the training code": config.code_version,
         "seed": config.seed,
         "folder": str(registry.model_folder(settings.paths.models, model_id)),
     }
@@ -176,7 +205,8 @@ def quantized(paths: Paths, model_id: str) -> str | None:
     try:
         with fetched(place) as folder:
             verify_files(folder)
-            return require_passed(folder).words
+            measured = require_passed(folder)
+            return f"{measured.words}{_on_earlier_split(paths, measured.images)}"
     except (ModelFolderError, RefusedQuantizationError) as error:
         return str(error)
 
@@ -207,8 +237,16 @@ def _roles(paths: Paths, model_id: str) -> list[str]:
     candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
     pointers = {"champion": champion, "candidate": candidate}
     roles = [role for role, pointer in pointers.items() if pointer and pointer.model_id == model_id]
-    barred = "champion" not in roles and registry.barred(paths.models, model_id)
+    if "champion" in roles:
+        return ["champion"]  # that it was trained last as well says nothing more
+    barred = registry.barred(paths.models, model_id)
     return [*roles, barred.partition(":")[0]] if barred else roles
+
+
+def _accuracy_and_split(paths: Paths, model_id: str) -> str | None:
+    accuracy = _accuracy(paths, model_id)
+    images = (_figures_of(read_metrics(paths, model_id) or {}) or {}).get("n")
+    return accuracy and f"{accuracy}{_on_earlier_split(paths, images)}"
 
 
 def _accuracy(paths: Paths, model_id: str) -> str | None:

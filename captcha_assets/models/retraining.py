@@ -103,22 +103,25 @@ class Reason:
     words: str
 
 
-def differing_settings(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differing_settings(
+    trained: Mapping[str, Any], wanted: Mapping[str, Any], whose: str = "production"
+) -> str:
     """Return in which settings a model differs from those wanted, with both values; empty for none.
 
     Args:
         trained: settings that the model was trained with, by name; those that are not recorded are left out.
         wanted: settings by name.
+        whose: what stands before the values that are wanted.
     """
-    return ", ".join(
-        f"{name} {_shown(value)} instead of {_shown(trained[name])}"
+    return "; ".join(
+        f"{name}: trained with {_shown(trained[name])}, {whose} {_shown(value)}"
         for name, value in wanted.items()
         if name in trained and value != trained[name]
     )
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "all" if value is None else str(value)  # only `sample_size` may be None
 
 
 def situation(paths: Paths, code: str, configuration: str, production: Mapping[str, Any]) -> Situation:
@@ -259,7 +262,7 @@ def _images(now: Situation, before: Situation | None, limits: Limits) -> Iterato
         since = "the last request" if before else now.model_id
         yield Reason(
             "new images",
-            f"{new:,} new training images since {since}, {enough(now, limits):,} are enough",
+            f"{new:,} new training images since {since}; a training starts at {enough(now, limits):,}",
         )
 
 
@@ -268,8 +271,8 @@ def _removed(now: Situation, before: Situation | None, limits: Limits) -> Iterat
     if now.model_id is not None and removed >= enough(now, limits):
         yield Reason(
             "removed images",
-            f"{removed:,} images that {now.model_id} was trained on were removed, "
-            f"{enough(now, limits):,} are enough",
+            f"{removed:,} images that {now.model_id} was trained on are no longer in the splits; "
+            f"a training starts at {enough(now, limits):,}",
         )
 
 
@@ -291,7 +294,7 @@ def _served_drift(now: Situation, before: Situation | None, limits: Limits) -> I
     batches = [name for name in now.new_batches if not before or name not in before.new_batches]
     new = []
     if corrected >= limits.corrections:
-        new.append(f"{corrected:,} new corrections, {limits.corrections:,} are enough")
+        new.append(f"{corrected:,} new corrections, of at least {limits.corrections:,}")
     if batches:
         new.append(f"new batches: {', '.join(batches)}")
     if new:
@@ -311,7 +314,7 @@ def _versions(now: Situation, before: Situation | None) -> Iterator[Reason]:
 
 
 #: Why a model is stale that another run config, or other production settings, made.
-NOT_PRODUCTION = "trained with other than the production settings"
+NOT_PRODUCTION = "not trained with the production settings"
 
 
 def _changed(now: Situation, trigger: str, version: str, then: str) -> str:
@@ -331,9 +334,10 @@ def in_words(now: Situation, limits: Limits) -> str:
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
         if then not in (None, version)
     ]
+    gone = f"; {now.removed_images:,} that it was trained on are no longer in the splits"
     return (
-        f"{now.new_images:,} of {enough(now, limits):,} new training images since {now.model_id}"
-        f"{f', {now.removed_images:,} removed' if now.removed_images else ''}; "
+        f"{now.new_images:,} new training images since {now.model_id} "
+        f"(a training starts at {enough(now, limits):,}){gone if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
         f"{_served_in_words(now, limits)}; "
         f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
@@ -343,7 +347,7 @@ def in_words(now: Situation, limits: Limits) -> str:
 def _served_in_words(now: Situation, limits: Limits) -> str:
     if now.served_drift is None:
         return "served predictions: no drift"
-    new = f"{now.corrections:,} of {limits.corrections:,} new corrections"
+    new = f"{now.corrections:,} new corrections, a training starts at {limits.corrections:,}"
     return (
-        f"served predictions: {now.served_drift} ({new}, new batches: {', '.join(now.new_batches) or 'none'})"
+        f"served predictions: {now.served_drift} ({new}; new batches: {', '.join(now.new_batches) or 'none'})"
     )

@@ -15,7 +15,7 @@ from captcha_assets.storage import AnyPath, fetched
 #: What an image of a split is to the model.
 AS: Mapping[str, str] = {
     "train": "trained on it",
-    "validation": "its temperature was fitted on it",
+    "validation": "used for its validation and its temperature scaling",
     "test": "kept for its test",
 }
 NOT_SAMPLED = "known, but not in its sample"

@@ -8,7 +8,7 @@ import polars as pl
 
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
-from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
+from captcha_assets.quality.validation_result import ValidationResultError
 from captcha_assets.storage import AnyPath
 
 
@@ -50,12 +50,12 @@ def _describe(paths: Paths, batch: str, firsts: dict[str, int]) -> BatchOverview
     try:
         usable = _rows(paths.image_table(batch))
         rejected = _rows(paths.rejected_images(batch))
-        validation = validation_result.load(folder)
+        validation = validation_result.load_batch(paths, batch)
     except (pl.exceptions.PolarsError, OSError, ValidationResultError):
         return BatchOverview(batch, None, None, None, None, "missing or damaged: captcha-assets update")
     # An image counts for the batch that brought it first.
     duplicates = usable - firsts[batch] if batch in firsts and validation.passed else None
-    return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, _in_words(validation))
+    return BatchOverview(batch, usable + rejected, usable, rejected, duplicates, validation.outcome)
 
 
 def _rows(path: AnyPath) -> int:
@@ -80,10 +80,3 @@ def _firsts_by_batch(paths: Paths) -> dict[str, int]:
     except (pl.exceptions.PolarsError, OSError):
         return {}  # damaged: `status` reports it, and `update` materializes it again
     return dict.fromkeys(known["batch"].to_list(), 0) | dict(counted.iter_rows())
-
-
-def _in_words(validation: ValidationResult) -> str:
-    if not validation.passed:
-        return f"quarantined: {', '.join(one.name for one in validation.failures)}"
-    warnings = len(validation.warnings)
-    return f"passed, {warnings} warning{'s' * (warnings > 1)}" if warnings else "passed"

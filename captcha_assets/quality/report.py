@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,24 +85,19 @@ def publish_history(paths: Paths, batches: Sequence[str]) -> AnyPath:
         paths: where validation results lie.
         batches: all batches, in the order in which they came.
     """
-    shown = {name: found for name in batches[-_LATEST:] if (found := _with_drift(paths, name))}
+    shown = {name: found for name in batches[-_LATEST:] if (found := _validation(paths, name))}
     path = paths.validation_results("image_table") / "index.html"
     with replacing(path) as part:
         part.write_text(history(shown, of=len(batches)), "utf-8", "backslashreplace")
     return path
 
 
-def _with_drift(paths: Paths, batch: str) -> ValidationResult | None:
+def _validation(paths: Paths, batch: str) -> ValidationResult | None:
     """Return the validation results of a batch, its drift among them; None where there are none yet."""
     try:
-        found = validation_result.load(paths.validation_results("image_table", batch))
+        return validation_result.load_batch(paths, batch)
     except ValidationResultError:
         return None
-    try:
-        drift = validation_result.load(paths.validation_results("drift", batch))
-    except ValidationResultError:
-        return found
-    return replace(found, suites=[*found.suites, *drift.suites])
 
 
 class Cell(NamedTuple):

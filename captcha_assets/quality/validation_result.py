@@ -7,11 +7,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
+from captcha_assets.paths import Paths
 from captcha_assets.storage import AnyPath, json_text, regular, replacing_folder
 
 #: Names of the files of stored validation results: the results, their page, and the SHA-256 of both.
@@ -117,6 +118,14 @@ class ValidationResult:
         """How a batch stands after its checks, in words."""
         failed = ", ".join(one.name for one in self.failures)
         return f"quarantined: {failed}" if failed else "usable"
+
+    @property
+    def outcome(self) -> str:
+        """The outcome in words: "passed", "passed, 2 warnings" or "quarantined: NAME, ..."."""
+        if self.failures:
+            return self.state
+        count = len(self.warnings)
+        return f"passed, {count} warning{'s' * (count > 1)}" if count else "passed"
 
     @property
     def failures(self) -> tuple[ExpectationResult, ...]:
@@ -230,6 +239,20 @@ def load(folder: AnyPath) -> ValidationResult:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unusable(path, str(error)) from error
     return found
+
+
+def load_batch(paths: Paths, batch: str) -> ValidationResult:
+    """Read the validation results of the images of a batch, those of its drift among them.
+
+    Raises:
+        ValidationResultError: those of its images are missing, cannot be read, or are not what was stored.
+    """
+    found = load(paths.validation_results("image_table", batch))
+    try:
+        drift = load(paths.validation_results("drift", batch))
+    except ValidationResultError:
+        return found
+    return replace(found, suites=[*found.suites, *drift.suites])
 
 
 def _unusable(path: AnyPath, why: str) -> ValidationResultError:

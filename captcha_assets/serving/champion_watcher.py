@@ -60,6 +60,11 @@ class ServedModel:
         """Output *i* is the class `classes[i]`."""
         return self.predictor.config.classes
 
+    @property
+    def title(self) -> str:
+        """The id of the model, with its precision where that is not fp32."""
+        return self.version if self.precision == "fp32" else f"{self.version} ({self.precision})"
+
     def decode(self, image: bytes) -> NDArray[np.uint8]:
         """Return the pixels of an image file, as `captcha-assets predict` does.
 
@@ -160,6 +165,7 @@ class ChampionWatcher:
         quantized: folder or address of the int8 exports; None to answer with fp32.
         threads: threads of onnxruntime.
         interval: seconds between two reads of the registry.
+        say: is given one line each time that another model answers.
 
     Attributes:
         current: the model that answers; None where there is none.
@@ -177,12 +183,14 @@ class ChampionWatcher:
         quantized: AnyPath | None = None,
         threads: int | None = None,
         interval: float = 1.0,
+        say: Callable[[str], object] = _logger.info,
     ) -> None:
         self.current: ServedModel | None = None
         self.problem: str | None = "the champion is being loaded"
         self.precision_problem: str | None = None
         self._models, self._exports, self._quantized, self._spec = models, exports, quantized, spec
         self._alert, self._threads, self._interval = alert, threads, interval
+        self._say = say
         self._tries, self._int8_tries = _Tries(), _Tries()
         self._int8_manifest: bytes | None = None
 
@@ -221,12 +229,17 @@ class ChampionWatcher:
 
     def _load(self, champion: Champion) -> None:
         try:
-            self.current = load_model(self._exports, champion.model_id, self._spec, self._threads)
+            model = load_model(self._exports, champion.model_id, self._spec, self._threads)
         except (ModelFolderError, OSError) as error:
             self._report(champion, error)
             return
+        self._answer_with(model)
         self._is_champion()
-        _logger.info("%s answers", champion.model_id)
+
+    def _answer_with(self, model: ServedModel) -> None:
+        before, self.current = self.current, model
+        instead = f", instead of {before.title}" if before else ""
+        self._say(f"{model.title} answers now{instead}")
 
     def _answers_with_int8(self, champion: Champion) -> bool:
         """Load the champion's int8 export if it is wanted and not the one that answers; say if it answers."""
@@ -239,13 +252,13 @@ class ChampionWatcher:
         if not self._int8_tries.due((champion, manifest)):
             return False
         try:
-            self.current = load_model(self._quantized, champion.model_id, self._spec, self._threads, "int8")
+            model = load_model(self._quantized, champion.model_id, self._spec, self._threads, "int8")
         except (ModelFolderError, RefusedQuantizationError, OSError) as error:
             self._report_precision(champion, manifest, error)
             return False
         self._int8_manifest, self.precision_problem = manifest, None
         self._int8_tries.succeeded()
-        _logger.info("%s answers with int8", champion.model_id)
+        self._answer_with(model)
         return True
 
     def _report(self, champion: Champion | None, error: BaseException) -> None:

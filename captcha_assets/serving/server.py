@@ -60,6 +60,7 @@ def serve(
     quantized: AnyPath,
     alert: Alert,
     announce: Callable[[], None],
+    say: Callable[[str], object],
 ) -> None:
     """Serve the champion until the process is interrupted.
 
@@ -73,6 +74,7 @@ def serve(
         quantized: folder or address of the int8 exports, `<model id>/` each.
         alert: sends an alert about a champion that cannot be loaded.
         announce: is called when everything is checked, before the first request.
+        say: is given one line each time that another model answers.
 
     Raises:
         SettingsError: the file of the API keys cannot be used.
@@ -87,6 +89,7 @@ def serve(
         quantized=quantized if settings.precision == "int8" else None,
         threads=settings.threads,
         interval=settings.champion_interval,
+        say=say,
     )
     _raise_limit_of_files(settings.max_connections)
     service = Service(settings, champion, _log(settings, home))

@@ -140,17 +140,20 @@ def test_what_cannot_be_a_batch_is_rejected_when_it_is_added(
 
 
 def test_one_member_whose_name_is_not_utf8_is_one_reject(tmp_path: Path) -> None:
-    generator.write_archive(tmp_path / "good.zip", 40, seed=1)
+    generator.write_archive(tmp_path / "good.zip", 18, seed=1)
     with zipfile.ZipFile(tmp_path / "good.zip") as good:
         members: list[tuple[str | zipfile.ZipInfo, bytes]] = [(n, good.read(n)) for n in good.namelist()]
     bad = RawInfo("a_9.png", b"a_\xff9.png", flags=0x800)
     write_zip(tmp_path / "bad.zip", [*members, (bad, members[0][1])])
     home = tmp_path / "home"
     succeeded(home, "batch", "add", "latin", str(tmp_path / "bad.zip"))
-    succeeded(home, "update", "--select", "key:raw_batch or key:image_table")
+    said = succeeded(home, "update", "--select", "key:raw_batch or key:image_table").splitlines()
+    assert "  image_table [latin]: 1 of 19 files rejected, see rejected_images" in said
+    warning = "  warning: image_table [latin]: few_rejects: expected "
+    assert [line for line in said if line.startswith(warning)]
     rejected = pl.read_parquet(home / "artifacts" / "rejected_images" / "latin.parquet")
     assert rejected["reason"].to_list() == ["name_not_utf8"]
-    assert len(pl.read_parquet(home / "artifacts" / "image_table" / "latin.parquet")) == 40
+    assert len(pl.read_parquet(home / "artifacts" / "image_table" / "latin.parquet")) == 18
 
 
 # --- the inbox

@@ -123,7 +123,7 @@ def test_a_run_under_way_is_shown(home: Home) -> None:
     home.instance.add_run(run)
     (shown,) = status()["runs"]
     assert (shown["run_id"], shown["status"], shown["materializes"]) == (run.run_id, "started", "raw_batch")
-    assert f"waits    run {run.run_id[:8]} started" in said("status")
+    assert f"runs     run {run.run_id[:8]} since" in said("status")
 
 
 def test_a_run_that_names_no_assets_is_shown_with_what_it_materializes(home: Home) -> None:

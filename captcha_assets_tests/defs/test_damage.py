@@ -66,7 +66,7 @@ def test_an_update_that_cannot_mend_the_champion_fails_and_says_what_does(
     assert home.materialize("champion") is None
     (home.settings.paths.models / champion / "model.safetensors").unlink()
     message = str(home.materialize("champion"))
-    assert f"the champion {champion} is not whole" in message
+    assert f"the champion {champion} cannot be loaded" in message
     assert "captcha-assets model promote" in message
 
 

@@ -55,7 +55,7 @@ def test_what_is_lost_is_missing_and_materialized_again_with_the_same_content(fi
     for step, path in lost.items():
         assert str(path.parent if path.parent.name == model else path) in found[step], step
     assert finished.version("splits") == NO_VALUE
-    assert f"{model} is not whole: " in succeeded(finished.settings.paths.home, "status")
+    assert f"{model}, whose files are " in succeeded(finished.settings.paths.home, "status")
     outcomes = finished.update()
     assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
     assert {name: finished.version(name) for name in before} == before
@@ -71,7 +71,9 @@ def test_what_hangs_on_a_loss_is_materialized_again_only_if_the_content_changes(
         for step, reasons in staleness.plan(finished.definitions, finished.instance, staleness.selected("*"))
     }
     assert set(found) == {"resnet18", "evaluation", "onnx_model", "champion"}
-    assert found["evaluation"] == found["onnx_model"] == ("if the content of resnet18 changes",)
+    assert (
+        found["evaluation"] == found["onnx_model"] == ("only if materializing resnet18 gives other content",)
+    )
 
 
 def test_what_comes_back_is_up_to_date_and_nothing_runs(finished: Home) -> None:
@@ -204,7 +206,7 @@ def test_a_champion_whose_export_is_lost_is_exported_again_by_a_command(finished
     exported.unlink()
     (line,) = [line for line in succeeded(home, "status").splitlines() if line.startswith("serves")]
     assert line == (
-        f"serves   {model} is not whole: damaged: {exported} is missing; "
+        f"serves   {model}, whose files are damaged: {exported} is missing; "
         "export it again (captcha-assets model export champion)"
     )
     done = run(home, "predict", str(home))
@@ -281,4 +283,4 @@ def test_a_lost_export_of_the_champion_is_one_alert_and_no_run_of_the_champion(f
     assert asked == ["onnx_model"], "the champion is the candidate"
     assert restored(finished)[0].run_key is not None
     alerts = [json.loads(line) for line in finished.settings.paths.alerts.read_text().splitlines()]
-    assert [alert["title"] for alert in alerts].count("the champion is not whole") == 1
+    assert [alert["title"] for alert in alerts].count("files of the champion are missing or damaged") == 1

@@ -95,7 +95,7 @@ def test_before_there_is_a_champion_the_check_says_so(delivered: Home) -> None:
 def test_an_undisturbed_batch_passes(delivered: Home) -> None:
     found = drift_of(delivered, "usual")
     assert found.passed
-    assert found.description == "as the training images"
+    assert found.description == "no drift from the training images"
 
 
 @pytest.mark.parametrize(

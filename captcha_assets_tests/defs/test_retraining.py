@@ -114,7 +114,7 @@ def test_the_first_training_starts_when_there_is_something_to_train_on(home: Hom
 def test_nothing_new_starts_nothing_and_the_tick_says_where_things_stand(finished: Home) -> None:
     ticks = Ticks(finished)
     assert ticks.tick() == []
-    assert ticks.said.startswith("0 of 500 new training images since resnet18-")
+    assert ticks.said.startswith("0 new training images since resnet18-")
     assert finished.materialize("image_table", "rejected_images", partition="first") is None
     assert finished.materialize("image_index") is None
     assert finished.materialize("splits") is None
@@ -204,7 +204,7 @@ def test_served_drift_starts_a_training_when_there_are_enough_corrections(finish
     bring(finished, "corrections-2026-11-28", "synthetic:120:2")
     waiting = Ticks(finished, retrain_corrections=500)
     assert waiting.tick() == []
-    assert "of 500 new corrections, new batches: none" in waiting.said
+    assert " new corrections, a training starts at 500; new batches: none" in waiting.said
     assert Ticks(finished, retrain_corrections=100).triggers() == ["served drift"]
 
 

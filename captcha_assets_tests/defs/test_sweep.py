@@ -206,7 +206,7 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
         (reasons,) = staleness.stale_steps(again.definitions, again.instance, ("resnet18",)).values()
     (reason,) = reasons
     assert reason.startswith(f"{NOT_PRODUCTION}: ")
-    assert "epochs 1 instead of 2" in reason
+    assert "epochs: trained with 2, production 1" in reason
 
 
 def test_without_a_file_the_homes_sweep_is_taken_and_named_and_what_waits_is_shown(home: Home) -> None:

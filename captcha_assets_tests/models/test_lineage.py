@@ -73,7 +73,7 @@ def test_what_a_model_was_told_is_no_part_of_its_identity(home):
 def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
     for split, words in (
         ("train", "trained on it"),
-        ("validation", "its temperature was fitted on it"),
+        ("validation", "used for its validation and its temperature scaling"),
         ("test", "kept for its test"),
     ):
         seen = trace(home.paths, an_image(home, split)[:12])
@@ -129,7 +129,7 @@ def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(h
     assert (table.id, table.facts["rows"]) == (content_hash(home.paths.image_table("first")), 80)
     counts = splits.facts
     assert counts["train"] + counts["validation"] + counts["test"] + counts["excluded"] == 80
-    assert model.facts["role"] == "champion, candidate"
+    assert model.facts["role"] == "champion"
     assert model.facts["images_of_it"]["train"] == counts["train"]
 
 

@@ -19,15 +19,19 @@ def test_a_folder_is_read_past_broken_links_and_folders_that_are_called_png(
     (folder / "c.png").write_bytes(b"no image")
     Image.fromarray(draw_many(1)[0][0]).save(folder / "d.png")
     os.mkfifo(folder / "e.png")
+    (folder / "readme.txt").write_text("not an image")
     done = run(tmp_path / "home", "predict", str(folder), "--model", str(models[0]), "--json")
     assert done.returncode == 1
     assert [Path(json.loads(line)["path"]).name for line in done.stdout.splitlines()] == ["d.png"]
     said = done.stderr.splitlines()
+    assert said.pop(0) == f"{folder}: 1 file skipped, not named *.png"
     assert said[0] == f"{folder / 'a.png'}: a broken link to nowhere.png"
     assert said[1] == f"{folder / 'b.png'}: a folder, not an image"
     assert said[2].startswith(f"{folder / 'c.png'}: ")
     assert said[3] == f"{folder / 'e.png'}: no file that holds an image"
-    assert said[4:] == ["Error: 4 of 5 files could not be read"]
+    assert said[4:] == [
+        "Error: 4 of 5 files could not be used; the first: a.png: a broken link to nowhere.png"
+    ]
 
 
 def test_an_empty_folder_is_an_error_and_not_silence(models: list[Path], tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_removed_images_are_a_reason_when_they_are_enough() -> None:
     gone = replace(TRAINED, removed_images=200)
     assert triggers(gone) == ["removed images"]
     assert triggers(gone, gone) == []
-    assert "0 of 200 new training images since one, 200 removed" in in_words(gone, LIMITS)
+    assert in_words(gone, LIMITS).startswith(
+        "0 new training images since one (a training starts at 200); 200 that it was trained on are no longer"
+    )
 
 
 def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> None:
@@ -56,16 +58,18 @@ def test_a_drifted_batch_a_new_code_and_a_new_configuration_are_reasons() -> Non
 
 
 def test_another_configuration_is_named_by_the_settings_that_differ() -> None:
-    trained = {"epochs": 3, "channels": [8, 16, 32, 64], "unknown": 1}
-    wanted = {"epochs": 12, "channels": [8, 16, 32, 64], "batch_size": 64}
+    trained = {"epochs": 3, "sample_size": None, "channels": [8, 16, 32, 64], "unknown": 1}
+    wanted = {"epochs": 12, "sample_size": 7000, "channels": [8, 16, 32, 64], "batch_size": 64}
     differing = differing_settings(trained, wanted)
-    assert differing == "epochs 12 instead of 3"
+    assert differing == (
+        "epochs: trained with 3, production 12; sample_size: trained with all, production 7000"
+    )
     other = replace(TRAINED, configuration=("0a1b2c", "3d4e5f"), differing=differing)
-    words = "trained with other than the production settings: epochs 12 instead of 3"
+    words = f"not trained with the production settings: {differing}"
     assert [reason.words for reason in reasons(other, None, LIMITS)] == [words]
     assert in_words(other, LIMITS).endswith(words)
     unknown = replace(other, differing="")
-    assert in_words(unknown, LIMITS).endswith("trained with other than the production settings")
+    assert in_words(unknown, LIMITS).endswith("not trained with the production settings")
 
 
 def test_served_drift_is_a_reason_when_there_are_corrections_to_learn_from() -> None:
@@ -98,12 +102,13 @@ def test_the_reason_and_the_status_name_the_drift_and_what_there_is_to_learn_fro
     now = replace(DRIFTS, corrections=60, new_batches=("october",))
     (reason,) = reasons(now, None, LIMITS)
     assert reason.words == (
-        "critical drift on 2026-11-28: predicted classes; to learn from: 60 new corrections, 60 are enough; "
+        "critical drift on 2026-11-28: predicted classes; to learn from: 60 new corrections, of at least 60; "
         "new batches: october"
     )
     assert "served predictions: no drift" in in_words(TRAINED, LIMITS)
-    assert "2026-11-28: predicted classes (3 of 60 new corrections, new batches: none)" in in_words(
-        replace(DRIFTS, corrections=3), LIMITS
+    assert (
+        "2026-11-28: predicted classes (3 new corrections, a training starts at 60; new batches: none)"
+        in in_words(replace(DRIFTS, corrections=3), LIMITS)
     )
 
 
@@ -113,8 +118,10 @@ def test_a_model_that_does_not_say_what_it_was_configured_with_is_no_reason() ->
 
 def test_every_reason_says_its_figures() -> None:
     (reason,) = reasons(replace(TRAINED, new_images=250), None, LIMITS)
-    assert reason.words == "250 new training images since one, 200 are enough"
-    assert "250 of 200 new training images" in in_words(replace(TRAINED, new_images=250), LIMITS)
+    assert reason.words == "250 new training images since one; a training starts at 200"
+    assert "250 new training images since one (a training starts at 200)" in in_words(
+        replace(TRAINED, new_images=250), LIMITS
+    )
 
 
 @pytest.mark.parametrize("now", [NOTHING, replace(TRAINED, new_images=9000, drifted=("x",), code=("2", "1"))])

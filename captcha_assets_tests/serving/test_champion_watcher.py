@@ -55,6 +55,12 @@ def test_promotions_and_rollbacks_are_noticed(served_home: Path) -> None:
         registry.rollback(service.paths.models, "a test")
         assert service.wait_ready(first) < NOTICED
         assert service.predict(PNG[0]).json()["model_version"] == first
+        assert service.process.stdout
+        assert [service.process.stdout.readline().decode() for _ in range(3)] == [
+            f"{first} answers now\n",
+            f"{second} answers now, instead of {first}\n",
+            f"{first} answers now, instead of {second}\n",
+        ]
 
 
 def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home: Path) -> None:

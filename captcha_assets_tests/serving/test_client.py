@@ -102,6 +102,6 @@ def test_predict_asks_the_service_and_names_what_it_cannot_read(
     first, second, last = done.stderr.splitlines()
     assert first.startswith(f"{tmp_path / 'b.png'}: the service answers 415: the image is not an image")
     assert second == f"{tmp_path / 'c.png'}: a broken link to nowhere.png"
-    assert last == "Error: 2 of 3 files could not be read"
+    assert last.startswith("Error: 2 of 3 files could not be used; the first: b.png: the service answers 415")
     both = run(service.home, "predict", str(tmp_path), "--url", service.url, "--model", "candidate")
     assert both.returncode == 2

@@ -9,6 +9,7 @@ import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
+from captcha_assets.cli.orchestration.run_findings import findings
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
 from captcha_assets.defs.alerts import alert_about
@@ -28,12 +29,14 @@ class Outcome:
         reasons: why it was to be materialized.
         run_id: the run that materialized it, None where it was not tried.
         error: why it failed or was not tried, None for success.
+        findings: checks that failed without blocking, and rejected files, one line each.
     """
 
     step: Step
     reasons: tuple[str, ...]
     run_id: str | None = None
     error: str | None = None
+    findings: tuple[str, ...] = ()
 
 
 def materialize(
@@ -42,11 +45,11 @@ def materialize(
     step: Step,
     run_config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
-) -> tuple[str, str | None]:
+) -> tuple[str, str | None, tuple[str, ...]]:
     """Materialize one step in this process, as a run that the UI shows.
 
     Returns:
-        The run's id, and why it failed (None for success).
+        The run's id, why it failed (None for success), and its findings.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
@@ -69,7 +72,8 @@ def materialize(
         if _was_interrupted(result):
             raise KeyboardInterrupt
     alert_about(instance, result.dagster_run, load_settings())
-    return result.run_id, None if result.success else _why(result)
+    found = findings(result.all_events, step.partition, succeeded=result.success)
+    return result.run_id, None if result.success else _why(result), found
 
 
 @contextmanager
@@ -115,14 +119,15 @@ def execute(
         if _is_removed(definitions, instance, step):
             continue
         error = _obstacle(definitions, instance, step, broken)
-        run_id = None
+        run_id: str | None = None
+        found: tuple[str, ...] = ()
         if not error:
             yield step, reasons
             try:
-                run_id, error = materialize(definitions, instance, step, run_config, tags)
+                run_id, error, found = materialize(definitions, instance, step, run_config, tags)
             except dg.DagsterUnknownPartitionError:
                 continue  # removed just now
-        yield Outcome(step, reasons, run_id, error)
+        yield Outcome(step, reasons, run_id, error, found)
         if error:
             broken.update(Step((asset,), step.partition) for asset in step.assets)
 

@@ -113,11 +113,11 @@ def reasons_given(
         return [_with_settings(paths, one) if one == NOT_PRODUCTION else one for one in reasons]
     if others := [reason for reason in reasons if reason != NOT_PRODUCTION]:
         return others
-    differing = _differing(paths, named.get("config") or {})
-    return [f"run config differs from what it was trained with: {differing}"] if differing else []
+    differing = _differing(paths, named.get("config") or {}, "this run")
+    return [f"not trained with this run config: {differing}"] if differing else []
 
 
-def _differing(paths: Paths, named: Mapping[str, Any]) -> str:
+def _differing(paths: Paths, named: Mapping[str, Any], whose: str) -> str:
     """Return in which settings the trained model differs from those configured; empty for none."""
     candidate = registry.candidate(paths.models)
     if candidate is None:
@@ -125,13 +125,13 @@ def _differing(paths: Paths, named: Mapping[str, Any]) -> str:
     with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         recorded = read_config(folder).settings
     wanted = production_settings(paths).replaced(**named).model_dump(mode="json")
-    return differing_settings(plain({**TrainingSettings().model_dump(), **recorded}), wanted)
+    return differing_settings(plain({**TrainingSettings().model_dump(), **recorded}), wanted, whose)
 
 
 def _with_settings(paths: Paths, reason: str) -> str:
     """Return why a model is stale, with the settings that differ where its folder says which."""
     try:
-        differing = _differing(paths, {})
+        differing = _differing(paths, {}, "production")
     except (RegistryError, ModelFolderError, SettingsError):
         return reason  # another line says what is damaged
     return f"{reason}: {differing}" if differing else reason

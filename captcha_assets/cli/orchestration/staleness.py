@@ -4,7 +4,7 @@ Dagster's own resolver decides, so that the two cannot disagree. What it does no
 `input_versions`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -167,8 +167,13 @@ def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
     if cause.category != StaleCauseCategory.DATA:
         return f"{name} {cause.reason}"
     if lost_outputs.problem_of(instance, output):  # materialized again, it may have the same content
-        return f"if the content of {name} changes"
+        return only_if_changed([name])
     return f"{name} changed"
+
+
+def only_if_changed(inputs: Sequence[str]) -> str:
+    """Return the reason of an asset whose inputs are materialized first."""
+    return f"only if materializing {', '.join(inputs)} gives other content"
 
 
 def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
@@ -217,7 +222,7 @@ def plan(
         if stale:
             planned_assets.update(assets)
         elif parents & planned_assets and not graph.get(dg.AssetKey(assets[0])).is_partitioned:
-            reason = f"if the content of {', '.join(sorted(parents & planned_assets))} changes"
+            reason = only_if_changed(sorted(parents & planned_assets))
             planned.append((Step(assets), (reason,)))
             planned_assets.update(assets)
     return planned
