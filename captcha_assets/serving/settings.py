@@ -18,7 +18,6 @@ class ServingSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_ignore_empty=True,
         frozen=True,
         extra="ignore",
         allow_inf_nan=False,
@@ -130,7 +129,8 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
     Raises:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
-    environment.check_variables(PREFIX, ServingSettings.model_fields, listed_in="docs/serving.md")
+    fields = ServingSettings.model_fields
+    environment.check_variables(PREFIX, fields, never_empty=fields, listed_in="docs/serving.md")
     with environment.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
         return ServingSettings(**overrides)
 

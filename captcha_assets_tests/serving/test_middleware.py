@@ -214,6 +214,7 @@ def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
             "/nowhere",
             "CAPTCHA_SERVING_API_KEYS='/nowhere' cannot be used: /nowhere is not a file",
         ),
+        ("API_KEYS", "", "CAPTCHA_SERVING_API_KEYS is empty: give a value, or unset the variable"),
         ("API_KEYS", "{short}", "a key that is no 16 ASCII characters long"),
         ("PREDICTION_LOG", "oracle://me:secret@host/log", "cannot be kept in oracle"),
         ("PREDICTION_LOG", "secret", "CAPTCHA_SERVING_PREDICTION_LOG cannot be used: it is no database URL"),
