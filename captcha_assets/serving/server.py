@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
 from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher
@@ -79,6 +80,8 @@ def serve(
         PredictionLogUrlError: the address of the prediction log cannot be used.
     """
     keys = read_api_keys(settings.api_keys) if settings.api_keys else None
+    address = listener.getsockname()[0]
+    hosts = allowed_hosts(settings.allowed_hosts, address, has_keys=keys is not None)
     champion = ChampionWatcher(
         models,
         exports,
@@ -93,7 +96,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer says what is wrong with a form
     config = uvicorn.Config(
-        build_app(service, keys),
+        build_app(service, keys, hosts),
         http=connection_class(settings.read_timeout, settings.max_connections),
         ws="none",
         lifespan="on",

@@ -1,16 +1,19 @@
 """Settings of the service: read once from `CAPTCHA_SERVING_<FIELD>`, validated, with a clear error."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captcha_assets import environment
 from captcha_assets.models.quantization import Precision
 
 PREFIX = "CAPTCHA_SERVING_"
+#: A name or an address without a port, as a Host header holds it.
+_HOST = re.compile(r"\*|[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 
 class ServingSettings(BaseSettings):
@@ -63,6 +66,14 @@ class ServingSettings(BaseSettings):
         Path | None,
         Field(description="File with one API key a line; default none: every client is answered."),
     ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...] | None,
+        NoDecode,
+        Field(
+            description="Names that a Host header may hold, comma separated, or *; default all, and on a "
+            "loopback address without API keys those of this machine."
+        ),
+    ] = None
     page: Annotated[
         bool,
         Field(description="Whether there is a web page, and the routes that show what was logged."),
@@ -103,6 +114,16 @@ class ServingSettings(BaseSettings):
         if path is not None and not path.expanduser().is_file():
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names_of_hosts(cls, names: Any) -> Any:
+        if not isinstance(names, str):
+            return names
+        hosts = tuple(name.strip() for name in names.split(","))
+        if not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError("give names or addresses without a port, separated by commas, or * for all")
+        return hosts
 
     def prediction_log_at(self, home: Path) -> str | None:
         """Return the address of a home's prediction log; None where nothing is logged."""
