@@ -24,12 +24,12 @@ def form(*images: bytes, name: str = "image") -> list[tuple[str, tuple[str, byte
     return [(name, (f"{number}.png", image, "image/png")) for number, image in enumerate(images)]
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def bomb() -> bytes:
     """A PNG file that says it has 30,000 by 30,000 pixels, and holds zeros for all of them."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     deflate = zlib.compressobj(9)
     rows = b"".join(deflate.compress(bytes(30_001)) for _ in range(30_000)) + deflate.flush()
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
@@ -134,6 +134,14 @@ def test_a_decompression_bomb_costs_no_memory(service: RunningService) -> None:
         answer = service.predict(content)
         assert (answer.status_code, answer.json()["reason"]) == (422, "wrong_size")
     assert service.memory() - before < 50 << 20  # the image has 900 MB
+
+
+def test_metadata_of_an_image_is_neither_inflated_nor_reported(service: RunningService) -> None:
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20 << 20)))
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(5000)))
+    answer = service.predict(PNG[0][:33] + text + profile + PNG[0][33:]).json()
+    assert answer["predictions"][0]["scores"] == service.predict(PNG[0]).json()["predictions"][0]["scores"]
+    assert "libpng" not in (service.home / "service.log").read_text()
 
 
 def test_every_answer_has_security_headers_and_no_error_tells_of_the_inside(service: RunningService) -> None:
