@@ -86,16 +86,21 @@ def load_model(
         RefusedQuantizationError: the int8 export loses too much accuracy.
         ModelFolderError: the export is damaged.
     """
+    export_again = _EXPORT[precision].format(model_id=model_id)
     if not (exports / model_id).exists():
-        command = _EXPORT[precision].format(model_id=model_id)
-        raise MissingExportError(f"{exports / model_id} does not exist: run {command}")
+        raise MissingExportError(f"{exports / model_id} does not exist: run {export_again}")
     with fetched(exports / model_id) as source, tempfile.TemporaryDirectory() as private:
         # What is verified is what is loaded, even if the folder is replaced meanwhile.
         folder = Path(shutil.copytree(source, Path(private, "model")))
-        predictor = OnnxPredictor(folder, threads=threads)
-        manifest = read_manifest(folder)
-        if precision == "int8":
-            require_passed(folder)
+        try:
+            predictor = OnnxPredictor(
+                folder, threads=threads, advice=f"export the model again: {export_again}"
+            )
+            manifest = read_manifest(folder)
+            if precision == "int8":
+                require_passed(folder)
+        except ModelFolderError as error:  # a person looks for the folder that was copied
+            raise ModelFolderError(str(error).replace(str(folder), str(exports / model_id))) from error
     if manifest.get("model_id") != model_id:
         raise ModelFolderError(f"{exports / model_id} holds another model: restore or export it again")
     model = ServedModel(
