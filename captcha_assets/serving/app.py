@@ -1,4 +1,4 @@
-"""The application: routes, what stands before them, and the two tasks that run beside them."""
+"""The application: routes, what stands before them, and the tasks that run beside them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -64,6 +64,7 @@ def _lifespan(service: Service) -> Any:
         tasks = [
             asyncio.create_task(service.batcher.run()),
             asyncio.create_task(service.champion.watch()),
+            asyncio.create_task(service.watch_log()),
         ]
         try:
             yield

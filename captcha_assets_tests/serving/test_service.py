@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -217,6 +218,32 @@ def test_what_is_logged_is_what_was_sent_and_said(service: RunningService) -> No
     image = draw_many(4)[0][1]
     facts = {"brightness": image.mean(), "contrast": image.std(), "foreground_fraction": np.mean(image < 128)}
     assert logged.statistics == pytest.approx(facts, abs=1e-3)
+
+
+def test_a_damaged_log_is_reported_and_predictions_are_answered(served_home: Path) -> None:
+    log = served_home / ".serving" / "predictions.db"
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(bytes(range(256)) * 64)
+    with running(served_home) as service:
+        assert service.predict(PNG[0]).status_code == 200
+        deadline = time.monotonic() + 60
+        while not service.alerts():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        state = service.get("/v2/health/ready").json()
+        assert state["ready"]
+        assert state["problem"].startswith("the prediction log cannot be used: predictions are answered")
+        assert str(served_home) not in state["problem"]
+        assert service.metric("captcha_prediction_log_problem") == 1
+        said = f"file is not a database ({log}): move it and its -wal and -shm files away"
+        assert said in service.alerts()[0]["lines"][0]
+        assert said in (served_home / "service.log").read_text()
+        log.unlink()  # what waited is written to a new one, and nothing is wrong any more
+        while service.get("/v2/health/ready").json()["problem"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert service.metric("captcha_prediction_log_written_total") == 1
+        assert len(service.alerts()) == 1
 
 
 def test_logging_can_be_turned_off(served_home: Path) -> None:
