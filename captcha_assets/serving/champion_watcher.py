@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +195,11 @@ class ChampionWatcher:
     def name(self) -> str:
         """Name of the model, whichever version answers: that of the data set."""
         return self._spec.name
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What the images of the model look like; those of the data set while no model answers."""
+        return self.current.spec if self.current else replace(self._spec, formats=("png", "jpeg"))
 
     async def watch(self) -> None:
         """Read the registry every `interval` seconds, until cancelled."""

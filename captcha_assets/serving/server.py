@@ -59,6 +59,7 @@ def serve(
     models: AnyPath,
     exports: AnyPath,
     quantized: AnyPath,
+    corrections_in_batch: int,
     alert: Alert,
     announce: Callable[[], None],
 ) -> None:
@@ -72,6 +73,7 @@ def serve(
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         quantized: folder or address of the int8 exports, `<model id>/` each.
+        corrections_in_batch: so many corrections become batches, as the settings of the home say.
         alert: sends an alert about a champion that cannot be loaded, or a log that cannot be used.
         announce: is called when everything is checked, before the first request.
 
@@ -92,7 +94,7 @@ def serve(
         interval=settings.champion_interval,
     )
     _raise_limit_of_files(settings.max_connections)
-    service = Service(settings, champion, _log(settings, home), alert)
+    service = Service(settings, champion, _log(settings, home), alert, corrections_in_batch)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer says what is wrong with a form
     config = uvicorn.Config(

@@ -48,6 +48,7 @@ class Service:
         champion: keeps the model that serves.
         log: takes every prediction; None where nothing is logged.
         alert: sends an alert about a log that cannot be used.
+        corrections_in_batch: so many corrections become batches, as the settings of the home say.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Service:
         champion: ChampionWatcher,
         log: PredictionLog | None,
         alert: Alert,
+        corrections_in_batch: int,
     ) -> None:
         self.settings, self.champion, self.log, self._alert = settings, champion, log, alert
+        self.corrections_in_batch = corrections_in_batch
         self.metrics = Metrics()
         self.batcher = Batcher(
             settings.batch_size, settings.queue_length, settings.deadline, self._observe_call
