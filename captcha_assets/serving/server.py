@@ -82,8 +82,7 @@ def serve(
         PredictionLogUrlError: the address of the prediction log cannot be used.
     """
     keys = read_api_keys(settings.api_keys) if settings.api_keys else None
-    address = listener.getsockname()[0]
-    hosts = allowed_hosts(settings.allowed_hosts, address, has_keys=keys is not None)
+    hosts = allowed_hosts(settings.allowed_hosts, listener.getsockname()[0], has_keys=bool(keys))
     champion = ChampionWatcher(
         models,
         exports,
