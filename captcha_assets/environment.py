@@ -22,24 +22,33 @@ class SettingsError(ValueError):
 
 
 def check_variables(
-    prefix: str, settings: Collection[str], others: Collection[str] = (), listed_in: str = "docs/settings.md"
+    prefix: str,
+    settings: Collection[str],
+    others: Collection[str] = (),
+    *,
+    never_empty: Collection[str] = (),
+    listed_in: str = "docs/settings.md",
 ) -> None:
-    """Raise an error for a variable of the prefix that is no setting here: mistyped, or of another version.
+    """Raise an error for a variable of the prefix that is no setting here, or that may not be empty.
 
     Args:
         prefix: of the variables.
         settings: names of the settings.
         others: variables of the prefix that are no settings; a name with an underscore at its end stands for
             all that begin with it.
+        never_empty: names of the settings whose empty value would turn off what protects.
         listed_in: the page that lists the settings.
 
     Raises:
-        SettingsError: there is one; the message names it, and the one that it resembles.
+        SettingsError: there is one; the message names it, and the setting that it resembles.
     """
     families = tuple(name for name in others if name.endswith("_"))
     known = {name.upper() for name in settings} | set(others) - set(families)
+    filled = {f"{prefix}{name.upper()}" for name in never_empty}
     for variable in sorted(os.environ):
         name = variable.upper().removeprefix(prefix)
+        if variable in filled and not os.environ[variable].strip():
+            raise SettingsError(f"{variable} is empty: give a value, or unset the variable for the default")
         known_as_written = variable == variable.upper() and (name in known or name.startswith(families))
         if name == variable.upper() or known_as_written or _OF_KUBERNETES.search(name):
             continue

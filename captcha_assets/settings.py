@@ -18,6 +18,8 @@ __all__ = ["Settings", "SettingsError", "load_settings"]
 _PREFIX = "CAPTCHA_"
 #: Variables of the prefix that are no fields of `Settings`: what the command itself reads, and the service.
 _OTHERS = {"API_KEY", "SERVING_"}
+#: Settings that protect: an empty value, such as that of a shell's unset variable, does not turn them off.
+_PROTECTIVE = {"alert_webhook", "rollback"}
 _OWNER_AND_SLUG = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -188,7 +190,7 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
-    environment.check_variables(_PREFIX, fields, _OTHERS)
+    environment.check_variables(_PREFIX, fields, _OTHERS, never_empty=_PROTECTIVE)
     kept = {name: overrides.pop(name) for name in Paths.model_fields if name in overrides}
     with environment.errors_name_their_variable(_PREFIX, secrets={"alert_webhook"}):
         return Settings(paths=Paths(**kept), **overrides)

@@ -237,6 +237,13 @@ def test_a_webhook_that_is_no_address_is_rejected_and_its_value_is_not_shown(val
     assert "hush" not in said
 
 
+@pytest.mark.parametrize("name", ["CAPTCHA_ALERT_WEBHOOK", "CAPTCHA_ROLLBACK"])
+def test_an_empty_value_turns_nothing_off_that_protects(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "")
+    with pytest.raises(SettingsError, match=f"{name} is empty: give a value, or unset the variable"):
+        load_settings()
+
+
 def test_a_webhook_that_is_no_address_is_not_shown_by_a_traceback_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

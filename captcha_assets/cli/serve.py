@@ -39,6 +39,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             models=settings.paths.models,
             exports=settings.paths.artifact_root / "onnx_model",
             quantized=settings.paths.artifact_root / "quantized_model",
+            corrections_in_batch=settings.corrections_in_batch,
             alert=alert,
             announce=partial(_announce, settings, listener),
             say=_say,

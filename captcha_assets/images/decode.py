@@ -86,7 +86,7 @@ def decode(data: bytes, spec: DatasetSpec) -> Decoded:
     Raises:
         Rejection: the file is not such an image; nothing is repaired or guessed.
     """
-    header = _check_structure(data, spec)
+    header, data = _check_structure(data, spec)
     image: Pixels | None = cv2.imdecode(  # type: ignore[assignment]
         np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
     )
@@ -127,21 +127,26 @@ def _resized(image: Pixels, spec: DatasetSpec) -> Pixels:
     return np.asarray(cv2.resize(image, wanted, interpolation=how), np.uint8)
 
 
-def _check_structure(data: bytes, spec: DatasetSpec) -> _Header:
+def _check_structure(data: bytes, spec: DatasetSpec) -> tuple[_Header, bytes]:
+    """Return what the header says, and the file as it is given to the decoder."""
     if "png" in spec.formats and data.startswith(_PNG):
         return _check_png(data, spec)
     if "jpeg" in spec.formats and data.startswith(_JPEG):
-        return _check_jpeg(data, spec)
+        return _check_jpeg(data, spec), data
     raise _not_read(data, " or ".join(_NAMES[name] for name in spec.formats))
 
 
-def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
-    """Walk the file's chunks; return what its header says."""
+def _check_png(data: bytes, spec: DatasetSpec) -> tuple[_Header, bytes]:
+    """Walk the file's chunks; return what its header says, and the file without its metadata.
+
+    The decoder would inflate metadata, and print on the console what is wrong with it.
+    """
     header: _Header | None = None
     kind = b""
     needed = 0
     pixels: list[bytes] = []
     position = len(_PNG)
+    kept = [slice(0, position)]
     end = len(data)
     while kind != b"IEND":
         if position + 12 > end:
@@ -160,11 +165,13 @@ def _check_png(data: bytes, spec: DatasetSpec) -> _Header:
             raise Rejection(Reason.ANIMATED, "is an animation, not a single image")
         elif kind == b"IDAT":
             pixels.append(data[body : body + length])
+        if kind[:1].isupper() or kind == b"tRNS":  # what is not critical is metadata, transparency apart
+            kept.append(slice(body - 8, position))
     if header is None or not pixels or position != end:
         detail = f"has {end - position} bytes after its end" if pixels else "holds no pixel data"
         raise Rejection(Reason.CORRUPT, detail)
     _check_pixel_data(b"".join(pixels), needed)
-    return header
+    return header, b"".join(data[chunk] for chunk in kept)
 
 
 def _inflated_size(header: bytes) -> int:

@@ -131,14 +131,22 @@ class OnnxPredictor:
         folder: local folder that `onnx.export` wrote.
         batch_size: most images at once.
         threads: threads of one call; by default as many as the process may use cores.
+        advice: what to do where a file is missing or damaged.
 
     Raises:
         ModelFolderError: the folder is damaged.
     """
 
-    def __init__(self, folder: Path, batch_size: int = 256, threads: int | None = None) -> None:
-        if "model.onnx" not in verify_files(folder, EXPORT_AGAIN)["files"]:
-            raise ModelFolderError(f"{folder} holds no model.onnx: {EXPORT_AGAIN}")
+    def __init__(
+        self,
+        folder: Path,
+        batch_size: int = 256,
+        threads: int | None = None,
+        *,
+        advice: str = EXPORT_AGAIN,
+    ) -> None:
+        if "model.onnx" not in verify_files(folder, advice)["files"]:
+            raise ModelFolderError(f"{folder} holds no model.onnx: {advice}")
         self.config = model_folder.read_config(folder)
         self._batch_size = batch_size
         self._session = open_session(folder / "model.onnx", threads)

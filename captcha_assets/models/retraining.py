@@ -323,8 +323,14 @@ def _changed(now: Situation, trigger: str, version: str, then: str) -> str:
     return f"the training's code changed from {then} to {version}"
 
 
-def in_words(now: Situation, limits: Limits) -> str:
-    """Return the state of every trigger, in words."""
+def in_words(now: Situation, limits: Limits, *, is_log_readable: bool = True) -> str:
+    """Return the state of every trigger, in words.
+
+    Args:
+        now: the situation.
+        limits: how much must be new.
+        is_log_readable: whether the prediction log can be read; if not, that nothing drifts is not known.
+    """
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
     if now.model_id is None:
@@ -339,14 +345,14 @@ def in_words(now: Situation, limits: Limits) -> str:
         f"{now.new_images:,} new training images since {now.model_id} "
         f"(a training starts at {enough(now, limits):,}){gone if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
-        f"{_served_in_words(now, limits)}; "
+        f"{_served_in_words(now, limits, is_log_readable)}; "
         f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
     )
 
 
-def _served_in_words(now: Situation, limits: Limits) -> str:
+def _served_in_words(now: Situation, limits: Limits, is_log_readable: bool) -> str:
     if now.served_drift is None:
-        return "served predictions: no drift"
+        return f"served predictions: {'no drift' if is_log_readable else 'their log cannot be read'}"
     new = f"{now.corrections:,} new corrections, a training starts at {limits.corrections:,}"
     return (
         f"served predictions: {now.served_drift} ({new}; new batches: {', '.join(now.new_batches) or 'none'})"

@@ -18,7 +18,7 @@ import xxhash
 from sqlalchemy.exc import SQLAlchemyError
 
 from captcha_assets.images.table import TableWriter
-from captcha_assets.serving.prediction_log import unavailable
+from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, why_unusable
 from captcha_assets.serving.prediction_tables import (
     STATISTICS,
     Correction,
@@ -140,7 +140,7 @@ def connected(url: str) -> Iterator[sa.Connection]:
         with engine.begin() as connection:
             yield connection
     except (SQLAlchemyError, OSError) as error:
-        raise unavailable(engine, error) from error
+        raise PredictionLogUnavailableError(why_unusable(engine, error)) from error
     finally:
         engine.dispose()
 

@@ -1,4 +1,4 @@
-"""The application: routes, what stands before them, and the two tasks that run beside them."""
+"""The application: routes, what stands before them, and the tasks that run beside them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,10 +12,11 @@ from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
+from captcha_assets.serving.allowed_hosts import AllowedHosts
 from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.health import health_routes
 from captcha_assets.serving.logged_predictions import logged_prediction_routes
-from captcha_assets.serving.middleware import Authenticated, Limited, Observed
+from captcha_assets.serving.middleware import Authenticated, Limited, Observed, OfAllowedHost
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
 from captcha_assets.serving.predictions import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
@@ -25,12 +26,13 @@ from captcha_assets.serving.web_page import page_routes
 TITLE = "captcha-assets"
 
 
-def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
+def build_app(service: Service, keys: ApiKeys | None, hosts: AllowedHosts) -> ASGIApp:
     """Return the ASGI application of a service.
 
     Args:
         service: what answers.
         keys: who may ask; None for everybody.
+        hosts: the names that the service is asked by.
     """
     # FastAPI's pages of documentation load scripts from other hosts; telemetry would hold bodies of requests.
     telemetry: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
@@ -53,7 +55,7 @@ def build_app(service: Service, keys: ApiKeys | None) -> ASGIApp:
     inner: ASGIApp = Limited(app, service.settings)
     if keys:
         inner = Authenticated(inner, keys)
-    return Observed(inner, service.metrics)
+    return Observed(OfAllowedHost(inner, hosts), service.metrics)
 
 
 def _lifespan(service: Service) -> Any:
@@ -62,6 +64,7 @@ def _lifespan(service: Service) -> Any:
         tasks = [
             asyncio.create_task(service.batcher.run()),
             asyncio.create_task(service.champion.watch()),
+            asyncio.create_task(service.watch_log()),
         ]
         try:
             yield

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +91,21 @@ def load_model(
         RefusedQuantizationError: the int8 export loses too much accuracy.
         ModelFolderError: the export is damaged.
     """
+    export_again = _EXPORT[precision].format(model_id=model_id)
     if not (exports / model_id).exists():
-        command = _EXPORT[precision].format(model_id=model_id)
-        raise MissingExportError(f"{exports / model_id} does not exist: run {command}")
+        raise MissingExportError(f"{exports / model_id} does not exist: run {export_again}")
     with fetched(exports / model_id) as source, tempfile.TemporaryDirectory() as private:
         # What is verified is what is loaded, even if the folder is replaced meanwhile.
         folder = Path(shutil.copytree(source, Path(private, "model")))
-        predictor = OnnxPredictor(folder, threads=threads)
-        manifest = read_manifest(folder)
-        if precision == "int8":
-            require_passed(folder)
+        try:
+            predictor = OnnxPredictor(
+                folder, threads=threads, advice=f"export the model again: {export_again}"
+            )
+            manifest = read_manifest(folder)
+            if precision == "int8":
+                require_passed(folder)
+        except ModelFolderError as error:  # a person looks for the folder that was copied
+            raise ModelFolderError(str(error).replace(str(folder), str(exports / model_id))) from error
     if manifest.get("model_id") != model_id:
         raise ModelFolderError(f"{exports / model_id} holds another model: restore or export it again")
     model = ServedModel(
@@ -198,6 +203,11 @@ class ChampionWatcher:
     def name(self) -> str:
         """Name of the model, whichever version answers: that of the data set."""
         return self._spec.name
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What the images of the model look like; those of the data set while no model answers."""
+        return self.current.spec if self.current else replace(self._spec, formats=("png", "jpeg"))
 
     async def watch(self) -> None:
         """Read the registry every `interval` seconds, until cancelled."""

@@ -22,7 +22,8 @@ class Readiness(BaseModel):
     precision: str
     """fp32 or int8."""
     problem: str | None = None
-    """Why the champion is not the model that answers, or not with the precision that is wanted."""
+    """Why the champion is not the model that answers, or not with the precision that is wanted, or why
+    predictions are not logged."""
 
 
 class Liveness(BaseModel):
@@ -51,13 +52,14 @@ def health_routes(service: Service) -> APIRouter:
     @router.get("/v2/health/ready", tags=["open inference protocol"], responses=described(503))
     async def ready() -> Readiness:
         """Say which model answers; 503 where none does."""
-        model = service.model()
+        model, champion = service.model(), service.champion
+        problems = (champion.problem or champion.precision_problem, service.log_problem)
         return Readiness(
             ready=True,
             model_name=model.name,
             model_version=model.version,
             precision=model.precision,
-            problem=service.champion.problem or service.champion.precision_problem,
+            problem="; ".join(problem for problem in problems if problem) or None,
         )
 
     @router.get("/metrics", tags=["metrics"], response_class=Response)

@@ -45,15 +45,27 @@ class ModelDescription(BaseModel):
     """Whether an image of another size is resized; else it is rejected."""
 
 
+class ImageDescription(BaseModel):
+    """The images that the service takes: those of its model, or of the data set while there is none."""
+
+    width: int
+    height: int
+    formats: list[str]
+    resizes: bool
+
+
 class ServiceStatus(BaseModel):
     """What a person who uses the service should know."""
 
     model: ModelDescription | None
+    images: ImageDescription
     problem: str | None
     """Why no model answers, or why another one than the champion does."""
     log: Literal["on", "off", "unavailable"]
     pending_corrections: int | None
     """Corrected predictions that wait for the next batch; null where there is no log now."""
+    corrections_in_batch: int
+    """So many corrections become batches."""
     max_body: int
     """Most bytes of an image."""
 
@@ -184,11 +196,19 @@ async def _status(service: Service, reads: _LogReads) -> ServiceStatus:
             if problem.status_code != 503:
                 raise
             log = "unavailable"
+    spec = service.champion.spec
     return ServiceStatus(
         model=_described(service),
+        images=ImageDescription(
+            width=spec.width,
+            height=spec.height,
+            formats=list(spec.formats),
+            resizes=spec.other_sizes == "resize",
+        ),
         problem=service.champion.problem or service.champion.precision_problem,
         log=log,
         pending_corrections=pending,
+        corrections_in_batch=service.corrections_in_batch,
         max_body=service.settings.max_body,
     )
 

@@ -1,4 +1,4 @@
-"""ASGI middleware before the routes: metrics, security headers, API keys, limits."""
+"""ASGI middleware before the routes: metrics, security headers, allowed hosts, API keys, limits."""
 
 import asyncio
 import time
@@ -6,10 +6,11 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from captcha_assets.serving.allowed_hosts import AllowedHosts
 from captcha_assets.serving.api_keys import ApiKeys
 from captcha_assets.serving.metrics import Metrics
 from captcha_assets.serving.problems import ProblemError
-from captcha_assets.serving.settings import ServingSettings
+from captcha_assets.serving.settings import PREFIX, ServingSettings
 from captcha_assets.serving.web_page import PAGE_FILES
 
 SECURITY_HEADERS = {
@@ -20,8 +21,10 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-#: The paths that need no API key: for an orchestrator, and for the page, which asks for the key.
-OPEN_PATHS = {"/v2/health/live", "/v2/health/ready", *PAGE_FILES}
+#: The paths that an orchestrator asks by any host, without an API key.
+HEALTH_PATHS = {"/v2/health/live", "/v2/health/ready"}
+#: The paths that need no API key: those, and the page, which asks for the key.
+OPEN_PATHS = {*HEALTH_PATHS, *PAGE_FILES}
 #: After an answer to a request whose body was not read.
 _CLOSE = {"Connection": "close"}
 
@@ -59,6 +62,29 @@ class Observed:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+
+
+class OfAllowedHost:
+    """Answers 421 to a request that names another host.
+
+    Args:
+        app: what answers.
+        hosts: the names of the service.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["path"] not in HEALTH_PATHS:
+            host = Headers(scope=scope).get("host", "")
+            if not self._hosts.accept(host):
+                detail = f"the service is not reached by the host {host[:100]!r}: {PREFIX}ALLOWED_HOSTS names"
+                problem = ProblemError(421, f"{detail} further ones", headers=_CLOSE)
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Authenticated:

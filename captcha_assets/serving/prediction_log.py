@@ -8,6 +8,7 @@ forked.
 
 import itertools
 import logging
+import sqlite3
 import threading
 import time
 import zlib
@@ -75,6 +76,8 @@ RECENT = 1_000
 RETENTION_INTERVAL = 3600.0
 
 _LONGEST_ANNOTATOR = 200
+#: SQLite's codes of a file that is damaged.
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _logger = logging.getLogger(__name__)
 
@@ -281,7 +284,7 @@ class PredictionLog:
             self._prepared = None
             if _is_of_a_row(error):
                 raise
-            raise unavailable(self._engine, error) from error
+            raise PredictionLogUnavailableError(why_unusable(self._engine, error)) from error
 
     def _prepare(self) -> None:
         """Create the tables where they don't exist, also where the file was removed meanwhile."""
@@ -440,11 +443,17 @@ def _is_of_a_row(error: SQLAlchemyError | OSError) -> bool:
     return isinstance(error, StatementError)  # a value that cannot be converted
 
 
-def unavailable(engine: sa.Engine, error: SQLAlchemyError | OSError) -> PredictionLogUnavailableError:
-    """Return the error that says why a log cannot be used; it names the file of an SQLite database."""
-    file = sqlite_file(engine)
-    where = f"{file}: " if file else ""
-    return PredictionLogUnavailableError(f"the prediction log cannot be used: {where}{reason_of(error)}")
+def why_unusable(engine: sa.Engine, error: SQLAlchemyError | OSError) -> str:
+    """Return why a log cannot be used, where it is, and what to do where its file is damaged."""
+    where = sqlite_file(engine) or engine.url.render_as_string(hide_password=True)
+    why = f"the prediction log cannot be used: {reason_of(error)} ({where})"
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        why += (
+            ": move it and its -wal and -shm files away, and the service starts a new one; to restore a "
+            "backup, stop the service first"
+        )
+    return why
 
 
 def reason_of(error: SQLAlchemyError | OSError) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
 from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher
@@ -58,6 +59,7 @@ def serve(
     models: AnyPath,
     exports: AnyPath,
     quantized: AnyPath,
+    corrections_in_batch: int,
     alert: Alert,
     announce: Callable[[], None],
     say: Callable[[str], object],
@@ -72,7 +74,8 @@ def serve(
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         quantized: folder or address of the int8 exports, `<model id>/` each.
-        alert: sends an alert about a champion that cannot be loaded.
+        corrections_in_batch: so many corrections become batches, as the settings of the home say.
+        alert: sends an alert about a champion that cannot be loaded, or a log that cannot be used.
         announce: is called when everything is checked, before the first request.
         say: is given one line each time that another model answers.
 
@@ -81,6 +84,7 @@ def serve(
         PredictionLogUrlError: the address of the prediction log cannot be used.
     """
     keys = read_api_keys(settings.api_keys) if settings.api_keys else None
+    hosts = allowed_hosts(settings.allowed_hosts, listener.getsockname()[0], has_keys=bool(keys))
     champion = ChampionWatcher(
         models,
         exports,
@@ -92,11 +96,11 @@ def serve(
         say=say,
     )
     _raise_limit_of_files(settings.max_connections)
-    service = Service(settings, champion, _log(settings, home))
+    service = Service(settings, champion, _log(settings, home), alert, corrections_in_batch)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer says what is wrong with a form
     config = uvicorn.Config(
-        build_app(service, keys),
+        build_app(service, keys, hosts),
         http=connection_class(settings.read_timeout, settings.max_connections),
         ws="none",
         lifespan="on",

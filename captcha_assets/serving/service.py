@@ -1,5 +1,6 @@
 """A prediction request, whatever its protocol: the queue, the answer, the metrics and the log."""
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from prometheus_client.core import Metric
 
 from captcha_assets.serving import metrics
 from captcha_assets.serving.batching import Batcher, Computed, DeadlineError, QueueFullError
-from captcha_assets.serving.champion_watcher import ChampionWatcher, ServedModel
+from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher, ServedModel
 from captcha_assets.serving.metrics import Metrics
 from captcha_assets.serving.prediction_log import INFERENCE_ID, Prediction, PredictionLog
 from captcha_assets.serving.problems import ProblemError
 from captcha_assets.serving.settings import ServingSettings
 
 Pixels = NDArray[np.uint8]
+
+#: Seconds between two looks at what is wrong with the log.
+_LOG_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,20 @@ class Service:
         settings: limits and policies.
         champion: keeps the model that serves.
         log: takes every prediction; None where nothing is logged.
+        alert: sends an alert about a log that cannot be used.
+        corrections_in_batch: so many corrections become batches, as the settings of the home say.
     """
 
     def __init__(
-        self, settings: ServingSettings, champion: ChampionWatcher, log: PredictionLog | None
+        self,
+        settings: ServingSettings,
+        champion: ChampionWatcher,
+        log: PredictionLog | None,
+        alert: Alert,
+        corrections_in_batch: int,
     ) -> None:
-        self.settings, self.champion, self.log = settings, champion, log
+        self.settings, self.champion, self.log, self._alert = settings, champion, log, alert
+        self.corrections_in_batch = corrections_in_batch
         self.metrics = Metrics()
         self.batcher = Batcher(
             settings.batch_size, settings.queue_length, settings.deadline, self._observe_call
@@ -67,6 +79,27 @@ class Service:
                 503, self.champion.problem or "no model is loaded", headers={"Retry-After": "5"}
             )
         return self.champion.current
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why predictions are not logged now, without a path; None where they are, or are not to be."""
+        if self.log is None or self.log.error is None:
+            return None
+        return (
+            "the prediction log cannot be used: predictions are answered and wait in the buffer, corrections "
+            "are rejected; the log of the service and alerts.jsonl say why"
+        )
+
+    async def watch_log(self) -> None:
+        """Send one alert each time that the log cannot be used any more, until cancelled."""
+        reported = False
+        while self.log:
+            error = self.log.error
+            if error and not reported:
+                title = "predictions cannot be logged: they are answered and wait in the buffer"
+                await asyncio.to_thread(self._alert, title, [error])
+            reported = error is not None
+            await asyncio.sleep(_LOG_INTERVAL)
 
     async def predict(
         self, model: ServedModel, pixels: Pixels, inference_id: str | None, files: Sequence[bytes] = ()
@@ -148,6 +181,8 @@ class Service:
         yield metrics.gauge("precision_problem", "Whether fp32 answers although int8 is wanted.", problem)
         if self.log:
             log = self.log
+            problem = float(log.error is not None)
+            yield metrics.gauge("prediction_log_problem", "Whether the log cannot be used now.", problem)
             yield metrics.count("prediction_log_written", "Rows of the log that are written.", log.written)
             yield metrics.count("prediction_log_dropped", "Rows of the log that are lost.", log.dropped)
 

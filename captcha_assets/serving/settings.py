@@ -1,16 +1,19 @@
 """Settings of the service: read once from `CAPTCHA_SERVING_<FIELD>`, validated, with a clear error."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captcha_assets import environment
 from captcha_assets.models.quantization import Precision
 
 PREFIX = "CAPTCHA_SERVING_"
+#: A name or an address without a port, as a Host header holds it.
+_HOST = re.compile(r"\*|[\w.-]+|\[[0-9a-fA-F:.]+\]", re.ASCII)
 
 
 class ServingSettings(BaseSettings):
@@ -18,7 +21,6 @@ class ServingSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_ignore_empty=True,
         frozen=True,
         extra="ignore",
         allow_inf_nan=False,
@@ -64,6 +66,14 @@ class ServingSettings(BaseSettings):
         Path | None,
         Field(description="File with one API key a line; default none: every client is answered."),
     ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...] | None,
+        NoDecode,
+        Field(
+            description="Names that a Host header may hold, comma separated, or *; default all, and on a "
+            "loopback address without API keys those of this machine."
+        ),
+    ] = None
     page: Annotated[
         bool,
         Field(description="Whether there is a web page, and the routes that show what was logged."),
@@ -105,6 +115,16 @@ class ServingSettings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path and path.expanduser().absolute()
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names_of_hosts(cls, names: Any) -> Any:
+        if not isinstance(names, str):
+            return names
+        hosts = tuple(name.strip() for name in names.split(","))
+        if not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError("give names or addresses without a port, separated by commas, or * for all")
+        return hosts
+
     def prediction_log_at(self, home: Path) -> str | None:
         """Return the address of a home's prediction log; None where nothing is logged."""
         if self.prediction_log == "off":
@@ -130,7 +150,8 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
     Raises:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
-    environment.check_variables(PREFIX, ServingSettings.model_fields, listed_in="docs/serving.md")
+    fields = ServingSettings.model_fields
+    environment.check_variables(PREFIX, fields, never_empty=fields, listed_in="docs/serving.md")
     with environment.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
         return ServingSettings(**overrides)
 

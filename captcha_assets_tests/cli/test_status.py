@@ -100,6 +100,11 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
 @pytest.mark.slow
 def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
     assert agree() == []
+    log = finished.settings.paths.home / ".serving" / "predictions.db"
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(b"no database at all" * 100)
+    assert "served predictions: their log cannot be read" in status()["next_training"]
+    log.unlink()
     registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))
     assert "raw_batch [bad]: never materialized" in agree()
     finished.instance.add_dynamic_partitions("batch", ["bad"])
@@ -141,7 +146,10 @@ def test_a_log_that_cannot_be_read_is_named_by_status_and_update(home: Home) -> 
     log = home.settings.paths.home / ".serving" / "predictions.db"
     log.parent.mkdir()
     log.write_bytes(b"no database at all" * 100)
-    words = f"the prediction log cannot be used: {log}: file is not a database"
+    words = (
+        f"the prediction log cannot be used: file is not a database ({log}): move it and its -wal "
+        "and -shm files away, and the service starts a new one; to restore a backup, stop the service first"
+    )
     assert f"waits    {words}" in said("status")
     assert words in said("update", "--dry-run").splitlines()
     assert words in said("update", "--dry-run", "--select", "key:prediction_log").splitlines()

@@ -51,7 +51,12 @@ _TOKENS = [
 
 
 def _request(method: str, path: str, kind: str, body: bytes, *more: str) -> bytes:
-    head = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    head = [
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+    ]
     return "\r\n".join([*head, *more, "", ""]).encode() + body
 
 

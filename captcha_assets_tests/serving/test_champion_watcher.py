@@ -81,7 +81,9 @@ def test_a_damaged_champion_never_answers_and_the_one_before_goes_on(served_home
         assert service.metric("captcha_champion_problem") == 1
         (alert,) = service.alerts()
         assert second in alert["title"]
-        assert "model.onnx is damaged" in alert["lines"][0]
+        assert f"{exported} is damaged" in alert["lines"][0]
+        assert alert["lines"][0].endswith(f"captcha-assets model export {second}")
+        assert f"{exported} is damaged" in (service.home / "service.log").read_text()
         exported.write_bytes(whole)
         service.wait_ready(second)
         assert service.metric("captcha_champion_problem") == 0

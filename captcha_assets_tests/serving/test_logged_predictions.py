@@ -107,7 +107,9 @@ def test_the_status_names_the_model_and_counts_what_waits(
         "formats": ["png", "jpeg"],
         "resizes": False,
     }
-    assert (status["log"], status["problem"]) == ("on", None)
+    sizes = ("width", "height", "formats", "resizes")
+    assert status["images"] == {name: status["model"][name] for name in sizes}
+    assert (status["log"], status["problem"], status["corrections_in_batch"]) == ("on", None, 50)
     for label in ("a", "b"):  # the second one supersedes the first
         correct(service, predicted[0]["inference_id"], label)
     assert service.get("/v1/status").json()["pending_corrections"] == status["pending_corrections"] + 1

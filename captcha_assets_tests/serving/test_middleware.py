@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets_tests.commands import run
 from captcha_assets_tests.serving.services import COMMAND, RunningService, png_files, running
 
@@ -47,7 +48,7 @@ def everything(connection: socket.socket) -> bytes:
         received += more
 
 
-HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: [::1]:8000\r\nContent-Type: image/png\r\n"
 
 
 def test_a_body_over_the_limit_is_rejected_before_it_is_read(strict: RunningService) -> None:
@@ -120,7 +121,7 @@ NO_HTTP = {
     "a negative length": (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
     "two lengths": (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", b"400"),
     "a length and chunks": (HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", b"400"),
-    "something after a request": (b"GET /metrics HTTP/1.1\r\n\r\nno HTTP", b"400"),
+    "something after a request": (b"GET /v2/health/live HTTP/1.1\r\n\r\nno HTTP", b"400"),
 }
 
 
@@ -173,6 +174,43 @@ def test_a_request_that_waits_too_long_is_given_up(served_home: Path) -> None:
         assert (answer.status_code, answer.json()["title"]) == (504, "Gateway Timeout")
 
 
+# --- a name that a web page points at this machine
+
+
+def asked_by(service: RunningService, host: str, path: str = "/v1/predictions") -> httpx.Response:
+    return service.get(path, headers={"Host": host, "Origin": f"http://{host}"})
+
+
+def test_on_a_loopback_address_no_other_host_is_answered(strict: RunningService) -> None:
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", ""):
+        answer = asked_by(strict, host)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (421, "application/problem+json")
+        assert "CAPTCHA_SERVING_ALLOWED_HOSTS" in answer.json()["detail"]
+        assert asked_by(strict, host, "/v2/health/ready").status_code == 200  # of an orchestrator
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]:8000", "[::1]"):
+        assert asked_by(strict, host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "address", "has_keys", "accepted"),
+    [
+        (None, "127.0.0.1", False, False),
+        (None, "::1", False, False),
+        (None, "127.0.0.1", True, True),
+        (None, "0.0.0.0", False, True),
+        (("captcha.example", "10.0.0.7"), "0.0.0.0", True, False),
+        (("captcha.example", "Other.Example"), "127.0.0.1", False, True),
+        (("*",), "127.0.0.1", False, True),
+    ],
+)
+def test_which_hosts_are_answered_depends_on_the_address_the_keys_and_the_setting(
+    names: tuple[str, ...] | None, address: str, has_keys: bool, accepted: bool
+) -> None:
+    hosts = allowed_hosts(names, address, has_keys=has_keys)
+    assert hosts.accept("other.example:8000") == accepted
+    assert hosts.accept("localhost:8000")
+
+
 # --- API keys
 
 
@@ -182,7 +220,9 @@ KEY, OTHER = "k" * 20, "another-key-of-20-ch"
 def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
     keys = served_home / "keys"
     keys.write_text(f"# who may ask\n{OTHER}\n\n{KEY}\n")
-    with running(served_home, api_keys=keys) as service:
+    with running(served_home, api_keys=keys, allowed_hosts="a.example, b.example") as service:
+        assert asked_by(service, "b.example").status_code == 401
+        assert asked_by(service, "c.example").status_code == 421
         for headers in ({}, {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Basic {KEY}"}):
             for path in ("/v1/predict", "/metrics", "/openapi.json", "/nowhere"):
                 answer = service.get(path, headers=headers)
@@ -214,6 +254,8 @@ def test_a_service_with_keys_answers_nobody_else(served_home: Path) -> None:
             "/nowhere",
             "CAPTCHA_SERVING_API_KEYS='/nowhere' cannot be used: /nowhere is not a file",
         ),
+        ("API_KEYS", "", "CAPTCHA_SERVING_API_KEYS is empty: give a value, or unset the variable"),
+        ("ALLOWED_HOSTS", "a.example,https://b.example", "give names or addresses without a port"),
         ("API_KEYS", "{short}", "a key that is no 16 ASCII characters long"),
         ("PREDICTION_LOG", "oracle://me:secret@host/log", "cannot be kept in oracle"),
         ("PREDICTION_LOG", "secret", "CAPTCHA_SERVING_PREDICTION_LOG cannot be used: it is no database URL"),

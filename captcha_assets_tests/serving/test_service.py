@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -24,12 +25,12 @@ def form(*images: bytes, name: str = "image") -> list[tuple[str, tuple[str, byte
     return [(name, (f"{number}.png", image, "image/png")) for number, image in enumerate(images)]
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def bomb() -> bytes:
     """A PNG file that says it has 30,000 by 30,000 pixels, and holds zeros for all of them."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     deflate = zlib.compressobj(9)
     rows = b"".join(deflate.compress(bytes(30_001)) for _ in range(30_000)) + deflate.flush()
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
@@ -136,6 +137,14 @@ def test_a_decompression_bomb_costs_no_memory(service: RunningService) -> None:
     assert service.memory() - before < 50 << 20  # the image has 900 MB
 
 
+def test_metadata_of_an_image_is_neither_inflated_nor_reported(service: RunningService) -> None:
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20 << 20)))
+    profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(5000)))
+    answer = service.predict(PNG[0][:33] + text + profile + PNG[0][33:]).json()
+    assert answer["predictions"][0]["scores"] == service.predict(PNG[0]).json()["predictions"][0]["scores"]
+    assert "libpng" not in (service.home / "service.log").read_text()
+
+
 def test_every_answer_has_security_headers_and_no_error_tells_of_the_inside(service: RunningService) -> None:
     answers = [
         service.get("/v2/health/live"),
@@ -209,6 +218,32 @@ def test_what_is_logged_is_what_was_sent_and_said(service: RunningService) -> No
     image = draw_many(4)[0][1]
     facts = {"brightness": image.mean(), "contrast": image.std(), "foreground_fraction": np.mean(image < 128)}
     assert logged.statistics == pytest.approx(facts, abs=1e-3)
+
+
+def test_a_damaged_log_is_reported_and_predictions_are_answered(served_home: Path) -> None:
+    log = served_home / ".serving" / "predictions.db"
+    log.parent.mkdir(exist_ok=True)
+    log.write_bytes(bytes(range(256)) * 64)
+    with running(served_home) as service:
+        assert service.predict(PNG[0]).status_code == 200
+        deadline = time.monotonic() + 60
+        while not service.alerts():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        state = service.get("/v2/health/ready").json()
+        assert state["ready"]
+        assert state["problem"].startswith("the prediction log cannot be used: predictions are answered")
+        assert str(served_home) not in state["problem"]
+        assert service.metric("captcha_prediction_log_problem") == 1
+        said = f"file is not a database ({log}): move it and its -wal and -shm files away"
+        assert said in service.alerts()[0]["lines"][0]
+        assert said in (served_home / "service.log").read_text()
+        log.unlink()  # what waited is written to a new one, and nothing is wrong any more
+        while service.get("/v2/health/ready").json()["problem"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert service.metric("captcha_prediction_log_written_total") == 1
+        assert len(service.alerts()) == 1
 
 
 def test_logging_can_be_turned_off(served_home: Path) -> None:

@@ -134,9 +134,15 @@ def test_several_images_are_pasted_and_a_bad_one_says_what_is_wrong(
     expect(page.get_by_role("status").last).to_have_text("2 images answered, 1 not.")
     tiles(page).nth(1).click()
     expect(fact(page, "problem")).to_contain_text("The image is not an image")
+    expect(page.get_by_text("This file cannot be shown as an image.")).to_be_visible()
+    expect(fact(page, "received")).to_be_hidden()
     page.keyboard.press("ArrowRight")
     expect(fact(page, "name")).to_have_text("2.png")
+    expect(fact(page, "received")).to_be_visible()
+    page.keyboard.press("z")
+    expect(page.get_by_role("status").last).to_have_text("z is no class")
     waiting = int(fact(page, "pending").inner_text())
+    expect(fact(page, "facts")).to_contain_text(f"{waiting} of 50")
     page.get_by_role("group", name="What is it really?").get_by_role("button", name="g", exact=True).click()
     expect(tiles(page).nth(2)).to_have_attribute("aria-label", re.compile(r"(corrected to g|confirmed)$"))
     expect(fact(page, "pending")).to_have_text(str(waiting + 1))
@@ -280,8 +286,10 @@ def test_a_telephone_with_a_key_tries_a_service_that_keeps_no_log(
 
 @pytest.mark.slow
 def test_without_a_champion_the_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()  # of a home, which the service's log alone does not make
     with running(tmp_path, ready=False) as service, opened(browser, service) as page:
         expect(page.get_by_role("status").first).to_contain_text("train one with: captcha-assets update")
+        expect(fact(page, "wanted")).to_contain_text("PNG or JPEG, 32\u00d752 pixels")
         give(page, PNG[0])
         expect(fact(page, "problem")).to_contain_text("There is no champion yet")
 

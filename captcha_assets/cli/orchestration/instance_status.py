@@ -94,7 +94,8 @@ def _next_training(settings: Settings) -> str:
         now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
-    return retraining.in_words(now, retraining.Limits.of(settings))
+    readable = served_days.is_readable(settings.paths)
+    return retraining.in_words(now, retraining.Limits.of(settings), is_log_readable=readable)
 
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:

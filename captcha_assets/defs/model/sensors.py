@@ -7,6 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
+from captcha_assets.defs.serving import served_days
 from captcha_assets.models import retraining
 from captcha_assets.models.retraining import Limits, Reason, Situation
 from captcha_assets.settings import Settings
@@ -43,9 +44,9 @@ def retraining_sensor(
     limits = Limits.of(settings)
     why = retraining.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:
-        return dg.SkipReason(
-            "; ".join([retraining.in_words(now, limits), *last_unsuccessful_training(context.instance)])
-        )
+        readable = served_days.is_readable(settings.paths)
+        words = retraining.in_words(now, limits, is_log_readable=readable)
+        return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance)]))
     if under_way := unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
     return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())

@@ -118,6 +118,15 @@ def waiting_labels(paths: Paths) -> int:
     return sum(found.values()) if found else 0
 
 
+def is_readable(paths: Paths) -> bool:
+    """Return whether the prediction log can be read, or there is none."""
+    try:
+        _versions(paths)
+    except (PredictionLogUnavailableError, PredictionLogUrlError):
+        return False
+    return True
+
+
 def failed_checks(paths: Paths, day: str) -> list[str]:
     """Return the blocking checks that the predictions of a day failed last."""
     folder = paths.validation_results("prediction_log", day)

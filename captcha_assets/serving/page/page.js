@@ -152,13 +152,13 @@ async function keepUpdated() {
 }
 
 function showStatus() {
-  const { model, log, pending_corrections: pending, max_body: largest } = status;
+  const { model, images, log, pending_corrections: pending, corrections_in_batch: enough, max_body: largest } = status;
   $("model").replaceChildren(...(model ? [model.name, element("small", { textContent: model.version })] : ["none"]));
   $("pending").textContent = pending ?? (log === "off" ? "not kept" : "unknown");
-  $("wanted").textContent = model
-    ? `${model.formats.map((name) => name.toUpperCase()).join(" or ")}, ${model.resizes ? "any size" : `${model.width}×${model.height} pixels or several such side by side`}, ` +
-      `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB`
-    : "";
+  $("enough").textContent = pending !== null && pending < enough ? ` of ${enough}` : "";
+  $("wanted").textContent =
+    `${images.formats.map((name) => name.toUpperCase()).join(" or ")}, ${images.resizes ? "any size" : `${images.width}×${images.height} pixels or several such side by side`}, ` +
+    `at most ${(largest / 2 ** 20).toFixed(largest % 2 ** 20 ? 1 : 0)} MB`;
 }
 
 function showNotices() {
@@ -486,6 +486,7 @@ function drawQueue() {
 function drawItem(item) {
   const { prediction } = item;
   setImage($("received"), item.received);
+  if (!item.received) showReceived(true);
   setImage($("decoded"), item.decoded);
   $("decoded").closest("figure").hidden = !item.decoded && (item.problem !== null || item.hasFailedToLoad || !status?.model);
   $("name").textContent = item.name;
@@ -500,6 +501,12 @@ function drawItem(item) {
   drawClasses(item);
   $("back").disabled = views[view].index === 0;
   $("next").disabled = view === "try" && views[view].index === items().length - 1;
+}
+
+// What the browser cannot show leaves a plain box, not a broken image.
+function showReceived(isShown) {
+  $("received").hidden = !isShown;
+  $("unshown").hidden = isShown;
 }
 
 function setImage(image, url) {
@@ -661,7 +668,9 @@ addEventListener("drop", (event) => {
 });
 
 for (const image of document.querySelectorAll("#images img"))
-  image.onload = () => image.classList.toggle("wide", image.naturalWidth > image.naturalHeight);
+  image.addEventListener("load", () => image.classList.toggle("wide", image.naturalWidth > image.naturalHeight));
+$("received").addEventListener("load", () => showReceived(true));
+$("received").addEventListener("error", () => showReceived(false));
 $("confirm").onclick = () => correct(selected(), selected().prediction.label);
 $("back").onclick = () => move(-1);
 $("next").onclick = () => move(1);
@@ -694,6 +703,7 @@ addEventListener("keydown", (event) => {
   } else if ($("by-keys").checked && canCorrect(item)) {
     const isPressed = event.key === "Enter" && event.target.closest?.("a, button, input[type=file]");
     const label = event.key === "Enter" ? item.prediction.label : labelOf(event.key, item);
+    if (label === undefined && event.key.trim().length === 1) say(`${event.key} is no class`);
     if (isPressed || label === undefined) return;
     event.preventDefault();
     correct(item, label);
