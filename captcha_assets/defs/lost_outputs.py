@@ -16,6 +16,7 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.materializations import last_materialized, records_of
 from captcha_assets.defs.model.champion_events import report_champion
+from captcha_assets.defs.model.promotion import RECORD
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
@@ -150,15 +151,34 @@ def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
 
 
 def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
-    """Return the state on disk; a snapshot that was not pushed to the present default remote is missing."""
+    """Return the state on disk, where it agrees with what only Dagster recorded."""
     stored = versions.look(output)
-    if output.asset != "data_snapshot" or stored.version is None:
+    if stored.version is None or output.asset not in _RECORDED_IN_DAGSTER:
         return stored
-    remote, last = dvc_snapshot.default_remote(paths.home), last_materialized(instance, output)
-    pushed_to = last and last.metadata.get(PUSHED_TO)
+    last = last_materialized(instance, output)
+    problem = last and _RECORDED_IN_DAGSTER[output.asset](paths, last)
+    return Stored(problem=problem) if problem else stored
+
+
+def _not_pushed(paths: Paths, last: dg.AssetMaterialization) -> str | None:
+    """Say whether the last snapshot was pushed to another remote than the present default one."""
+    remote, pushed_to = dvc_snapshot.default_remote(paths.home), last.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
-        return stored
-    return Stored(problem=f"not pushed yet to the DVC remote {remote}")
+        return None
+    return f"not pushed yet to the DVC remote {remote}"
+
+
+def _lost_record(paths: Paths, last: dg.AssetMaterialization) -> str | None:
+    """Say whether the registry has lost the record of the champion: the one before would serve unnoticed."""
+    recorded, serves = last.metadata.get(RECORD), registry.champion(paths.models)
+    if recorded is None or (serves and serves.number >= int(str(recorded.value))):
+        return None
+    path = registry.record_path(paths.models, int(str(recorded.value)))
+    return f"missing: {path}, the latest record of what serves: restore it from a backup"
+
+
+#: What is wrong with outputs of which Dagster knows more than the disk.
+_RECORDED_IN_DAGSTER = {"data_snapshot": _not_pushed, "champion": _lost_record}
 
 
 def _event(

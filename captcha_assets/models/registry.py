@@ -188,9 +188,13 @@ def history(registry: AnyPath) -> list[Champion]:
     entries = [_entry(path) for path in _entries(registry)]
     for number, entry in enumerate(entries, start=1):
         if entry.number != number:
-            missing = registry / "history" / f"{number:06d}.json"
-            raise RegistryError(f"{missing} is missing: restore it from a backup")
+            raise RegistryError(f"{record_path(registry, number)} is missing: restore it from a backup")
     return entries
+
+
+def record_path(registry: AnyPath, number: int) -> AnyPath:
+    """Return where the record of a change of the champion lies; the first one has number 1."""
+    return registry / "history" / f"{number:06d}.json"
 
 
 def _entry(path: AnyPath) -> Champion:
@@ -204,7 +208,7 @@ def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champio
     """Make `entry` the champion after `before`; None where another process came first."""
     number = before.number + 1 if before else 1
     appended = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
-    path = registry / "history" / f"{number:06d}.json"
+    path = record_path(registry, number)
     return appended if create(path, json_text(to_json(appended))) else None
 
 

@@ -222,6 +222,21 @@ def test_a_champion_that_the_sensor_sees_before_the_command_reports_it_is_no_los
     assert asyncio.run(latest.targets_latest_materialization(loading)), "the UI shows it as evaluated"
 
 
+def test_the_record_of_the_champion_is_named_where_it_is_lost_and_the_one_before_would_serve(
+    challenged: tuple[Home, str],
+) -> None:
+    home, candidate = challenged
+    compare(home)
+    say("model", "promote", "candidate", "--reason", "a try")
+    record = registry.record_path(home.settings.paths.models, 2)
+    kept = record.read_bytes()
+    record.unlink()
+    assert f"missing: {record}, the latest record of what serves: restore it" in say("status")
+    record.write_bytes(kept)
+    assert f"{record}" not in say("status")
+    assert home.version("champion") == candidate
+
+
 def test_a_refused_candidate_is_not_promoted_by_the_rule(challenged: tuple[Home, str]) -> None:
     home, candidate = challenged
     say("model", "refuse", "--reason", "trained on the wrong batches")

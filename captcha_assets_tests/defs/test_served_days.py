@@ -390,7 +390,7 @@ def test_an_unreadable_log_breaks_nothing_else(home: Home, images: list[tuple[st
     file.write_bytes(b"no database at all" * 100)
     assert home.update(OF_DAYS) == []
     error = home.materialize("prediction_log", partition=DAY)
-    assert error.startswith("the prediction log cannot be used: file is not a database (")
+    assert error.startswith(f"the prediction log cannot be used: file is not a database ({file})")
     assert f"waits    {error}" in succeeded(home.settings.paths.home, "status")
 
 
