@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from captcha_assets.atomic_files import locked
 from captcha_assets.settings import Settings
-from captcha_assets.storage import locked
 
 #: Seconds for a webhook to answer, connection included.
 TIMEOUT = 5.0

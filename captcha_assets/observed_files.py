@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.images import label_decisions
 from captcha_assets.paths import Paths
 from captcha_assets.sources import catalog
-from captcha_assets.storage import AnyPath
 from captcha_assets.sweeps import production_settings
 
 

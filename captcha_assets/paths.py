@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from captcha_assets.storage import AnyPath
+from captcha_assets.atomic_files import AnyPath
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

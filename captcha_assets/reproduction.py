@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from captcha_assets import interrupts
+from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, registry, training_provenance
@@ -28,9 +29,8 @@ from captcha_assets.models.trained_images import splits_of
 from captcha_assets.models.training_provenance import Origin
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import archives, dvc_snapshot, registrations
+from captcha_assets.sources import archives, batch_registration, dvc_snapshot
 from captcha_assets.sources.kaggle import KaggleNotFoundError
-from captcha_assets.storage import fetched
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 
 #: Is called with one line of progress at a time.
@@ -154,7 +154,7 @@ def _archive(
     settings: Settings, work: Path, origin: Origin, say: Progress
 ) -> tuple[Path, tuple[Difference, ...]]:
     """Find the bytes that were delivered: in `data/raw`, in DVC's cache or remote, or at their source."""
-    here = registrations.archive_path(settings.paths, origin.batch)
+    here = batch_registration.archive_path(settings.paths, origin.batch)
     digest = archives.digest_of(here).sha256 if here.exists() else None
     if digest == origin.sha256 and digest is not None:
         return here, ()
@@ -205,13 +205,13 @@ def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG
         fetched_home = fetched_home.model_copy(update={"kaggle_dataset": origin.dataset})
     name = origin.dataset or origin.source
     try:
-        source = registrations.parse_source(origin.source)
-        if isinstance(source, registrations.KaggleSource) and origin.kaggle_version:
-            source = registrations.KaggleSource(origin.kaggle_version)
-        if isinstance(source, registrations.LocalSource) and not source.path.exists():
+        source = batch_registration.parse_source(origin.source)
+        if isinstance(source, batch_registration.KaggleSource) and origin.kaggle_version:
+            source = batch_registration.KaggleSource(origin.kaggle_version)
+        if isinstance(source, batch_registration.LocalSource) and not source.path.exists():
             raise _UnavailableError(f"its source no longer has it ({source} does not exist)")
-        registrations.register(fetched_home, origin.batch, source)
-        found = registrations.fetch(fetched_home, origin.batch).path
+        batch_registration.register(fetched_home, origin.batch, source)
+        found = batch_registration.fetch(fetched_home, origin.batch).path
     except KaggleNotFoundError as error:
         raise _UnavailableError(f"its source no longer has it ({error})") from error
     except (ValueError, RuntimeError, OSError) as error:

@@ -9,9 +9,9 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from captcha_assets import environment
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.environment import SettingsError
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
 

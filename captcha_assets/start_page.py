@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
@@ -10,8 +11,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
-from captcha_assets.sources.registrations import known_batches
-from captcha_assets.storage import AnyPath
+from captcha_assets.sources.batch_registration import known_batches
 
 #: So many validation results are read for one look at the page; the other batches are listed without.
 _MOST = 200

@@ -17,17 +17,17 @@ import polars as pl
 import pyarrow as pa
 import yaml
 
+from captcha_assets.atomic_files import AnyPath, fetched, write_json
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.images.label_decisions import conflicts_file
+from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import AssignmentRecord, read_file
-from captcha_assets.images.splits import files_named_by
 from captcha_assets.models import folder, registry, training_summary
 from captcha_assets.models.manifest import first_of, verify_files
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
-from captcha_assets.sources import archives, registrations
-from captcha_assets.storage import AnyPath, fetched, write_json
+from captcha_assets.sources import archives, batch_registration
 from captcha_assets.sweeps import trials
 
 #: The data version of `champion` where no model serves.
@@ -108,7 +108,7 @@ def require_materialized(paths: Paths, path: AnyPath, asset: str) -> None:
     """
     if path.exists():
         return
-    if not registrations.known_batches(paths):
+    if not batch_registration.known_batches(paths):
         raise MissingInputError("there is no batch yet: captcha-assets batch add NAME SOURCE")
     raise MissingInputError(f"{asset} is not materialized yet: captcha-assets update")
 
@@ -297,10 +297,10 @@ def _validation(results: Path) -> str:
 def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the hash of an archive, provided it is the one that is registered."""
     batch = str(output.partition)
-    path = registrations.archive_path(paths, batch)
+    path = batch_registration.archive_path(paths, batch)
     stored = versions.version(path, lambda archive: archives.digest_of(archive).sha256)
     try:
-        known = registrations.registration(paths, batch)
+        known = batch_registration.registration(paths, batch)
     except archives.BatchError as error:
         raise Outdated(str(error)) from error
     if known is not None and known.is_to_be_asked:

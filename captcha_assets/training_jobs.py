@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 
 

@@ -67,12 +67,12 @@ def prepared(folder: Path) -> Path:
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.paths import Paths
     from captcha_assets.settings import Settings
-    from captcha_assets.sources import registrations
+    from captcha_assets.sources import batch_registration
 
     settings = Settings(paths=Paths(home=folder))
     for number in range(4):
-        registrations.register(
-            settings, f"batch-{number}", registrations.parse_source(f"synthetic:40:{number}")
+        batch_registration.register(
+            settings, f"batch-{number}", batch_registration.parse_source(f"synthetic:40:{number}")
         )
     with open_instance(settings):
         return folder

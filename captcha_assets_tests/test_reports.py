@@ -18,7 +18,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.quality import report, validation_result
 from captcha_assets.reports import serving
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.quality.stored_results import stored, validated
 
@@ -45,7 +45,7 @@ def ask(settings: Settings, address: str, method: str = "GET") -> tuple[int, str
 def fill(settings: Settings, work: Path) -> str:
     """Leave what a platform leaves: two batches, one of them quarantined, and a champion."""
     for name, passed in (("october", True), ("mostly-bad", False)):
-        registrations.register(settings, name, registrations.parse_source("synthetic:10:1"))
+        batch_registration.register(settings, name, batch_registration.parse_source("synthetic:10:1"))
         found = validated(stored("share_of_rejects", success=passed), subject=f"image_table/{name}")
         validation_result.save(
             found, report.page(found), settings.paths.validation_results("image_table", name)

@@ -17,7 +17,7 @@ from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator, registrations
+from captcha_assets.sources import batch_registration, generator
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
@@ -117,7 +117,7 @@ def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings
 
 
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
-    source = Path(str(registrations.registration(home.paths, "first").source))
+    source = Path(str(batch_registration.registration(home.paths, "first").source))
     generator.write_archive(source, 120, 1)
     (home.paths.raw / "first.zip").write_bytes(b"something else")
     status, said = reproduced()

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from upath import UPath
 
+from captcha_assets.atomic_files import write_json
 from captcha_assets.cli import main
 from captcha_assets.paths import REPOSITORY
 from captcha_assets.settings import Settings, SettingsError, load_settings
-from captcha_assets.storage import write_json
 
 
 def _places(settings: Settings) -> dict[str, Path]:
@@ -297,7 +297,7 @@ def test_a_report_has_an_address_below_the_report_servers(tmp_path: Path) -> Non
 STORE_ONE = """
 import sys
 from captcha_assets.settings import load_settings
-from captcha_assets.storage import write_json
+from captcha_assets.atomic_files import write_json
 write_json(load_settings().paths.models / "champion.json", sys.argv[1])
 """
 

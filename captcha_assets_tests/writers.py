@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from captcha_assets.storage import replacing, replacing_folder
+from captcha_assets.atomic_files import replacing, replacing_folder
 
 #: Size of one file in bytes: large enough that a kill falls into the middle of writing it.
 SIZE = 400_000

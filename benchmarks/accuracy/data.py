@@ -10,8 +10,8 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.local_tables import LocalTables, batches_of
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.quality.validation import validate_image_table
 from captcha_assets.settings import Settings, load_settings

@@ -79,10 +79,10 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
     from captcha_assets.images.table import build_image_table
     from captcha_assets.quality import report, validation, validation_result
     from captcha_assets.settings import load_settings
-    from captcha_assets.sources import registrations
+    from captcha_assets.sources import batch_registration
 
     settings = load_settings()
-    registrations.register(settings, "tiny", registrations.parse_source(f"synthetic:{IMAGES}:1"))
+    batch_registration.register(settings, "tiny", batch_registration.parse_source(f"synthetic:{IMAGES}:1"))
     table, rejected = settings.paths.image_table("tiny"), settings.paths.rejected_images("tiny")
 
     def library() -> None:

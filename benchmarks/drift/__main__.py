@@ -25,7 +25,7 @@ from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
 from captcha_assets.confidence_intervals import wilson
-from captcha_assets.monitoring.drift_tests import FALSE_ALARMS
+from captcha_assets.monitoring.drift_detection import FALSE_ALARMS
 from captcha_assets.monitoring.error_rate import p_value
 
 SIZES = (50, 500, 5000)

@@ -8,7 +8,7 @@ from benchmarks.accuracy.data import GENERATED, deliver, new_home, split
 from benchmarks.accuracy.measure import train
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.reader import read_split
-from captcha_assets.models.onnx import export
+from captcha_assets.models.onnx_export import export
 from captcha_assets.training.config import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]

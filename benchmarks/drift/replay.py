@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks.drift.pool import Pool
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.monitoring.drift_tests import compare
+from captcha_assets.monitoring.drift_detection import compare
 from captcha_assets.monitoring.result import Errors, ServedDrift
 from captcha_assets.monitoring.sample import MAX_FEATURES, Reference, Sample
-from captcha_assets.sources.kaptcha import LENGTH
+from captcha_assets.sources.kaptcha_renderer import LENGTH
 
 #: Images of a reference.
 TRAINING, VALIDATION = 4000, 2000

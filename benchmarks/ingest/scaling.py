@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.ingest_worker import CHUNK, arrow_array, binary_array
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, TableWriter
 from captcha_assets.sources.generator import generate
-from captcha_assets.storage import replacing
 
 SCRATCH = Path(__file__).resolve().parents[2] / ".scratch" / "benchmarks"
 BATCH = 100_000

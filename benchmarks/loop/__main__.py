@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.loop.processes import Home, LoopError
 from captcha_assets.serving.client import PredictionClient
 from captcha_assets.sources.generator import generate
-from captcha_assets.sources.kaptcha import FACES, Face, Faces
+from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces
 
 SERIF: Faces = ((Face("DejaVuSerif-Bold"),),) * 2
 

@@ -16,7 +16,7 @@ import yaml
 
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.paths import Paths
-from captcha_assets.sources.registrations import known_batches
+from captcha_assets.sources.batch_registration import known_batches
 
 T = TypeVar("T")
 

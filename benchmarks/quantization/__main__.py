@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.model import make_home
+from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.evaluation.quantization import calibration_images
 from captcha_assets.images.local_tables import local_tables
@@ -26,7 +27,6 @@ from captcha_assets.models.predictor import open_session, run_session
 from captcha_assets.models.quantization import Format, write_quantized
 from captcha_assets.settings import load_settings
 from captcha_assets.sources.generator import generate
-from captcha_assets.storage import fetched
 
 SEED = 77
 COLUMNS = (

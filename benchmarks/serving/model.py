@@ -21,7 +21,7 @@ def make_home(home: Path) -> Path:
     """Fill a home with a resnet18 of full size, never trained, as champion; return the exported model."""
     import torch
 
-    from captcha_assets.models import folder, onnx, registry
+    from captcha_assets.models import folder, onnx_export, registry
     from captcha_assets.models.network import build
     from captcha_assets.paths import Paths
 
@@ -34,7 +34,7 @@ def make_home(home: Path) -> Path:
     )  # fmt: skip
     folder.save(home / "model", build("resnet18", channels, len(CAPTCHA.classes)), config, [], {})
     model_id = registry.add_candidate(paths.models, home / "model")
-    onnx.export(home / "model", paths.onnx_model(model_id), images(16))
+    onnx_export.export(home / "model", paths.onnx_model(model_id), images(16))
     registry.promote(paths.models, model_id, "a benchmark")
     return Path(paths.onnx_model(model_id))
 

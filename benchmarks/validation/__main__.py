@@ -16,8 +16,8 @@ import polars as pl
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import INDEX_SCHEMA
+from captcha_assets.images.split_assignment import SPLITS_SCHEMA
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
 from captcha_assets.quality import validation
 from captcha_assets.quality.derived_tables import polars_schema

@@ -31,16 +31,16 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
     has changed is registered again.
     """
-    from captcha_assets.sources import kaggle, registrations
+    from captcha_assets.sources import batch_registration, kaggle
     from captcha_assets.sources.archives import BatchError
 
     try:
-        wanted = registrations.parse_source(source)
-        registrations.check_new(name, wanted)
+        wanted = batch_registration.parse_source(source)
+        batch_registration.check_new(name, wanted)
     except BatchError as error:
         raise click.UsageError(str(error)) from error
-    registrations.register(ctx.obj, name, wanted, progress=_say)
-    if isinstance(wanted, registrations.KaggleSource) and (problem := kaggle.credentials_problem()):
+    batch_registration.register(ctx.obj, name, wanted, progress=_say)
+    if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
@@ -54,7 +54,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 def list_(settings: Settings, as_json: bool) -> None:
     """List the batches: files delivered, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
-    from captcha_assets.sources.registrations import known_batches
+    from captcha_assets.sources.batch_registration import known_batches
 
     rows = [row.to_dict() for row in describe_batches(settings.paths, known_batches(settings.paths))]
     if not rows and not as_json:
@@ -74,12 +74,12 @@ def remove(settings: Settings, name: str) -> None:
     """
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.batch_removal import remove_batch
-    from captcha_assets.sources import registrations
+    from captcha_assets.sources import batch_registration
 
-    registrations.check_batch_name(name)
+    batch_registration.check_batch_name(name)
     with open_instance(settings) as instance:
         _check_idle(instance, name)
-        waiting = registrations.waiting_in_inbox(settings.paths, name)
+        waiting = batch_registration.waiting_in_inbox(settings.paths, name)
         try:
             remove_batch(settings.paths, instance, name, _say)
         except KeyboardInterrupt as stop:

@@ -213,7 +213,7 @@ def evaluate(settings: Settings, name: str) -> None:
 @click.pass_obj
 def export(settings: Settings, name: str) -> None:
     """Export the model NAME (an id, or `candidate`) as ONNX again, and compare both on the test split."""
-    from captcha_assets.evaluation.onnx_export import export_stored
+    from captcha_assets.evaluation.onnx_parity import export_stored
 
     parity = export_stored(settings.paths, name)
     click.echo(f"exported: the same class on {parity.agreement:.2%} of {parity.images:,} images")

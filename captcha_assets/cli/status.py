@@ -86,7 +86,7 @@ def _remedy(problem: str | None, lost_export: str | None, *, lost_folder: bool) 
 def _quarantined(paths: Paths) -> list[dict[str, Any]]:
     """The batches that failed a blocking check, and which."""
     from captcha_assets.quality.validation_result import quarantined
-    from captcha_assets.sources.registrations import known_batches
+    from captcha_assets.sources.batch_registration import known_batches
 
     found = quarantined(
         {name: paths.validation_results("image_table", name) for name in known_batches(paths)}

@@ -133,7 +133,7 @@ def _update(
 
 def _is_empty(paths: Paths) -> bool:
     """Whether there is no batch and never was one."""
-    from captcha_assets.sources.registrations import known_batches
+    from captcha_assets.sources.batch_registration import known_batches
 
     return not known_batches(paths) and not paths.image_index.exists()
 
@@ -141,7 +141,7 @@ def _is_empty(paths: Paths) -> bool:
 def _name_quarantined(paths: Paths) -> None:
     """Name the quarantined batches: "up to date" does not mean that their images are used."""
     from captcha_assets.quality.validation_result import quarantined
-    from captcha_assets.sources.registrations import known_batches
+    from captcha_assets.sources.batch_registration import known_batches
 
     folders = {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     for batch, checks in quarantined(folders).items():

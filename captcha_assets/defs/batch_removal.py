@@ -8,7 +8,7 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation_history import delete_unreadable
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.paths import Paths
-from captcha_assets.sources import dvc_snapshot, registrations
+from captcha_assets.sources import batch_registration, dvc_snapshot
 
 
 def remove_batch(
@@ -24,11 +24,11 @@ def remove_batch(
     """
     from captcha_assets.quality import report
 
-    if registrations.has_left(paths, batch):
+    if batch_registration.has_left(paths, batch):
         lost_outputs.report_removed(instance, batch)
-        registrations.remove(paths, batch, progress=progress)
+        batch_registration.remove(paths, batch, progress=progress)
     elif not instance.has_dynamic_partition(BATCH, batch):
-        raise registrations.unknown_batch(paths, batch)
+        raise batch_registration.unknown_batch(paths, batch)
     lost_outputs.report_removed(instance, batch)  # another command may have seen the batch meanwhile
     delete_unreadable(instance)
     report.publish_history(paths, instance.get_dynamic_partitions(BATCH))  # the page links to its report
@@ -39,11 +39,11 @@ def apply_remote_removals(paths: Paths, instance: dg.DagsterInstance) -> None:
 
     `dvc pull` takes the archive away when the batch was removed on another machine.
     """
-    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(registrations.known_batches(paths))
+    unknown = set(instance.get_dynamic_partitions(BATCH)) - set(batch_registration.known_batches(paths))
     if not unknown:
         return
     recorded = dvc_snapshot.recorded_files(paths.home)
     for batch in sorted(unknown):
-        archive = registrations.archive_path(paths, batch).relative_to(paths.home / "data").as_posix()
+        archive = batch_registration.archive_path(paths, batch).relative_to(paths.home / "data").as_posix()
         if recorded is not None and archive not in recorded:
             remove_batch(paths, instance, batch, lambda _: None)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.atomic_files import locked
 from captcha_assets.defs.dagster_internals import is_reserved_asset_job_name
-from captcha_assets.storage import locked
 
 #: Tag of a run that a command executes in its own process: the name of the locked file of the process.
 PROCESS_TAG = "captcha_assets/process"

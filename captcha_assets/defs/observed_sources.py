@@ -10,7 +10,6 @@ import dagster as dg
 
 from captcha_assets.alerts import Alert, send, send_new
 from captcha_assets.defs import lost_outputs
-from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.automation import BY_DAY, OWNERS, SWEEPS, only_when_asked
 from captcha_assets.defs.batch_removal import apply_remote_removals
 from captcha_assets.defs.dagster_internals import (
@@ -20,6 +19,7 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
+from captcha_assets.defs.run_alerts import alert_about
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving.drift_alerts import drift_alerts
 from captcha_assets.defs.serving.served_days import SENSOR_INTERVAL, changed_days
@@ -32,7 +32,7 @@ from captcha_assets.observed_files import (
     problems,
 )
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -164,7 +164,7 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
     for loss in lost_outputs.losses(instance):
-        if loss.removed and registrations.came_by_inbox(settings.paths, str(loss.output.partition)):
+        if loss.removed and batch_registration.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
         if loss.output.asset in lost_outputs.OF_DAYS:
             continue  # a run of this sensor has a batch as its partition; `update` materializes the day

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.quality.suites import Suite
 from captcha_assets.quality.validation_result import ExpectationResult, ValidationResult
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import dagster as dg
 
+from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import GO_ON, RESTORE, AssignmentError, AssignmentRecord
-from captcha_assets.images.splits import files_named_by
 from captcha_assets.paths import Paths
 
 _FILES = "split assignments"

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
+from captcha_assets.atomic_files import AnyPath, fetched, json_text
 from captcha_assets.evaluation import plots
 from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
@@ -32,7 +33,6 @@ from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath, fetched, json_text
 
 
 class EvaluationError(ValueError):

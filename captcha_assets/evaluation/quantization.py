@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import SplitImages, read_split
-from captcha_assets.models.exports import require_export
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import Quantization, quantize
+from captcha_assets.models.servable import require_export
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 
 #: Images that the ranges of int8 are taken from, and the seed that they are drawn with.
 CALIBRATION_IMAGES, CALIBRATION_SEED = 1000, 0

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from captcha_assets.storage import AnyPath, fetched
+from captcha_assets.atomic_files import AnyPath, fetched
 
 
 class ContentHash:

@@ -17,12 +17,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
 from captcha_assets.images.label_decisions import check_decisions, read_decisions, with_decisions
 from captcha_assets.images.near_duplicates import Rows, near_duplicate_groups, rule
 from captcha_assets.images.table_files import StaleTableError, require_columns, require_table, write_frame
-from captcha_assets.storage import AnyPath, fetched
 
 USABLE = "usable"
 LABEL_CONFLICT = "label_conflict"

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import polars as pl
 import xxhash
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.storage import AnyPath, replacing
 
 KEEP, RELABEL, DROP = "keep", "relabel", "drop"
 DECISIONS = (KEEP, RELABEL, DROP)

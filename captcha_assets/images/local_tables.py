@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, locked
 from captcha_assets.images.table_files import require_table
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath, locked
 
 
 @dataclass(frozen=True)

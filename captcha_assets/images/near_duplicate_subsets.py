@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.features import CROPS, TABLES, thumbnails
 from captcha_assets.images.near_duplicates import near_duplicate_groups
-from captcha_assets.storage import AnyPath, fetched
 
 #: Gives for `image_id`, `label` and `table` of some images the name of each one's group among these.
 Regroup = Callable[[pl.DataFrame], pl.Series]

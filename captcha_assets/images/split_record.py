@@ -21,9 +21,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import move
 from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.images.table_files import repeated, write_frame
-from captcha_assets.storage import move
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.archive_reader import list_members
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.ingest_worker import Chunk, arrow_array, chunk_size, read_chunks
-from captcha_assets.storage import AnyPath, replacing
 
 __all__ = [
     "COLUMN_DESCRIPTIONS",

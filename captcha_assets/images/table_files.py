@@ -8,8 +8,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.images.content_hash import ContentHash
-from captcha_assets.storage import AnyPath, replacing
 
 _ROWS_AT_ONCE = 1 << 17
 

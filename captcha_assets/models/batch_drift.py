@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.drift import DriftFeature, Summary
-from captcha_assets.storage import AnyPath
 
 
 @dataclass(frozen=True)

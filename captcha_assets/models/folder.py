@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from captcha_assets.atomic_files import json_text
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files, writing_folder
-from captcha_assets.storage import json_text
 
 if TYPE_CHECKING:
     from torch import nn

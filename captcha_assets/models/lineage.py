@@ -10,15 +10,15 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.images.splits import SPLITS
+from captcha_assets.images.split_assignment import SPLITS
 from captcha_assets.models import registry, training_provenance
 from captcha_assets.models.overview import read_metrics
 from captcha_assets.models.trained_images import NOT_RECORDED, Trained, trained, trained_models
 from captcha_assets.models.training_provenance import Origin, trained_batches
 from captcha_assets.paths import Paths
-from captcha_assets.sources import corrections, registrations
-from captcha_assets.storage import AnyPath
+from captcha_assets.sources import batch_registration, correction_batches
 
 #: At most so many near-duplicates of an image are named.
 _MOST_NEIGHBOURS = 20
@@ -87,7 +87,7 @@ def _unknown(paths: Paths, what: str) -> str:
     if trained_on:
         return f"the batch {what} was removed; models trained on it: {', '.join(trained_on)}"
     models = ", ".join(registry.list_models(paths.models)) or "none"
-    batches = ", ".join(registrations.known_batches(paths)) or "none"
+    batches = ", ".join(batch_registration.known_batches(paths)) or "none"
     return (
         f"{what!r} is no model ({models}), no batch ({batches}), no image and no served prediction: "
         "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
@@ -120,7 +120,7 @@ def _model(paths: Paths, what: str) -> Lineage | None:
         what = pointer.model_id
     ids = registry.list_models(paths.models)
     model_id = _one(what, ids, "models") if "-" in what else None  # no batch hides behind a prefix
-    if model_id is None or (what != model_id and what in registrations.known_batches(paths)):
+    if model_id is None or (what != model_id and what in batch_registration.known_batches(paths)):
         return None
     model = trained(paths, model_id)
     return Lineage(
@@ -164,7 +164,7 @@ def _batches(model: Trained) -> list[str]:
 
 def _origins(paths: Paths, model: Trained) -> Iterator[Node]:
     recorded = {origin.batch: origin for origin in training_provenance.origins(model.config.provenance)}
-    known = registrations.known_batches(paths)
+    known = batch_registration.known_batches(paths)
     for batch in _batches(model):
         now = {} if batch in known else {"today": "removed"}
         if batch in recorded:
@@ -213,16 +213,16 @@ def _uses(paths: Paths, model_id: str) -> Iterator[Node]:
 
 
 def _batch(paths: Paths, what: str) -> Lineage | None:
-    if what not in registrations.known_batches(paths):
+    if what not in batch_registration.known_batches(paths):
         return None
-    known, path = registrations.registration(paths, what), registrations.archive_path(paths, what)
+    known, path = batch_registration.registration(paths, what), batch_registration.archive_path(paths, what)
     table = paths.image_table(what)
     facts = {"archive": str(path) if path.exists() else "not fetched"}
     if table.exists():
         source = _facts(training_provenance.origin(paths, what))
         del source["image_table"]
     else:
-        source = {"source": str(known.source) if known else registrations.FOUND}
+        source = {"source": str(known.source) if known else batch_registration.FOUND}
     used = (*_tables(paths, what), *_split_counts(paths, what), *_models_of_batch(paths, what))
     record = training_provenance.dvc_md5(paths)
     data = [Node("DVC's record of data/, today", record)] if record else []
@@ -299,7 +299,7 @@ def split_of_image(paths: Paths, image_id: str) -> dict[str, Any]:
 
 def _sources(paths: Paths, sources: list[dict[str, Any]]) -> Iterator[Node]:
     for source in sources:
-        known = registrations.registration(paths, source["batch"])
+        known = batch_registration.registration(paths, source["batch"])
         origin: dict[str, Any] = (
             {"source": str(known.source), "archive_sha256": known.sha256} if known else {}
         )
@@ -312,11 +312,12 @@ def _sources(paths: Paths, sources: list[dict[str, Any]]) -> Iterator[Node]:
 
 def _corrected_predictions(paths: Paths, batch: str, member: str) -> Iterator[Node]:
     """Yield the served predictions whose corrections brought an image."""
-    day = corrections.day_of(batch)
+    day = correction_batches.day_of(batch)
     if day is None or not paths.prediction_log(day).exists():
         return
     rows = pl.scan_parquet(str(paths.prediction_log(day))).filter(
-        pl.col("image_hash") == corrections.image_hash_of(member), pl.col("correction_id").is_not_null()
+        pl.col("image_hash") == correction_batches.image_hash_of(member),
+        pl.col("correction_id").is_not_null(),
     )
     columns = ("inference_id", "time", "label", "score", "model_version", "corrected_label", "annotator")
     for row in rows.select(columns).sort("time").collect().iter_rows(named=True):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.storage import AnyPath, json_text, regular, replacing_folder
+from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
 
 MANIFEST = "manifest.json"
 

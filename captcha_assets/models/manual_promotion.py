@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from captcha_assets.models import registry
-from captcha_assets.models.exports import verify_export
 from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.registry import By, Champion
 from captcha_assets.models.registry_records import RegistryError
+from captcha_assets.models.servable import verify_export
 from captcha_assets.paths import Paths
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.confidence_intervals import best_of
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.folder import ModelConfig, read_config
@@ -16,7 +17,6 @@ from captcha_assets.models.registry import Champion
 from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
 
 _FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "n")
 

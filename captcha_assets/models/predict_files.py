@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
@@ -12,7 +13,6 @@ from captcha_assets.models import registry
 from captcha_assets.models.manifest import read_manifest
 from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor, spec_of_inputs
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath, fetched
 
 
 class ModelChoiceError(ValueError):

@@ -9,8 +9,8 @@ decision, so that repetition cannot change it.
 from dataclasses import dataclass
 from typing import Any
 
+from captcha_assets.atomic_files import AnyPath, create, json_text
 from captcha_assets.models.registry_records import read, to_json
-from captcha_assets.storage import AnyPath, create, json_text
 
 #: In the place of the champion's id where there was none.
 _NONE = "none"

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath, json_text
 from captcha_assets.models.manifest import ModelFolderError, read_json, sha256, verify_files, writing_folder
 from captcha_assets.models.predictor import channels_first, open_session, run_session
-from captcha_assets.storage import AnyPath, json_text
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, fetched, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import folder, registry, training_summary
 from captcha_assets.paths import Paths
 from captcha_assets.quality import drift
-from captcha_assets.storage import AnyPath, fetched, replacing
 
 
 def register(paths: Paths, spec: DatasetSpec, data: LocalTables, trained: Path) -> str:

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from captcha_assets.atomic_files import AnyPath, create, fetched, json_text, replacing_folder, write_json
 from captcha_assets.models import folder
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError
 from captcha_assets.models.registry_records import RegistryError, now, read, to_json
-from captcha_assets.storage import AnyPath, create, fetched, json_text, replacing_folder, write_json
 
 By = Literal["rule", "human"]
 

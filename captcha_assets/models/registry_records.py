@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from captcha_assets.storage import AnyPath, json_text, regular
+from captcha_assets.atomic_files import AnyPath, json_text, regular
 
 T = TypeVar("T")
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.models import registry
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError, read_json, verify_files
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 
 #: The file of a report that holds its result.
 RESULT = "drift.json"

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.images.content_hash import content_hash
-from captcha_assets.images.splits import take_sample
+from captcha_assets.images.split_assignment import take_sample
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath, fetched
 
 #: What an image of a split is to the model.
 AS: Mapping[str, str] = {

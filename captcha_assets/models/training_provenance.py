@@ -13,7 +13,7 @@ import yaml
 
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.paths import REPOSITORY, Paths
-from captcha_assets.sources import archives, registrations
+from captcha_assets.sources import archives, batch_registration
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,14 @@ def origins(provenance: dict[str, Any]) -> list[Origin]:
 
 def origin(paths: Paths, batch: str) -> Origin:
     """Describe a batch from its registration, its archive and its image table."""
-    known, archive = registrations.registration(paths, batch), registrations.archive_path(paths, batch)
+    known, archive = (
+        batch_registration.registration(paths, batch),
+        batch_registration.archive_path(paths, batch),
+    )
     digest = archives.digest_of(archive) if archive.exists() else None
     return Origin(
         batch=batch,
-        source=str(known.source) if known else registrations.FOUND,
+        source=str(known.source) if known else batch_registration.FOUND,
         dataset=known.dataset if known else None,
         kaggle_version=known.kaggle_version if known else None,
         sha256=digest.sha256 if digest else known.sha256 if known else None,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.monitoring.sample import Reference, Sample
 from captcha_assets.quality.drift import STATISTICS, DriftError
-from captcha_assets.storage import AnyPath, replacing
 
 if TYPE_CHECKING:
     import pandas as pd

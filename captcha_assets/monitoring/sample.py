@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath, fetched, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.features import thumbnails
@@ -18,7 +19,6 @@ from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.predictor import spec_of_inputs
 from captcha_assets.monitoring.result import Errors
 from captcha_assets.quality.drift import MIN_REFERENCE, STATISTICS, DriftError, Summary, sharpness
-from captcha_assets.storage import AnyPath, fetched, replacing
 
 Array = NDArray[Any]
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.images.label_decisions import claims, write_conflicts
 from captcha_assets.paths import Paths
 from captcha_assets.quality import example_images, report
-from captcha_assets.storage import AnyPath
 
 #: So many are shown; all of them stand in a file.
 SHOWN = 20

@@ -15,12 +15,12 @@ from great_expectations.data_context.types.resource_identifiers import (
     ValidationResultIdentifier,
 )
 
+from captcha_assets.atomic_files import AnyPath, replacing_folder
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation, validation_result
 from captcha_assets.quality.suites import SUITES
 from captcha_assets.quality.validation_result import RESULT_FILE, ValidationResult, ValidationResultError
-from captcha_assets.storage import AnyPath, replacing_folder
 
 _Results = Iterator[tuple[ValidationResultIdentifier, ExpectationSuiteValidationResult]]
 

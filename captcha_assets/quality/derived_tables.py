@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT, USABLE
-from captcha_assets.images.splits import SPLITS_SCHEMA
+from captcha_assets.images.split_assignment import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.images.table_files import repeated
 from captcha_assets.quality import suites
-from captcha_assets.storage import AnyPath
 
 #: Tables by the name of the suite that validates them.
 DerivedTables = dict[str, pd.DataFrame]

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import stats
 
+from captcha_assets.atomic_files import AnyPath, fetched, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.features import thumbnails
 from captcha_assets.images.table_files import require_columns
-from captcha_assets.storage import AnyPath, fetched, replacing
 
 Array = NDArray[Any]
 

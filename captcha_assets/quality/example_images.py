@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.quality.validation_result import IMAGE_COLUMNS
-from captcha_assets.storage import AnyPath
 
 
 def of_rows(

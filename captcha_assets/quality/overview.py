@@ -6,10 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResultError
-from captcha_assets.storage import AnyPath
 
 
 @dataclass(frozen=True)

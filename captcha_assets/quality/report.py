@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
-from captcha_assets.storage import AnyPath, replacing
 
 #: At most so many batches are on the page of the history: each costs a file to open.
 _LATEST = 200

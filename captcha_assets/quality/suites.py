@@ -11,7 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
-from captcha_assets.images.splits import CONFLICT, CONTRADICTED, NEAR_DUPLICATE_OF_TWO_SPLITS, SPLITS
+from captcha_assets.images.split_assignment import (
+    CONFLICT,
+    CONTRADICTED,
+    NEAR_DUPLICATE_OF_TWO_SPLITS,
+    SPLITS,
+)
 
 
 class Expectation(NamedTuple):

@@ -22,14 +22,14 @@ from great_expectations.data_context.types.base import (
 )
 from great_expectations.execution_engine import pandas_execution_engine
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.images.split_assignment import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.quality import derived_tables, example_images, suites
 from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan
 from captcha_assets.quality.suites import Expectation, Suite
 from captcha_assets.quality.validation_result import MAX_EXAMPLES, ValidationResult
-from captcha_assets.storage import AnyPath
 
 # The import leaves hundreds of thousands of objects that stay for ever. By default, the garbage collector
 # goes through all of them once in the middle of the work and once at the end, half a second each.

@@ -12,8 +12,8 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
+from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
 from captcha_assets.paths import Paths
-from captcha_assets.storage import AnyPath, json_text, regular, replacing_folder
 
 #: Names of the files of stored validation results: the results, their page, and the SHA-256 of both.
 RESULT_FILE = "validation_result.json"

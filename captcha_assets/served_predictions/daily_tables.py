@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import xxhash
 from sqlalchemy.exc import SQLAlchemyError
 
+from captcha_assets.atomic_files import AnyPath, remove, replacing
 from captcha_assets.images.table import TableWriter
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, why_unusable
 from captcha_assets.serving.prediction_tables import (
@@ -36,7 +37,6 @@ from captcha_assets.serving.prediction_tables import (
     shown,
     sqlite_file,
 )
-from captcha_assets.storage import AnyPath, remove, replacing
 
 _TEXT, _REAL, _TIME = pa.string(), pa.float64(), pa.timestamp("us", tz="UTC")
 

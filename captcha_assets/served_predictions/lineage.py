@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import Lineage, Node, models_of_image, split_of_image, trace
 from captcha_assets.models.manifest import ModelFolderError, read_manifest
@@ -13,8 +14,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import Correction, LoggedPrediction
 from captcha_assets.serving.settings import load_serving_settings
-from captcha_assets.sources import corrections
-from captcha_assets.storage import AnyPath, fetched
+from captcha_assets.sources import correction_batches
 
 
 def prediction(paths: Paths, what: str) -> Lineage | None:
@@ -90,6 +90,6 @@ def _images(paths: Paths, batch: str, logged: LoggedPrediction) -> Iterator[Node
         return
     rows = pl.scan_parquet(str(table)).select("image_id", "member", "label").collect()
     for image_id, member, label in rows.iter_rows():
-        if corrections.image_hash_of(member) == logged.image_hash:
+        if correction_batches.image_hash_of(member) == logged.image_hash:
             facts = {"member": member, "label_there": label, **split_of_image(paths, image_id)}
             yield Node("image", image_id, facts, tuple(models_of_image(paths, image_id)))

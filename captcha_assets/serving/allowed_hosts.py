@@ -9,6 +9,13 @@ import ipaddress
 import re
 from collections.abc import Collection
 
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from captcha_assets.serving.health import HEALTH_PATHS
+from captcha_assets.serving.problems import CLOSE, ProblemError
+from captcha_assets.serving.settings import PREFIX
+
 #: A Host header: a name or an address, in brackets where it is one of IPv6, and a port or none.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:]+)(:[0-9]*)?", re.ASCII)
 
@@ -54,3 +61,26 @@ def is_loopback(address: str) -> bool:
 
 def _is_loopback_name(host: str) -> bool:
     return host == "localhost" or is_loopback(host.strip("[]"))
+
+
+class OfAllowedHost:
+    """Answers 421 to a request that names another host.
+
+    Args:
+        app: what answers.
+        hosts: the names of the service.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["path"] not in HEALTH_PATHS:
+            host = Headers(scope=scope).get("host", "")
+            if not self._hosts.accept(host):
+                detail = f"the service is not reached by the host {host[:100]!r}: {PREFIX}ALLOWED_HOSTS names"
+                problem = ProblemError(421, f"{detail} further ones", headers=CLOSE)
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -4,10 +4,18 @@ import hashlib
 import hmac
 from pathlib import Path
 
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from captcha_assets.environment import SettingsError
+from captcha_assets.serving.health import HEALTH_PATHS
+from captcha_assets.serving.problems import CLOSE, ProblemError
 from captcha_assets.serving.settings import PREFIX
+from captcha_assets.serving.web_page import PAGE_FILES
 
 SHORTEST = 16
+#: The paths that need no API key: those of an orchestrator, and the page, which asks for the key.
+OPEN_PATHS = {*HEALTH_PATHS, *PAGE_FILES}
 
 
 class ApiKeys:
@@ -50,3 +58,26 @@ def read_api_keys(path: Path) -> ApiKeys:
     if any(len(key) < SHORTEST or not key.isascii() for key in keys):
         raise SettingsError(f"{variable}: {path} holds a key that is no {SHORTEST} ASCII characters long")
     return ApiKeys(keys)
+
+
+class Authenticated:
+    """Answers 401 to a request without a key.
+
+    Args:
+        app: what answers.
+        keys: who may ask.
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not self._keys.accept(given):
+                detail = "send a key as Authorization: Bearer KEY"
+                problem = ProblemError(401, detail, headers={"WWW-Authenticate": "Bearer", **CLOSE})
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

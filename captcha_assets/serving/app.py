@@ -12,14 +12,16 @@ from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
-from captcha_assets.serving.allowed_hosts import AllowedHosts
-from captcha_assets.serving.api_keys import ApiKeys
+from captcha_assets.serving.allowed_hosts import AllowedHosts, OfAllowedHost
+from captcha_assets.serving.api_keys import ApiKeys, Authenticated
 from captcha_assets.serving.health import health_routes
 from captcha_assets.serving.logged_predictions import logged_prediction_routes
-from captcha_assets.serving.middleware import Authenticated, Limited, Observed, OfAllowedHost
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
 from captcha_assets.serving.predictions import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
+from captcha_assets.serving.request_limits import Limited
+from captcha_assets.serving.request_metrics import Counted
+from captcha_assets.serving.security_headers import SecurityHeaders
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.web_page import page_routes
 
@@ -55,7 +57,7 @@ def build_app(service: Service, keys: ApiKeys | None, hosts: AllowedHosts) -> AS
     inner: ASGIApp = Limited(app, service.settings)
     if keys:
         inner = Authenticated(inner, keys)
-    return Observed(OfAllowedHost(inner, hosts), service.metrics)
+    return Counted(SecurityHeaders(OfAllowedHost(inner, hosts)), service.metrics)
 
 
 def _lifespan(service: Service) -> Any:

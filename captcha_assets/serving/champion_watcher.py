@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.models import registry
@@ -19,7 +20,6 @@ from captcha_assets.models.manifest import MANIFEST, ModelFolderError, read_mani
 from captcha_assets.models.predictor import OnnxPredictor, spec_of_inputs
 from captcha_assets.models.quantization import Precision, RefusedQuantizationError, require_passed
 from captcha_assets.models.registry import Champion
-from captcha_assets.storage import AnyPath, fetched
 
 #: Sends an alert: a title, and lines of details.
 Alert = Callable[[str, Sequence[str]], object]

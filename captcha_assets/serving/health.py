@@ -10,6 +10,9 @@ from captcha_assets.serving.open_inference import ServerMetadata
 from captcha_assets.serving.problems import described
 from captcha_assets.serving.service import Service
 
+#: The paths that an orchestrator asks by any host, without an API key.
+HEALTH_PATHS = {"/v2/health/live", "/v2/health/ready"}
+
 
 class Readiness(BaseModel):
     """Whether a model answers, which, and what is wrong although one does."""

@@ -14,6 +14,9 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 
+#: After an answer to a request whose body was not read: the connection is closed.
+CLOSE = {"Connection": "close"}
+
 
 class ProblemDetails(BaseModel):
     """A problem as RFC 9457 describes it."""

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
@@ -18,7 +20,6 @@ from captcha_assets.serving.connections import connection_class
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.settings import ServingSettings
-from captcha_assets.storage import AnyPath
 
 #: Seconds that requests in progress have when the service is stopped.
 GRACE = 10
@@ -97,10 +98,16 @@ def serve(
     )
     _raise_limit_of_files(settings.max_connections)
     service = Service(settings, champion, _log(settings, home), alert, corrections_in_batch)
+    server = _server(settings, build_app(service, keys, hosts))
+    announce()
+    server.run(sockets=[listener])
+
+
+def _server(settings: ServingSettings, app: ASGIApp) -> uvicorn.Server:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer says what is wrong with a form
     config = uvicorn.Config(
-        build_app(service, keys, hosts),
+        app,
         http=connection_class(settings.read_timeout, settings.max_connections),
         ws="none",
         lifespan="on",
@@ -111,8 +118,7 @@ def serve(
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=GRACE,
     )
-    announce()
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def _log(settings: ServingSettings, home: Path) -> PredictionLog | None:

@@ -5,7 +5,7 @@ import json
 
 from captcha_assets.paths import Paths
 from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.registrations import known_batches, registration
+from captcha_assets.sources.batch_registration import known_batches, registration
 
 
 def identities(paths: Paths) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from captcha_assets.storage import replacing
+from captcha_assets.atomic_files import replacing
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

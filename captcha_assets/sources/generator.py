@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.kaptcha import FACES, LENGTH, Faces, cut, draw
-from captcha_assets.storage import replacing
+from captcha_assets.sources.kaptcha_renderer import FACES, LENGTH, Faces, cut, draw
 
 #: Kaptcha's alphabet, in which n stands twice.
 _ALPHABET = (*CAPTCHA.classes, "n")

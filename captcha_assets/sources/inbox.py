@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from captcha_assets.paths import Paths
-from captcha_assets.sources import archives, registrations
+from captcha_assets.sources import archives, batch_registration
 from captcha_assets.sources.archives import BatchError, Digest, Survey
-from captcha_assets.sources.registrations import RESERVED, LocalSource, Registration
+from captcha_assets.sources.batch_registration import RESERVED, LocalSource, Registration
 
 #: Endings of files that some program is still writing.
 PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".temp", ".swp", "~")
@@ -141,20 +141,20 @@ def take(paths: Paths, arrival: Arrival) -> Registration:
     Raises:
         BatchError: the name has been given to another batch meanwhile; scan again.
     """
-    registrations.check_batch_name(arrival.batch)
+    batch_registration.check_batch_name(arrival.batch)
     source = LocalSource(arrival.path)
     entry = Registration(
         arrival.batch, source, sha256=arrival.sha256, fingerprint=arrival.fingerprint or None
     )
-    known = registrations.claim(paths, entry)
+    known = batch_registration.claim(paths, entry)
     if known is None:
         raise BatchError(f"{arrival.batch} is being removed: scan the inbox again")
     if known.sha256 == arrival.sha256 and (known.source == source or _still_there(known)):
         return known
     # The same content from another place than before, or other content than was taken but never fetched.
-    fetched = registrations.archive_path(paths, arrival.batch).exists()
+    fetched = batch_registration.archive_path(paths, arrival.batch).exists()
     if known.sha256 == arrival.sha256 or (known.source == source and not fetched):
-        return registrations.record(paths, replace(entry, dataset=known.dataset))
+        return batch_registration.record(paths, replace(entry, dataset=known.dataset))
     raise BatchError(f"{arrival.batch} is the batch from {known.source} now: scan the inbox again")
 
 
@@ -212,11 +212,11 @@ class _Ledger:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._entries: dict[str, Registration] = {}
-        self._names = set(registrations.known_batches(paths)) | RESERVED
+        self._names = set(batch_registration.known_batches(paths)) | RESERVED
         self._here: set[str] = set()
         for batch in self._names:
             with suppress(BatchError):  # a damaged registration is reported where it is used
-                if entry := registrations.registration(paths, batch):
+                if entry := batch_registration.registration(paths, batch):
                     self._entries[batch] = entry
 
     def enter(self, seen: Survey) -> Arrival:
@@ -234,7 +234,7 @@ class _Ledger:
         return Arrival(seen.root, batch, sha256, seen.fingerprint)
 
     def _is_fetched(self, batch: str, sha256: str) -> bool:
-        archive = registrations.archive_path(self._paths, batch)
+        archive = batch_registration.archive_path(self._paths, batch)
         # one that is damaged is fetched again
         return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
 
@@ -247,7 +247,7 @@ class _Ledger:
     def _waiting_at(self, path: Path) -> str | None:
         """Return the batch that was taken at this place and never fetched: other content takes its place."""
         for batch, entry in self._entries.items():
-            fetched = registrations.archive_path(self._paths, batch).exists()
+            fetched = batch_registration.archive_path(self._paths, batch).exists()
             if entry.source == LocalSource(path) and batch not in self._here and not fetched:
                 return batch
         return None
@@ -273,7 +273,7 @@ class _Ledger:
                 continue
             if entry is not None and entry.source == LocalSource(path):
                 return batch
-            if _holds(registrations.archive_path(self._paths, batch), digest):
+            if _holds(batch_registration.archive_path(self._paths, batch), digest):
                 return batch
         return None
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.paths import Paths
-from captcha_assets.storage import replacing
 from captcha_assets.sweeps.leaderboard import best
 from captcha_assets.sweeps.production_settings import make_production, production_settings
 from captcha_assets.sweeps.trials import Record, described

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from captcha_assets.atomic_files import write_json
 from captcha_assets.paths import Paths
-from captcha_assets.storage import write_json
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.yaml_file import YamlFileError

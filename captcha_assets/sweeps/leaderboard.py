@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.images.table import content_hash
 from captcha_assets.paths import Paths
-from captcha_assets.storage import replacing
 from captcha_assets.sweeps import trials
 from captcha_assets.sweeps.definition import SweepError, all_registered
 from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record

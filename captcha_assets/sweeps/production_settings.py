@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from captcha_assets.models.retraining import Situation, situation
+from captcha_assets.atomic_files import replacing
+from captcha_assets.models.retraining_policy import Situation, situation
 from captcha_assets.paths import Paths
-from captcha_assets.storage import replacing
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import TRAINING_CODE, SettingsError, TrainingSettings
 from captcha_assets.training.yaml_file import YamlFileError

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from captcha_assets.atomic_files import write_json
 from captcha_assets.paths import Paths
-from captcha_assets.storage import write_json
 from captcha_assets.sweeps.definition import Sweep, SweepError
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"

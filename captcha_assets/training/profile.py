@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.models.network import ARCHITECTURE, build
-from captcha_assets.storage import replacing
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import Images, Normalisation, TrainImages

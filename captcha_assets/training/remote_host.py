@@ -17,9 +17,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import captcha_assets
+from captcha_assets.atomic_files import replacing_folder
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.storage import replacing_folder
 from captcha_assets.training import remote_host_program
 from captcha_assets.training.config import TrainingJob
 from captcha_assets.training.failures import process_error

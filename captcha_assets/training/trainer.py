@@ -20,7 +20,7 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies.launchers import subprocess_script
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from captcha_assets.storage import replacing
+from captcha_assets.atomic_files import replacing
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import (
     EvaluationLoader,

@@ -24,7 +24,7 @@ LAYERS = [
     ["dataset"],
     ["settings"],
     ["environment", "paths"],
-    ["storage", "confidence_intervals", "interrupts", "validation_errors"],
+    ["atomic_files", "confidence_intervals", "interrupts", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -50,7 +50,7 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
 def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
     agree()
     # registered by another process, without an event in Dagster
-    registrations.register(home.settings, "one", registrations.parse_source("synthetic:40:1"))
+    batch_registration.register(home.settings, "one", batch_registration.parse_source("synthetic:40:1"))
     assert "raw_batch [one]: never materialized" in agree()
     home.instance.add_dynamic_partitions("batch", ["one"])
     assert home.materialize("raw_batch", partition="one") is None
@@ -60,7 +60,7 @@ def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> Non
 
 
 def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    registrations.register(home.settings, "late", registrations.parse_source("synthetic:40:1"))
+    batch_registration.register(home.settings, "late", batch_registration.parse_source("synthetic:40:1"))
     home.instance.add_dynamic_partitions("batch", ["late"])
     with monkeypatch.context() as broken:
         broken.setattr("captcha_assets.sources.generator.write_archive", _fail)
@@ -78,7 +78,7 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _fail(*_: object) -> None:
-    raise registrations.BatchError("the source is closed today")
+    raise batch_registration.BatchError("the source is closed today")
 
 
 @pytest.mark.slow
@@ -105,7 +105,9 @@ def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad
     log.write_bytes(b"no database at all" * 100)
     assert "served predictions: their log cannot be read" in status()["next_training"]
     log.unlink()
-    registrations.register(finished.settings, "bad", registrations.parse_source(str(mostly_bad_archive)))
+    batch_registration.register(
+        finished.settings, "bad", batch_registration.parse_source(str(mostly_bad_archive))
+    )
     assert "raw_batch [bad]: never materialized" in agree()
     finished.instance.add_dynamic_partitions("batch", ["bad"])
     finished.materialize("raw_batch", partition="bad")

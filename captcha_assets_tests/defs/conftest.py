@@ -19,7 +19,7 @@ from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator, registrations
+from captcha_assets.sources import batch_registration, generator
 from captcha_assets_tests import dagster_storage
 
 dagster_storage.reuse()
@@ -45,7 +45,7 @@ class Home:
 
     def add(self, name: str, source: str) -> None:
         """Register a batch and make it known to Dagster."""
-        registrations.register(self.settings, name, registrations.parse_source(source))
+        batch_registration.register(self.settings, name, batch_registration.parse_source(source))
         self.instance.add_dynamic_partitions("batch", [name])
 
     def update(self, selection: str = "*", config: dict | None = None) -> list[execution.Outcome]:

@@ -4,14 +4,14 @@ import dagster as dg
 import pytest
 
 from captcha_assets.definitions import defs
-from captcha_assets.images import index, splits
+from captcha_assets.images import index, split_assignment
 from captcha_assets.images.label_decisions import _COLUMNS
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 
 COLUMNS = {
     "image_table": set(IMAGE_TABLE_SCHEMA.names),
     "image_index": set(index.INDEX_SCHEMA.names),
-    "splits": set(splits.SPLITS_SCHEMA.names),
+    "splits": set(split_assignment.SPLITS_SCHEMA.names),
     "label_decisions": set(_COLUMNS),
 }
 

@@ -16,7 +16,7 @@ from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source import sensors
 from captcha_assets.defs.source.sensors import inbox_sensor
-from captcha_assets.sources import generator, registrations
+from captcha_assets.sources import batch_registration, generator
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 
@@ -144,7 +144,7 @@ def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(hom
         keys.append(request.run_key)
         ingest(home, request)
         assert not (home.settings.paths.inbox / "one.zip").exists()
-        registrations.remove(home.settings.paths, "one")
+        batch_registration.remove(home.settings.paths, "one")
         home.instance.delete_dynamic_partition("batch", "one")
     assert len(set(keys)) == 2
 

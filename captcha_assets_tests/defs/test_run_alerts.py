@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from captcha_assets.cli.orchestration import sensor_switches
-from captcha_assets.defs.alerts import alert_about, alert_on_failure
-from captcha_assets.sources import registrations
+from captcha_assets.defs.run_alerts import alert_about, alert_on_failure
+from captcha_assets.sources import batch_registration
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 
@@ -143,7 +143,7 @@ def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_b
     finished: Home, automation: bool
 ) -> None:
     sensor_switches.switch(finished.instance, on=automation)
-    registrations.remove(finished.settings.paths, "first")
+    batch_registration.remove(finished.settings.paths, "first")
     before = len(alerts(finished))
     job = finished.definitions.resolve_implicit_global_asset_job_def()
     subset = job.get_subset(asset_selection={dg.AssetKey("evaluation")})

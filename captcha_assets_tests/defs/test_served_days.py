@@ -16,7 +16,7 @@ from captcha_assets.defs.observed_sources import observe, observed_sources
 from captcha_assets.defs.serving.served_days import served_predictions
 from captcha_assets.images.index import LABEL_CONFLICT
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
-from captcha_assets.sources import generator, registrations
+from captcha_assets.sources import batch_registration, generator
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.serving.predictions import prediction
@@ -214,7 +214,7 @@ def test_corrections_wait_until_those_of_all_days_are_enough(
 
     def batches() -> list[str]:
         assert [outcome.error for outcome in home.update(OF_DAYS) if outcome.error] == []
-        return sorted(registrations.known_batches(home.settings.paths))
+        return sorted(batch_registration.known_batches(home.settings.paths))
 
     with open_log(home) as log:
         serve(log, images[:20])

@@ -16,7 +16,7 @@ from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.defs.test_label_decisions import HEAD, contradict
 
@@ -230,7 +230,7 @@ def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Ho
 
 
 def test_a_removal_of_half_of_the_images_stops_nothing(split: Home) -> None:
-    registrations.remove(split.settings.paths, "first")
+    batch_registration.remove(split.settings.paths, "first")
     split.instance.delete_dynamic_partition("batch", "first")
     kept = split_by_image(split.settings)
     _through_splits(split)

@@ -14,8 +14,8 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets_tests.forkserver import CONTEXT
 from captcha_assets_tests.images.files import good_members, write_zip

@@ -8,8 +8,8 @@ import polars as pl
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import image_id
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignment import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.quality.validation import validate_splits
 from captcha_assets.sources.generator import render
 from captcha_assets_tests.images.copies import shifted

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.images.split_assignment import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.images.split_record import AssignmentError, AssignmentRecord
-from captcha_assets.images.splits import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets_tests.images.test_splits import identity, index_of, split_by_image, write_index
 
 BATCHES = {name: range(start, start + 30) for name, start in {"a": 0, "b": 20, "c": 60, "d": 75}.items()}
@@ -234,7 +234,7 @@ import sys
 from pathlib import Path
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
+from captcha_assets.images.split_assignment import update_splits
 
 folder = Path(sys.argv[1])
 print("ready", flush=True)

@@ -6,7 +6,7 @@ import pytest
 from captcha_assets.models import folder
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import ModelFolderError, sha256, writing_folder
-from captcha_assets.models.onnx import export
+from captcha_assets.models.onnx_export import export
 from captcha_assets.models.predictor import ImageSizeError, OnnxPredictor
 
 

@@ -14,7 +14,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import digest_of
 from captcha_assets_tests.models.traced import deliver, train
 
@@ -134,14 +134,14 @@ def test_a_batch_leads_to_its_tables_its_images_and_the_models_trained_on_them(h
 
 
 def test_a_batch_that_was_only_registered_has_a_source_and_nothing_else(home):
-    registrations.register(home, "later", registrations.parse_source("synthetic:10:5"))
+    batch_registration.register(home, "later", batch_registration.parse_source("synthetic:10:5"))
     seen = trace(home.paths, "later")
     assert found(seen.derived_from, "source")[0].id == "synthetic:10:5"
     assert seen.used_for == ()
 
 
 def test_a_removed_batch_says_who_was_trained_on_it(home):
-    registrations.remove(home.paths, "first")
+    batch_registration.remove(home.paths, "first")
     model = registry.champion(home.paths.models).model_id
     with pytest.raises(LineageError, match=f"first was removed; models trained on it: {model}"):
         trace(home.paths, "first")
@@ -181,10 +181,10 @@ def test_the_whole_is_json(home):
 
 def test_a_batch_from_kaggle_names_the_data_set_and_its_version(home):
     shutil.copyfile(home.paths.raw / "first.zip", home.paths.raw / "published.zip")
-    source = registrations.KaggleSource()
+    source = batch_registration.KaggleSource()
     sha256 = digest_of(home.paths.raw / "published.zip").sha256
-    known = registrations.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
-    registrations.record(home.paths, known)
+    known = batch_registration.Registration("published", source, "owner/slug", sha256, kaggle_version=3)
+    batch_registration.record(home.paths, known)
     deliver(home, "published", "kaggle")
     model = train(home, ["first", "published"], seed=2)
     (splits,) = found(trace(home.paths, model).derived_from, "splits")

@@ -5,11 +5,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import registry
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.settings import Settings
-from captcha_assets.storage import replacing
 from captcha_assets_tests.models.conftest import make_model
 
 

@@ -11,9 +11,9 @@ import onnx as onnx_library
 import pytest
 import torch
 
-from captcha_assets.models import folder, onnx
+from captcha_assets.models import folder, onnx_export
 from captcha_assets.models.folder import ModelFolderError
-from captcha_assets.models.onnx import ExportError
+from captcha_assets.models.onnx_export import ExportError
 from captcha_assets.models.predictor import ImageSizeError, OnnxPredictor, TorchPredictor
 from captcha_assets_tests.training.examples import draw_many
 
@@ -26,7 +26,7 @@ def images():
 @pytest.fixture(scope="module")
 def exported(models, images, tmp_path_factory):
     place = tmp_path_factory.mktemp("exported") / "onnx"
-    return place, onnx.export(models[0], place, images)
+    return place, onnx_export.export(models[0], place, images)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_the_export_agrees_with_the_model_it_was_made_from(exported, predictors,
 
 def test_an_export_that_disagrees_does_not_pass(exported):
     values = vars(exported[1])
-    assert not onnx.Parity(**values | {"agreement": 0.99}).passed
-    assert not onnx.Parity(**values | {"max_abs_difference": 0.01}).passed
+    assert not onnx_export.Parity(**values | {"agreement": 0.99}).passed
+    assert not onnx_export.Parity(**values | {"max_abs_difference": 0.01}).passed
 
 
 def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(models, predictors, images):
@@ -94,7 +94,7 @@ def test_a_predictor_may_be_asked_by_several_threads(predictors, images):
 
 
 def test_the_same_model_gives_the_same_export_to_the_byte(models, exported, images, tmp_path):
-    onnx.export(models[0], tmp_path / "again", images)
+    onnx_export.export(models[0], tmp_path / "again", images)
     for file in exported[0].iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
@@ -112,7 +112,7 @@ def test_the_exported_model_needs_no_knowledge_of_ours(exported):
 
 def test_an_export_without_images_is_rejected(models, tmp_path):
     with pytest.raises(ExportError, match="no images"):
-        onnx.export(models[0], tmp_path / "onnx", np.zeros((0, 52, 32), np.uint8))
+        onnx_export.export(models[0], tmp_path / "onnx", np.zeros((0, 52, 32), np.uint8))
     assert not (tmp_path / "onnx").exists()
 
 

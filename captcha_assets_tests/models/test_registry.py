@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.models import folder, registry
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.registry import RegistryError
-from captcha_assets.storage import fetched
 from captcha_assets_tests.forkserver import CONTEXT
 
 

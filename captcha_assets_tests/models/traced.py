@@ -3,20 +3,20 @@
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import registry, training_provenance
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets_tests.models.conftest import make_model
 
 
 def deliver(settings: Settings, batch: str, source: str) -> None:
     """Take a batch through to the splits; it is registered, unless that was done before."""
-    if registrations.registration(settings.paths, batch) is None:
-        registrations.register(settings, batch, registrations.parse_source(source))
-    archive = registrations.fetch(settings, batch).path
+    if batch_registration.registration(settings.paths, batch) is None:
+        batch_registration.register(settings, batch, batch_registration.parse_source(source))
+    archive = batch_registration.fetch(settings, batch).path
     build_image_table(
         archive,
         batch,
@@ -25,7 +25,9 @@ def deliver(settings: Settings, batch: str, source: str) -> None:
         CAPTCHA,
         processes=0,
     )
-    tables = {name: settings.paths.image_table(name) for name in registrations.known_batches(settings.paths)}
+    tables = {
+        name: settings.paths.image_table(name) for name in batch_registration.known_batches(settings.paths)
+    }
     build_image_index(tables, settings.paths.image_index, CAPTCHA, settings.paths.label_decisions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
     update_splits(settings.paths.image_index, settings.paths.splits, record, CAPTCHA)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.models import folder, onnx
+from captcha_assets.models import folder, onnx_export
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets_tests.defs.conftest import made_once
 from captcha_assets_tests.training.examples import draw_many
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _make(place: Path) -> None:
     place.mkdir()
     make_trained_model(place / "model")
-    onnx.export(place / "model", place / "onnx", drawn(40, seed=1)[0])
+    onnx_export.export(place / "model", place / "onnx", drawn(40, seed=1)[0])
 
 
 def clear(export: Path) -> tuple[np.ndarray, np.ndarray]:

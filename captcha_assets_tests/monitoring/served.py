@@ -12,13 +12,13 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.onnx import export
+from captcha_assets.models.onnx_export import export
 from captcha_assets.monitoring.sample import Reference, reference_of
 from captcha_assets.quality import drift
 from captcha_assets.sources.generator import generate, write_archive

@@ -15,7 +15,7 @@ from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
 from captcha_assets.sources.generator import generate
-from captcha_assets.sources.kaptcha import FACES, Face, Faces
+from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces
 from captcha_assets_tests.quality import tables
 
 #: Of the training images, and of a batch.

@@ -17,7 +17,7 @@ from captcha_assets.served_predictions import daily_tables
 from captcha_assets.served_predictions.lineage import prediction as find_prediction
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
-from captcha_assets.sources import corrections, generator
+from captcha_assets.sources import correction_batches, generator
 from captcha_assets_tests.models.traced import deliver, train
 from captcha_assets_tests.serving.predictions import prediction
 
@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         log.correct("id-4", "c")
     paths = settings.paths
     daily_tables.write_day(url, DAY, paths.prediction_log(DAY), paths.rejected_predictions(DAY))
-    made = corrections.write_archive(
+    made = correction_batches.write_archive(
         settings.paths.prediction_log(DAY), settings.paths.corrections(DAY), CAPTCHA
     )
     daily_tables.record_batch(url, made.correction_ids, BATCH)

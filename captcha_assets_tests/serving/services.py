@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import httpx
 
-from captcha_assets.models import onnx, registry
+from captcha_assets.models import onnx_export, registry
 from captcha_assets.paths import Paths
 from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.training.examples import draw_many
@@ -35,7 +35,7 @@ def make_home(folder: Path) -> None:
         made = folder / ".scratch" / str(seed)
         make_model(made, seed)
         model_id = registry.add_candidate(paths.models, made)
-        onnx.export(made, paths.onnx_model(model_id), images)
+        onnx_export.export(made, paths.onnx_model(model_id), images)
     shutil.rmtree(folder / ".scratch")
     registry.promote(paths.models, registry.list_models(paths.models)[0], "the first")
 

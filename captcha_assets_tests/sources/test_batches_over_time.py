@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.registrations import LocalSource, Registration, SyntheticSource
+from captcha_assets.sources.batch_registration import LocalSource, Registration, SyntheticSource
 from captcha_assets_tests.sources.examples import data_files, files_below, killed_at_step, make_zip
 
 NAMES = st.sampled_from(["a", "b"])
@@ -72,8 +72,8 @@ class Batches(RuleBasedStateMachine):
     def add(self, name: str, source: str | int, kill: int | None) -> None:
         place = SyntheticSource(source) if isinstance(source, int) else LocalSource(self.folder / source)
         before = self.registered.get(name)
-        added = self.attempt(lambda: registrations.register(self.settings, name, place), kill)
-        now = registrations.registration(self.settings.paths, name)
+        added = self.attempt(lambda: batch_registration.register(self.settings, name, place), kill)
+        now = batch_registration.registration(self.settings.paths, name)
         if added:
             assert now is not None
             if isinstance(place, LocalSource):
@@ -85,13 +85,13 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, kill=KILLS)
     def fetch(self, name: str, kill: int | None) -> None:
-        fetched = self.attempt(lambda: registrations.fetch(self.settings, name), kill)
-        now, before = registrations.registration(self.settings.paths, name), self.registered.get(name)
+        fetched = self.attempt(lambda: batch_registration.fetch(self.settings, name), kill)
+        now, before = batch_registration.registration(self.settings.paths, name), self.registered.get(name)
         assert (now is None) == (before is None)
         if now is not None and before is not None:
             assert now.identity == before.identity
         if fetched and now is not None:
-            archive = registrations.archive_path(self.settings.paths, name)
+            archive = batch_registration.archive_path(self.settings.paths, name)
             assert hashlib.sha256(archive.read_bytes()).hexdigest() == now.sha256
             if isinstance(now.source, SyntheticSource):
                 assert len(archive.read_bytes()) > 100
@@ -99,8 +99,8 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, kill=KILLS)
     def remove(self, name: str, kill: int | None) -> None:
-        known = name in registrations.known_batches(self.settings.paths)
-        removed = self.attempt(lambda: registrations.remove(self.settings.paths, name), kill)
+        known = name in batch_registration.known_batches(self.settings.paths)
+        removed = self.attempt(lambda: batch_registration.remove(self.settings.paths, name), kill)
         assert removed <= known
         if known and kill is None:
             assert removed
@@ -111,17 +111,17 @@ class Batches(RuleBasedStateMachine):
                 if name in path.split("/")[-1].split(".")
             ]
             assert left in ([], [f".scratch/locks/{name}.lock"])
-        self._now_is(name, registrations.registration(self.settings.paths, name))
+        self._now_is(name, batch_registration.registration(self.settings.paths, name))
 
     @rule(name=NAMES, garbage=st.booleans())
     def damage(self, name: str, garbage: bool) -> None:
-        archive = registrations.archive_path(self.settings.paths, name)
+        archive = batch_registration.archive_path(self.settings.paths, name)
         if archive.exists():
             archive.write_bytes(b"garbage") if garbage else archive.unlink()
 
     @rule(name=NAMES)
     def make_tables(self, name: str) -> None:
-        if name in registrations.known_batches(self.settings.paths):
+        if name in batch_registration.known_batches(self.settings.paths):
             for place in (self.settings.paths.image_table(name), self.settings.paths.rejected_images(name)):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(b"table")
@@ -134,22 +134,22 @@ class Batches(RuleBasedStateMachine):
     @invariant()
     def nothing_but_whole_archives_and_registrations_lies_about(self) -> None:
         assert set(data_files(self.settings)) <= {"raw/a.zip", "raw/b.zip"}
-        entries = {entry.batch: entry for entry in registrations.all_registrations(self.settings.paths)}
+        entries = {entry.batch: entry for entry in batch_registration.all_registrations(self.settings.paths)}
         assert entries == self.registered
 
     def what_can_be_had_is_had(self) -> None:
         """Every batch is fetched as it is registered if its source still has that, and rejected if not."""
         for name, entry in self.registered.items():
-            archive, source = registrations.archive_path(self.settings.paths, name), entry.source
+            archive, source = batch_registration.archive_path(self.settings.paths, name), entry.source
             have = [archive] + ([source.path] if isinstance(source, LocalSource) else [])
             hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in have if path.exists()}
             if isinstance(source, SyntheticSource) or entry.sha256 in hashes:
-                found = registrations.fetch(self.settings, name).sha256
+                found = batch_registration.fetch(self.settings, name).sha256
                 assert hashlib.sha256(archive.read_bytes()).hexdigest() == found
                 assert entry.sha256 in (None, found)
             else:
                 with pytest.raises(BatchError):
-                    registrations.fetch(self.settings, name)
+                    batch_registration.fetch(self.settings, name)
 
 
 TestBatches = Batches.TestCase

@@ -9,8 +9,8 @@ import yaml
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import build_image_index
+from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.images.splits import update_splits
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings

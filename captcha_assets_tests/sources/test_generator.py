@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources import kaptcha
+from captcha_assets.sources import kaptcha_renderer
 from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
 
 #: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
@@ -57,11 +57,13 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_processors_vector_instru
 
 def test_no_position_in_a_wave_is_so_near_a_tie_that_processors_could_round_it_differently():
     waves = [
-        kaptcha._water_positions(),
-        *(kaptcha._ripple_positions(n) for n in range(len(kaptcha._RIPPLES))),
+        kaptcha_renderer._water_positions(),
+        *(kaptcha_renderer._ripple_positions(n) for n in range(len(kaptcha_renderer._RIPPLES))),
     ]
     places = np.stack([np.stack(wave) for wave in waves])
-    assert np.array_equal(kaptcha._sixteenths(places - 1e-10), kaptcha._sixteenths(places + 1e-10))
+    assert np.array_equal(
+        kaptcha_renderer._sixteenths(places - 1e-10), kaptcha_renderer._sixteenths(places + 1e-10)
+    )
 
 
 def test_the_archive_has_the_layout_of_the_kaggle_data_set(archive):
@@ -108,9 +110,9 @@ def test_another_seed_gives_other_images():
 
 
 def test_every_character_leaves_coverage_in_every_face():
-    for face in (face for row in kaptcha.FACES for face in row):
+    for face in (face for row in kaptcha_renderer.FACES for face in row):
         for label in CAPTCHA.classes:
-            coverage, gap = kaptcha._glyph(label, face)
+            coverage, gap = kaptcha_renderer._glyph(label, face)
             assert coverage.max() > 200
             assert 10 <= coverage.shape[1] <= 36
             assert -2 <= gap <= 5
@@ -118,7 +120,7 @@ def test_every_character_leaves_coverage_in_every_face():
 
 def test_the_widest_word_stays_inside_the_image():
     for seed in range(50):
-        drawn, spans = kaptcha.draw("mmmmm", np.random.default_rng(seed))
+        drawn, spans = kaptcha_renderer.draw("mmmmm", np.random.default_rng(seed))
         assert drawn.shape == (50, 200)
         assert all(left >= 0 and left + width <= 200 for left, width in spans)
 

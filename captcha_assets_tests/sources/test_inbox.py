@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import inbox, registrations
+from captcha_assets.sources import batch_registration, inbox
 from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.registrations import BATCH_NAME, parse_source
+from captcha_assets.sources.batch_registration import BATCH_NAME, parse_source
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,
@@ -49,7 +49,7 @@ def take_all(settings: Settings) -> list[str]:
     for arrival in taken:
         inbox.take(settings.paths, arrival)
     for arrival in taken:
-        registrations.fetch(settings, arrival.batch)
+        batch_registration.fetch(settings, arrival.batch)
     return [arrival.batch for arrival in taken]
 
 
@@ -182,8 +182,8 @@ def test_of_two_files_of_one_content_one_is_taken(settings):
 def test_what_came_another_way_is_not_taken_again(settings, tmp_path, registered):
     source = make_zip(tmp_path / "some.zip")
     if registered:
-        registrations.register(settings, "real", parse_source(str(source)))
-        registrations.fetch(settings, "real")
+        batch_registration.register(settings, "real", parse_source(str(source)))
+        batch_registration.fetch(settings, "real")
     else:
         settings.paths.raw.mkdir(parents=True)
         shutil.copy(source, settings.paths.raw / "real.zip")
@@ -194,7 +194,7 @@ def test_what_came_another_way_is_not_taken_again(settings, tmp_path, registered
 
 def test_what_has_been_registered_from_the_inbox_by_hand_is_not_taken_under_another_name(settings):
     path = make_zip(settings.paths.inbox / "a.zip")
-    registrations.register(settings, "by-hand", parse_source(str(path)))
+    batch_registration.register(settings, "by-hand", parse_source(str(path)))
     assert take_all(settings) == ["by-hand"]
     assert data_files(settings) == ["raw/by-hand.zip"]
     assert list(settings.paths.inbox.iterdir()) == []
@@ -206,13 +206,13 @@ def test_taking_twice_is_taking_once(settings):
     first = inbox.take(settings.paths, arrival)
     assert inbox.scan(settings.paths, now=later()).arrivals == [arrival]
     assert inbox.take(settings.paths, arrival) == first
-    assert registrations.known_batches(settings.paths) == ["a"]
+    assert batch_registration.known_batches(settings.paths) == ["a"]
 
 
 def test_a_removed_batch_may_come_again(settings):
     make_zip(settings.paths.inbox / "a.zip")
     take_all(settings)
-    registrations.remove(settings.paths, "a")
+    batch_registration.remove(settings.paths, "a")
     make_zip(settings.paths.inbox / "a.zip")
     assert take_all(settings) == ["a"]
 
@@ -233,7 +233,7 @@ def test_what_was_moved_aside_by_a_fetch_that_was_killed_is_cleared_away(setting
     content = path.read_bytes()
     take_all(settings)
     (settings.paths.inbox / ".taken-a").write_bytes(content)
-    registrations.finish_taking(settings.paths)
+    batch_registration.finish_taking(settings.paths)
     assert list(settings.paths.inbox.iterdir()) == []
 
 
@@ -270,7 +270,7 @@ def test_an_inbox_that_is_a_file_is_a_problem_that_says_how_to_mend_it(settings)
 
 
 def test_a_damaged_registration_keeps_no_other_batch_from_arriving(settings):
-    registrations.register(settings, "broken", parse_source("synthetic:5"))
+    batch_registration.register(settings, "broken", parse_source("synthetic:5"))
     settings.paths.registration("broken").write_text("{")
     make_zip(settings.paths.inbox / "a.zip")
     assert take_all(settings) == ["a"]
@@ -356,7 +356,7 @@ def test_long_names_of_one_beginning_stay_apart(settings):
 def test_a_name_that_went_to_another_batch_meanwhile_is_not_overwritten(settings, tmp_path):
     make_zip(settings.paths.inbox / "a.zip")
     [arrival] = inbox.scan(settings.paths, now=later()).arrivals
-    registrations.register(settings, "a", parse_source("synthetic:3"))
+    batch_registration.register(settings, "a", parse_source("synthetic:3"))
     with pytest.raises(BatchError, match="a is the batch from synthetic:3 now: scan the inbox again"):
         inbox.take(settings.paths, arrival)
     assert arrivals(settings).keys() == {"a.zip"}
@@ -372,11 +372,11 @@ def test_a_file_replaced_after_it_was_taken_is_fetched_as_what_it_is_now(setting
     inbox.take(settings.paths, arrival)
     content = make_zip(settings.paths.inbox / "a.zip", first=50).read_bytes()
     with pytest.raises(BatchError, match="not any more what was registered as a"):
-        registrations.fetch(settings, "a")
+        batch_registration.fetch(settings, "a")
     assert (settings.paths.inbox / "a.zip").read_bytes() == content
     assert take_all(settings) == ["a"]
     assert (settings.paths.raw / "a.zip").read_bytes() == content
-    assert registrations.known_batches(settings.paths) == ["a"]
+    assert batch_registration.known_batches(settings.paths) == ["a"]
 
 
 def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):
@@ -389,7 +389,7 @@ def test_a_file_that_arrives_in_a_folder_while_it_is_packed_stays(settings):
         if event == "os.rename" and str(arguments[0]) == str(folder) and folder.exists():
             (folder / "late.png").write_bytes(late)
 
-    assert in_child(lambda: registrations.fetch(settings, "b"), lambda: sys.addaudithook(hook)) == 0
+    assert in_child(lambda: batch_registration.fetch(settings, "b"), lambda: sys.addaudithook(hook)) == 0
     assert len(members(settings.paths.raw / "b.zip")) == 5
     assert files_below(settings.paths.inbox) == ["b/late.png"]
     assert (folder / "late.png").read_bytes() == late
@@ -406,8 +406,8 @@ def test_files_that_could_not_be_read_stay_in_the_inbox(settings):
 def test_what_was_registered_elsewhere_is_never_removed(settings, tmp_path):
     zipped, folder = make_zip(tmp_path / "some.zip"), make_folder(tmp_path / "folder")
     for number, source in enumerate((zipped, folder)):
-        registrations.register(settings, f"batch-{number}", parse_source(str(source)))
-        registrations.fetch(settings, f"batch-{number}")
+        batch_registration.register(settings, f"batch-{number}", parse_source(str(source)))
+        batch_registration.fetch(settings, f"batch-{number}")
     assert zipped.exists()
     assert len(files_below(folder)) == 5
 
@@ -447,8 +447,8 @@ def test_killed_before_any_step_nothing_is_lost_and_a_rerun_finishes(tmp_path, d
         killed = killed_at_step(lambda home=settings: take_all(home), settings.paths.home, step)
         _check_nothing_is_lost(settings, wanted)
         take_all(settings)
-        for batch in registrations.known_batches(settings.paths):  # a run that died is run again
-            registrations.fetch(settings, batch)
+        for batch in batch_registration.known_batches(settings.paths):  # a run that died is run again
+            batch_registration.fetch(settings, batch)
         assert files_below(settings.paths.inbox) == []
         assert data_files(settings) == ["raw/a.zip"]
         assert (settings.paths.raw / "a.zip").read_bytes() == wanted
@@ -474,4 +474,4 @@ def test_a_zip_of_two_thousand_files_is_one_batch(settings):
         for number in range(2000):
             archive.writestr(f"Dataset/a_{number}.png", image_bytes(number, 10))
     assert take_all(settings) == ["many"]
-    assert registrations.fetch(settings, "many").members == 2000
+    assert batch_registration.fetch(settings, "many").members == 2000

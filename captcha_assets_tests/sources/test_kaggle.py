@@ -14,10 +14,10 @@ import pytest
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import kaggle, registrations
+from captcha_assets.sources import batch_registration, kaggle
 from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.batch_registration import KaggleSource
 from captcha_assets.sources.kaggle import KaggleCredentialsError, KaggleError, KaggleVersion
-from captcha_assets.sources.registrations import KaggleSource
 from captcha_assets_tests.sources.examples import data_files, files_below, make_zip
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
 
@@ -387,45 +387,45 @@ def home(tmp_path) -> Settings:
 
 
 def test_a_batch_from_kaggle_records_its_version(server, home, archive):
-    registrations.register(home, "letters", KaggleSource())
-    raw = registrations.fetch(home, "letters")
+    batch_registration.register(home, "letters", KaggleSource())
+    raw = batch_registration.fetch(home, "letters")
     assert (raw.kaggle_version, raw.source, raw.members) == (2, "kaggle", 5)
     assert raw.path.read_bytes() == archive
     assert data_files(home) == ["raw/letters.zip"]
 
 
 def test_a_version_published_later_does_not_change_a_batch(server, home, archive):
-    registrations.register(home, "letters", KaggleSource())
-    first = registrations.fetch(home, "letters")
+    batch_registration.register(home, "letters", KaggleSource())
+    first = batch_registration.fetch(home, "letters")
     server.archives[3] = b"something new"
-    assert registrations.fetch(home, "letters") == first
+    assert batch_registration.fetch(home, "letters") == first
     first.path.unlink()
-    assert registrations.fetch(home, "letters") == first
+    assert batch_registration.fetch(home, "letters") == first
 
 
 def test_a_batch_stays_with_the_data_set_it_was_registered_for(server, home, archive):
-    registrations.register(home, "letters", KaggleSource(2))
+    batch_registration.register(home, "letters", KaggleSource(2))
     moved = Settings(paths=Paths(home=home.paths.home), kaggle_dataset="other/one")
-    assert registrations.fetch(moved, "letters").path.read_bytes() == archive
+    assert batch_registration.fetch(moved, "letters").path.read_bytes() == archive
 
 
 def test_registering_asks_nobody(no_credentials, home):
-    registrations.register(home, "letters", KaggleSource())
+    batch_registration.register(home, "letters", KaggleSource())
     with pytest.raises(BatchError, match="no credentials for Kaggle"):
-        registrations.fetch(home, "letters")
+        batch_registration.fetch(home, "letters")
     assert data_files(home) == []
 
 
 FETCH = (
     "import sys; from pathlib import Path; from captcha_assets.paths import Paths;"
     "from captcha_assets.settings import Settings;"
-    "from captcha_assets.sources import registrations;"
+    "from captcha_assets.sources import batch_registration;"
     "registrations.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'letters')"
 )
 
 
 def test_killed_in_the_middle_of_a_download_it_goes_on_where_it_was(server, home, archive):
-    registrations.register(home, "letters", KaggleSource())
+    batch_registration.register(home, "letters", KaggleSource())
     server.pause_after = 3 * MB + 1000
     running = subprocess.Popen([sys.executable, "-c", FETCH, str(home.paths.home)], stderr=subprocess.DEVNULL)
     part = home.paths.scratch / "kaggle" / "someone--letters--2.zip"
@@ -436,7 +436,7 @@ def test_killed_in_the_middle_of_a_download_it_goes_on_where_it_was(server, home
     server.go_on.set()
     assert data_files(home) == []
     assert part.stat().st_size == 3 * MB
-    assert registrations.fetch(home, "letters").path.read_bytes() == archive
+    assert batch_registration.fetch(home, "letters").path.read_bytes() == archive
     assert server.asked("/store/")[-1].range == f"bytes={3 * MB}-"
     assert not part.exists()
 
@@ -446,8 +446,8 @@ def test_two_batches_of_one_version_at_once_do_not_mix(server, home, archive):
 
     def fetch(name: str) -> None:
         try:
-            registrations.register(home, name, KaggleSource(2))
-            registrations.fetch(home, name)
+            batch_registration.register(home, name, KaggleSource(2))
+            batch_registration.fetch(home, name)
         except BatchError as error:
             failures.append(error)
 
@@ -463,7 +463,7 @@ def test_two_batches_of_one_version_at_once_do_not_mix(server, home, archive):
 
 def test_loading_the_module_does_not_load_the_client():
     script = (
-        "import sys; import captcha_assets.sources.registrations, captcha_assets.sources.kaggle,"
+        "import sys; import captcha_assets.sources.batch_registration, captcha_assets.sources.kaggle,"
         " captcha_assets.sources.inbox; sys.exit('kagglehub' in sys.modules or 'matplotlib' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from captcha_assets.atomic_files import write_json
 from captcha_assets.cli.orchestration.execution import Outcome, execute
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.defs.killed_runs import STEP_TAG
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.paths import Paths
-from captcha_assets.storage import write_json
 
 #: Name of the partition set of every asset that is partitioned by day.
 DAY = "day"

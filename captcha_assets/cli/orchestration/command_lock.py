@@ -13,8 +13,8 @@ from pathlib import Path
 import dagster as dg
 
 from captcha_assets import interrupts
+from captcha_assets.atomic_files import locked
 from captcha_assets.defs.killed_runs import PROCESS_TAG, process_folder, unfinished_runs
-from captcha_assets.storage import locked
 
 #: The locked file of this process (its id guards against a fork) in each Dagster home.
 _own: dict[tuple[Path, int], Path] = {}

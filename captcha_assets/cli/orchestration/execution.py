@@ -12,11 +12,11 @@ from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_
 from captcha_assets.cli.orchestration.run_findings import findings
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
-from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.defs.observed_sources import observe
+from captcha_assets.defs.run_alerts import alert_about
 from captcha_assets.settings import load_settings
 
 

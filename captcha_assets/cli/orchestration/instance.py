@@ -9,16 +9,16 @@ import dagster as dg
 import sqlalchemy as sa
 import yaml
 
+from captcha_assets.atomic_files import replacing
 from captcha_assets.cli.orchestration.command_lock import exclusive_lock
-from captcha_assets.defs.alerts import alert_about
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.run_alerts import alert_about
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources.registrations import known_batches
-from captcha_assets.storage import replacing
+from captcha_assets.sources.batch_registration import known_batches
 
 _DAGSTER_YAML = """\
 telemetry:

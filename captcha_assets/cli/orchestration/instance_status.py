@@ -17,14 +17,14 @@ from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_trainin
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving import served_days
 from captcha_assets.images import label_decisions
-from captcha_assets.models import overview, promotion_decisions, registry, retraining, served_drift
+from captcha_assets.models import overview, promotion_decisions, registry, retraining_policy, served_drift
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.settings import Settings
-from captcha_assets.sources.registrations import known_batches
+from captcha_assets.sources.batch_registration import known_batches
 from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
@@ -95,7 +95,7 @@ def _next_training(settings: Settings) -> str:
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
     readable = served_days.is_readable(settings.paths)
-    return retraining.in_words(now, retraining.Limits.of(settings), is_log_readable=readable)
+    return retraining_policy.in_words(now, retraining_policy.Limits.of(settings), is_log_readable=readable)
 
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:

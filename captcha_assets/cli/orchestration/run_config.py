@@ -6,14 +6,14 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
 from captcha_assets.models.folder import read_config
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
-from captcha_assets.models.retraining import NOT_PRODUCTION, differing_settings
+from captcha_assets.models.retraining_policy import NOT_PRODUCTION, differing_settings
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 from captcha_assets.sweeps.production_settings import plain, production_settings
 from captcha_assets.training import yaml_file
 from captcha_assets.training.config import SettingsError, TrainingSettings

@@ -24,7 +24,7 @@ from captcha_assets.defs.dagster_internals import (
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.serving import served_days
-from captcha_assets.models.retraining import NOT_PRODUCTION
+from captcha_assets.models.retraining_policy import NOT_PRODUCTION
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 

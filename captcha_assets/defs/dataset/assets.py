@@ -17,7 +17,7 @@ from captcha_assets.defs.presentation import (
     published,
 )
 from captcha_assets.images import index, label_decisions
-from captcha_assets.images import splits as split_table
+from captcha_assets.images import split_assignment as split_table
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.quality import suites, validation_result

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.images.checks import DRIFT, drift_result
 from captcha_assets.defs.images.quarantine import show_as_failed
@@ -14,7 +15,6 @@ from captcha_assets.images import features, table
 from captcha_assets.quality import suites
 from captcha_assets.quality.validation_result import QuarantinedError
 from captcha_assets.settings import Settings
-from captcha_assets.storage import AnyPath
 
 
 def _specs(spec: DatasetSpec) -> list[dg.AssetSpec]:

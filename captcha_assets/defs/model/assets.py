@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute import Compute
 from captcha_assets.defs.model.config import TRAINING_CONFIG
@@ -14,13 +15,12 @@ from captcha_assets.defs.model.promotion import (
 from captcha_assets.defs.model.training import trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import figures, image, link
 from captcha_assets.images import local_tables
-from captcha_assets.images.splits import require_images
+from captcha_assets.images.split_assignment import require_images
 from captcha_assets.models import folder, registry
-from captcha_assets.models.exports import require_whole
 from captcha_assets.models.predict_files import resolve
+from captcha_assets.models.servable import require_whole
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
 from captcha_assets.stored_outputs import require_materialized
 from captcha_assets.sweeps.production_settings import production_settings
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob
@@ -127,7 +127,7 @@ def evaluation(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 )
 def onnx_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Export the candidate, and run both on the images of the test split."""
-    from captcha_assets.evaluation.onnx_export import export_stored
+    from captcha_assets.evaluation.onnx_parity import export_stored
 
     model_id = resolve(settings.paths, "candidate")
     target, parity = settings.paths.onnx_model(model_id), export_stored(settings.paths, model_id)
@@ -167,11 +167,11 @@ def champion(
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Promote the candidate if there is no champion, or if it passes the criteria of a promotion."""
-    from captcha_assets.evaluation import promotion_gate
+    from captcha_assets.evaluation import automatic_promotion
     from captcha_assets.models.registration import restore_summary
 
     with local_tables.local_tables(settings.paths) as data:
-        outcome = promotion_gate.consider_candidate(settings, data)
+        outcome = automatic_promotion.consider_candidate(settings, data)
         if outcome.champion:
             require_whole(settings.paths, outcome.champion)
             restore_summary(settings.paths, dataset, data.tables, outcome.champion.model_id)

@@ -1,4 +1,4 @@
-"""Automatic trainings. Their policy is in `captcha_assets.models.retraining`."""
+"""Automatic trainings. Their policy is in `captcha_assets.models.retraining_policy`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import dagster as dg
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
 from captcha_assets.defs.serving import served_days
-from captcha_assets.models import retraining
-from captcha_assets.models.retraining import Limits, Reason, Situation
+from captcha_assets.models import retraining_policy
+from captcha_assets.models.retraining_policy import Limits, Reason, Situation
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
@@ -42,10 +42,10 @@ def retraining_sensor(
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
     now = situation_now(settings.paths)
     limits = Limits.of(settings)
-    why = retraining.reasons(now, Situation.from_json(context.cursor), limits)
+    why = retraining_policy.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:
         readable = served_days.is_readable(settings.paths)
-        words = retraining.in_words(now, limits, is_log_readable=readable)
+        words = retraining_policy.in_words(now, limits, is_log_readable=readable)
         return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance)]))
     if under_way := unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")

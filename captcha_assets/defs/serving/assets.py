@@ -1,6 +1,6 @@
 """Days of the service: its predictions as tables, its corrected images as batches.
 
-The work is in `captcha_assets.served_predictions` and `captcha_assets.sources.corrections`.
+The work is in `captcha_assets.served_predictions` and `captcha_assets.sources.correction_batches`.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs, presentation
 from captcha_assets.defs.partitions import BATCH, days
@@ -18,9 +19,8 @@ from captcha_assets.paths import Paths
 from captcha_assets.quality import suites
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
-from captcha_assets.sources.registrations import LocalSource
-from captcha_assets.storage import AnyPath
+from captcha_assets.sources import batch_registration
+from captcha_assets.sources.batch_registration import LocalSource
 
 
 def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -101,15 +101,15 @@ def corrections(
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Write the day's corrected images as an archive, and register the batches that are due."""
-    from captcha_assets.sources import archives, corrections
-    from captcha_assets.sources.corrected_images import corrected_images
+    from captcha_assets.sources import archives, correction_batches
+    from captcha_assets.sources.correction_outcomes import corrected_images
 
     day, archive = context.partition_key, settings.paths.corrections(context.partition_key)
     require_valid(settings.paths, day)
-    found = corrections.write_archive(settings.paths.prediction_log(day), archive, dataset)
+    found = correction_batches.write_archive(settings.paths.prediction_log(day), archive, dataset)
     waiting = daily_tables.waiting_corrections(_address(settings.paths))
-    known = registrations.registration(settings.paths, corrections.batch_name(day)) is not None
-    due = corrections.days_to_register(day, waiting, settings.corrections_in_batch, registered=known)
+    known = batch_registration.registration(settings.paths, correction_batches.batch_name(day)) is not None
+    due = correction_batches.days_to_register(day, waiting, settings.corrections_in_batch, registered=known)
     batches = [batch for one in due if (batch := _registered(context, settings, dataset, one))]
     few = f"none: {sum(waiting.values())} corrections wait, {settings.corrections_in_batch} become batches"
     return dg.MaterializeResult(
@@ -128,15 +128,18 @@ def _registered(
     context: dg.AssetExecutionContext, settings: Settings, dataset: DatasetSpec, day: str
 ) -> str | None:
     """Register the corrections of a day, and return the batch; None where its table has none yet."""
-    from captcha_assets.sources import corrections
+    from captcha_assets.sources import correction_batches
 
     archive, table = settings.paths.corrections(day), settings.paths.prediction_log(day)
     if not table.exists():
         return None
-    found, batch = corrections.write_archive(table, archive, dataset), corrections.batch_name(day)
+    found, batch = (
+        correction_batches.write_archive(table, archive, dataset),
+        correction_batches.batch_name(day),
+    )
     if not found.images:
         return None
-    registrations.register(settings, batch, LocalSource(archive), progress=context.log.info)
+    batch_registration.register(settings, batch, LocalSource(archive), progress=context.log.info)
     context.instance.add_dynamic_partitions(BATCH, [batch])
     lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
     daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)

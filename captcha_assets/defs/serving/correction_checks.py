@@ -11,7 +11,7 @@ from captcha_assets.defs.presentation import table
 from captcha_assets.paths import Paths
 
 if TYPE_CHECKING:
-    from captcha_assets.sources.corrected_images import CorrectedImages, LabelConflict, RejectedImage
+    from captcha_assets.sources.correction_outcomes import CorrectedImages, LabelConflict, RejectedImage
 
 #: So many images are shown.
 _SHOWN = 100

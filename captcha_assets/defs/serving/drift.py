@@ -11,7 +11,7 @@ from captcha_assets.defs.serving.served_days import require_valid
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from captcha_assets.monitoring.daily_report import DailyDrift
+    from captcha_assets.monitoring.drift_report import DailyDrift
     from captcha_assets.monitoring.result import ServedDrift
 
 #: So many of the unusual images are shown in the UI; the report shows all.
@@ -46,18 +46,18 @@ def drift_report(
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
     """Compare the day's predictions, and write the report."""
+    from captcha_assets.atomic_files import fetched
     from captcha_assets.models.manifest import read_manifest
-    from captcha_assets.monitoring import daily_report
-    from captcha_assets.storage import fetched
+    from captcha_assets.monitoring import drift_report
 
     day = context.partition_key
     require_valid(settings.paths, day)
     known = context.instance.get_dynamic_partitions(DAY)
-    drift = daily_report.report_of_day(settings.paths, day, known, dataset)
+    drift = drift_report.report_of_day(settings.paths, day, known, dataset)
     folder = settings.paths.drift_report(day)
     with fetched(folder) as local:
         version = str(read_manifest(local)["version"])
-    report = link(settings, folder / daily_report.REPORT)
+    report = link(settings, folder / drift_report.REPORT)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         check_results=[_check_result(drift, report)],

@@ -8,10 +8,10 @@ from captcha_assets.alerts import Alert
 from captcha_assets.defs.model.sensors import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving.served_days import waiting_labels
-from captcha_assets.models import retraining, served_drift
+from captcha_assets.models import retraining_policy, served_drift
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
-from captcha_assets.models.retraining import Situation
+from captcha_assets.models.retraining_policy import Situation
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
@@ -38,7 +38,7 @@ def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert
 def _advice(settings: Settings, instance: dg.DagsterInstance, now: Situation) -> str | None:
     """Return what a person must do; None where the sensors do all of it."""
     enough, off = settings.retrain_corrections, _off(instance)
-    if not retraining.waits_for_labels(now, retraining.Limits.of(settings)):
+    if not retraining_policy.waits_for_labels(now, retraining_policy.Limits.of(settings)):
         found = "there is new data to learn from" if "retraining" in off else None
     elif now.corrections + waiting_labels(settings.paths) >= enough:
         found = "enough predictions are labelled" if off else None

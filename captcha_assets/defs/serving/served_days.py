@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from captcha_assets.atomic_files import remove
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
@@ -19,7 +20,6 @@ from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.settings import Settings
-from captcha_assets.storage import remove
 from captcha_assets.stored_outputs import Output
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.

@@ -9,7 +9,7 @@ from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.settings import Settings
-from captcha_assets.sources import dvc_snapshot, registrations
+from captcha_assets.sources import batch_registration, dvc_snapshot
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", "Function `multi_observable_source_asset`", dg.BetaWarning)
@@ -51,7 +51,7 @@ def raw_batch(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Fetch the batch from where it was registered; the data version is the archive's SHA-256."""
-    raw = registrations.fetch(settings, context.partition_key, progress=context.log.info)
+    raw = batch_registration.fetch(settings, context.partition_key, progress=context.log.info)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(raw.sha256),
         metadata={
@@ -82,7 +82,7 @@ def data_snapshot(
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = input_versions.versions_now(context.instance, "raw_batch")
-    registrations.require_archives(settings.paths, versions)
+    batch_registration.require_archives(settings.paths, versions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
     split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     record.read()  # nor is damage

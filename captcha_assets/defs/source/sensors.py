@@ -10,7 +10,7 @@ from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.partitions import batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import inbox, registrations
+from captcha_assets.sources import batch_registration, inbox
 from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.inbox import Arrival
 
@@ -76,7 +76,7 @@ def inbox_sensor(
 def _unfinished(paths: Paths) -> list[str]:
     """Delete what killed runs left half-moved, and return what cannot be deleted."""
     try:
-        registrations.finish_taking(paths)
+        batch_registration.finish_taking(paths)
     except BatchError as error:
         return [str(error)]
     return []

@@ -10,11 +10,11 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from captcha_assets import quality
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.monitoring.result import LIMITS, DriftTest, Family, ServedDrift, Window
-from captcha_assets.storage import AnyPath
 
 
 def render(result: ServedDrift, plots: Mapping[str, bytes], images: Mapping[str, bytes]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captcha_assets.models.retraining import (
+from captcha_assets.models.retraining_policy import (
     Limits,
     Situation,
     differing_settings,

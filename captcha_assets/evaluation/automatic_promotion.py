@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
@@ -21,7 +22,7 @@ from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.models import promotion_decisions, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
-from captcha_assets.models.onnx import Parity
+from captcha_assets.models.onnx_export import Parity
 from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_decisions import Decision
@@ -29,7 +30,6 @@ from captcha_assets.models.registry import NEWER_DATA, Champion
 from captcha_assets.models.registry_records import now
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.storage import fetched
 
 #: The other grounds of a promotion, beside `NEWER_DATA`.
 FIRST, SUPERIORITY = "first model", "superiority"

@@ -11,6 +11,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.confidence_intervals import wilson
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models.feature_extractor import FeatureExtractor
@@ -30,7 +31,6 @@ from captcha_assets.monitoring.result import (
 )
 from captcha_assets.monitoring.sample import Reference, Sample, errors_of, read_window, sample_of
 from captcha_assets.quality.drift import DESIGN_EFFECT, STATISTICS
-from captcha_assets.storage import AnyPath
 
 Array = NDArray[np.float64]
 

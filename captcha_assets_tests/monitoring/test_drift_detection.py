@@ -7,7 +7,7 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.monitoring import sample
-from captcha_assets.monitoring.drift_tests import MIN_PREDICTIONS, RECENT, THE_DAY, served_drift
+from captcha_assets.monitoring.drift_detection import MIN_PREDICTIONS, RECENT, THE_DAY, served_drift
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import RawWindow, read_window, reference_of
 from captcha_assets.quality.drift import DriftError

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from upath import UPath
 
-from captcha_assets.storage import fetched, replacing, replacing_folder, write_json
+from captcha_assets.atomic_files import fetched, replacing, replacing_folder, write_json
 from captcha_assets_tests.writers import SIZE, WRITE, Writers, generation_of
 
 BOTH = pytest.mark.parametrize("how", ["file", "folder"])

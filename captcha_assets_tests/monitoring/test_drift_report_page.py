@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.monitoring.drift_page import render, unusual_pngs
-from captcha_assets.monitoring.drift_tests import served_drift
+from captcha_assets.monitoring.drift_detection import served_drift
+from captcha_assets.monitoring.drift_report_page import render, unusual_pngs
 from captcha_assets.monitoring.evidently_report import evidently_report
 from captcha_assets.monitoring.plots import plot
 from captcha_assets.monitoring.result import ServedDrift

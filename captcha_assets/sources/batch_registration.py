@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from captcha_assets.atomic_files import AnyPath, create, json_text, move, regular, replacing, write_json
+from captcha_assets.atomic_files import remove as remove_path
 from captcha_assets.images.archive_reader import COUNT_LIMIT
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import archives
 from captcha_assets.sources.archives import BatchError, Digest, Progress, Unreadable
-from captcha_assets.storage import AnyPath, create, json_text, move, regular, replacing, write_json
-from captcha_assets.storage import remove as remove_path
 
 #: What a batch may be called.
 BATCH_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

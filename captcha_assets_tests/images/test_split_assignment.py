@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.split_record import AssignmentRecord, no_assignments
-from captcha_assets.images.splits import (
+from captcha_assets.images.split_assignment import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
     NEAR_DUPLICATE_OF_TWO_SPLITS,
@@ -25,6 +24,7 @@ from captcha_assets.images.splits import (
     take_sample,
     update_splits,
 )
+from captcha_assets.images.split_record import AssignmentRecord, no_assignments
 from captcha_assets.images.table import content_hash
 
 RATIOS = SplitRatios()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from captcha_assets.atomic_files import AnyPath, json_text
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.manifest import sha256, writing_folder
 from captcha_assets.models.predictor import TorchPredictor, open_session, run_session
-from captcha_assets.storage import AnyPath, json_text
 
 if TYPE_CHECKING:
     import onnx

@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.images.local_tables import batches_of
-from captcha_assets.images.splits import lacking_images
+from captcha_assets.images.split_assignment import lacking_images
 from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.training_provenance import trained_batches
@@ -22,8 +23,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResultError
 from captcha_assets.settings import Settings
-from captcha_assets.sources import corrections
-from captcha_assets.storage import fetched
+from captcha_assets.sources import correction_batches
 
 
 @dataclass(frozen=True)
@@ -209,19 +209,19 @@ def _of_training(images: pl.DataFrame) -> pl.DataFrame:
 
 def _new_corrections(now: pl.DataFrame, before: pl.DataFrame) -> int:
     new = now.join(before, on="image_id", how="anti")
-    return sum(corrections.day_of(batch) is not None for batch in new["batch"])
+    return sum(correction_batches.day_of(batch) is not None for batch in new["batch"])
 
 
 def _new_batches(now: pl.DataFrame, before: pl.DataFrame) -> tuple[str, ...]:
     new = set(now["batch"]) - set(before["batch"])
-    return tuple(sorted(batch for batch in new if corrections.day_of(batch) is None))
+    return tuple(sorted(batch for batch in new if correction_batches.day_of(batch) is None))
 
 
 def _drifted(paths: Paths, trained: ModelConfig) -> Iterator[str]:
     """Yield the drifted batches; corrections are chosen by people, so that their drift says nothing."""
     seen = set(trained_batches(trained.provenance))
     for batch in batches_of(paths.splits):
-        if batch in seen or corrections.day_of(batch):
+        if batch in seen or correction_batches.day_of(batch):
             continue
         if validation_result.has_warnings(paths.validation_results("drift", batch)):
             yield batch

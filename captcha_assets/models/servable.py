@@ -1,11 +1,11 @@
 """Whether a model can serve: its folder and its ONNX export are there, whole and its own."""
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.models import registry
 from captcha_assets.models.manifest import ModelFolderError, verify_files
 from captcha_assets.models.registry import Champion
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 
 
 def require_whole(paths: Paths, champion: Champion) -> None:

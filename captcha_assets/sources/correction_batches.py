@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import polars as pl
 
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.storage import AnyPath, replacing
 
 #: Equal corrections make equal bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)

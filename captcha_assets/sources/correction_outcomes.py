@@ -14,7 +14,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images import label_decisions
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import Paths
-from captcha_assets.sources import corrections
+from captcha_assets.sources import correction_batches
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def corrected_images(paths: Paths, day: str, spec: DatasetSpec) -> CorrectedImag
         return CorrectedImages()
     with tempfile.TemporaryDirectory() as temporary:
         table, rejects = Path(temporary, "images.parquet"), Path(temporary, "rejected.parquet")
-        batch = corrections.batch_name(day)
+        batch = correction_batches.batch_name(day)
         build_image_table(paths.corrections(day), batch, table, rejects, spec, processes=0)
         images = pl.read_parquet(table, columns=["image_id", "batch", "member", "label"])
         rejected = pl.read_parquet(rejects)
@@ -90,8 +90,8 @@ def _inference_ids(paths: Paths, day: str) -> dict[str, str]:
 
 def _rejected(rejected: pl.DataFrame, named: Mapping[str, str]) -> Iterator[RejectedImage]:
     for member, reason, detail in rejected.select("member", "reason", "detail").iter_rows():
-        label = corrections.label_of(member)
-        yield RejectedImage(named[corrections.image_hash_of(member)], label, reason, detail)
+        label = correction_batches.label_of(member)
+        yield RejectedImage(named[correction_batches.image_hash_of(member)], label, reason, detail)
 
 
 def _conflicts(
@@ -104,7 +104,7 @@ def _conflicts(
     labels = pl.col("source").list.eval(pl.element().struct.field("label")).list.n_unique()
     contradicting = sources.filter(labels > 1, ~pl.col("image_id").is_in(_decided(paths, spec)))
     for row in images.join(contradicting, on="image_id").sort("member").iter_rows(named=True):
-        ids = named[corrections.image_hash_of(row["member"])]
+        ids = named[correction_batches.image_hash_of(row["member"])]
         others = [one for one in row["source"] if (one["batch"], one["member"]) != (batch, row["member"])]
         yield LabelConflict(ids, row["image_id"], row["label"], label_decisions.claims(others))
 

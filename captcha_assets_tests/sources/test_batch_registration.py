@@ -18,10 +18,10 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import registrations
+from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import BatchError
+from captcha_assets.sources.batch_registration import KaggleSource, LocalSource, SyntheticSource, parse_source
 from captcha_assets.sources.generator import generate
-from captcha_assets.sources.registrations import KaggleSource, LocalSource, SyntheticSource, parse_source
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,
@@ -34,9 +34,9 @@ from captcha_assets_tests.sources.examples import (
 )
 
 
-def deliver(settings: Settings, batch: str, source: Path | str) -> registrations.RawBatch:
-    registrations.register(settings, batch, parse_source(str(source)))
-    return registrations.fetch(settings, batch)
+def deliver(settings: Settings, batch: str, source: Path | str) -> batch_registration.RawBatch:
+    batch_registration.register(settings, batch, parse_source(str(source)))
+    return batch_registration.fetch(settings, batch)
 
 
 # --- names and sources ----------------------------------------------------------------------------------
@@ -44,13 +44,13 @@ def deliver(settings: Settings, batch: str, source: Path | str) -> registrations
 
 @pytest.mark.parametrize("name", ["a", "0", "starter", "2024-05-17", "a-", "a" * 63])
 def test_a_good_name_is_accepted(name):
-    registrations.check_batch_name(name)
+    batch_registration.check_batch_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "ä", "a b", "a/b", "a\n", "..", "a" * 64, "٣"])
 def test_a_bad_name_is_rejected_in_one_line_that_says_what_is_allowed(name):
     with pytest.raises(BatchError, match="use 1 to 63 characters of a-z, 0-9 and -") as error:
-        registrations.check_batch_name(name)
+        batch_registration.check_batch_name(name)
     assert "\n" not in str(error.value)
 
 
@@ -104,35 +104,37 @@ def test_a_source_written_out_is_read_back_the_same(source):
 
 def test_registering_the_same_again_changes_nothing(settings, tmp_path):
     source = parse_source(str(make_zip(tmp_path / "some.zip")))
-    first = registrations.register(settings, "real", source)
+    first = batch_registration.register(settings, "real", source)
     assert (
-        registrations.register(settings, "real", source)
+        batch_registration.register(settings, "real", source)
         == first
-        == registrations.registration(settings.paths, "real")
+        == batch_registration.registration(settings.paths, "real")
     )
-    registrations.fetch(settings, "real")
-    after = registrations.registration(settings.paths, "real")
-    assert registrations.register(settings, "real", source) == after
+    batch_registration.fetch(settings, "real")
+    after = batch_registration.registration(settings.paths, "real")
+    assert batch_registration.register(settings, "real", source) == after
 
 
 def test_registering_fetches_nothing(settings, tmp_path):
-    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     assert files_below(settings.paths.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
 
 
 def test_a_taken_name_is_rejected_and_the_message_says_what_to_do(settings, tmp_path):
-    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     with pytest.raises(BatchError, match=r"real is already registered from .*some.zip: choose another name"):
-        registrations.register(settings, "real", SyntheticSource(5))
-    assert registrations.registration(settings.paths, "real").source == LocalSource(tmp_path / "some.zip")
+        batch_registration.register(settings, "real", SyntheticSource(5))
+    assert batch_registration.registration(settings.paths, "real").source == LocalSource(
+        tmp_path / "some.zip"
+    )
 
 
 def test_another_kaggle_data_set_under_a_taken_name_is_rejected(tmp_path):
-    registrations.register(
+    batch_registration.register(
         Settings(paths=Paths(home=tmp_path), kaggle_dataset="this/one"), "k", KaggleSource()
     )
     with pytest.raises(BatchError, match="already registered"):
-        registrations.register(
+        batch_registration.register(
             Settings(paths=Paths(home=tmp_path), kaggle_dataset="other/one"), "k", KaggleSource()
         )
 
@@ -174,17 +176,19 @@ def _name_too_long(folder: Path) -> Path:
 def test_a_path_that_is_no_batch_is_rejected_in_one_line_and_not_registered(settings, tmp_path, make):
     place = make(tmp_path)
     with pytest.raises(BatchError) as error:
-        registrations.register(settings, "real", parse_source(str(place)))
+        batch_registration.register(settings, "real", parse_source(str(place)))
     assert place.name in str(error.value)
     assert "\n" not in str(error.value)
-    assert registrations.known_batches(settings.paths) == []
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 def test_the_name_of_an_archive_that_dvc_brought_is_not_given_to_another(settings, tmp_path):
     make_zip(settings.paths.raw / "real.zip")
     with pytest.raises(BatchError, match="already holds another batch of this name"):
-        registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9))))
-    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
+        batch_registration.register(
+            settings, "real", parse_source(str(make_zip(tmp_path / "x.zip", first=9)))
+        )
+    batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "same.zip"))))
 
 
 def test_a_damaged_registration_is_named(settings):
@@ -194,7 +198,7 @@ def test_a_damaged_registration_is_named(settings):
         BatchError,
         match=r"real.json is damaged .*: remove the batch .*batch remove real.* and add it again",
     ):
-        registrations.registration(settings.paths, "real")
+        batch_registration.registration(settings.paths, "real")
 
 
 def test_one_changed_character_of_a_registration_is_noticed(settings, tmp_path):
@@ -203,17 +207,19 @@ def test_one_changed_character_of_a_registration_is_noticed(settings, tmp_path):
     sha256 = json.loads(path.read_text())["sha256"]
     path.write_text(path.read_text().replace(sha256, f"{sha256[:-1]}{'1' if sha256[-1] == '0' else '0'}"))
     with pytest.raises(BatchError, match=f"{path} is damaged"):
-        registrations.registration(settings.paths, "real")
+        batch_registration.registration(settings.paths, "real")
 
 
 def test_registrations_are_kept_on_an_object_store_too(tmp_path, bucket):
     settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket)))
-    assert registrations.known_batches(settings.paths) == []
-    registrations.register(settings, "real", SyntheticSource(5))
-    assert registrations.known_batches(settings.paths) == ["real"]
-    assert [entry.source for entry in registrations.all_registrations(settings.paths)] == [SyntheticSource(5)]
-    registrations.remove(settings.paths, "real")
-    assert registrations.known_batches(settings.paths) == []
+    assert batch_registration.known_batches(settings.paths) == []
+    batch_registration.register(settings, "real", SyntheticSource(5))
+    assert batch_registration.known_batches(settings.paths) == ["real"]
+    assert [entry.source for entry in batch_registration.all_registrations(settings.paths)] == [
+        SyntheticSource(5)
+    ]
+    batch_registration.remove(settings.paths, "real")
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 # --- fetching -------------------------------------------------------------------------------------------
@@ -224,7 +230,7 @@ def test_a_zip_arrives_exactly_as_delivered_and_is_described(settings, tmp_path)
     raw = deliver(settings, "real", source)
     content = source.read_bytes()
     assert (settings.paths.raw / "real.zip").read_bytes() == content
-    assert raw == registrations.RawBatch(
+    assert raw == batch_registration.RawBatch(
         batch="real",
         path=settings.paths.raw / "real.zip",
         source=str(source),
@@ -276,15 +282,15 @@ def test_fetching_again_replaces_nothing_and_says_the_same(settings, tmp_path):
     first = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     before = first.path.stat()
     (tmp_path / "some.zip").unlink()
-    assert registrations.fetch(settings, "real") == first
+    assert batch_registration.fetch(settings, "real") == first
     assert (first.path.stat().st_ino, first.path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_an_archive_that_dvc_brought_needs_no_registration(settings):
     make_zip(settings.paths.raw / "pulled.zip")
-    assert registrations.known_batches(settings.paths) == ["pulled"]
-    raw = registrations.fetch(settings, "pulled")
-    assert (raw.source, raw.members) == (registrations.FOUND, 5)
+    assert batch_registration.known_batches(settings.paths) == ["pulled"]
+    raw = batch_registration.fetch(settings, "pulled")
+    assert (raw.source, raw.members) == (batch_registration.FOUND, 5)
 
 
 def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tmp_path):
@@ -297,7 +303,7 @@ def test_the_unreadable_files_of_a_folder_are_known_wherever_its_archive_goes(tm
     made = deliver(here, "real", folder)
     there.paths.raw.mkdir(parents=True)
     made.path.rename(there.paths.raw / "real.zip")
-    assert registrations.fetch(there, "real").unreadable == made.unreadable != ()
+    assert batch_registration.fetch(there, "real").unreadable == made.unreadable != ()
 
 
 def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_the_rest_arrives(settings):
@@ -320,14 +326,14 @@ def test_each_unreadable_file_of_a_folder_is_a_row_of_the_rejected_images_and_th
 
 def test_a_batch_that_nobody_knows_is_an_error_that_says_what_to_do(settings):
     with pytest.raises(BatchError, match=r"dvc pull.*batch add unknown SOURCE.*batch remove unknown"):
-        registrations.fetch(settings, "unknown")
+        batch_registration.fetch(settings, "unknown")
 
 
 def test_a_damaged_archive_comes_again_from_its_source(settings, tmp_path):
     raw = deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     content = raw.path.read_bytes()
     raw.path.write_bytes(content[:100])
-    assert registrations.fetch(settings, "real") == raw
+    assert batch_registration.fetch(settings, "real") == raw
     assert raw.path.read_bytes() == content
 
 
@@ -338,7 +344,7 @@ def test_a_damaged_archive_whose_source_is_gone_stays_and_one_line_says_how_to_r
     for change in (source.unlink, lambda: make_zip(source, first=7)):
         change()
         with pytest.raises(BatchError, match=r"real.zip is not what is registered.*dvc checkout") as error:
-            registrations.fetch(settings, "real")
+            batch_registration.fetch(settings, "real")
         assert "\n" not in str(error.value)
         assert raw.path.read_bytes() == b"garbage"
 
@@ -347,14 +353,14 @@ def test_a_damaged_archive_that_dvc_brought_is_rejected(settings):
     settings.paths.raw.mkdir(parents=True)
     (settings.paths.raw / "pulled.zip").write_text("half an arch")
     with pytest.raises(BatchError, match=r"pulled.zip is not a zip archive"):
-        registrations.fetch(settings, "pulled")
+        batch_registration.fetch(settings, "pulled")
 
 
 def test_an_archive_that_dvc_brought_is_not_replaced_by_a_source_with_other_content(settings):
     content = make_zip(settings.paths.raw / "pulled.zip").read_bytes()
-    registrations.register(settings, "pulled", parse_source("synthetic:5"))
+    batch_registration.register(settings, "pulled", parse_source("synthetic:5"))
     with pytest.raises(BatchError, match="already holds another batch of this name"):
-        registrations.fetch(settings, "pulled")
+        batch_registration.fetch(settings, "pulled")
     assert (settings.paths.raw / "pulled.zip").read_bytes() == content
 
 
@@ -362,11 +368,11 @@ def test_a_lost_archive_comes_again_from_its_source_only_if_that_is_the_same(set
     source = make_zip(tmp_path / "some.zip")
     first = deliver(settings, "real", source)
     first.path.unlink()
-    assert registrations.fetch(settings, "real") == first
+    assert batch_registration.fetch(settings, "real") == first
     first.path.unlink()
     make_zip(source, first=7)
     with pytest.raises(BatchError, match=r"not any more what was registered as real .*batch add real"):
-        registrations.fetch(settings, "real")
+        batch_registration.fetch(settings, "real")
     assert data_files(settings) == []
 
 
@@ -378,11 +384,11 @@ def test_a_zip_that_was_overwritten_is_registered_again_and_replaces_the_archive
     before = deliver(settings, "real", source)
     make_zip(source, first=7)
     said: list[str] = []
-    entry = registrations.register(settings, "real", LocalSource(source), said.append)
+    entry = batch_registration.register(settings, "real", LocalSource(source), said.append)
     assert "registered again" in said[-1]
     assert "content is new" in said[-1]
     assert entry.sha256 != before.sha256
-    after = registrations.fetch(settings, "real")
+    after = batch_registration.fetch(settings, "real")
     assert after.sha256 == entry.sha256
     assert after.path.read_bytes() == source.read_bytes()
 
@@ -397,38 +403,40 @@ def test_a_folder_that_got_another_file_is_registered_again(settings, tmp_path):
 def test_the_same_content_at_another_path_takes_the_place_of_the_first(settings, tmp_path):
     first, second = make_zip(tmp_path / "one.zip"), make_zip(tmp_path / "two.zip")
     raw = deliver(settings, "real", first)
-    entry = registrations.register(settings, "real", LocalSource(second))
+    entry = batch_registration.register(settings, "real", LocalSource(second))
     assert entry.source == LocalSource(second)
     first.unlink()
     raw.path.unlink()
-    assert registrations.fetch(settings, "real").sha256 == raw.sha256
+    assert batch_registration.fetch(settings, "real").sha256 == raw.sha256
 
 
 def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings, tmp_path):
     for name, source in (("zip", str(make_zip(tmp_path / "some.zip"))), ("made", "synthetic:5")):
-        before = registrations.register(settings, name, parse_source(source)).identity
-        registrations.fetch(settings, name)
-        assert registrations.registration(settings.paths, name).identity == before
+        before = batch_registration.register(settings, name, parse_source(source)).identity
+        batch_registration.fetch(settings, name)
+        assert batch_registration.registration(settings.paths, name).identity == before
     make_zip(tmp_path / "some.zip", first=7)
-    again = registrations.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
-    assert again != registrations.registration(settings.paths, "made").identity
+    again = batch_registration.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
+    assert again != batch_registration.registration(settings.paths, "made").identity
     assert again.startswith("sha256:")
 
 
 def test_kaggle_without_a_version_is_looked_up_again_when_it_is_registered_again(settings):
-    fetched = registrations.Registration("k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3)
-    registrations.record(settings.paths, fetched)
+    fetched = batch_registration.Registration(
+        "k", KaggleSource(), "owner/slug", sha256="0" * 64, kaggle_version=3
+    )
+    batch_registration.record(settings.paths, fetched)
     settings = settings.model_copy(update={"kaggle_dataset": "owner/slug"})
-    entry = registrations.register(settings, "k", KaggleSource())
+    entry = batch_registration.register(settings, "k", KaggleSource())
     assert (entry.sha256, entry.identity) == (None, fetched.identity)
-    assert registrations.register(settings, "k", KaggleSource()) == entry
+    assert batch_registration.register(settings, "k", KaggleSource()) == entry
 
 
 @pytest.mark.parametrize("name", ["all", "none"])
 def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
     with pytest.raises(BatchError, match="choose another"):
-        registrations.register(settings, name, SyntheticSource(5))
-    assert registrations.known_batches(settings.paths) == []
+        batch_registration.register(settings, name, SyntheticSource(5))
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 @pytest.mark.parametrize(
@@ -441,14 +449,14 @@ def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
 )
 def test_a_source_beyond_all_bounds_is_rejected_when_it_is_registered(settings, source, words):
     with pytest.raises(BatchError, match=words):
-        registrations.register(settings, "real", source)
-    assert registrations.known_batches(settings.paths) == []
+        batch_registration.register(settings, "real", source)
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 def test_of_several_machines_that_register_one_name_exactly_one_wins(tmp_path, bucket):
     homes = [Paths(home=tmp_path / str(number), artifacts=str(bucket)) for number in range(2)]
-    entries = [registrations.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
-    won = [registrations.claim(*pair) for pair in zip(homes, entries, strict=True)]
+    entries = [batch_registration.Registration("d", SyntheticSource(number + 1)) for number in range(2)]
+    won = [batch_registration.claim(*pair) for pair in zip(homes, entries, strict=True)]
     assert won == [entries[0], entries[0]]
 
 
@@ -461,24 +469,24 @@ def test_a_disk_that_is_full_when_a_batch_is_registered_is_one_clear_line(small_
             filler.write(bytes(1024))
             filler.flush()
     with pytest.raises(BatchError, match="real cannot be registered: no space left") as error:
-        registrations.register(settings, "real", LocalSource(source))
+        batch_registration.register(settings, "real", LocalSource(source))
     assert "\n" not in str(error.value)
     (small_disk / "filler").unlink()
-    registrations.register(settings, "real", LocalSource(source))
+    batch_registration.register(settings, "real", LocalSource(source))
 
 
 def test_a_source_that_vanished_is_one_clear_line(settings, tmp_path):
     source = make_zip(tmp_path / "some.zip")
-    registrations.register(settings, "real", parse_source(str(source)))
+    batch_registration.register(settings, "real", parse_source(str(source)))
     source.unlink()
     with pytest.raises(BatchError, match=r"some.zip does not exist"):
-        registrations.fetch(settings, "real")
+        batch_registration.fetch(settings, "real")
 
 
 def test_progress_says_what_is_fetched_and_where_it_lies(settings, tmp_path):
     lines = []
-    registrations.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
-    registrations.fetch(settings, "real", lines.append)
+    batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
+    batch_registration.fetch(settings, "real", lines.append)
     assert lines[0].startswith("real: fetching ")
     assert lines[-1].endswith("data/raw/real.zip")
 
@@ -486,7 +494,7 @@ def test_progress_says_what_is_fetched_and_where_it_lies(settings, tmp_path):
 def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(settings, tmp_path):
     deliver(settings, "real", "synthetic:5")
     first = settings.paths.registration("real").read_text()
-    registrations.remove(settings.paths, "real")
+    batch_registration.remove(settings.paths, "real")
     deliver(settings, "real", "synthetic:5")
     assert settings.paths.registration("real").read_text() == first
     assert set(json.loads(first)) == {
@@ -500,8 +508,8 @@ def test_registrations_hold_no_time_and_are_the_same_after_the_same_work(setting
 def test_a_removed_batch_is_gone_and_its_name_is_free(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     deliver(settings, "other", make_zip(tmp_path / "other.zip", first=9))
-    registrations.remove(settings.paths, "real")
-    assert registrations.known_batches(settings.paths) == ["other"]
+    batch_registration.remove(settings.paths, "real")
+    assert batch_registration.known_batches(settings.paths) == ["other"]
     assert data_files(settings) == ["raw/other.zip"]
     deliver(settings, "real", "synthetic:3")
 
@@ -509,13 +517,13 @@ def test_a_removed_batch_is_gone_and_its_name_is_free(settings, tmp_path):
 def test_removing_what_is_not_there_names_what_is(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     with pytest.raises(BatchError, match="there is no batch reel; known are: real"):
-        registrations.remove(settings.paths, "reel")
+        batch_registration.remove(settings.paths, "reel")
 
 
 def test_what_dvc_brought_can_be_removed(settings):
     make_zip(settings.paths.raw / "pulled.zip")
-    registrations.remove(settings.paths, "pulled")
-    assert registrations.known_batches(settings.paths) == []
+    batch_registration.remove(settings.paths, "pulled")
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tmp_path):
@@ -528,7 +536,7 @@ def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tm
             settings.paths.validation_results(table, name).mkdir(parents=True)
             (settings.paths.validation_results(table, name) / "validation_result.json").write_text("{}")
     (settings.paths.image_table("real").parent / ".real.parquet.killed.tmp" / "new").mkdir(parents=True)
-    registrations.remove(settings.paths, "real")
+    batch_registration.remove(settings.paths, "real")
     assert [name for name in files_below(settings.paths.home) if "real" in name] == [
         ".scratch/locks/real.lock"
     ]
@@ -539,15 +547,15 @@ def test_all_that_lies_of_a_batch_is_removed_and_nothing_of_another(settings, tm
 def test_tables_without_archive_and_registration_can_be_removed(settings):
     settings.paths.image_table("real").parent.mkdir(parents=True)
     settings.paths.image_table("real").touch()
-    registrations.remove(settings.paths, "real")
-    assert not registrations.has_left(settings.paths, "real")
+    batch_registration.remove(settings.paths, "real")
+    assert not batch_registration.has_left(settings.paths, "real")
 
 
 def test_a_batch_with_a_damaged_registration_can_be_removed(settings, tmp_path):
     deliver(settings, "real", make_zip(tmp_path / "some.zip"))
     settings.paths.registration("real").write_text("[]")
-    registrations.remove(settings.paths, "real")
-    assert not registrations.has_left(settings.paths, "real")
+    batch_registration.remove(settings.paths, "real")
+    assert not batch_registration.has_left(settings.paths, "real")
 
 
 def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
@@ -555,22 +563,24 @@ def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
     deliver(settings, "real", "synthetic:5")
     settings.paths.image_table("real").write_bytes(b"table")
     (settings.paths.validation_results("image_table", "real") / "validation_result.json").write_bytes(b"{}")
-    registrations.remove(settings.paths, "real")
+    batch_registration.remove(settings.paths, "real")
     assert bucket.fs.find(bucket.path) == []
 
 
 def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
-    registrations.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
+    batch_registration.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
     said: list[str] = []
-    with registrations._locked(settings.paths, "real"):
-        remover = threading.Thread(target=registrations.remove, args=(settings.paths, "real", said.append))
+    with batch_registration._locked(settings.paths, "real"):
+        remover = threading.Thread(
+            target=batch_registration.remove, args=(settings.paths, "real", said.append)
+        )
         remover.start()
         remover.join(0.5)
         assert remover.is_alive()
-        assert registrations.known_batches(settings.paths) == ["real"]
+        assert batch_registration.known_batches(settings.paths) == ["real"]
     remover.join(10)
     assert said == ["real: another process works on it; waiting until it ends"]
-    assert registrations.known_batches(settings.paths) == []
+    assert batch_registration.known_batches(settings.paths) == []
 
 
 # --- kills, full disks, two at once ---------------------------------------------------------------------
@@ -650,12 +660,12 @@ def test_data_may_lie_on_another_file_system(small_disk, settings, tmp_path):
 
 def test_two_processes_that_fetch_the_same_batch_do_not_meet(settings, tmp_path):
     source = make_zip(tmp_path / "some.zip", count=200)
-    registrations.register(settings, "real", parse_source(str(source)))
+    batch_registration.register(settings, "real", parse_source(str(source)))
     script = (
         "import sys; from pathlib import Path; from captcha_assets.paths import Paths;"
         "from captcha_assets.settings import Settings;"
-        "from captcha_assets.sources import registrations;"
-        "print(registrations.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'real').sha256)"
+        "from captcha_assets.sources import batch_registration;"
+        "print(batch_registration.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'real').sha256)"
     )
     command = [sys.executable, "-c", script, str(settings.paths.home)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

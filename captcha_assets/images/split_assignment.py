@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.index import LABEL_CONFLICT, USABLE
 from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
@@ -28,7 +29,6 @@ from captcha_assets.images.split_record import (
     no_assignments,
 )
 from captcha_assets.images.table_files import repeated, write_frame
-from captcha_assets.storage import AnyPath, fetched
 
 SPLITS = ("train", "validation", "test")
 

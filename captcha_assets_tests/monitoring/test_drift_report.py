@@ -8,8 +8,8 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models.manifest import verify_files
-from captcha_assets.monitoring import daily_report
-from captcha_assets.monitoring.daily_report import ModelFiles
+from captcha_assets.monitoring import drift_report
+from captcha_assets.monitoring.drift_report import ModelFiles
 from captcha_assets.quality import drift
 from captcha_assets_tests.monitoring.served import DAY, MODEL_ID, Model, brighter, images
 
@@ -25,8 +25,8 @@ def files(model: Model, tmp_path: Path) -> ModelFiles:
     return ModelFiles(MODEL_ID, model.folder, model.splits, summary, tmp_path / "reference.npz")
 
 
-def write(model: Model, files: ModelFiles, tmp_path: Path, pixels: np.ndarray) -> daily_report.DailyDrift:
-    return daily_report.write_report(
+def write(model: Model, files: ModelFiles, tmp_path: Path, pixels: np.ndarray) -> drift_report.DailyDrift:
+    return drift_report.write_report(
         DAY,
         {DAY: model.day(tmp_path / "days", pixels)},
         files,
@@ -58,7 +58,7 @@ def test_the_reference_is_computed_once(model: Model, files: ModelFiles, tmp_pat
     write(model, files, tmp_path, images(50, 9))
     assert files.reference.stat().st_mtime_ns == first
     assert np.array_equal(
-        daily_report.sample.load(files.reference).probabilities, model.reference.probabilities
+        drift_report.sample.load(files.reference).probabilities, model.reference.probabilities
     )
 
 
@@ -89,12 +89,12 @@ def test_a_model_that_cannot_be_compared_with_alarms_nobody(
 
 def test_validation_images_that_are_gone_are_named(model: Model, files: ModelFiles, tmp_path: Path) -> None:
     tables = {DAY: model.day(tmp_path, images(50, 9))}
-    written = daily_report.write_report(
+    written = drift_report.write_report(
         DAY, tables, files, tmp_path / "report", image_table=lambda _: tmp_path / "none", spec=CAPTCHA
     )
     assert f"the validation images of {MODEL_ID} cannot be read" in written.result.sentences[0]
 
 
 def test_the_model_of_a_day_is_the_last_that_answered(model: Model, tmp_path: Path) -> None:
-    assert daily_report.model_of(model.day(tmp_path, images(3, 9))) == MODEL_ID
-    assert daily_report.model_of(model.day(tmp_path, images(3, 9)[:0])) is None
+    assert drift_report.model_of(model.day(tmp_path, images(3, 9))) == MODEL_ID
+    assert drift_report.model_of(model.day(tmp_path, images(3, 9)[:0])) is None

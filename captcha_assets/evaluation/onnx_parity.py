@@ -1,13 +1,13 @@
 """Exporting a model of the registry as ONNX, compared with the original on the test split."""
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import read_split
-from captcha_assets.models import onnx, registry
+from captcha_assets.models import onnx_export, registry
 from captcha_assets.models.folder import read_config
-from captcha_assets.models.onnx import Parity
+from captcha_assets.models.onnx_export import Parity
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.paths import Paths
-from captcha_assets.storage import fetched
 
 
 def export_stored(paths: Paths, name: str) -> Parity:
@@ -27,4 +27,4 @@ def export_stored(paths: Paths, name: str) -> Parity:
         images = read_split(
             data.tables, data.splits, "test", classes=config.classes, shape=config.image_shape
         ).pixels
-        return onnx.export(model, paths.onnx_model(model_id), images)
+        return onnx_export.export(model, paths.onnx_model(model_id), images)
