@@ -17,7 +17,7 @@ from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import batch_registration, generator
+from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
 from captcha_assets_tests.models.traced import deliver
 from captcha_assets_tests.sources.kaggle_server import Kaggle, port, serve
@@ -35,7 +35,7 @@ def made(tmp_path_factory) -> Path:
     """A home with a batch from a file, which is gone now, and a tiny model that was trained on it."""
     settings = Settings(paths=Paths(home=tmp_path_factory.mktemp("reproduced") / "home"))
     delivered = settings.paths.home.parent / "delivered.zip"
-    generator.write_archive(delivered, 120, 1)
+    synthetic_batches.write_archive(delivered, 120, 1)
     deliver(settings, "first", str(delivered))
     delivered.unlink()
     job = TrainingJob(
@@ -118,7 +118,7 @@ def test_another_seed_gives_another_model_and_the_figures_of_both(home: Settings
 
 def test_lost_bytes_are_fetched_again_from_their_source(home: Settings) -> None:
     source = Path(str(batch_registration.registration(home.paths, "first").source))
-    generator.write_archive(source, 120, 1)
+    synthetic_batches.write_archive(source, 120, 1)
     (home.paths.raw / "first.zip").write_bytes(b"something else")
     status, said = reproduced()
     source.unlink()
@@ -211,7 +211,7 @@ def test_missing_credentials_are_not_said_to_be_a_lost_archive(
 
 
 def test_another_archive_of_that_name_is_said_to_be_another(home: Settings) -> None:
-    generator.write_archive(home.paths.raw / "first.zip", 120, 2)
+    synthetic_batches.write_archive(home.paths.raw / "first.zip", 120, 2)
     status, said = reproduced()
     assert status == 1
     assert "changed since: first.zip in data/raw" in said

@@ -16,7 +16,7 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.quality.validation import validate_image_table
 from captcha_assets.settings import Settings, load_settings
 from captcha_assets.sources.archives import archive_to
-from captcha_assets.sources.generator import write_archive
+from captcha_assets.sources.synthetic_batches import write_archive
 
 #: Batches to train on.
 GENERATED, REAL = "generated", "real"

@@ -11,8 +11,8 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.quality.drift import STATISTICS, sharpness
-from captcha_assets.sources.generator import generate
 from captcha_assets.sources.kaptcha_renderer import FACES, LENGTH, Face, Faces
+from captcha_assets.sources.synthetic_batches import generate
 
 #: Seeds of the generator; the model is trained on seed 0.
 _SEED, _SEED_OF_THE_FONT = 101, 102

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 Images = tuple[np.ndarray, np.ndarray]  # uint8 (n, 52, 32), class numbers (n,)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from captcha_assets.sources.generator import write_archive
+from captcha_assets.sources.synthetic_batches import write_archive
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -16,7 +16,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
 from captcha_assets.images.features import ACROSS, DOWN, signatures
 from captcha_assets.images.near_duplicates import correlations, smoothed
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "kaptcha_characters.zip"
 THRESHOLDS = [0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999]

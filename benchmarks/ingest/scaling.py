@@ -30,7 +30,7 @@ from captcha_assets.images.ingest_worker import CHUNK, arrow_array, binary_array
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, TableWriter
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 
 SCRATCH = Path(__file__).resolve().parents[2] / ".scratch" / "benchmarks"
 BATCH = 100_000

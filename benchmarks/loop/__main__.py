@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.loop.processes import Home, LoopError
 from captcha_assets.serving.client import PredictionClient
-from captcha_assets.sources.generator import generate
 from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces
+from captcha_assets.sources.synthetic_batches import generate
 
 SERIF: Faces = ((Face("DejaVuSerif-Bold"),),) * 2
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from captcha_assets.models import promotion_decisions, registry
+from captcha_assets.models import promotion_records, registry
 from captcha_assets.paths import Paths
 from captcha_assets.sources.batch_registration import known_batches
 
@@ -110,7 +110,7 @@ class Home:
     def not_promoted(self) -> str | None:
         """Return why the candidate was not promoted; None where it was, or is not compared yet."""
         candidate = registry.pointed_at(self.paths.models)
-        decision = promotion_decisions.last(self.paths.models, candidate) if candidate else None
+        decision = promotion_records.last(self.paths.models, candidate) if candidate else None
         return decision.reason if decision and not decision.promoted else None
 
 

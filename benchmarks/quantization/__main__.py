@@ -19,14 +19,14 @@ import numpy as np
 from benchmarks.serving.model import make_home
 from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.evaluation.quantization import calibration_images
+from captcha_assets.evaluation.quantization_loss import calibration_images
 from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.predictor import open_session, run_session
 from captcha_assets.models.quantization import Format, write_quantized
 from captcha_assets.settings import load_settings
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 
 SEED = 77
 COLUMNS = (

@@ -41,7 +41,7 @@ def make_home(home: Path) -> Path:
 
 def images(count: int) -> np.ndarray:
     """Generated characters."""
-    from captcha_assets.sources.generator import generate
+    from captcha_assets.sources.synthetic_batches import generate
 
     return np.stack([image for _, image in generate(count, seed=1)])
 

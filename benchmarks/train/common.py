@@ -14,7 +14,7 @@ from torch import nn
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models.network import ARCHITECTURE, build
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 from captcha_assets.training.augment import Augmentation
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.data import Images, Normalisation, TrainImages

@@ -174,9 +174,11 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @click.pass_obj
 def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Make the model NAME (an id, or `candidate`) the champion."""
-    from captcha_assets.models import manual_promotion
+    from captcha_assets.models import manual_promotion_and_rollback
 
-    _announce(settings, manual_promotion.promote_by_hand(settings.paths, name, reason, force=force))
+    _announce(
+        settings, manual_promotion_and_rollback.promote_by_hand(settings.paths, name, reason, force=force)
+    )
 
 
 @model.command()
@@ -189,11 +191,11 @@ def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> No
 
     Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
     """
-    from captcha_assets.models import manual_promotion
+    from captcha_assets.models import manual_promotion_and_rollback
 
     if force and not to:
         raise click.UsageError("--force needs --to MODEL: name the model to go back to")
-    _announce(settings, manual_promotion.roll_back(settings.paths, reason, to, force=force))
+    _announce(settings, manual_promotion_and_rollback.roll_back(settings.paths, reason, to, force=force))
 
 
 @model.command()

@@ -76,7 +76,7 @@ def _generated(count: int) -> tuple[Any, Any]:
     import numpy as np
 
     from captcha_assets.dataset import CAPTCHA
-    from captcha_assets.sources.generator import generate
+    from captcha_assets.sources.synthetic_batches import generate
 
     click.echo("this home has no splits yet: tracing on generated images")
     labels, images = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)

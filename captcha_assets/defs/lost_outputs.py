@@ -15,8 +15,8 @@ import dagster as dg
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.materializations import last_materialized, records_of
+from captcha_assets.defs.model.champion_checks import RECORD
 from captcha_assets.defs.model.champion_events import report_champion
-from captcha_assets.defs.model.promotion import RECORD
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths

@@ -19,13 +19,13 @@ from captcha_assets.evaluation.promotion_criteria import Criterion
 from captcha_assets.evaluation.recorded_criteria import FIRST_MODEL, criteria_of
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
-from captcha_assets.models import promotion_decisions, registry
+from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.models.onnx_export import Parity
 from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.predictor import OnnxPredictor
-from captcha_assets.models.promotion_decisions import Decision
+from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import NEWER_DATA, Champion
 from captcha_assets.models.registry_records import now
 from captcha_assets.paths import Paths
@@ -83,9 +83,9 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
         return _as_recorded(settings.paths, champion, new, barred)
     test_split = _version_of_test_split(data.splits)
     against = champion.model_id if champion else None
-    decision = promotion_decisions.find(settings.paths.models, new, against, test_split)
+    decision = promotion_records.find(settings.paths.models, new, against, test_split)
     if decision is None:
-        decision = promotion_decisions.record(
+        decision = promotion_records.record(
             settings.paths.models, _decision(settings, data, new, champion, test_split)
         )
         return _carried_out(settings.paths, decision, champion, decision.reason)
@@ -95,7 +95,7 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
 
 def _as_recorded(paths: Paths, champion: Champion | None, candidate: str, reason: str) -> Promotion:
     """Return that nothing is decided now, with the criteria of the last decision on the candidate."""
-    decision = promotion_decisions.last(paths.models, candidate)
+    decision = promotion_records.last(paths.models, candidate)
     criteria = criteria_of(decision) if decision else ()
     without = FIRST_MODEL if decision else f"not compared: {reason}"
     return Promotion(champion, candidate, promoted=False, reason=reason, criteria=criteria, without=without)

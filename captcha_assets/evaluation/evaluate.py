@@ -27,7 +27,7 @@ from captcha_assets.evaluation.report import Batch, render
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages, read_split
-from captcha_assets.models import promotion_decisions, registry
+from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.predict_files import resolve
@@ -120,7 +120,7 @@ def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluatio
         EvaluationError, ModelFolderError, ReaderError: as `evaluate`.
     """
     candidate = registry.candidate(paths.models)
-    compared = promotion_decisions.compared(paths.models) | {model_id}
+    compared = promotion_records.compared(paths.models) | {model_id}
     if candidate is not None:
         compared.add(candidate.model_id)  # it is compared with the champion on these images now
     with fetched(registry.model_folder(paths.models, model_id)) as folder:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from captcha_assets.evaluation.promotion_criteria import Criterion
-from captcha_assets.models import promotion_decisions
-from captcha_assets.models.promotion_decisions import Decision
+from captcha_assets.models import promotion_records
+from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import Champion
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
@@ -48,7 +48,7 @@ def criteria_of_change(paths: Paths, champion: Champion) -> RecordedCriteria:
     """
     not_compared = f"not compared: {champion.action} by {champion.by}, {champion.reason}"
     try:
-        decision = promotion_decisions.last(paths.models, champion.model_id)
+        decision = promotion_records.last(paths.models, champion.model_id)
         if champion.action != "promote" or decision is None or decision.champion != champion.instead_of:
             return RecordedCriteria((), not_compared)
         return RecordedCriteria(criteria_of(decision), FIRST_MODEL)

@@ -8,7 +8,7 @@ import polars as pl
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.confidence_intervals import best_of
-from captcha_assets.models import promotion_decisions, registry
+from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
@@ -75,7 +75,7 @@ def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
     if measured is None:
         outdated = outdated or f"its evaluation is missing; {_measure_again(champion.model_id)}"
     figures = _figures_of(measured or champion.metrics)
-    models = promotion_decisions.compared(paths.models) | {champion.model_id}
+    models = promotion_records.compared(paths.models) | {champion.model_id}
     if figures is None:
         return {**dict.fromkeys(_FIGURES), "compared": len(models), "outdated": outdated, **_NO_SELECTION}
     others = models - {champion.model_id}
@@ -219,7 +219,7 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
     Raises:
         RegistryError: a record is damaged.
     """
-    decision = promotion_decisions.last(paths.models, model_id)
+    decision = promotion_records.last(paths.models, model_id)
     barred = registry.barred(paths.models, model_id)
     if barred or decision is None or decision.promoted or registry.has_served(paths.models, model_id):
         return barred

@@ -4,7 +4,7 @@
     candidate.json          the model that was trained last
     history/000001.json     one file per change of the champion; the last one names the champion
     refused/<model id>.json models that a person does not want promoted, and why
-    decisions/              what the promotion rule decided: see `promotion_decisions`
+    decisions/              what the promotion rule decided: see `promotion_records`
 
 A change of the champion is the creation of the next file of the history, whole, and only if it is not
 there yet. So a reader sees the champion of before or the one of after, a process killed half-way

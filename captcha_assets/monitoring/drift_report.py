@@ -1,7 +1,7 @@
 """The drift report of a day, from the tables of the prediction log to a folder.
 
 drift.json       the result: every test with its figures, and sentences
-drift_report_page.html      the page
+drift_report_html.html      the page
 <window>.png     the plots, one for each window that has enough predictions
 manifest.json    the SHA-256 of every file; written last
 """
@@ -21,7 +21,7 @@ from captcha_assets.images.reader import ReaderError, read_split
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.models.served_drift import RESULT
-from captcha_assets.monitoring import drift_report_page, plots, sample
+from captcha_assets.monitoring import drift_report_html, plots, sample
 from captcha_assets.monitoring.drift_detection import not_compared, served_drift
 from captcha_assets.monitoring.result import ServedDrift
 from captcha_assets.monitoring.sample import Reference
@@ -136,7 +136,7 @@ def write_report(
     content = json_text(found.result.to_dict())
     with writing_folder(target, version=xxhash.xxh3_128_hexdigest(content.encode())) as part:
         (part / RESULT).write_text(content)
-        (part / REPORT).write_text(drift_report_page.render(found.result, found.plots, found.images))
+        (part / REPORT).write_text(drift_report_html.render(found.result, found.plots, found.images))
         for name, png in found.plots.items():
             (part / f"{re.sub('[^a-z0-9]+', '_', name)}.png").write_bytes(png)
     return found
@@ -157,7 +157,7 @@ def _compared(
         return DailyDrift(not_compared(day, model.model_id, predictions, str(error)), {}, {})
     result = served_drift(day, tables, reference, extractor, spec)
     shown = {window.name: plots.plot(window) for window in result.windows if window.tests}
-    return DailyDrift(result, shown, drift_report_page.unusual_pngs(result, tables[day], spec))
+    return DailyDrift(result, shown, drift_report_html.unusual_pngs(result, tables[day], spec))
 
 
 def _extractor(model: ModelFiles) -> FeatureExtractor:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from captcha_assets.models import manual_promotion, registry
+from captcha_assets.models import manual_promotion_and_rollback, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry import Champion
 from captcha_assets.models.registry_records import RegistryError
@@ -143,7 +143,9 @@ def roll_back(paths: Paths, finding: Finding) -> str | None:
     assert champion is not None
     reason = f"error rate by corrections: {finding.words}"
     try:
-        manual_promotion.roll_back(paths, reason, champion.instead_of, by="rule", instead_of=champion)
+        manual_promotion_and_rollback.roll_back(
+            paths, reason, champion.instead_of, by="rule", instead_of=champion
+        )
     except (RegistryError, ModelFolderError) as error:
         return str(error) if registry.champion(paths.models) == champion else None
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from captcha_assets.serving.champion_watcher import ServedModel
+from captcha_assets.serving.champion_reloader import ServedModel
 
 
 class QueueFullError(RuntimeError):

@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from captcha_assets.serving.champion_watcher import ServedModel
+from captcha_assets.serving.champion_reloader import ServedModel
 from captcha_assets.serving.problems import ProblemError, described
 from captcha_assets.serving.service import Answer, Pixels, Service
 from captcha_assets.validation_errors import reason_of

@@ -15,7 +15,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
-from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher
+from captcha_assets.serving.champion_reloader import Alert, ChampionReloader
 from captcha_assets.serving.connections import connection_class
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.serving.service import Service
@@ -86,7 +86,7 @@ def serve(
     """
     keys = read_api_keys(settings.api_keys) if settings.api_keys else None
     hosts = allowed_hosts(settings.allowed_hosts, listener.getsockname()[0], has_keys=bool(keys))
-    champion = ChampionWatcher(
+    champion = ChampionReloader(
         models,
         exports,
         spec,

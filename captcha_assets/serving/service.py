@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 
 from captcha_assets.serving import metrics
 from captcha_assets.serving.batching import Batcher, Computed, DeadlineError, QueueFullError
-from captcha_assets.serving.champion_watcher import Alert, ChampionWatcher, ServedModel
+from captcha_assets.serving.champion_reloader import Alert, ChampionReloader, ServedModel
 from captcha_assets.serving.metrics import Metrics
 from captcha_assets.serving.prediction_log import INFERENCE_ID, Prediction, PredictionLog
 from captcha_assets.serving.problems import ProblemError
@@ -54,7 +54,7 @@ class Service:
     def __init__(
         self,
         settings: ServingSettings,
-        champion: ChampionWatcher,
+        champion: ChampionReloader,
         log: PredictionLog | None,
         alert: Alert,
         corrections_in_batch: int,

@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from captcha_assets.images.rejection import Reason, Rejection
-from captcha_assets.serving.champion_watcher import ServedModel
+from captcha_assets.serving.champion_reloader import ServedModel
 from captcha_assets.serving.problems import ProblemError
 from captcha_assets.serving.service import Pixels
 

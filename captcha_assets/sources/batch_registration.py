@@ -620,9 +620,9 @@ def _write(settings: Settings, known: Registration, part: Path, progress: Progre
         return replace(known, sha256=digest.sha256, fingerprint=fingerprint)
     if isinstance(source, KaggleSource):
         return _download(settings, known, part, progress)
-    from captcha_assets.sources import generator  # noqa: PLC0415 - its fonts and images take a second
+    from captcha_assets.sources import synthetic_batches  # noqa: PLC0415 - its fonts and images take a second
 
-    generator.write_archive(part, source.count, source.seed)
+    synthetic_batches.write_archive(part, source.count, source.seed)
     return replace(known, sha256=archives.digest_of(part).sha256)
 
 

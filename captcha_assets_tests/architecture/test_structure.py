@@ -17,7 +17,7 @@ from captcha_assets_tests.architecture.source import (
 )
 
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
-KNOWS_THE_CLASSES = {"dataset.py", "sources/generator.py", "sources/kaptcha_renderer.py"}
+KNOWS_THE_CLASSES = {"dataset.py", "sources/synthetic_batches.py", "sources/kaptcha_renderer.py"}
 
 
 def test_every_module_belongs_to_a_layer() -> None:
@@ -145,7 +145,7 @@ def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
 
 
 #: What chooses the data set; the generator draws CAPTCHA characters and nothing else.
-CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/generator.py", "sources/kaptcha_renderer.py"}
+CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/synthetic_batches.py", "sources/kaptcha_renderer.py"}
 
 
 def test_the_library_is_given_its_data_set() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.images.files import RawInfo, write_zip
 from captcha_assets_tests.sources.examples import files_below, make_zip
@@ -39,8 +39,8 @@ def _named(home: Path, batch: str) -> list[str]:
 
 def test_after_a_removal_nothing_of_the_batch_lies_on_the_disk_and_its_name_is_free(tmp_path: Path) -> None:
     home, first, second = tmp_path / "home", tmp_path / "1.zip", tmp_path / "2.zip"
-    generator.write_archive(first, 40, seed=1)
-    generator.write_archive(second, 30, seed=2)
+    synthetic_batches.write_archive(first, 40, seed=1)
+    synthetic_batches.write_archive(second, 30, seed=2)
     succeeded(home, "batch", "add", "october", str(first))
     succeeded(home, "update", "--select", "key:raw_batch or key:image_table")
     assert len(_named(home, "october")) >= 6
@@ -140,7 +140,7 @@ def test_what_cannot_be_a_batch_is_rejected_when_it_is_added(
 
 
 def test_one_member_whose_name_is_not_utf8_is_one_reject(tmp_path: Path) -> None:
-    generator.write_archive(tmp_path / "good.zip", 18, seed=1)
+    synthetic_batches.write_archive(tmp_path / "good.zip", 18, seed=1)
     with zipfile.ZipFile(tmp_path / "good.zip") as good:
         members: list[tuple[str | zipfile.ZipInfo, bytes]] = [(n, good.read(n)) for n in good.namelist()]
     bad = RawInfo("a_9.png", b"a_\xff9.png", flags=0x800)
@@ -198,7 +198,7 @@ def test_a_decision_that_cannot_be_followed_stops_the_index_in_one_line_and_an_i
     tmp_path: Path,
 ) -> None:
     home, head = tmp_path / "home", "image_id,decision,label,reason\n"
-    generator.write_archive(tmp_path / "good.zip", 40, seed=1)
+    synthetic_batches.write_archive(tmp_path / "good.zip", 40, seed=1)
     with (
         zipfile.ZipFile(tmp_path / "good.zip") as good,
         zipfile.ZipFile(tmp_path / "other.zip", "w") as other,

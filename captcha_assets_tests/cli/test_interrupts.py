@@ -84,6 +84,7 @@ def _environment(home: Path) -> dict[str, str]:
 @pytest.mark.parametrize("library", ["click", "pydantic_settings", "dagster"])
 def test_an_interrupt_while_libraries_are_imported_is_one_line(tmp_path: Path, library: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTING.format(library=library))
+    (tmp_path / "home").mkdir()
     command = [str(Path(sys.executable).with_name("captcha-assets")), "update"]
     variables = _environment(tmp_path / "home") | {
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"

@@ -63,7 +63,7 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     batch_registration.register(home.settings, "late", batch_registration.parse_source("synthetic:40:1"))
     home.instance.add_dynamic_partitions("batch", ["late"])
     with monkeypatch.context() as broken:
-        broken.setattr("captcha_assets.sources.generator.write_archive", _fail)
+        broken.setattr("captcha_assets.sources.synthetic_batches.write_archive", _fail)
         assert home.materialize("raw_batch", partition="late") is not None
     (step,) = [step for step in status()["stale"] if step["step"] == "raw_batch [late]"]
     assert step["last_failure"].endswith("the source is closed today")

@@ -19,7 +19,7 @@ from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import batch_registration, generator
+from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests import dagster_storage
 
 dagster_storage.reuse()
@@ -170,7 +170,7 @@ def config_file(tmp_path: Path) -> Path:
 def mostly_bad_archive(tmp_path: Path) -> Path:
     """A zip in which three of four members are no images."""
     path = tmp_path / "bad.zip"
-    generator.write_archive(tmp_path / "good.zip", 20, seed=9)
+    synthetic_batches.write_archive(tmp_path / "good.zip", 20, seed=9)
     with zipfile.ZipFile(tmp_path / "good.zip") as good, zipfile.ZipFile(path, "w") as bad:
         for name in good.namelist():
             bad.writestr(name, good.read(name))

@@ -13,10 +13,10 @@ from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.model.rollback import automatic_rollback
 from captcha_assets.defs.observed_sources import observe
-from captcha_assets.models import manual_promotion, registry
+from captcha_assets.models import manual_promotion_and_rollback, registry
 from captcha_assets.models.registry import Champion
 from captcha_assets.served_predictions.automatic_rollback import DAYS, compare
-from captcha_assets.serving.champion_watcher import ChampionWatcher
+from captcha_assets.serving.champion_reloader import ChampionReloader
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import succeeded
@@ -105,17 +105,17 @@ def test_nothing_is_rolled_back_until_somebody_wants_it(worse: Served) -> None:
 
 
 def test_a_champion_that_is_worse_is_rolled_back_once_and_the_service_follows(worse: Served) -> None:
-    watcher = ChampionWatcher(worse.paths.models, worse.paths.artifact_root / "onnx_model", CAPTCHA, print)
-    watcher.look()
-    assert watcher.current
-    assert watcher.current.version == worse.second
+    reloader = ChampionReloader(worse.paths.models, worse.paths.artifact_root / "onnx_model", CAPTCHA, print)
+    reloader.look()
+    assert reloader.current
+    assert reloader.current.version == worse.second
     tags = {"dagster/data_version": worse.second}
     worse.home.instance.report_runless_asset_event(dg.AssetMaterialization("champion", tags=tags))
     observe(worse.home.settings, worse.home.instance)
 
     worse.tick()
-    watcher.look()
-    assert watcher.current.version == worse.first
+    reloader.look()
+    assert reloader.current.version == worse.first
     entry = worse.champion
     assert (entry.model_id, entry.instead_of, entry.action, entry.by) == (
         worse.first,
@@ -144,7 +144,9 @@ def test_what_was_rolled_back_is_not_promoted_by_the_rule_and_may_be_by_a_person
     assert str(registry.barred(worse.paths.models, worse.second)).startswith(
         "rolled back: error rate by corrections: 60 of 120"
     )
-    manual_promotion.promote_by_hand(worse.paths, worse.second, "the corrections were wrong", force=True)
+    manual_promotion_and_rollback.promote_by_hand(
+        worse.paths, worse.second, "the corrections were wrong", force=True
+    )
     worse.says(worse.second, 60, ANSWERED - 60)
     for _ in range(2):
         worse.tick()
@@ -315,7 +317,9 @@ def test_a_decision_on_a_former_champion_rolls_nothing_back(worse: Served) -> No
     finding = compare(Settings(paths=worse.paths, rollback="answered"), datetime.now(UTC))
     registry.promote(worse.paths.models, worse.third, "a person was faster", by="human")
     with pytest.raises(registry.RegistryError, match="the champion was changed meanwhile"):
-        manual_promotion.roll_back(worse.paths, "r", worse.first, by="rule", instead_of=finding.champion)
+        manual_promotion_and_rollback.roll_back(
+            worse.paths, "r", worse.first, by="rule", instead_of=finding.champion
+        )
     assert worse.champion.model_id == worse.third
 
 

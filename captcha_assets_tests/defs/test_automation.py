@@ -15,11 +15,11 @@ import dagster as dg
 import pytest
 import yaml
 
-from captcha_assets.defs.model.sensors import WHY_TAG
+from captcha_assets.defs.model.retraining_sensor import WHY_TAG
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.defs.conftest import NARROW
 
 COMMAND = str(Path(sys.executable).with_name("captcha-assets"))
@@ -69,7 +69,7 @@ class Platform:
 
     def drop(self, name: str, seed: int) -> Path:
         archive = self.settings.paths.home / name
-        generator.write_archive(archive, 400, seed=seed)
+        synthetic_batches.write_archive(archive, 400, seed=seed)
         self.settings.paths.inbox.mkdir(exist_ok=True)
         return archive.rename(self.settings.paths.inbox / name)
 

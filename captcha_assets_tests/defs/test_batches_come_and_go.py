@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.defs.observed_sources import observed_sources
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.sources.test_dvc_snapshot import dvc
@@ -21,7 +21,7 @@ THROUGH_SPLITS = "+key:splits or key:rejected_images or key:data_snapshot"
 
 
 def archive(path: Path, count: int, seed: int) -> Path:
-    generator.write_archive(path, count, seed)
+    synthetic_batches.write_archive(path, count, seed)
     return path
 
 

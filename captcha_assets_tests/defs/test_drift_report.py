@@ -14,7 +14,7 @@ from captcha_assets.images.features import Statistics
 from captcha_assets.models import registry
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.serving.prediction_log import open_prediction_log
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.serving.predictions import prediction
 

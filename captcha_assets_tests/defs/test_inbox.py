@@ -14,16 +14,15 @@ from captcha_assets.cli import main
 from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
-from captcha_assets.defs.source import sensors
-from captcha_assets.defs.source.sensors import inbox_sensor
-from captcha_assets.sources import batch_registration, generator
+from captcha_assets.defs.source.inbox_sensor import inbox_sensor
+from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 
 def drop(home: Home, name: str, seed: int, *, settled: bool = True) -> Path:
     home.settings.paths.inbox.mkdir(parents=True, exist_ok=True)
     path = home.settings.paths.inbox / name
-    generator.write_archive(path, 40, seed=seed)
+    synthetic_batches.write_archive(path, 40, seed=seed)
     if settled:
         before = time.time() - 60
         os.utime(path, (before, before))
@@ -176,9 +175,9 @@ def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
 ) -> None:
     drop(home, "one.zip", seed=1)
     clock = time.time()
-    monkeypatch.setattr(sensors.time, "time", lambda: clock)
+    monkeypatch.setattr(inbox_sensor.time, "time", lambda: clock)
     keys, cursor = set(), None
-    for wait in sensors.RETRY_AFTER:
+    for wait in inbox_sensor.RETRY_AFTER:
         (request,) = tick(home).run_requests or ()
         assert request.run_key not in keys
         keys.add(request.run_key)
@@ -192,7 +191,7 @@ def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
     for _ in range(2):
         answer = tick(home, cursor)
         cursor = answer.cursor
-        assert f"{len(sensors.RETRY_AFTER) + 1} runs failed" in skipped(answer)
+        assert f"{len(inbox_sensor.RETRY_AFTER) + 1} runs failed" in skipped(answer)
         assert "touch" in skipped(answer)
     assert len(alerts(home)) == 1
     os.utime(home.settings.paths.inbox / "one.zip", (1e9, 1e9))
@@ -209,7 +208,7 @@ def test_a_run_that_a_person_canceled_is_not_started_again_behind_their_back(hom
 def test_a_disk_that_was_full_keeps_nothing_in_the_inbox_for_ever(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sensors, "RETRY_AFTER", (0, 0))
+    monkeypatch.setattr("captcha_assets.defs.source.inbox_sensor.RETRY_AFTER", (0, 0))
     (tmp_path / "home" / "data").mkdir(parents=True)
     (tmp_path / "home" / "data" / "raw").symlink_to(small_disk, target_is_directory=True)
     (small_disk / "filler").write_bytes(bytes(250_000))

@@ -13,7 +13,7 @@ import pytest
 from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.defs.observed_sources import observed_sources
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.cli.test_update import requested
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 
@@ -34,7 +34,7 @@ def contradict(good: Path, other: Path) -> None:
 
 def _contradicted(folder: Path) -> None:
     folder.mkdir()
-    generator.write_archive(folder / "good.zip", 60, seed=1)
+    synthetic_batches.write_archive(folder / "good.zip", 60, seed=1)
     contradict(folder / "good.zip", folder / "other.zip")
     with pytest.MonkeyPatch.context() as monkeypatch:
         opened = open_home(folder / "home", monkeypatch)

@@ -16,7 +16,7 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.models import registry
 from captcha_assets.quality import drift, validation_result
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.models.conftest import make_model
 
@@ -47,7 +47,7 @@ def crown(settings: Settings, work: Path) -> str:
     """Promote a model that was never trained, and pretend it saw generated images."""
     make_model(work / "model")
     model_id = registry.add_candidate(settings.paths.models, work / "model")
-    generator.write_archive(work / "seen.zip", 1000, seed=1)
+    synthetic_batches.write_archive(work / "seen.zip", 1000, seed=1)
     build_image_table(work / "seen.zip", "seen", work / "seen.parquet", work / "rejected.parquet", CAPTCHA)
     drift.save(drift.summarize([work / "seen.parquet"], CAPTCHA), settings.paths.training_summary(model_id))
     registry.promote(settings.paths.models, model_id, "the first")
@@ -77,7 +77,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     work = tmp_path_factory.mktemp("delivered")
     with pytest.MonkeyPatch.context() as monkeypatch:
         home = open_home(work / "home", monkeypatch)
-        images = list(generator.generate(500, seed=7))
+        images = list(synthetic_batches.generate(500, seed=7))
         deliver(home, "early", archive(work / "early.zip", images[:100]))
         crown(home.settings, work)
         for name, disturb in DISTURBED.items():

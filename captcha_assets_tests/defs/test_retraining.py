@@ -14,14 +14,14 @@ from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
 from captcha_assets.cli.orchestration import sensor_switches
-from captcha_assets.defs.model.sensors import WHY_TAG, retraining_sensor
+from captcha_assets.defs.model.retraining_sensor import WHY_TAG, retraining_sensor
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.models import registry
 from captcha_assets.models.manifest import writing_folder
 from captcha_assets.quality import validation_result
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.quality.stored_results import stored, validated
@@ -59,7 +59,7 @@ def bring(home: Home, name: str, source: str) -> None:
 def darkened(path: Path, count: int) -> Path:
     """An archive of generated characters under less light."""
     with zipfile.ZipFile(path, "w") as archive:
-        for number, (label, image) in enumerate(generator.generate(count, 7)):
+        for number, (label, image) in enumerate(synthetic_batches.generate(count, 7)):
             dark = cv2.imencode(".png", (image * 0.75).astype(np.uint8))[1].tobytes()
             archive.writestr(f"Dataset/{label}_{number}.png", dark)
     return path
@@ -212,7 +212,7 @@ def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) ->
     report_drift(finished)
     ticks = Ticks(finished)
     assert ticks.tick() == []
-    assert "critical drift on 2026-11-28: features (0 of 100 new corrections" in ticks.said
+    assert "critical drift on 2026-11-28: features (0 new corrections, a training starts at 100" in ticks.said
     ((line,),) = alerts_of_drift(finished, ticks=2)
     assert line.startswith("label predictions, the least certain first")
     assert line.endswith("(no training starts by itself, `automation` and `retraining` are off)")

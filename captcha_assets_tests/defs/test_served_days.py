@@ -16,7 +16,7 @@ from captcha_assets.defs.observed_sources import observe, observed_sources
 from captcha_assets.defs.serving.served_days import served_predictions
 from captcha_assets.images.index import LABEL_CONFLICT
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
-from captcha_assets.sources import batch_registration, generator
+from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.serving.predictions import prediction
@@ -34,7 +34,7 @@ def _every_correction_becomes_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def images(tmp_path: Path) -> list[tuple[str, bytes]]:
     """Forty images with their labels."""
-    generator.write_archive(tmp_path / "served.zip", 40, seed=77)
+    synthetic_batches.write_archive(tmp_path / "served.zip", 40, seed=77)
     with zipfile.ZipFile(tmp_path / "served.zip") as archive:
         return [(Path(name).name.split("_")[0], archive.read(name)) for name in sorted(archive.namelist())]
 

@@ -10,7 +10,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 
 from captcha_assets.defs import partitions
 from captcha_assets.defs.automation_history import ASSETS, automation_history
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, open_home
 from captcha_assets_tests.defs.test_ui import answered, ask, webserver
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui_batches")]
 def batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, str]]:
     """A home with a good batch and a quarantined one, and the address of its UI."""
     work = tmp_path_factory.mktemp("batches")
-    generator.write_archive(work / "bad.zip", 10, seed=9)
+    synthetic_batches.write_archive(work / "bad.zip", 10, seed=9)
     with zipfile.ZipFile(work / "bad.zip", "a") as archive:
         for number in range(40):
             archive.writestr(f"a_{90000 + number}.png", b"no image")

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -21,7 +21,7 @@ from captcha_assets.images.index import (
 )
 from captcha_assets.images.table import content_hash
 from captcha_assets.images.table_files import StaleTableError
-from captcha_assets.sources.generator import render
+from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.copies import COPIES
 from captcha_assets_tests.images.tables import write_table
 

@@ -16,7 +16,7 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.label_decisions import DecisionError, read_decisions, version_of
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.sources.generator import render
+from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.tables import write_table
 
 CHANCE = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.quality.validation import validate_splits
-from captcha_assets.sources.generator import render
+from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.copies import shifted
 from captcha_assets_tests.images.tables import write_table
 

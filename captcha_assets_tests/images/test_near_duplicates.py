@@ -17,7 +17,7 @@ from captcha_assets.images.near_duplicates import (
     near_duplicate_groups,
     smoothed,
 )
-from captcha_assets.sources.generator import render
+from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.copies import COPIES, shifted
 
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.split_assignment import NEAR_DUPLICATE_OF_TWO_SPLITS, update_splits
 from captcha_assets.images.split_record import AssignmentError, AssignmentRecord
-from captcha_assets_tests.images.test_splits import identity, index_of, split_by_image, write_index
+from captcha_assets_tests.images.test_split_assignment import identity, index_of, split_by_image, write_index
 
 BATCHES = {name: range(start, start + 30) for name, start in {"a": 0, "b": 20, "c": 60, "d": 75}.items()}
 

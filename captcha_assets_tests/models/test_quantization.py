@@ -9,7 +9,7 @@ import onnx as onnx_library
 import pytest
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.evaluation.quantization import calibration_images
+from captcha_assets.evaluation.quantization_loss import calibration_images
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.predictor import OnnxPredictor

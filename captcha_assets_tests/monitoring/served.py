@@ -21,7 +21,7 @@ from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.onnx_export import export
 from captcha_assets.monitoring.sample import Reference, reference_of
 from captcha_assets.quality import drift
-from captcha_assets.sources.generator import generate, write_archive
+from captcha_assets.sources.synthetic_batches import generate, write_archive
 
 DAY = "2026-11-28"
 MODEL_ID = "the-model"

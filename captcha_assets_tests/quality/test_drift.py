@@ -14,8 +14,8 @@ from captcha_assets.quality import drift, drift_plot, report, validation
 from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
-from captcha_assets.sources.generator import generate
 from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces
+from captcha_assets.sources.synthetic_batches import generate
 from captcha_assets_tests.quality import tables
 
 #: Of the training images, and of a batch.
@@ -253,7 +253,7 @@ def test_a_summary_is_kept_in_an_object_store_too(bucket):
 def test_a_summary_that_cannot_be_read_is_one_clear_error(tmp_path, content):
     if content is not None:
         (tmp_path / "reference.npz").write_bytes(content)
-    with pytest.raises(DriftError, match=r"reference\.npz cannot be read .*summarize the training images"):
+    with pytest.raises(DriftError, match=r"reference\.npz cannot be read .*update summarizes"):
         drift.load(tmp_path / "reference.npz", CAPTCHA)
 
 

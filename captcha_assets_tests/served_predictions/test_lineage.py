@@ -17,7 +17,7 @@ from captcha_assets.served_predictions import daily_tables
 from captcha_assets.served_predictions.lineage import prediction as find_prediction
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
-from captcha_assets.sources import correction_batches, generator
+from captcha_assets.sources import correction_batches, synthetic_batches
 from captcha_assets_tests.models.traced import deliver, train
 from captcha_assets_tests.serving.predictions import prediction
 
@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     first = train(settings, ["first"])
     registry.promote(settings.paths.models, first, "the first model")
     url = f"sqlite:///{settings.paths.home}/.serving/predictions.db"
-    generator.write_archive(settings.paths.scratch / "served.zip", 20, seed=5)
+    synthetic_batches.write_archive(settings.paths.scratch / "served.zip", 20, seed=5)
     with zipfile.ZipFile(settings.paths.scratch / "served.zip") as archive, open_prediction_log(url) as log:
         for number, name in enumerate(sorted(archive.namelist())):
             image = archive.read(name)

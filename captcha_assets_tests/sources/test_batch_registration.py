@@ -21,7 +21,7 @@ from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import BatchError
 from captcha_assets.sources.batch_registration import KaggleSource, LocalSource, SyntheticSource, parse_source
-from captcha_assets.sources.generator import generate
+from captcha_assets.sources.synthetic_batches import generate
 from captcha_assets_tests.sources.examples import (
     data_files,
     files_below,

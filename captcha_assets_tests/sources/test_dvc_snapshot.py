@@ -14,7 +14,7 @@ from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import generator
+from captcha_assets.sources import synthetic_batches
 from captcha_assets.sources.dvc_snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
 
 
@@ -88,7 +88,7 @@ def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:
 def test_the_committed_record_is_that_of_the_starter_batch_and_its_split_assignments(tmp_path: Path) -> None:
     settings = Settings(paths=Paths(home=tmp_path / "home"))
     archive = settings.paths.raw / "starter.zip"
-    generator.write_archive(archive, 3000, seed=1)
+    synthetic_batches.write_archive(archive, 3000, seed=1)
     table = settings.paths.image_table("starter")
     build_image_table(archive, "starter", table, settings.paths.rejected_images("starter"), CAPTCHA)
     build_image_index({"starter": table}, settings.paths.image_index, CAPTCHA)

@@ -420,7 +420,7 @@ FETCH = (
     "import sys; from pathlib import Path; from captcha_assets.paths import Paths;"
     "from captcha_assets.settings import Settings;"
     "from captcha_assets.sources import batch_registration;"
-    "registrations.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'letters')"
+    "batch_registration.fetch(Settings(paths=Paths(home=Path(sys.argv[1]))), 'letters')"
 )
 
 

@@ -13,11 +13,11 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
-from captcha_assets.defs.model.sensors import WHY_TAG, last_unsuccessful_training
+from captcha_assets.defs.model.retraining_sensor import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving import served_days
 from captcha_assets.images import label_decisions
-from captcha_assets.models import overview, promotion_decisions, registry, retraining_policy, served_drift
+from captcha_assets.models import overview, promotion_records, registry, retraining_policy, served_drift
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
@@ -81,7 +81,7 @@ def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
         registry.history(paths.models)
         if candidate := registry.pointed_at(paths.models):  # the next training replaces a damaged pointer
             registry.refusal(paths.models, candidate)
-            promotion_decisions.last(paths.models, candidate)
+            promotion_records.last(paths.models, candidate)
     except RegistryError as error:
         yield str(error)
 

@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs import input_versions, split_record
+from captcha_assets.defs import input_versions, lost_split_record
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -143,7 +143,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         require_materialized(paths, paths.image_index, "image_index")
         record = AssignmentRecord(paths.split_assignments, paths.scratch)
         if not config.accept_loss:
-            split_record.require_known(context.instance, paths, record)
+            lost_split_record.require_known(context.instance, paths, record)
         summary = split_table.update_splits(
             paths.image_index,
             paths.splits,
@@ -168,7 +168,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
                 "path": dg.MetadataValue.path(str(paths.splits)),
                 **column_lineage(split_table.COLUMN_ORIGINS),
                 "quality report": report,
-                **split_record.named(record),
+                **lost_split_record.named(record),
             },
         )
 

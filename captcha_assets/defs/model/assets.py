@@ -5,13 +5,13 @@ import dagster as dg
 from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute import Compute
-from captcha_assets.defs.model.config import TRAINING_CONFIG
-from captcha_assets.defs.model.promotion import (
+from captcha_assets.defs.model.champion_checks import (
     champion_metadata,
     champion_version,
     criteria_results,
     criteria_specs,
 )
+from captcha_assets.defs.model.config import TRAINING_CONFIG
 from captcha_assets.defs.model.training import trained_meanwhile, trained_with
 from captcha_assets.defs.presentation import figures, image, link
 from captcha_assets.images import local_tables
@@ -210,7 +210,7 @@ def quantized_model(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Quantize the champion's export, calibrated on images of the training split."""
-    from captcha_assets.evaluation.quantization import quantize_stored
+    from captcha_assets.evaluation.quantization_loss import quantize_stored
 
     model_id = resolve(settings.paths, "champion")
     target, measured = settings.paths.quantized_model(model_id), quantize_stored(settings.paths, model_id)

@@ -4,7 +4,7 @@ import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
 from captcha_assets.defs.materializations import last_materialized
-from captcha_assets.defs.model.promotion import champion_metadata, criteria_evaluations
+from captcha_assets.defs.model.champion_checks import champion_metadata, criteria_evaluations
 from captcha_assets.evaluation.recorded_criteria import criteria_of_change
 from captcha_assets.models.registry import Champion
 from captcha_assets.paths import Paths

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from captcha_assets.alerts import Alert
-from captcha_assets.defs.model.sensors import unfinished_training
+from captcha_assets.defs.model.retraining_sensor import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving.served_days import waiting_labels
 from captcha_assets.models import retraining_policy, served_drift

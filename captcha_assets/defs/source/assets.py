@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from captcha_assets.defs import input_versions, lost_outputs, split_record
+from captcha_assets.defs import input_versions, lost_outputs, lost_split_record
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.split_record import AssignmentRecord
@@ -84,7 +84,7 @@ def data_snapshot(
     versions = input_versions.versions_now(context.instance, "raw_batch")
     batch_registration.require_archives(settings.paths, versions)
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
-    split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    lost_split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     record.read()  # nor is damage
     taken = dvc_snapshot.take_snapshot(settings.paths.home)
     return dg.MaterializeResult(

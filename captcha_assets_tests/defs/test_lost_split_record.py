@@ -264,9 +264,9 @@ def test_a_batch_of_one_image_or_one_class_gets_its_splits(home: Home, tmp_path:
 def _one_class(folder: Path) -> Path:
     import zipfile
 
-    from captcha_assets.sources import generator
+    from captcha_assets.sources import synthetic_batches
 
-    generator.write_archive(folder / "all.zip", 400, seed=1)
+    synthetic_batches.write_archive(folder / "all.zip", 400, seed=1)
     path = folder / "small.zip"
     with zipfile.ZipFile(folder / "all.zip") as every, zipfile.ZipFile(path, "w") as some:
         for name in every.namelist():

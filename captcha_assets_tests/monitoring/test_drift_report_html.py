@@ -6,7 +6,7 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.monitoring.drift_detection import served_drift
-from captcha_assets.monitoring.drift_report_page import render, unusual_pngs
+from captcha_assets.monitoring.drift_report_html import render, unusual_pngs
 from captcha_assets.monitoring.evidently_report import evidently_report
 from captcha_assets.monitoring.plots import plot
 from captcha_assets.monitoring.result import ServedDrift

@@ -17,7 +17,7 @@ from PIL import Image
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.sources import kaptcha_renderer
-from captcha_assets.sources.generator import GeneratorError, generate, render, write_archive
+from captcha_assets.sources.synthetic_batches import GeneratorError, generate, render, write_archive
 
 #: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
 RECORDED = "cf55a8817956e691fc3f153c0d79d685ce6978ff24aee232720cff813bf377f4"
@@ -43,7 +43,7 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_processors_vector_instru
     again = tmp_path / "again.zip"
     code = (
         "import sys, cv2, pathlib; cv2.setNumThreads(1)\n"
-        "from captcha_assets.sources.generator import write_archive\n"
+        "from captcha_assets.sources.synthetic_batches import write_archive\n"
         "write_archive(pathlib.Path(sys.argv[1]), 420, seed=3)"
     )
     plain = {
@@ -156,6 +156,7 @@ def test_a_label_outside_the_alphabet_is_rejected():
 
 
 def test_importing_the_generator_loads_no_training_library():
-    code = "import sys, captcha_assets.sources.generator as g; print({'torch', 'polars'} & set(sys.modules))"
+    module = "captcha_assets.sources.synthetic_batches"
+    code = f"import sys, {module}; print({{'torch', 'polars'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"

@@ -156,7 +156,7 @@ class _Tries:
         self._failed, self._count = None, 0
 
 
-class ChampionWatcher:
+class ChampionReloader:
     """Keeps `current` the champion of the registry.
 
     A champion that cannot be loaded is reported once and tried again; the previous model keeps answering.
