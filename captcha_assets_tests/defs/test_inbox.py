@@ -14,7 +14,7 @@ from captcha_assets.cli import main
 from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
-from captcha_assets.defs.source.inbox_sensor import inbox_sensor
+from captcha_assets.defs.source.inbox_sensor import RETRY_AFTER, inbox_sensor
 from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests.defs.conftest import Home, open_home
 
@@ -175,9 +175,9 @@ def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
 ) -> None:
     drop(home, "one.zip", seed=1)
     clock = time.time()
-    monkeypatch.setattr(inbox_sensor.time, "time", lambda: clock)
+    monkeypatch.setattr("captcha_assets.defs.source.inbox_sensor.time.time", lambda: clock)
     keys, cursor = set(), None
-    for wait in inbox_sensor.RETRY_AFTER:
+    for wait in RETRY_AFTER:
         (request,) = tick(home).run_requests or ()
         assert request.run_key not in keys
         keys.add(request.run_key)
@@ -191,7 +191,7 @@ def test_a_failed_ingestion_is_tried_again_later_and_not_for_ever(
     for _ in range(2):
         answer = tick(home, cursor)
         cursor = answer.cursor
-        assert f"{len(inbox_sensor.RETRY_AFTER) + 1} runs failed" in skipped(answer)
+        assert f"{len(RETRY_AFTER) + 1} runs failed" in skipped(answer)
         assert "touch" in skipped(answer)
     assert len(alerts(home)) == 1
     os.utime(home.settings.paths.inbox / "one.zip", (1e9, 1e9))
