@@ -247,7 +247,9 @@ def history(settings: Settings, as_json: bool) -> None:
 
     rows = [asdict(entry) for entry in registry.history(settings.paths.models)]
     if not rows and not as_json:
-        click.echo("no model has served yet; captcha-assets update promotes the first")
+        click.echo(
+            "no record of a model that served: captcha-assets update promotes the first, and status names a lost record"
+        )
         return
     columns = ["number", "since", "action", "by", "model_id", "instead_of", "reason"]
     print_rows(columns, rows, as_json=as_json)

@@ -20,7 +20,9 @@ from captcha_assets.settings import Settings
 
 
 @click.command()
-@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the Dagster UI."
+)
 @click.pass_obj
 def ui(settings: Settings, port: int) -> None:
     """Start the Dagster UI (`dg dev`) for this home, with the report server beside it.
