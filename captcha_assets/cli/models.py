@@ -248,7 +248,8 @@ def history(settings: Settings, as_json: bool) -> None:
     rows = [asdict(entry) for entry in registry.history(settings.paths.models)]
     if not rows and not as_json:
         click.echo(
-            "no record of a model that served: captcha-assets update promotes the first, and status names a lost record"
+            "no record of a model that served: captcha-assets update promotes the first; where a record is "
+            "lost, captcha-assets status names it"
         )
         return
     columns = ["number", "since", "action", "by", "model_id", "instead_of", "reason"]

@@ -24,7 +24,7 @@ def test_a_new_home_lists_no_batches(tmp_path: Path) -> None:
 
 def test_a_new_home_has_no_history_of_models(tmp_path: Path) -> None:
     assert succeeded(tmp_path, "model", "history", "--json") == ""
-    assert succeeded(tmp_path, "model", "history").startswith("no model has served yet")
+    assert succeeded(tmp_path, "model", "history").startswith("no record of a model that served")
 
 
 def test_a_batch_is_added_materialized_and_listed_and_then_nothing_is_to_be_made(tmp_path: Path) -> None:
