@@ -136,7 +136,7 @@ def _plain(path: Path, reason: str) -> str:
 
 
 def take(paths: Paths, arrival: Arrival) -> Registration:
-    """Register what arrived; `registrations.fetch` then copies it and removes it from the inbox.
+    """Register what arrived; `batch_registration.fetch` then copies it and removes it from the inbox.
 
     Raises:
         BatchError: the name has been given to another batch meanwhile; scan again.
