@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from captcha_assets import environment
+from captcha_assets import settings_validation
 from captcha_assets.atomic_files import AnyPath
-from captcha_assets.environment import SettingsError
 from captcha_assets.paths import Paths
+from captcha_assets.settings_validation import SettingsError
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
 
@@ -190,7 +190,7 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
-    environment.check_variables(_PREFIX, fields, _OTHERS, never_empty=_PROTECTIVE)
+    settings_validation.check_variables(_PREFIX, fields, _OTHERS, never_empty=_PROTECTIVE)
     kept = {name: overrides.pop(name) for name in Paths.model_fields if name in overrides}
-    with environment.errors_name_their_variable(_PREFIX, secrets={"alert_webhook"}):
+    with settings_validation.errors_name_their_variable(_PREFIX, secrets={"alert_webhook"}):
         return Settings(paths=Paths(**kept), **overrides)

@@ -28,7 +28,7 @@ from captcha_assets.models.manifest import first_of, verify_files
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.sources import archives, batch_registration
-from captcha_assets.sweeps import trials
+from captcha_assets.sweeps import trial_records
 
 #: The data version of `champion` where no model serves.
 NO_CHAMPION = "none"
@@ -383,7 +383,7 @@ def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:
 
 def _trial(versions: StoredVersions, paths: Paths, output: Output) -> str:
     def version_of(_path: Path) -> str:
-        record = trials.load(paths, str(output.partition))
+        record = trial_records.load(paths, str(output.partition))
         return record.version if record else ""
 
     return versions.version(paths.sweep_trial(str(output.partition)), version_of)

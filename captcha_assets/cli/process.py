@@ -15,7 +15,7 @@ import click
 
 from captcha_assets import interrupts
 from captcha_assets.cli.errors import in_one_line, unexpected
-from captcha_assets.environment import debugging
+from captcha_assets.settings_validation import debugging
 
 INTERRUPTED = "interrupted"
 STANDARD_OUTPUT = "standard output"

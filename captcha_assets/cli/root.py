@@ -9,9 +9,9 @@ import click
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
 from captcha_assets.dataset import load_dataset
-from captcha_assets.environment import debugging
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings, SettingsError, load_settings
+from captcha_assets.settings_validation import debugging
 
 #: Where a context notes that a subcommand was asked for its help.
 _HELP = f"{__name__}.help"

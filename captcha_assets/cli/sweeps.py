@@ -184,13 +184,17 @@ def trial(settings: Settings, name: str) -> None:
 
 
 def _became(paths: Paths, trial: str, error: str | None) -> str:
-    from captcha_assets.sweeps import trials
+    from captcha_assets.sweeps import trial_records
 
-    record = trials.load(paths, trial)
+    record = trial_records.load(paths, trial)
     if error or record is None or record.value is None:
         return f"{trial}: failed: {error}"
-    how = f"stopped after {len(record.history)} epochs at" if record.state == trials.PRUNED else "accuracy"
-    return f"{trial}: {how} {record.value:.4f} ({trials.described(record.parameters)})"
+    how = (
+        f"stopped after {len(record.history)} epochs at"
+        if record.state == trial_records.PRUNED
+        else "accuracy"
+    )
+    return f"{trial}: {how} {record.value:.4f} ({trial_records.described(record.parameters)})"
 
 
 @sweep.command()
@@ -202,10 +206,10 @@ def show(settings: Settings, as_json: bool) -> None:
     Trials that have not ended come last: they wait for `sweep run`, or are under way.
     """
     from captcha_assets.images.table import content_hash
-    from captcha_assets.sweeps import leaderboard, trials
+    from captcha_assets.sweeps import leaderboard, trial_records
 
     version = content_hash(settings.paths.splits) if settings.paths.splits.exists() else ""
-    records = trials.load_all(settings.paths)
+    records = trial_records.load_all(settings.paths)
     waiting = leaderboard.waiting(settings.paths, records)
     rows = leaderboard.rows(records, version) + waiting
     if as_json:
@@ -216,7 +220,7 @@ def show(settings: Settings, as_json: bool) -> None:
         return
     shown = [row | {"accuracy": row["accuracy"] and f"{row['accuracy']:.4f}"} for row in rows]
     for row in shown:
-        row["parameters"] = trials.described(json.loads(row["parameters"]))
+        row["parameters"] = trial_records.described(json.loads(row["parameters"]))
     print_rows(["rank", "trial", "state", "accuracy", "epochs", "parameters"], shown, as_json=False)
     if waiting:
         click.echo(

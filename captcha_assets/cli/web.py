@@ -73,7 +73,7 @@ def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
         The exit status: its own, 128 and the number of the signal that ended it, 0 after Ctrl-C.
     """
     # A session of its own, since `dg dev` starts processes: all of them are stopped, or killed.
-    tethered = [sys.executable, "-m", "captcha_assets.cli.ends_with_parent", str(os.getpid()), *command]
+    tethered = [sys.executable, "-m", "captcha_assets.cli.parent_death_signal", str(os.getpid()), *command]
     process = subprocess.Popen(tethered, env=environment, cwd=REPOSITORY, start_new_session=True)
     stops: list[int] = []
 

@@ -13,9 +13,9 @@ import xxhash
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
+from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
-from captcha_assets.evaluation.promotion_criteria import Criterion
 from captcha_assets.evaluation.recorded_criteria import FIRST_MODEL, criteria_of
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from captcha_assets.confidence_intervals import Interval, images_needed, paired_difference
+from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.formatting import counted, percent, points
 from captcha_assets.evaluation.metrics import (
     calibration_bins,
@@ -21,7 +22,6 @@ from captcha_assets.evaluation.metrics import (
     expected_calibration_error,
     holm,
 )
-from captcha_assets.evaluation.promotion_criteria import Criterion
 
 _KEYS = ["image_id", "label"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from captcha_assets.evaluation.promotion_criteria import Criterion
+from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.models import promotion_records
 from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import Champion

@@ -23,7 +23,7 @@ from captcha_assets.served_predictions.image_errors import (
     image_errors,
     image_statistics,
 )
-from captcha_assets.serving.prediction_tables import STATISTICS
+from captcha_assets.serving.prediction_log_tables import STATISTICS
 from captcha_assets.serving.settings import load_serving_settings
 from captcha_assets.settings import Settings
 

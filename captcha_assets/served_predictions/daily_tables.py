@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from captcha_assets.atomic_files import AnyPath, remove, replacing
 from captcha_assets.images.table import TableWriter
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, why_unusable
-from captcha_assets.serving.prediction_tables import (
+from captcha_assets.serving.prediction_log_tables import (
     STATISTICS,
     Correction,
     LoggedPrediction,

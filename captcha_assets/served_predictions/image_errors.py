@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from captcha_assets.served_predictions import daily_tables
-from captcha_assets.serving.prediction_tables import (
+from captcha_assets.serving.prediction_log_tables import (
     STATISTICS,
     corrections,
     predictions,

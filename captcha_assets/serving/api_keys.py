@@ -7,11 +7,11 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from captcha_assets.environment import SettingsError
 from captcha_assets.serving.health import HEALTH_PATHS
 from captcha_assets.serving.problems import CLOSE, ProblemError
 from captcha_assets.serving.settings import PREFIX
 from captcha_assets.serving.web_page import PAGE_FILES
+from captcha_assets.settings_validation import SettingsError
 
 SHORTEST = 16
 #: The paths that need no API key: those of an orchestrator, and the page, which asks for the key.

@@ -15,15 +15,15 @@ from starlette.types import ASGIApp
 from captcha_assets.serving.allowed_hosts import AllowedHosts, OfAllowedHost
 from captcha_assets.serving.api_keys import ApiKeys, Authenticated
 from captcha_assets.serving.health import health_routes
-from captcha_assets.serving.logged_predictions import logged_prediction_routes
 from captcha_assets.serving.open_inference import InferRequest, inference_routes
-from captcha_assets.serving.predictions import prediction_routes
+from captcha_assets.serving.prediction_api import prediction_routes
 from captcha_assets.serving.problems import ProblemDetails, answer_with_problems
 from captcha_assets.serving.request_limits import Limited
 from captcha_assets.serving.request_metrics import Counted
 from captcha_assets.serving.security_headers import SecurityHeaders
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.web_page import page_routes
+from captcha_assets.serving.web_page_api import logged_prediction_routes
 
 TITLE = "captcha-assets"
 

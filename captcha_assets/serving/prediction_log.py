@@ -27,7 +27,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from captcha_assets.serving.prediction_tables import (
+from captcha_assets.serving.prediction_log_tables import (
     INFERENCE_ID,
     TIMEOUT,
     Correction,

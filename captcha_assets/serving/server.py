@@ -16,10 +16,10 @@ from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
 from captcha_assets.serving.champion_reloader import Alert, ChampionReloader
-from captcha_assets.serving.connections import connection_class
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.settings import ServingSettings
+from captcha_assets.serving.uvicorn_connection import connection_class
 
 #: Seconds that requests in progress have when the service is stopped.
 GRACE = 10

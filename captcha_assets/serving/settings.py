@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from captcha_assets import environment
+from captcha_assets import settings_validation
 from captcha_assets.models.quantization import Precision
 
 PREFIX = "CAPTCHA_SERVING_"
@@ -151,8 +151,8 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     fields = ServingSettings.model_fields
-    environment.check_variables(PREFIX, fields, never_empty=fields, listed_in="docs/serving.md")
-    with environment.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
+    settings_validation.check_variables(PREFIX, fields, never_empty=fields, listed_in="docs/serving.md")
+    with settings_validation.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
         return ServingSettings(**overrides)
 
 

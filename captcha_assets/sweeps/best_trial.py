@@ -9,7 +9,7 @@ from captcha_assets.atomic_files import replacing
 from captcha_assets.paths import Paths
 from captcha_assets.sweeps.leaderboard import best
 from captcha_assets.sweeps.production_settings import make_production, production_settings
-from captcha_assets.sweeps.trials import Record, described
+from captcha_assets.sweeps.trial_records import Record, described
 from captcha_assets.training.config import TrainingSettings
 
 

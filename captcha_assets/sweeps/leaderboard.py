@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from captcha_assets.atomic_files import replacing
 from captcha_assets.images.table import content_hash
 from captcha_assets.paths import Paths
-from captcha_assets.sweeps import trials
+from captcha_assets.sweeps import trial_records
 from captcha_assets.sweeps.definition import SweepError, all_registered
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
 
 #: State of a trial that has not ended: it waits, or is under way.
 WAITING = "waiting"
@@ -127,12 +127,12 @@ def best(paths: Paths, trial: str | None = None) -> Record:
         SweepError: there is none.
     """
     if trial is not None:
-        record = trials.load(paths, trial)
+        record = trial_records.load(paths, trial)
         if record is None or record.state != COMPLETE:
             raise SweepError(f"{trial} is no complete trial; see: captcha-assets sweep show")
         return record
     version = splits_now(paths)
-    for record in ranked(trials.load_all(paths), version):
+    for record in ranked(trial_records.load_all(paths), version):
         if record.state == COMPLETE and record.splits_version == version:
             return record
     raise SweepError("no trial is complete on today's images: captcha-assets sweep run FILE")

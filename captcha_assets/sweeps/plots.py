@@ -21,7 +21,7 @@ from captcha_assets.evaluation.plot_style import (
     new_figure,
     write,
 )
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
 
 #: Parameters that are shown at most.
 MOST_PARAMETERS = 12

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from captcha_assets.sweeps.definition import Sweep, number_of
-from captcha_assets.sweeps.trials import Record
+from captcha_assets.sweeps.trial_records import Record
 
 
 def trial_parameters(
@@ -22,6 +22,6 @@ def trial_parameters(
         return before.parameters
     if sweep.grid:
         return sweep.combination(number_of(trial))
-    from captcha_assets.sweeps.study import suggest  # noqa: PLC0415  (Optuna takes seconds to import)
+    from captcha_assets.sweeps.optuna_study import suggest  # noqa: PLC0415  (Optuna takes seconds to import)
 
     return suggest(sweep, number_of(trial), peers)

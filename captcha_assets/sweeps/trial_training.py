@@ -9,10 +9,10 @@ from typing import Any
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.models import folder
 from captcha_assets.paths import Paths
-from captcha_assets.sweeps import trials
+from captcha_assets.sweeps import trial_records
 from captcha_assets.sweeps.definition import Sweep
 from captcha_assets.sweeps.trial_parameters import trial_parameters
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob
 from captcha_assets.training.failures import TrainingFailedError
 
@@ -23,13 +23,13 @@ Train = Callable[[TrainingJob], list[dict[str, Any]]]
 def planned(paths: Paths, sweep: Sweep, trial: str) -> Record:
     """Return the record of a trial that has not begun."""
     empty = Record(trial, sweep.identity, FAILED, {}, {}, None, [], content_hash(paths.splits), TRAINING_CODE)
-    chosen = trial_parameters(sweep, trial, _peers(paths, empty), trials.load(paths, trial))
+    chosen = trial_parameters(sweep, trial, _peers(paths, empty), trial_records.load(paths, trial))
     return replace(empty, parameters=chosen, settings=sweep.settings_with(chosen).model_dump())
 
 
 def finished(paths: Paths, plan: Record) -> Record | None:
     """Return the stored record of this very trial, unless it failed."""
-    before = trials.load(paths, plan.trial)
+    before = trial_records.load(paths, plan.trial)
     if before is None or before.state == FAILED:
         return None
     same = (plan.parameters, plan.settings, plan.splits_version, plan.code_version)
@@ -42,7 +42,7 @@ def _peers(paths: Paths, record: Record) -> list[Record]:
     """Return the other trials of the sweep that have ended, on the same images and by the same code."""
     return [
         other
-        for other in trials.load_all(paths, record.sweep)
+        for other in trial_records.load_all(paths, record.sweep)
         if other.trial != record.trial
         and (other.splits_version, other.code_version) == (record.splits_version, record.code_version)
     ]
@@ -60,7 +60,7 @@ def train(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob, run: Train
     """
     job = _in_own_folder(paths, sweep, plan, job)
     record = _record(plan, job, run)
-    trials.save(paths, record)
+    trial_records.save(paths, record)
     shutil.rmtree(job.output.parent)
     return record
 
@@ -68,7 +68,7 @@ def train(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob, run: Train
 def _in_own_folder(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob) -> TrainingJob:
     """Return the job in a folder of its own, apart from another training of the same settings."""
     work = paths.scratch / "sweep" / plan.trial
-    thresholds = trials.pruning_thresholds(sweep, _peers(paths, plan), job.settings.epochs)
+    thresholds = trial_records.pruning_thresholds(sweep, _peers(paths, plan), job.settings.epochs)
     return job.model_copy(
         update={
             "output": work / "model",

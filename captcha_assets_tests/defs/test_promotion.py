@@ -13,7 +13,7 @@ from dagster._core.loader import LoadingContextForTest
 from captcha_assets.cli import main
 from captcha_assets.defs.model.champion_events import report_champion
 from captcha_assets.defs.observed_sources import observed_sources
-from captcha_assets.evaluation.promotion_criteria import CRITERIA
+from captcha_assets.evaluation.criterion_descriptions import CRITERIA
 from captcha_assets.models import registry
 from captcha_assets.models.manual_promotion_and_rollback import promote_by_hand
 from captcha_assets.models.overview import read_metrics

@@ -24,8 +24,8 @@ from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.images.table import content_hash
 from captcha_assets.paths import REPOSITORY
-from captcha_assets.sweeps import definition, trials
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.sweeps import definition, trial_records
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets_tests.defs.conftest import Home, open_home
 
 #: What the tests of this module share is materialized once.
@@ -79,7 +79,7 @@ def grid_trials(home: Home) -> list[str]:
 
 def test_a_trial_is_recorded_with_its_settings_and_every_epoch(home: Home) -> None:
     name = grid_trials(home)[0]
-    record = trials.load(home.settings.paths, name)
+    record = trial_records.load(home.settings.paths, name)
     assert record is not None
     assert record.state == COMPLETE
     assert record.settings["learning_rate"] == 0.01
@@ -93,7 +93,7 @@ def test_a_trial_is_recorded_with_its_settings_and_every_epoch(home: Home) -> No
 
 def test_a_failed_trial_is_recorded_with_the_reason(home: Home) -> None:
     name = grid_trials(home)[1]
-    record = trials.load(home.settings.paths, name)
+    record = trial_records.load(home.settings.paths, name)
     assert record is not None
     assert record.state == FAILED
     assert "lower learning_rate" in str(record.error)
@@ -129,12 +129,12 @@ def test_a_bad_trial_is_stopped_and_recorded_as_stopped_not_as_failed(home: Home
     sweep = definition.Sweep.model_validate({"name": "search", **SEARCH})
     definition.register(home.settings.paths, sweep)
     home.instance.add_dynamic_partitions("trial", sweep.trial_names)
-    complete = trials.load(home.settings.paths, grid_trials(home)[0])
+    complete = trial_records.load(home.settings.paths, grid_trials(home)[0])
     for name in sweep.trial_names[:2]:
-        trials.save(home.settings.paths, perfect(complete, sweep, name))
+        trial_records.save(home.settings.paths, perfect(complete, sweep, name))
     name = sweep.trial_names[2]
     assert home.materialize("sweep_trial", partition=name) is None
-    record = trials.load(home.settings.paths, name)
+    record = trial_records.load(home.settings.paths, name)
     assert record is not None
     assert (record.state, len(record.history)) == (PRUNED, 1)
     found = home.instance.fetch_materializations(
@@ -190,7 +190,7 @@ def test_the_next_training_takes_what_won_and_another_winner_makes_it_out_of_dat
     assert event is not None
     assert event.asset_materialization is not None
     metadata = event.asset_materialization.metadata
-    record = trials.load(home.settings.paths, grid_trials(home)[0])
+    record = trial_records.load(home.settings.paths, grid_trials(home)[0])
     assert record is not None
     assert metadata["settings"].value == record.settings
     assert metadata["validation accuracy"].value == pytest.approx(record.value, abs=1e-4), (

@@ -16,7 +16,7 @@ from captcha_assets.evaluation.candidate_comparison import (
     compare,
     count_pairs,
 )
-from captcha_assets.evaluation.promotion_criteria import Criterion
+from captcha_assets.evaluation.criterion_descriptions import Criterion
 
 
 def predictions(right, labels=None, probability=None):

@@ -8,7 +8,7 @@ import pytest
 
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import open_prediction_log
-from captcha_assets.serving.prediction_tables import UnreadableRowError
+from captcha_assets.serving.prediction_log_tables import UnreadableRowError
 from captcha_assets_tests.serving.predictions import prediction
 
 DAY = "2026-11-28"

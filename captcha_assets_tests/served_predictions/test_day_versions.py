@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import open_prediction_log
-from captcha_assets.serving.prediction_tables import corrections, open_engine, predictions
+from captcha_assets.serving.prediction_log_tables import corrections, open_engine, predictions
 from captcha_assets_tests.serving.conftest import postgres, sqlite_url, url
 from captcha_assets_tests.serving.predictions import DAY, prediction
 

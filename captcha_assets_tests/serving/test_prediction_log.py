@@ -23,7 +23,7 @@ from captcha_assets.serving.prediction_log import (
     UnknownPredictionError,
     open_prediction_log,
 )
-from captcha_assets.serving.prediction_tables import STATISTICS, open_engine
+from captcha_assets.serving.prediction_log_tables import STATISTICS, open_engine
 from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.serving.log_processes import everything, record_many, start
 from captcha_assets_tests.serving.predictions import prediction

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from captcha_assets.sweeps.definition import Sweep
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, Record
 
 GRID = Sweep(name="grid", fixed={"epochs": 2}, grid={"learning_rate": [0.1, 0.2], "batch_size": [32, 64]})
 SEARCH = Sweep.model_validate(

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from captcha_assets.images.table import content_hash
-from captcha_assets.sweeps import best_trial, trials
+from captcha_assets.sweeps import best_trial, trial_records
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.production_settings import production_settings, production_version
-from captcha_assets.sweeps.trials import PRUNED
+from captcha_assets.sweeps.trial_records import PRUNED
 from captcha_assets.training.config import SettingsError, TrainingSettings
 from captcha_assets_tests.sweeps.records import GRID, record
 
@@ -24,7 +24,7 @@ def tried(settings):
     version = content_hash(settings.paths.splits)
     for number, (accuracy, state) in enumerate([(0.8, "complete"), (0.9, "complete"), (0.99, PRUNED)]):
         made = record(GRID, number, GRID.combination(number), [accuracy], state)
-        trials.save(settings.paths, type(made)(**{**asdict(made), "splits_version": version}))
+        trial_records.save(settings.paths, type(made)(**{**asdict(made), "splits_version": version}))
     return settings.paths
 
 

@@ -194,7 +194,7 @@ def champion(
     deps=[champion, "splits"],
     group_name="model",
     kinds={"onnx"},
-    code_version="1",
+    code_version="2",
     description="The champion's export as int8, measured beside the fp32 export on the test split. Only "
     "materialized when selected by name, or when CAPTCHA_SERVING_PRECISION is int8.",
     check_specs=[

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.evaluation.promotion_criteria import CRITERIA, Criterion
+from captcha_assets.evaluation.criterion_descriptions import CRITERIA, Criterion
 from captcha_assets.models.registry import Champion
 from captcha_assets.stored_outputs import NO_CHAMPION
 

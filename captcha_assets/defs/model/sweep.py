@@ -16,9 +16,9 @@ from captcha_assets.defs.presentation import column_schema, image, table
 from captcha_assets.images import local_tables
 from captcha_assets.settings import Settings
 from captcha_assets.stored_outputs import require_materialized
-from captcha_assets.sweeps import leaderboard, trial_training, trials
+from captcha_assets.sweeps import leaderboard, trial_records, trial_training
 from captcha_assets.sweeps.definition import registered, sweep_of
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
 from captcha_assets.training.config import TRAINING_CODE, TrainingSettings
 from captcha_assets.training_jobs import job_for
 
@@ -47,7 +47,7 @@ def sweep_trial(
     if record := trial_training.finished(settings.paths, plan):
         context.log.info(f"{name}: {record.state} already, on these images and by this code")
     else:
-        context.log.info(f"{name}: {trials.described(plan.parameters)}")
+        context.log.info(f"{name}: {trial_records.described(plan.parameters)}")
         with local_tables.local_tables(settings.paths) as data:
             job = job_for(settings.paths, dataset, data, TrainingSettings.of(plan.settings), context.run_id)
             record = trial_training.train(settings.paths, sweep, plan, job, partial(compute.run, context))
@@ -84,7 +84,7 @@ def sweep_leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeRes
     """Rank the trials. Without any sweep, the leaderboard is empty."""
     from captcha_assets.sweeps import plots
 
-    records = trials.load_all(settings.paths)
+    records = trial_records.load_all(settings.paths)
     version = leaderboard.write(settings.paths, records)
     counted = Counter(record.state for record in records)
     return dg.MaterializeResult(

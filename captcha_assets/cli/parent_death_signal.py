@@ -1,6 +1,6 @@
 """A command that is interrupted when the process that started it ends, however that ends.
 
-`python -m captcha_assets.cli.ends_with_parent PID COMMAND...`, started by the process PID, becomes COMMAND.
+`python -m captcha_assets.cli.parent_death_signal PID COMMAND...`, started by process PID, becomes COMMAND.
 """
 
 import ctypes

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps import definition, leaderboard, plots, trials
+from captcha_assets.sweeps import definition, leaderboard, plots, trial_records
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.trial_parameters import trial_parameters
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, PRUNED
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED
 from captcha_assets_tests.sweeps.records import GRID, SEARCH, record
 
 TRIED = {"learning_rate": 0.1, "batch_size": 32, "rotation": 5.0, "channels": [8, 16, 32, 64]}
@@ -72,7 +72,7 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
         update={"pruning": SEARCH.pruning.model_copy(update={"keep": keep, "after_trials": 3})}
     )
     records = [record(sweep, number, TRIED, accuracies) for number, accuracies in enumerate(done)]
-    pruning_thresholds = trials.pruning_thresholds(sweep, records, epochs=6)
+    pruning_thresholds = trial_records.pruning_thresholds(sweep, records, epochs=6)
     stopped = max(own) < pruning_thresholds.get(len(own), 0)
 
     pruner = optuna.pruners.PercentilePruner(100 * keep, n_startup_trials=3, n_warmup_steps=2)
@@ -91,16 +91,16 @@ def test_a_trial_is_stopped_exactly_when_optunas_pruner_would_stop_it(
 def test_nobody_is_stopped_before_enough_trials_are_complete_or_in_the_last_epoch() -> None:
     one = record(SEARCH, 0, TRIED, [0.5, 0.6, 0.7, 0.8])
     stopped = record(SEARCH, 1, TRIED, [0.1], PRUNED)
-    assert trials.pruning_thresholds(SEARCH, [one, stopped], 4) == {}
-    assert list(trials.pruning_thresholds(SEARCH, [one, one], 4)) == [2, 3]
+    assert trial_records.pruning_thresholds(SEARCH, [one, stopped], 4) == {}
+    assert list(trial_records.pruning_thresholds(SEARCH, [one, one], 4)) == [2, 3]
 
 
 def test_a_failure_does_not_replace_what_was_achieved_before(settings) -> None:
     good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
-    trials.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
-    trials.save(settings.paths, good)
-    trials.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
-    kept = trials.load(settings.paths, good.trial)
+    trial_records.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
+    trial_records.save(settings.paths, good)
+    trial_records.save(settings.paths, replace(good, state=FAILED, value=None, error="it diverged"))
+    kept = trial_records.load(settings.paths, good.trial)
     assert kept is not None
     assert kept.version == good.version
 
@@ -109,13 +109,13 @@ def test_a_damaged_record_is_named_and_keeps_no_other_from_being_read(settings) 
     good = record(GRID, 0, {"learning_rate": 0.1, "batch_size": 32}, [0.5, 0.9])
     bad = record(GRID, 1, {"learning_rate": 0.1, "batch_size": 64}, [0.5, 0.8])
     for one in (good, bad):
-        trials.save(settings.paths, one)
+        trial_records.save(settings.paths, one)
     settings.paths.sweep_trial(bad.trial).write_text("[]")
     with pytest.raises(SweepError, match="is damaged: remove it"):
-        trials.load(settings.paths, bad.trial)
-    assert [one.trial for one in trials.load_all(settings.paths)] == [good.trial]
-    trials.save(settings.paths, replace(bad, state=FAILED, value=None, error="it diverged"))
-    assert [one.state for one in trials.load_all(settings.paths)] == ["complete", FAILED]
+        trial_records.load(settings.paths, bad.trial)
+    assert [one.trial for one in trial_records.load_all(settings.paths)] == [good.trial]
+    trial_records.save(settings.paths, replace(bad, state=FAILED, value=None, error="it diverged"))
+    assert [one.state for one in trial_records.load_all(settings.paths)] == ["complete", FAILED]
 
 
 # --- the leaderboard
@@ -168,15 +168,15 @@ def test_plots_are_drawn_of_whatever_there_is(count: int) -> None:
 
 def test_sweeps_and_their_trials_live_on_an_object_store_too(bucket, tmp_path) -> None:
     settings = Settings(paths=Paths(home=tmp_path, artifacts=str(bucket / "artifacts")))
-    assert trials.load_all(settings.paths) == []
+    assert trial_records.load_all(settings.paths) == []
     definition.register(settings.paths, GRID)
     for one in some_records():
-        trials.save(settings.paths, one)
+        trial_records.save(settings.paths, one)
     assert definition.registered(settings.paths, GRID.identity) == GRID
-    assert [one.state for one in trials.load_all(settings.paths, GRID.identity)] == [
+    assert [one.state for one in trial_records.load_all(settings.paths, GRID.identity)] == [
         COMPLETE,
         COMPLETE,
         PRUNED,
         FAILED,
     ]
-    assert trials.load_all(settings.paths, "another") == []
+    assert trial_records.load_all(settings.paths, "another") == []

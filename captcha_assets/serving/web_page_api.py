@@ -9,6 +9,7 @@ import cv2
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from captcha_assets.serving.prediction_api import DECIMALS
 from captcha_assets.serving.prediction_log import (
     INFERENCE_ID,
     LoggedPrediction,
@@ -16,7 +17,6 @@ from captcha_assets.serving.prediction_log import (
     PredictionLogUnavailableError,
     UnknownPredictionError,
 )
-from captcha_assets.serving.predictions import DECIMALS
 from captcha_assets.serving.problems import ProblemError, described
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.uploads import IMAGE_BODY, decoded

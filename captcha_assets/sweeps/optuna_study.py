@@ -19,7 +19,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from captcha_assets.sweeps.definition import Range, Sweep, kind_of
-from captcha_assets.sweeps.trials import COMPLETE, FAILED, Record
+from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, Record
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
