@@ -342,8 +342,13 @@ def _training_splits(versions: StoredVersions, paths: Paths, model_id: str) -> s
 
 
 def _training_summary(versions: StoredVersions, paths: Paths, model_id: str) -> str:
-    """Return nothing, provided that the summary of a model's training images is whole."""
-    return versions.version(paths.training_summary(model_id), training_summary.check)
+    """Return the version of the summary of a model's training images, provided that it is whole."""
+
+    def version_of(path: Path) -> str:
+        training_summary.check(path)
+        return content_hash(path)
+
+    return versions.version(paths.training_summary(model_id), version_of)
 
 
 def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:

@@ -4,8 +4,8 @@ import zipfile
 from pathlib import Path
 
 
-def check(path: Path) -> str:
-    """Return an empty string where a `.npz` file is whole.
+def check(path: Path) -> None:
+    """Check that a `.npz` file is whole.
 
     Raises:
         ValueError: it is damaged; the message names it.
@@ -17,4 +17,3 @@ def check(path: Path) -> str:
         raise ValueError(f"{path} ({error})") from error
     if damaged:
         raise ValueError(f"{path} (the checksum of {damaged} is wrong)")
-    return ""

@@ -3,6 +3,7 @@
 import random
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.serving.prediction_log import open_prediction_log
+from captcha_assets.serving.prediction_log_tables import LoggedPrediction
 from captcha_assets_tests.serving.log_processes import Operation, everything, live, record_for_ever, start
 from captcha_assets_tests.serving.predictions import prediction
 from captcha_assets_tests.serving.test_prediction_log import as_recorded
@@ -61,8 +63,17 @@ def test_the_log_holds_what_it_promised(
     shutil.rmtree(folder)
 
 
-def killed(folder: Path, seed: int) -> float:
-    """Kill a process that records without end; return the seconds between the first loss and the kill."""
+class AfterKill(NamedTuple):
+    """What a killed process had recorded, had written, and what was found in its log."""
+
+    recorded: int
+    written: int
+    found: list[LoggedPrediction]
+    seconds_lost: float
+
+
+def killed(folder: Path, seed: int) -> AfterKill:
+    """Kill a process that records without end, and read its log."""
     url = f"sqlite:///{folder}/predictions.db"
     process, reader = start(record_for_ever, url)
     reports = [reader.recv() for _ in range(random.Random(seed).randrange(1, 2000))]
@@ -72,19 +83,27 @@ def killed(folder: Path, seed: int) -> float:
     last, ended, written = reports[-1]
     with open_prediction_log(url) as log:
         found = sorted(log.recent(10_000), key=lambda one: one.time)
-    assert [as_recorded(one) for one in found] == [prediction(number) for number in range(len(found))]
-    assert written <= len(found) <= last + 2  # one may have been recorded and not been reported
-    return 0.0 if len(found) > last else ended - reports[len(found)][1]
+    lost = 0.0 if len(found) > last else ended - reports[len(found)][1]
+    return AfterKill(last + 1, written, found, lost)
+
+
+def are_the_first(found: list[LoggedPrediction]) -> bool:
+    """Whether a log holds the first predictions that were recorded, each as it was, without a gap."""
+    return [as_recorded(one) for one in found] == [prediction(number) for number in range(len(found))]
 
 
 def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
     for number in range(5):
-        killed(tmp_path / str(number), random.SystemRandom().randrange(1 << 32))
+        after = killed(tmp_path / str(number), random.SystemRandom().randrange(1 << 32))
+        assert are_the_first(after.found)
+        assert after.written <= len(after.found) <= after.recorded + 1, "one may not have been reported"
 
 
 @pytest.mark.slow
 @pytest.mark.no_cover
 def test_of_a_process_killed_fifty_times_the_last_second_is_lost_at_most(tmp_path: Path) -> None:
-    lost = [killed(tmp_path / str(number), number) for number in range(50)]
-    print(f"seconds lost: {sorted(lost)}")
-    assert max(lost) < 1
+    after = [killed(tmp_path / str(number), number) for number in range(50)]
+    assert all(are_the_first(one.found) for one in after)
+    assert all(one.written <= len(one.found) for one in after)
+    print(f"seconds lost: {sorted(one.seconds_lost for one in after)}")
+    assert max(one.seconds_lost for one in after) < 1
