@@ -150,9 +150,9 @@ def _name_quarantined(paths: Paths) -> None:
 
 def _name_unreadable_predictions(paths: Paths) -> None:
     """Say why the prediction log cannot be read: nothing is known of its days then."""
-    from captcha_assets.defs.serving import served_days
+    from captcha_assets.served_predictions import log_access
 
-    if problem := served_days.problem(paths):
+    if problem := log_access.problem(paths):
         click.echo(problem)
 
 

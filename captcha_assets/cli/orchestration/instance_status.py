@@ -15,13 +15,13 @@ from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.retraining_sensor import WHY_TAG, last_unsuccessful_training
 from captcha_assets.defs.sensor_states import is_on
-from captcha_assets.defs.serving import served_days
 from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_records, registry, retraining_policy, served_drift
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
+from captcha_assets.served_predictions import log_access
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
 from captcha_assets.settings import Settings
 from captcha_assets.sources.batch_registration import known_batches
@@ -75,7 +75,7 @@ def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
     """What of a person's files and of the registry cannot be read, each in one line."""
     if found := label_decisions.problem(paths.label_decisions, spec):
         yield found
-    if found := served_days.problem(paths):
+    if found := log_access.problem(paths):
         yield found
     try:
         registry.history(paths.models)
@@ -94,7 +94,7 @@ def _next_training(settings: Settings) -> str:
         now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
-    readable = served_days.is_readable(settings.paths)
+    readable = log_access.is_readable(settings.paths)
     return retraining_policy.in_words(now, retraining_policy.Limits.of(settings), is_log_readable=readable)
 
 

@@ -23,8 +23,8 @@ from captcha_assets.defs.dagster_internals import (
 )
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
-from captcha_assets.defs.serving import served_days
 from captcha_assets.models.retraining_policy import NOT_PRODUCTION
+from captcha_assets.served_predictions import log_access
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
 
@@ -128,7 +128,7 @@ def _failed(assets: tuple[str, ...], partition: str | None) -> list[str]:
     """Return why a day of the service is tried again although its rows are as they were."""
     if assets != ("prediction_log",) or partition is None:
         return []
-    failed = served_days.failed_checks(load_settings().paths, partition)
+    failed = log_access.failed_checks(load_settings().paths, partition)
     return [f"failed the blocking check {', '.join(failed)}"] if failed else []
 
 

@@ -7,9 +7,9 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
-from captcha_assets.defs.serving import served_days
 from captcha_assets.models import retraining_policy
 from captcha_assets.models.retraining_policy import Limits, Reason, Situation
+from captcha_assets.served_predictions import log_access
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
@@ -44,7 +44,7 @@ def retraining_sensor(
     limits = Limits.of(settings)
     why = retraining_policy.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:
-        readable = served_days.is_readable(settings.paths)
+        readable = log_access.is_readable(settings.paths)
         words = retraining_policy.in_words(now, limits, is_log_readable=readable)
         return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance)]))
     if under_way := unfinished_training(context.instance):

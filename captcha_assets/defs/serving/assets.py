@@ -14,10 +14,11 @@ from captcha_assets.defs import lost_outputs, presentation
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.correction_checks import CORRECTION_CHECKS, correction_results
-from captcha_assets.defs.serving.served_days import SERVED, NoPredictionsError, log_address, require_valid
+from captcha_assets.defs.serving.served_days import SERVED
 from captcha_assets.paths import Paths
 from captcha_assets.quality import suites
 from captcha_assets.served_predictions import daily_tables
+from captcha_assets.served_predictions.log_access import NoPredictionsError, log_address, require_valid
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets.sources.batch_registration import LocalSource

@@ -7,7 +7,7 @@ import dagster as dg
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.partitions import DAY, days
 from captcha_assets.defs.presentation import image, link, table
-from captcha_assets.defs.serving.served_days import require_valid
+from captcha_assets.served_predictions.log_access import require_valid
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ import dagster as dg
 from captcha_assets.alerts import Alert
 from captcha_assets.defs.model.retraining_sensor import unfinished_training
 from captcha_assets.defs.sensor_states import is_on
-from captcha_assets.defs.serving.served_days import waiting_labels
 from captcha_assets.models import retraining_policy, served_drift
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.retraining_policy import Situation
+from captcha_assets.served_predictions.log_access import waiting_labels
 from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
