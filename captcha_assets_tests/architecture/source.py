@@ -23,7 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
-    ["environment", "paths"],
+    ["settings_validation", "paths"],
     ["atomic_files", "confidence_intervals", "interrupts", "validation_errors"],
 ]
 
