@@ -49,7 +49,7 @@ _OURS = ("CAPTCHA_", "KAGGLE_", "DAGSTER_", "MLFLOW_", "WANDB_")
 # In CI always the same examples, so that a red build is the doing of the change; elsewhere new ones, fewer.
 _CI = bool(os.environ.get("CI"))
 hypothesis.settings.register_profile(
-    "captcha_assets", deadline=None, print_blob=True, derandomize=_CI, max_examples=100 if _CI else 40
+    "captcha_assets", deadline=None, print_blob=True, derandomize=_CI, max_examples=75 if _CI else 25
 )
 hypothesis.settings.load_profile("captcha_assets")
 

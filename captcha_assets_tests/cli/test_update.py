@@ -119,6 +119,7 @@ def test_the_automation_asks_for_nothing_when_everything_is_fresh(finished: Home
     assert asked == set()
 
 
+@pytest.mark.slow
 def test_the_automation_asks_for_the_new_batch_as_update_would(finished: Home) -> None:
     _asked, cursor = requested(finished)
     finished.add("second", "synthetic:100:2")

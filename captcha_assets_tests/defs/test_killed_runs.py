@@ -80,6 +80,7 @@ def test_the_pool_of_a_killed_command_is_free_again(home: Home) -> None:
     assert home.instance.event_log_storage.get_concurrency_info("training").active_slot_count == 0
 
 
+@pytest.mark.slow
 def test_a_run_of_which_nothing_is_known_is_let_be_and_status_says_how_to_end_it(home: Home) -> None:
     tags = {PROCESS_TAG: f"{os.uname().nodename} 999999 1", STEP_TAG: "splits"}
     run_id = str(uuid.uuid4())

@@ -189,6 +189,7 @@ def test_the_sensor_notes_a_change_once_and_starts_no_run(contradicted: Home) ->
     assert "image_index" in contradicted.stale()
 
 
+@pytest.mark.slow
 def test_the_automation_asks_for_the_index_when_the_decisions_change(contradicted: Home) -> None:
     _asked, cursor = requested(contradicted)
     asked, cursor = requested(contradicted, cursor)

@@ -94,6 +94,7 @@ def test_nothing_is_trained_before_there_are_splits(home: Home) -> None:
     assert ticks.said == "no training: there are no splits yet"
 
 
+@pytest.mark.slow
 def test_splits_that_are_lost_are_named_with_what_restores_them(home: Home) -> None:
     bring(home, "first", "synthetic:60:1")
     Path(home.settings.paths.splits).unlink()
@@ -208,6 +209,7 @@ def test_served_drift_starts_a_training_when_there_are_enough_corrections(finish
     assert Ticks(finished, retrain_corrections=100).triggers() == ["served drift"]
 
 
+@pytest.mark.slow
 def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) -> None:
     report_drift(finished)
     ticks = Ticks(finished)
@@ -229,6 +231,7 @@ def test_served_drift_with_nothing_to_learn_from_is_one_alert(finished: Home) ->
     assert line.startswith("enough predictions are labelled: train with captcha-assets update, or: ")
 
 
+@pytest.mark.slow
 def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:
     report_drift(grown)
     ((line,),) = alerts_of_drift(grown, ticks=2)

@@ -97,6 +97,7 @@ def drift_by_the_daemon(home: Home) -> None:
     alert_about(home.instance, run, home.settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retraining", [False, True])
 def test_drift_is_an_alert_only_where_nothing_retrains(home: Home, retraining: bool) -> None:
     if retraining:

@@ -122,6 +122,7 @@ def other_than(label: str) -> str:
     return "a" if label != "a" else "b"
 
 
+@pytest.mark.slow
 def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
     home: Home, images: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
     assert check(home, "labels_agree").passed, "somebody has decided"
 
 
+@pytest.mark.slow
 def test_two_corrections_that_contradict_each_other_are_named(
     home: Home, images: list[tuple[str, bytes]]
 ) -> None:
@@ -172,6 +174,7 @@ def test_two_corrections_that_contradict_each_other_are_named(
     assert {row["inference_ids"] for row in rows} == {"id-0, id-7"}
 
 
+@pytest.mark.slow
 def test_a_corrected_image_that_is_rejected_is_named(home: Home, images: list[tuple[str, bytes]]) -> None:
     blank = cv2.imencode(".png", np.full((52, 32), 200, np.uint8))[1].tobytes()
     with open_log(home) as log:
@@ -206,6 +209,7 @@ def test_new_rows_without_a_correction_change_no_batch(home: Home, images: list[
     assert home.runs_of("raw_batch") == 0
 
 
+@pytest.mark.slow
 def test_corrections_wait_until_those_of_all_days_are_enough(
     home: Home, images: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +287,7 @@ def test_rows_that_are_changed_by_sql_make_their_day_stale(
     assert not [step for step in made if "2026-11-27" in step]
 
 
+@pytest.mark.slow
 def test_a_day_that_failed_a_check_is_named_and_tried_again_by_every_update_until_it_passes(
     home: Home, images: list[tuple[str, bytes]]
 ) -> None:
@@ -359,6 +364,7 @@ def test_a_table_that_is_lost_is_made_again(home: Home, images: list[tuple[str, 
     assert [str(one.step) for one in home.update(OF_DAYS)] == [f"corrections [{DAY}]"]
 
 
+@pytest.mark.slow
 def test_the_retention_reaches_the_tables(
     home: Home, images: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

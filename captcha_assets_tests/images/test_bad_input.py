@@ -288,6 +288,7 @@ def test_sizes_wider_than_32_bits_are_read(tmp_path):
     assert (len(images), rejected["reason"].to_list()) == (len(GOOD_MEMBERS) - 1, ["too_large"])
 
 
+@pytest.mark.slow
 def test_more_members_than_16_bits_count_are_listed(tmp_path):
     archive = write_zip(
         tmp_path / "many.zip", {f"a_{n}.png": b"" for n in range(65_540)}, method=zipfile.ZIP_STORED

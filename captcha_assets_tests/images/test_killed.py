@@ -93,7 +93,7 @@ def killed_and_finished(tmp_path: Path, kills: int) -> Iterator[Path]:
 
 
 def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
-    for folder in killed_and_finished(tmp_path, 3):
+    for folder in killed_and_finished(tmp_path, 2):
         assert visible(folder) == visible(tmp_path / "reference")
         assert files(folder) == files(tmp_path / "reference")
 

@@ -225,6 +225,7 @@ def test_retention_removes_what_is_old_and_was_not_corrected(url: str) -> None:
         assert set(ids(log.recent(2000))) <= {"id-7", "id-5000", "id-9000"}
 
 
+@pytest.mark.slow
 def test_four_processes_write_at_once(url: str) -> None:
     started = [start(record_many, url, first, 300) for first in (0, 1000, 2000, 3000)]
     reports = [everything(reader) for _, reader in started]

@@ -153,4 +153,4 @@ class Batches(RuleBasedStateMachine):
 
 
 TestBatches = Batches.TestCase
-TestBatches.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestBatches.settings = hypothesis_settings(max_examples=20, stateful_step_count=25, deadline=None)

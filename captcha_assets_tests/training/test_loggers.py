@@ -48,6 +48,7 @@ def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from
     assert history[-1].value == pytest.approx(trained.metrics["validation_accuracy"])
 
 
+@pytest.mark.slow
 def test_weights_and_biases_works_without_a_network(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

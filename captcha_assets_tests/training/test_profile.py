@@ -19,6 +19,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.arange(40) % 20
 
 
+@pytest.mark.slow
 def test_a_trace_holds_the_steps_with_their_augmentation_and_convolutions(
     images: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
