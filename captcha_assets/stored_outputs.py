@@ -261,7 +261,7 @@ def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     Every file of the record is looked at: the next update reads them all.
     """
     named = files_named_by(paths.splits)
-    found = AssignmentRecord(paths.split_assignments, paths.scratch).files()
+    found = AssignmentRecord.of(paths).files()
 
     def assignments(name: str) -> str:
         place = paths.split_assignments / name
