@@ -146,8 +146,12 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
         store.put_file(str(addresses[address]), address)
 
 
-def move(source: Path, target: Path) -> None:
+def move(source: Path, target: AnyPath) -> None:
     """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
+    if not isinstance(target, Path):
+        target.fs.put_file(str(source), target.path)
+        source.unlink()
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.replace(target)
@@ -182,20 +186,21 @@ def regular(path: AnyPath) -> AnyPath:
     return path
 
 
-def create(target: AnyPath, content: str) -> bool:
+def create(target: AnyPath, content: str | bytes) -> bool:
     """Create a file, whole; return False, and change nothing, where there is one already.
 
     Of several processes that create the same file at once, exactly one gets True.
     """
+    content = content.encode() if isinstance(content, str) else content
     if not isinstance(target, Path):
         try:
-            target.fs.pipe_file(target.path, content.encode(), mode="create")
+            target.fs.pipe_file(target.path, content, mode="create")
         except FileExistsError:
             return False
         return True
     with _full_disk_named(target), _workshop(target) as workshop:
         part = workshop / "new" / target.name
-        part.write_text(content, encoding="utf-8")
+        part.write_bytes(content)
         sync(part)
         try:
             target.hardlink_to(part)

@@ -104,7 +104,8 @@ class Paths(BaseSettings):
                 "CAPTCHA_PROFILE=shared needs a database: set CAPTCHA_DATABASE to "
                 "postgresql://user:password@host/database"
             )
-        if "://" not in str(self.artifacts):
+        _, separator, place = str(self.artifacts).partition("://")
+        if not separator or "/" not in place:  # beside that folder lies what else is shared
             raise ValueError(
                 "CAPTCHA_PROFILE=shared needs an object store: set CAPTCHA_ARTIFACTS to "
                 "s3://<bucket>/<folder> or gs://<bucket>/<folder>"
@@ -126,14 +127,29 @@ class Paths(BaseSettings):
         return None
 
     @property
-    def raw(self) -> Path:
-        """Folder of the archives exactly as delivered, `<batch>.zip` each. DVC tracks its parent."""
-        return self.home / "data" / "raw"
+    def shared_root(self) -> AnyPath:
+        """Root of what a home has besides its artifacts: the home itself, or the store of all hosts."""
+        return self.home if self.profile == "local" else self.artifact_root.parent
 
     @property
-    def split_assignments(self) -> Path:
-        """Folder of the record of split assignments. DVC tracks its parent."""
-        return self.home / "data" / "splits"
+    def data(self) -> AnyPath:
+        """Folder of the archives and of the record of split assignments. DVC tracks it in a local home."""
+        return self.shared_root / "data"
+
+    @property
+    def data_record(self) -> AnyPath:
+        """DVC's record of `data`."""
+        return self.shared_root / "data.dvc"
+
+    @property
+    def raw(self) -> AnyPath:
+        """Folder of the archives exactly as delivered, `<batch>.zip` each."""
+        return self.data / "raw"
+
+    @property
+    def split_assignments(self) -> AnyPath:
+        """Folder of the record of split assignments."""
+        return self.data / "splits"
 
     @property
     def inbox(self) -> Path:
@@ -219,9 +235,9 @@ class Paths(BaseSettings):
         return self.home / "alerts.jsonl"
 
     @property
-    def label_decisions(self) -> Path:
+    def label_decisions(self) -> AnyPath:
         """The decisions of people about images whose labels contradict each other; a file to commit."""
-        return self.home / "label_decisions.csv"
+        return self.shared_root / "label_decisions.csv"
 
     @property
     def label_conflicts(self) -> AnyPath:
@@ -279,9 +295,9 @@ class Paths(BaseSettings):
         return self.artifact_root / "quantized_model" / model_id
 
     @property
-    def training_settings(self) -> Path:
+    def training_settings(self) -> AnyPath:
         """The production settings of a training; a file to commit."""
-        return self.home / "configs" / "training.yaml"
+        return self.shared_root / "configs" / "training.yaml"
 
     def sweep(self, sweep: str) -> AnyPath:
         """What a sweep tries."""

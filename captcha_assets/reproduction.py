@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from captcha_assets import interrupts
-from captcha_assets.atomic_files import fetched
+from captcha_assets.atomic_files import AnyPath, fetched, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, registry, training_provenance
@@ -157,7 +157,7 @@ def _archive(
     here = batch_registration.archive_path(settings.paths, origin.batch)
     digest = archives.digest_of(here).sha256 if here.exists() else None
     if digest == origin.sha256 and digest is not None:
-        return here, ()
+        return _on_this_disk(here, work), ()
     changed = Difference(f"{here.name} in data/raw", origin.sha256, digest or "missing")
     missed = []
     for words, get in (("DVC", _from_dvc), ("its source", _from_source)):
@@ -174,7 +174,17 @@ def _archive(
             f"{'; '.join(missed)}. Bring it back, then try again"
         )
     say(f"batch {origin.batch}: {'; '.join(missed)}; using {here}, which is another archive")
-    return here, (changed,)
+    return _on_this_disk(here, work), (changed,)
+
+
+def _on_this_disk(archive: AnyPath, work: Path) -> Path:
+    """Return an archive of this machine, or a copy of one that lies on an object store."""
+    if isinstance(archive, Path):
+        return archive
+    copy = work / "archives" / archive.name
+    with replacing(copy) as part:
+        archive.fs.get_file(archive.path, str(part))
+    return copy
 
 
 class _UnavailableError(Exception):
@@ -218,7 +228,7 @@ def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG
         raise _UnavailableError(f"its source {name} could not be reached ({error})") from error
     if archives.digest_of(found).sha256 != origin.sha256:
         raise _UnavailableError(f"its source no longer has it ({name} holds another archive now)")
-    return found
+    return _on_this_disk(found, work)
 
 
 # --- its code, its settings

@@ -312,7 +312,7 @@ def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 def _snapshot(versions: StoredVersions, paths: Paths, _output: Output) -> str:
     return versions.version(
-        paths.home / "data.dvc", lambda path: str(yaml.safe_load(path.read_text())["outs"][0]["md5"])
+        paths.data_record, lambda path: str(yaml.safe_load(path.read_text())["outs"][0]["md5"])
     )
 
 

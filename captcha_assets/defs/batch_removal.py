@@ -37,13 +37,15 @@ def remove_batch(
 def apply_remote_removals(paths: Paths, instance: dg.DagsterInstance) -> None:
     """Remove the batches that are neither registered here nor in DVC's record of `data/`.
 
-    `dvc pull` takes the archive away when the batch was removed on another machine.
+    `dvc pull` takes the archive away when the batch was removed on another machine. Hosts that share a
+    database share the partitions: there a removal is complete at once.
     """
+    if paths.profile == "shared":
+        return
     unknown = set(instance.get_dynamic_partitions(BATCH)) - set(batch_registration.known_batches(paths))
     if not unknown:
         return
     recorded = dvc_snapshot.recorded_files(paths.home)
     for batch in sorted(unknown):
-        archive = batch_registration.archive_path(paths, batch).relative_to(paths.home / "data").as_posix()
-        if recorded is not None and archive not in recorded:
+        if recorded is not None and f"raw/{batch}.zip" not in recorded:
             remove_batch(paths, instance, batch, lambda _: None)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets import locks
-from captcha_assets.atomic_files import move
+from captcha_assets.atomic_files import AnyPath, create, fetched, move
 from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.images.table_files import repeated, write_frame
 from captcha_assets.paths import Paths
@@ -65,7 +65,7 @@ class AssignmentRecord:
             `scratch`.
     """
 
-    folder: Path
+    folder: AnyPath
     scratch: Path
     exclusive: Callable[[], AbstractContextManager[None]] | None = None
 
@@ -120,7 +120,11 @@ class AssignmentRecord:
         written = self.scratch / "splits" / f"{number:06d}.parquet"
         version = write_frame(rows, ASSIGNMENTS_SCHEMA, written, _REPETITIVE)
         target = self.folder / f"{number:06d}-{version}.parquet"
-        move(written, target)
+        if isinstance(target, Path):
+            move(written, target)
+        else:  # its name tells its content: where there is one already, it is the same
+            create(target, written.read_bytes())
+            written.unlink()
         return target.name
 
     def require(self, expected: Collection[str], known_by: str) -> None:
@@ -142,7 +146,7 @@ class AssignmentRecord:
             )
 
 
-def read_file(path: Path) -> pl.DataFrame:
+def read_file(path: AnyPath) -> pl.DataFrame:
     """Return the rows of one file of the record, whose name says what it must hold.
 
     Raises:
@@ -150,7 +154,8 @@ def read_file(path: Path) -> pl.DataFrame:
     """
     content = ContentHash(ASSIGNMENTS_SCHEMA)
     try:
-        table = pq.read_table(path)
+        with fetched(path) as local:
+            table = pq.read_table(local)
     except (pa.ArrowException, OSError):
         raise _damaged(path) from None  # the reader's words say less
     for batch in _batches(table):
@@ -165,5 +170,5 @@ def _batches(table: pa.Table) -> Iterable[pa.RecordBatch]:
     return table.to_batches() if table.schema.equals(ASSIGNMENTS_SCHEMA) else ()
 
 
-def _damaged(path: Path) -> AssignmentError:
+def _damaged(path: AnyPath) -> AssignmentError:
     return AssignmentError(f"{path} is damaged: delete the file, then {RESTORE}, {GO_ON}")

@@ -88,7 +88,7 @@ def origin(paths: Paths, batch: str) -> Origin:
 
 def dvc_md5(paths: Paths) -> str | None:
     """Return DVC's hash of `data/` as `data.dvc` of the home has it; None where there is no such file."""
-    path = paths.home / "data.dvc"
+    path = paths.data_record
     if not path.is_file():
         return None
     outs = (yaml.safe_load(path.read_text()) or {}).get("outs") or [{}]

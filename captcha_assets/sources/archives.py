@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.images.archive_reader import ArchiveError, checksums, list_members
 
 _CHUNK = 1 << 20
@@ -164,18 +165,19 @@ def _problem(status: os.stat_result, member: str) -> str:
     return "not a regular file" if _is_utf8(member) else "name is not UTF-8"
 
 
-def digest_of(path: Path) -> Digest:
-    """Hash a file, or the archive that a folder would become.
+def digest_of(path: AnyPath) -> Digest:
+    """Hash a file, here or on an object store, or the archive that a local folder would become.
 
     Raises:
         BatchError: the folder cannot be packed.
         OSError: it cannot be read.
     """
     hashing = _Hashing()
-    if path.is_dir():
-        _pack(survey(path), hashing)
-    else:
-        _pour(path, hashing)
+    with fetched(path) as local:
+        if local.is_dir():
+            _pack(survey(local), hashing)
+        else:
+            _pour(local, hashing)
     return hashing.digest()
 
 

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from captcha_assets import locks
-from captcha_assets.atomic_files import AnyPath, create, json_text, move, regular, replacing, write_json
+from captcha_assets.atomic_files import (
+    AnyPath,
+    create,
+    fetched,
+    json_text,
+    move,
+    regular,
+    replacing,
+    write_json,
+)
 from captcha_assets.atomic_files import remove as remove_path
 from captcha_assets.images.archive_reader import COUNT_LIMIT
 from captcha_assets.paths import Paths
@@ -127,7 +136,7 @@ class RawBatch:
     """
 
     batch: str
-    path: Path
+    path: AnyPath
     source: str
     bytes: int
     members: int
@@ -212,7 +221,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:99]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def archive_path(paths: Paths, batch: str) -> Path:
+def archive_path(paths: Paths, batch: str) -> AnyPath:
     """Where a batch's archive lies once it is fetched."""
     return paths.raw / f"{batch}.zip"
 
@@ -347,7 +356,7 @@ def _check_unregistered(paths: Paths, requested: Registration) -> None:
         raise _other_archive(archive, requested)
 
 
-def _other_archive(archive: Path, requested: Registration) -> BatchError:
+def _other_archive(archive: AnyPath, requested: Registration) -> BatchError:
     return BatchError(
         f"{archive} already holds another batch of this name: choose another name for {requested.source},"
         f" or remove it first (captcha-assets batch remove {requested.batch})"
@@ -564,18 +573,18 @@ def _bring(settings: Settings, known: Registration, here: str | None, progress: 
         progress: see `fetch`.
     """
     target = archive_path(settings.paths, known.batch)
-    fetched = _unfinished_archive(settings.paths, known.batch)
+    unfinished = _unfinished_archive(settings.paths, known.batch)
     progress(f"{known.batch}: fetching {known.source}")
     try:
-        with replacing(fetched) as part, _restoring(target, known, here):
+        with replacing(unfinished) as part, _restoring(target, known, here):
             now = _same(known, _write(settings, known, part, progress))
             archives.contents(part)
             if _is_anothers(known, now, here):
                 raise _other_archive(target, known)
             record(settings.paths, now)
-        move(fetched, target)
+        move(unfinished, target)
     finally:
-        fetched.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     progress(f"{known.batch}: {target.stat().st_size:,} bytes in {target}")
     return now
 
@@ -587,7 +596,7 @@ def _is_anothers(known: Registration, now: Registration, here: str | None) -> bo
 
 
 @contextmanager
-def _restoring(archive: Path, known: Registration, here: str | None) -> Iterator[None]:
+def _restoring(archive: AnyPath, known: Registration, here: str | None) -> Iterator[None]:
     """Where a lost or damaged archive cannot be had from its source, say so, and how to restore it."""
     try:
         yield
@@ -649,9 +658,10 @@ def _same(known: Registration, now: Registration) -> Registration:
     return now
 
 
-def _describe(archive: Path, known: Registration | None) -> RawBatch:
-    digest: Digest = archives.digest_of(archive)
-    held = archives.contents(archive)
+def _describe(archive: AnyPath, known: Registration | None) -> RawBatch:
+    with fetched(archive) as local:
+        digest: Digest = archives.digest_of(local)
+        held = archives.contents(local)
     return RawBatch(
         batch=archive.stem,
         path=archive,
@@ -696,7 +706,7 @@ def waiting_in_inbox(paths: Paths, batch: str) -> Path | None:
     return known.source.path if known.source.path.exists() else None
 
 
-def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
+def _clear_inbox(paths: Paths, known: Registration, archive: AnyPath) -> None:
     """Remove a batch from the inbox now that its archive is safe.
 
     It is moved aside under a hidden name first, so that a kill half-way leaves nothing in sight that
@@ -709,7 +719,11 @@ def _clear_inbox(paths: Paths, known: Registration, archive: Path) -> None:
     path = known.source.path
     if not aside.exists() and path.exists():
         path.rename(aside)
-    if aside.exists() and not archives.remove_archived(aside, archive) and not path.exists():
+    if not aside.exists():
+        return
+    with fetched(archive) as local:
+        removed = archives.remove_archived(aside, local)
+    if not removed and not path.exists():
         aside.rename(path)
 
 

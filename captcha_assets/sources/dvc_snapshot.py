@@ -1,11 +1,13 @@
 """DVC's record of the batches: `data.dvc` says which bytes `data/` holds."""
 
 import configparser
+import hashlib
 import io
 import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from captcha_assets.atomic_files import replacing
+from captcha_assets.paths import Paths
+from captcha_assets.sources import archives
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -42,6 +46,34 @@ class Snapshot:
     size: int
     files: int
     remote: str | None
+
+
+def snapshot(paths: Paths) -> Snapshot:
+    """Record the `data` of a home: with DVC, or where it lies on an object store, as DVC would.
+
+    Raises:
+        SnapshotError: there is no data, or DVC failed to add or to push.
+    """
+    if isinstance(paths.data, Path):
+        return take_snapshot(paths.home)
+    folder = f"{paths.data.path.rstrip('/')}/"
+    names = [name.removeprefix(folder) for name in paths.data.fs.find(folder)]
+    if not names:
+        raise SnapshotError("there is no batch yet: captcha-assets batch add NAME SOURCE")
+    found = {name: archives.digest_of(paths.data / name) for name in sorted(names)}
+    size = sum(digest.bytes for digest in found.values())
+    md5 = _md5_of_folder({name: digest.md5 for name, digest in found.items()})
+    out = {"md5": md5, "size": size, "nfiles": len(found), "hash": "md5", "path": "data"}
+    with replacing(paths.data_record) as part:
+        part.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False))
+    return Snapshot(md5, size, len(found), remote=None)
+
+
+def _md5_of_folder(files: Mapping[str, str]) -> str:
+    """Return DVC's hash of a folder from the MD5 of each of its files."""
+    listed = [{"md5": files[name], "relpath": name} for name in sorted(files)]
+    text = json.dumps(listed, sort_keys=True)
+    return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def take_snapshot(home: Path) -> Snapshot:

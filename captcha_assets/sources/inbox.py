@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.paths import Paths
 from captcha_assets.sources import archives, batch_registration
 from captcha_assets.sources.archives import BatchError, Digest, Survey
@@ -200,10 +201,16 @@ def _digest(path: Path, _fingerprint: str) -> Digest:
     return archives.digest_of(path)
 
 
-def _holds(archive: Path, digest: Digest) -> bool:
+def _digest_of_archive(archive: AnyPath) -> Digest:
+    if isinstance(archive, Path):
+        return _digest(archive, archives.survey(archive).fingerprint)
+    return archives.digest_of(archive)
+
+
+def _holds(archive: AnyPath, digest: Digest) -> bool:
     if not archive.exists() or archive.stat().st_size != digest.bytes:
         return False
-    return _digest(archive, archives.survey(archive).fingerprint) == digest
+    return _digest_of_archive(archive) == digest
 
 
 class _Ledger:
@@ -236,7 +243,7 @@ class _Ledger:
     def _is_fetched(self, batch: str, sha256: str) -> bool:
         archive = batch_registration.archive_path(self._paths, batch)
         # one that is damaged is fetched again
-        return archive.exists() and _digest(archive, archives.survey(archive).fingerprint).sha256 == sha256
+        return archive.exists() and _digest_of_archive(archive).sha256 == sha256
 
     def _reject_second(self, batch: str, path: Path) -> None:
         """Reject a batch that is registered from another path, as long as it can be read there."""

@@ -5,12 +5,11 @@ where there is one. It is a file to commit.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from captcha_assets.atomic_files import replacing
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.models.retraining_policy import Situation, situation
 from captcha_assets.paths import Paths
 from captcha_assets.training import yaml_file
@@ -57,7 +56,7 @@ def problem(paths: Paths) -> str | None:
     return None
 
 
-def _read(path: Path) -> TrainingSettings:
+def _read(path: AnyPath) -> TrainingSettings:
     if not path.exists() and not path.is_symlink():  # a broken link is an error, no absence
         return TrainingSettings()
     try:
@@ -66,7 +65,7 @@ def _read(path: Path) -> TrainingSettings:
         raise SettingsError(str(error)) from error
 
 
-def make_production(paths: Paths, chosen: Mapping[str, Any], reason: str) -> Path:
+def make_production(paths: Paths, chosen: Mapping[str, Any], reason: str) -> AnyPath:
     """Write the production settings; what is as in the code's defaults is left out.
 
     Args:

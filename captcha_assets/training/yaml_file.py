@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.training.config import SettingsError, TrainingSettings
 
 
@@ -24,7 +24,7 @@ class YamlFile:
         lines: the line of each key, by the keys that lead to it.
     """
 
-    path: Path
+    path: AnyPath
     values: dict[str, Any]
     lines: Mapping[tuple[str, ...], int]
 
@@ -50,7 +50,7 @@ class YamlFile:
             raise SettingsError(f"{self.where(*keys, error.setting)}: {error}", error.setting) from None
 
 
-def read(path: Path) -> YamlFile:
+def read(path: AnyPath) -> YamlFile:
     """Read a file that holds a mapping, or nothing.
 
     Raises:
@@ -79,13 +79,13 @@ def read(path: Path) -> YamlFile:
     return YamlFile(path, values or {}, lines)
 
 
-def _syntax(path: Path, error: Exception) -> str:
+def _syntax(path: AnyPath, error: Exception) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     where = f"{path}, line {mark.line + 1}" if mark else str(path)
     return f"{where}: this is no YAML: {problem or str(error).splitlines()[0]}"
 
 
-def _lines(path: Path, node: yaml.Node | None, *above: str) -> dict[tuple[str, ...], int]:
+def _lines(path: AnyPath, node: yaml.Node | None, *above: str) -> dict[tuple[str, ...], int]:
     if not isinstance(node, yaml.MappingNode):
         return {}
     found: dict[tuple[str, ...], int] = {}

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
 import yaml
 from upath import UPath
 
 from captcha_assets.cli.orchestration.instance import open_instance
+from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.killed_runs import PROCESS_TAG
+from captcha_assets.images.label_decisions import read_decisions, version_of
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import synthetic_batches
+from captcha_assets.sources import batch_registration, synthetic_batches
+from captcha_assets.sweeps.production_settings import make_production, production_settings
 from captcha_assets_tests.commands import run
 from captcha_assets_tests.defs.conftest import NARROW, Home
 from captcha_assets_tests.defs.test_killed_runs import starting
@@ -34,7 +39,7 @@ pytestmark = pytest.mark.xdist_group("postgres")
 #: The server lets every local user in, whatever the password.
 PASSWORD = "hunter2"
 
-ASSETS = ("image_index", "splits", "resnet18", "evaluation", "onnx_model", "champion")
+ASSETS = ("image_index", "splits", "data_snapshot", "resnet18", "evaluation", "onnx_model", "champion")
 ASSETS_OF_BATCHES = ("raw_batch", "image_table", "rejected_images")
 
 
@@ -72,11 +77,10 @@ def hosts(
     environment = {
         "CAPTCHA_PROFILE": "shared",
         "CAPTCHA_DATABASE": postgres().replace("postgres:@", f"postgres:{PASSWORD}@"),
-        "CAPTCHA_ARTIFACTS": f"s3://{bucket.path.strip('/')}/artifacts",
+        "CAPTCHA_ARTIFACTS": f"s3://{bucket.path.strip('/')}/captcha/artifacts",
     }
-    for name in ("one", "other"):
-        (tmp_path / name / "configs").mkdir(parents=True)
-        (tmp_path / name / "configs" / "training.yaml").write_text(yaml.safe_dump(NARROW))
+    shared_home = UPath(environment["CAPTCHA_ARTIFACTS"], use_listings_cache=False).parent
+    (shared_home / "configs" / "training.yaml").write_text(yaml.safe_dump(NARROW))
     return Host(tmp_path / "one", environment), Host(tmp_path / "other", environment)
 
 
@@ -107,11 +111,58 @@ def test_what_one_host_registers_another_materializes_with_the_data_versions_of_
     answers = one.succeeded("predict", str(tmp_path / "images"), "--json").splitlines()
     assert all(json.loads(answer)["label"] for answer in answers)
     assert len(answers) == 3
-    assert "everything is up to date" in other.succeeded("status")
+    for host in hosts:
+        assert "everything is up to date" in host.succeeded("status")
+        assert not (host.home / "data").exists()
     one.enter(monkeypatch)
     with open_instance(one.settings()) as instance:
         assert versions(instance) == versions(finished.instance)
     assert list(files_with_the_password(tmp_path)) == []
+
+
+def test_an_archive_is_fetched_by_one_host_read_by_every_host_and_removed_for_all(
+    hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (host.settings() for host in hosts)
+    batch_registration.register(one, "first", batch_registration.parse_source("synthetic:40:1"))
+    fetched = batch_registration.fetch(one, "first")
+    assert batch_registration.fetch(other, "first", pytest.fail) == fetched
+    assert str(fetched.path) == str(one.paths.artifact_root.parent / "data" / "raw" / "first.zip")
+    batch_registration.remove(other.paths, "first")
+    assert not batch_registration.has_left(one.paths, "first")
+    assert batch_registration.known_batches(one.paths) == []
+
+
+def test_the_assignments_of_one_host_are_in_the_record_of_every_host(hosts: tuple[Host, Host]) -> None:
+    records = [AssignmentRecord.of(host.settings().paths) for host in hosts]
+    for number, record in enumerate(records):
+        with record.locked():
+            record.append(assigned(identity(number)))
+    assert records[0].files() == records[1].files()
+    for record in records:
+        found = record.read()
+        assert found["image_id"].to_list() == [identity(0), identity(1)]
+        assert found["round"].to_list() == [1, 2]
+
+
+def identity(number: int) -> str:
+    return f"{number:032x}"
+
+
+def assigned(image_id: str) -> pl.DataFrame:
+    return pl.DataFrame({"image_id": [image_id], "split": ["train"], "label": ["a"], "batch": ["first"]})
+
+
+def test_decisions_and_production_settings_on_the_store_are_those_of_every_host(
+    hosts: tuple[Host, Host],
+) -> None:
+    one, other = (host.settings().paths for host in hosts)
+    assert production_settings(one).epochs == NARROW["epochs"]
+    make_production(one, {"epochs": 7}, "a test")
+    assert production_settings(other).epochs == 7
+    one.label_decisions.write_text("image_id,decision,label,reason\n")
+    assert version_of(other.label_decisions) == version_of(one.label_decisions) is not None
+    assert read_decisions(other.label_decisions, CAPTCHA).is_empty()
 
 
 def files_with_the_password(folder: Path) -> Iterator[Path]:

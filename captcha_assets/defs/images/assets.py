@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.atomic_files import AnyPath
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.images.checks import DRIFT, drift_result
 from captcha_assets.defs.images.quarantine import show_as_failed
@@ -59,9 +59,8 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         batch = context.partition_key
         image_table, rejected = settings.paths.image_table(batch), settings.paths.rejected_images(batch)
-        summary = table.build_image_table(
-            settings.paths.raw / f"{batch}.zip", batch, image_table, rejected, spec
-        )
+        with fetched(settings.paths.raw / f"{batch}.zip") as archive:
+            summary = table.build_image_table(archive, batch, image_table, rejected, spec)
         found = validation.validate_image_table(image_table, rejected, spec)
         results, address = published(settings, found, "image_table", batch)
         drift = batch_drift.compare_with_champion(settings.paths, batch, spec)

@@ -56,7 +56,7 @@ def raw_batch(
         data_version=dg.DataVersion(raw.sha256),
         metadata={
             "source": raw.source,
-            "path": dg.MetadataValue.path(raw.path),
+            "path": dg.MetadataValue.path(str(raw.path)),
             "sha256": raw.sha256,
             "md5": raw.md5,
             "dagster/partition_row_count": raw.members,
@@ -86,7 +86,7 @@ def data_snapshot(
     record = AssignmentRecord.of(settings.paths)
     lost_split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     record.read()  # nor is damage
-    taken = dvc_snapshot.take_snapshot(settings.paths.home)
+    taken = dvc_snapshot.snapshot(settings.paths)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
         metadata={
