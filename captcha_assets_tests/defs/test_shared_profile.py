@@ -205,6 +205,21 @@ def test_a_home_keeps_the_profile_that_it_was_made_with(hosts: tuple[Host, Host]
     assert "which was made with the profile local: set CAPTCHA_PROFILE=local" in done.stderr
 
 
+def test_a_database_belongs_to_one_store(hosts: tuple[Host, Host]) -> None:
+    one, other = hosts
+    one.succeeded("status")
+    mistaken = Host(
+        other.home, other.environment | {"CAPTCHA_ARTIFACTS": f"{one.settings().paths.artifacts}-2"}
+    )
+    done = mistaken.run("status")
+    assert done.returncode == 1
+    assert (
+        f"belongs to the artifacts in {one.settings().paths.artifacts}, and CAPTCHA_ARTIFACTS is"
+        in done.stderr
+    )
+    assert "no model yet" in other.succeeded("status")
+
+
 @pytest.mark.slow
 def test_the_daemon_ends_the_runs_of_a_host_that_is_gone(
     hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

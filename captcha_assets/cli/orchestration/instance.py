@@ -57,6 +57,8 @@ storage:
       postgres_url:
         env: CAPTCHA_DATABASE
 """
+#: Under what the database notes which store its runs are about.
+_STORE = "captcha_assets/artifacts"
 _CLASS = "captcha_assets.cli.orchestration.postgres_storage"
 
 
@@ -146,6 +148,18 @@ def _check_owner(paths: Paths, home: Path) -> None:
     owner.write_text(f"{paths.home}\n")
 
 
+def _check_store(paths: Paths, instance: dg.DagsterInstance) -> None:
+    """Reject a database whose runs are about another store: all outputs would be recorded as missing."""
+    known = instance.run_storage.get_cursor_values({_STORE}).get(_STORE)
+    if known is None:
+        instance.run_storage.set_cursor_values({_STORE: str(paths.artifacts)})
+    elif known != paths.artifacts:
+        raise InstanceError(
+            f"the database of CAPTCHA_DATABASE belongs to the artifacts in {known}, and CAPTCHA_ARTIFACTS is "
+            f"{paths.artifacts}: correct one of the two"
+        )
+
+
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings.paths)
@@ -155,6 +169,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     with locks.exclusive(settings.paths, "_opening"):
         _create_databases(home)
         instance = open_instance_at(home)
+        if settings.paths.shared_database:
+            _check_store(settings.paths, instance)
         for lost in fail_killed_runs(instance):
             alert_about(instance, lost, settings)
         known = set(instance.get_dynamic_partitions(BATCH))
