@@ -28,7 +28,7 @@ _OF_A_HOME = {
 
 
 class Paths(BaseSettings):
-    """The files and folders of one home, read from `CAPTCHA_HOME` and `CAPTCHA_ARTIFACTS`."""
+    """The files and folders of one home, read from `CAPTCHA_HOME`, `_ARTIFACTS` and `_DVC_REMOTE`."""
 
     model_config = SettingsConfigDict(
         env_prefix="CAPTCHA_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
@@ -43,6 +43,13 @@ class Paths(BaseSettings):
         Field(
             description="Folder or s3://, gs:// address of everything that Dagster materializes; "
             "default <home>/artifacts."
+        ),
+    ] = None
+
+    dvc_remote: Annotated[
+        str | None,
+        Field(
+            description="Folder or s3://, gs:// address that DVC pushes data/ to; default its own setting."
         ),
     ] = None
 
@@ -69,6 +76,21 @@ class Paths(BaseSettings):
         if not location.strip("/"):
             raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
         return f"{scheme}://{location.rstrip('/')}"
+
+    @field_validator("dvc_remote")
+    @classmethod
+    def _remote_without_secret(cls, remote: str | None) -> str | None:
+        """Return the address of a remote as it is, and a folder as an absolute path."""
+        if remote is None:
+            return None
+        scheme, separator, location = remote.rpartition("://")
+        if not separator:
+            return str(Path(remote).expanduser().resolve())
+        if scheme not in {"s3", "gs"} or not location.strip("/"):
+            raise ValueError("give a folder, s3://<bucket>/<folder> or gs://<bucket>/<folder>")
+        if "@" in location:
+            raise ValueError("leave the password out: the store's own variables hold it")
+        return remote.rstrip("/")
 
     @property
     def raw(self) -> Path:

@@ -86,7 +86,7 @@ def data_snapshot(
     record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
     lost_split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     record.read()  # nor is damage
-    taken = dvc_snapshot.take_snapshot(settings.paths.home)
+    taken = dvc_snapshot.take_snapshot(settings.paths.home, settings.paths.dvc_remote)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(taken.md5),
         metadata={
