@@ -17,7 +17,7 @@ from captcha_assets_tests.architecture.source import PACKAGE, REPOSITORY, module
 
 HEAVY = [
     "torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "onnx", "onnxruntime",
-    "great_expectations", "sklearn", "pandas", "matplotlib", "kagglehub", "dvc",
+    "great_expectations", "sklearn", "pandas", "matplotlib", "kagglehub", "dvc", "ray", "dagster_ray",
 ]  # fmt: skip
 
 LOADED = f"""
