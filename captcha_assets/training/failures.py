@@ -4,6 +4,8 @@ import signal
 
 #: Exit status when the disk is full: then the reason may not fit on it.
 STATUS_DISK_FULL = 3
+#: Exit status of a Ray job whose node does not reach the store of its files.
+STATUS_NO_STORE = 4
 
 
 class TrainingFailedError(RuntimeError):
