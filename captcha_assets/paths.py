@@ -27,19 +27,19 @@ _OF_A_HOME = {
 }
 
 
-def folder_or_store(location: str, parent: Path | None = None) -> str:
+def folder_or_store(location: str, parent: Path) -> str:
     """Return an object store's address as it is, and a folder as an absolute path.
 
     Args:
         location: a folder, or an address that begins with file://, s3:// or gs://.
-        parent: what a relative path is relative to; the current folder without it.
+        parent: what a relative path is relative to.
 
     Raises:
         ValueError: it is none of these.
     """
     scheme, separator, place = location.rpartition("://")
     if not separator or scheme == "file":
-        return str((parent or Path.cwd()) / Path(place).expanduser())
+        return str(parent / Path(place).expanduser())
     if scheme not in {"s3", "gs"}:
         raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
     if not place.strip("/"):

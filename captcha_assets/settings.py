@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from captcha_assets import settings_validation
@@ -170,8 +170,9 @@ class Settings(BaseSettings):
 
     @field_validator("compute_store")
     @classmethod
-    def _folder_or_store(cls, store: str | None) -> str | None:
-        return None if store is None else folder_or_store(store)
+    def _folder_of_the_home_or_store(cls, store: str | None, info: ValidationInfo) -> str | None:
+        paths = info.data.get("paths")
+        return None if store is None or paths is None else folder_or_store(store, paths.home)
 
     @property
     def staging_store(self) -> AnyPath:

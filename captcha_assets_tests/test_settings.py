@@ -197,6 +197,8 @@ def test_the_files_of_a_training_on_a_cluster_lie_where_the_artifacts_do_or_wher
     assert str(load_settings().staging_store) == "s3://bucket/artifacts/.ray"
     monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "file:///shared/ray")
     assert load_settings().staging_store == Path("/shared/ray")
+    monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "ray")
+    assert load_settings().staging_store == tmp_path / "ray"
     monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "ftp://host/ray")
     with pytest.raises(
         SettingsError, match=r"^CAPTCHA_COMPUTE_STORE='ftp://host/ray' cannot be used: ftp://"
