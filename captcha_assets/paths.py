@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from captcha_assets.atomic_files import AnyPath
+from captcha_assets.atomic_files import AnyPath, path_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,6 +25,26 @@ _OF_A_HOME = {
     ".dagster",
     ".serving",
 }
+
+
+def folder_or_store(location: str, parent: Path) -> str:
+    """Return an object store's address as it is, and a folder as an absolute path.
+
+    Args:
+        location: a folder, or an address that begins with file://, s3:// or gs://.
+        parent: what a relative path is relative to.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    scheme, separator, place = location.rpartition("://")
+    if not separator or scheme == "file":
+        return str(parent / Path(place).expanduser())
+    if scheme not in {"s3", "gs"}:
+        raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
+    if not place.strip("/"):
+        raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
+    return f"{scheme}://{place.rstrip('/')}"
 
 
 class Paths(BaseSettings):
@@ -67,15 +87,7 @@ class Paths(BaseSettings):
     @classmethod
     def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
         """Return an object store's address as it is, and a folder as an absolute path."""
-        home = info.data.get("home", REPOSITORY)
-        scheme, separator, location = (artifacts or "artifacts").rpartition("://")
-        if not separator or scheme == "file":
-            return str(home / Path(location).expanduser())
-        if scheme not in {"s3", "gs"}:
-            raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
-        if not location.strip("/"):
-            raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
-        return f"{scheme}://{location.rstrip('/')}"
+        return folder_or_store(artifacts or "artifacts", info.data.get("home", REPOSITORY))
 
     @field_validator("dvc_remote")
     @classmethod
@@ -130,13 +142,7 @@ class Paths(BaseSettings):
     @cached_property
     def artifact_root(self) -> AnyPath:
         """Root of everything that Dagster materializes: a local folder or an object store."""
-        location = str(self.artifacts)
-        if "://" not in location:
-            return Path(location)
-        from upath import UPath  # noqa: PLC0415 - artifacts in a folder do without it
-
-        # A listing remembered from before would hide what another process has stored since.
-        return UPath(location, use_listings_cache=False)
+        return path_of(str(self.artifacts))
 
     @property
     def registrations(self) -> AnyPath:
