@@ -1,18 +1,22 @@
 """Paths of one installation: every file and folder lies below one *home*.
 
-Two homes never touch each other.
+Two homes never touch each other, unless both have the profile `shared`, one database and one object store.
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captcha_assets.atomic_files import AnyPath, path_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+#: A database's address: a user and a password, a host and a port by need, and the name of the database.
+_DATABASE = re.compile(r"postgresql(\+psycopg2)?://[^/?#\s]*/[^/?#\s]+(\?[^#\s]*)?")
 
 #: What shows that a folder is a home: a command put it there, or a person who moves a home.
 _OF_A_HOME = {
@@ -48,10 +52,15 @@ def folder_or_store(location: str, parent: Path) -> str:
 
 
 class Paths(BaseSettings):
-    """The files and folders of one home, read from `CAPTCHA_HOME`, `_ARTIFACTS` and `_DVC_REMOTE`."""
+    """Where the things of one home are kept: each field is read from `CAPTCHA_<FIELD>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CAPTCHA_", env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+        env_prefix="CAPTCHA_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,  # one of them is a secret
     )
 
     home: Annotated[Path, Field(description="Folder of data/, artifacts/, inbox/ and .dagster/.")] = (
@@ -64,6 +73,14 @@ class Paths(BaseSettings):
             description="Folder or s3://, gs:// address of everything that Dagster materializes; "
             "default <home>/artifacts."
         ),
+    ] = None
+    profile: Annotated[
+        Literal["local", "shared"],
+        Field(description="local: one machine; shared: several hosts with one database and one store."),
+    ] = "local"
+    database: Annotated[
+        SecretStr | None,
+        Field(description="postgresql:// address that the profile shared keeps runs, logs and locks in."),
     ] = None
 
     dvc_remote: Annotated[
@@ -103,6 +120,44 @@ class Paths(BaseSettings):
         if "@" in location:
             raise ValueError("leave the password out: the store's own variables hold it")
         return remote.rstrip("/")
+
+    @field_validator("database")
+    @classmethod
+    def _address_of_a_database(cls, address: SecretStr | None) -> SecretStr | None:
+        if address is not None and not _DATABASE.fullmatch(address.get_secret_value()):
+            raise ValueError("give postgresql://user:password@host/database")
+        return address
+
+    @model_validator(mode="after")
+    def _whole_profile(self) -> "Paths":
+        """Accept the profile `shared` only where everything that it shares has a place."""
+        if self.profile != "shared":
+            return self
+        if self.database is None:
+            raise ValueError(
+                "CAPTCHA_PROFILE=shared needs a database: set CAPTCHA_DATABASE to "
+                "postgresql://user:password@host/database"
+            )
+        if "://" not in str(self.artifacts):
+            raise ValueError(
+                "CAPTCHA_PROFILE=shared needs an object store: set CAPTCHA_ARTIFACTS to "
+                "s3://<bucket>/<folder> or gs://<bucket>/<folder>"
+            )
+        return self
+
+    @property
+    def shared_database(self) -> str | None:
+        """Address of the database of the profile `shared`, a secret; None in the profile `local`."""
+        if self.profile != "shared" or self.database is None:
+            return None
+        return self.database.get_secret_value()
+
+    @property
+    def unused_settings(self) -> str | None:
+        """Return which setting the profile does not use, in one line; None where all are used."""
+        if self.profile == "local" and self.database is not None:
+            return "CAPTCHA_DATABASE is not used, since CAPTCHA_PROFILE is local: set shared, or unset it"
+        return None
 
     @property
     def raw(self) -> Path:

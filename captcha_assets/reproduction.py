@@ -139,7 +139,7 @@ def _table(
     """Build the image table of a batch again, and return the differences from then."""
     settings, spec = home
     archive, differences = _archive(settings, work, origin, say)
-    scratch = Paths(home=work, artifacts=None)
+    scratch = Paths(home=work, artifacts=None, profile="local")
     table, batch = Path(str(scratch.image_table(origin.batch))), origin.batch
     table.parent.mkdir(parents=True, exist_ok=True)
     rejected = scratch.rejected_images(batch)
@@ -200,7 +200,7 @@ def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG
     Raises:
         _UnavailableError: the source no longer has it, or could not be reached; the message says which.
     """
-    fetched_home = Settings(paths=Paths(home=work / "source", artifacts=None))
+    fetched_home = Settings(paths=Paths(home=work / "source", artifacts=None, profile="local"))
     if origin.dataset:
         fetched_home = fetched_home.model_copy(update={"kaggle_dataset": origin.dataset})
     name = origin.dataset or origin.source

@@ -213,5 +213,5 @@ def load_settings(**overrides: Any) -> Settings:
     fields = (Settings.model_fields.keys() | Paths.model_fields.keys()) - {"paths"}
     settings_validation.check_variables(_PREFIX, fields, _OTHERS, never_empty=_PROTECTIVE)
     kept = {name: overrides.pop(name) for name in Paths.model_fields if name in overrides}
-    with settings_validation.errors_name_their_variable(_PREFIX, secrets={"alert_webhook"}):
+    with settings_validation.errors_name_their_variable(_PREFIX, secrets={"alert_webhook", "database"}):
         return Settings(paths=Paths(**kept), **overrides)

@@ -261,7 +261,7 @@ def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     Every file of the record is looked at: the next update reads them all.
     """
     named = files_named_by(paths.splits)
-    found = AssignmentRecord(paths.split_assignments, paths.scratch).files()
+    found = AssignmentRecord.of(paths).files()
 
     def assignments(name: str) -> str:
         place = paths.split_assignments / name
@@ -342,7 +342,7 @@ def _training_splits(versions: StoredVersions, paths: Paths, model_id: str) -> s
 
 
 def _training_summary(versions: StoredVersions, paths: Paths, model_id: str) -> str:
-    """Return the version of the summary of a model's training images, provided that it is whole."""
+    """Return the hash of the summary of a model's training images, provided that it is whole."""
 
     def version_of(path: Path) -> str:
         training_summary.check(path)

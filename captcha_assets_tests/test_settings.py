@@ -323,3 +323,56 @@ def test_what_another_process_stores_is_seen_at_once(bucket: UPath, monkeypatch:
         assert (models / "champion.json").exists()
         assert (models / "champion.json").read_text() == f'"{content}"\n'
         assert len(list(models.iterdir())) == 2
+
+
+# --- the profile
+
+
+DATABASE = "postgresql://user:password@host/database"
+STORE = "s3://<bucket>/<folder> or gs://<bucket>/<folder>"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            {"CAPTCHA_ARTIFACTS": "s3://bucket/made"},
+            f"CAPTCHA_PROFILE=shared needs a database: set CAPTCHA_DATABASE to {DATABASE}",
+        ),
+        (
+            {"CAPTCHA_DATABASE": "postgresql://me:hunter2@host/captcha"},
+            f"CAPTCHA_PROFILE=shared needs an object store: set CAPTCHA_ARTIFACTS to {STORE}",
+        ),
+        (
+            {"CAPTCHA_DATABASE": "mysql://me:hunter2@host/captcha"},
+            f"CAPTCHA_DATABASE cannot be used: give {DATABASE}",
+        ),
+        (
+            {"CAPTCHA_DATABASE": "postgresql://me:hunter2@host"},
+            f"CAPTCHA_DATABASE cannot be used: give {DATABASE}",
+        ),
+    ],
+)
+def test_a_shared_profile_without_its_database_or_store_is_one_error(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], reason: str
+) -> None:
+    monkeypatch.setenv("CAPTCHA_PROFILE", "shared")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(main, ["batch", "list"])
+    assert (done.exit_code, done.output) == (1, f"Error: {reason}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_profile_that_does_not_exist_is_rejected_by_name() -> None:
+    assert "CAPTCHA_PROFILE='team' cannot be used" in rejected("CAPTCHA_PROFILE", "team")
+
+
+def test_the_local_profile_says_that_a_database_is_not_used(tmp_path: Path) -> None:
+    variables = {"CAPTCHA_HOME": str(tmp_path), "CAPTCHA_DATABASE": "postgresql://me:hunter2@host/captcha"}
+    done = CliRunner(env=variables).invoke(main, ["batch", "list"])
+    assert done.exit_code == 0
+    assert "warning: CAPTCHA_DATABASE is not used, since CAPTCHA_PROFILE is local" in done.stderr
+    assert "hunter2" not in done.output + repr(load_settings(database=variables["CAPTCHA_DATABASE"]))

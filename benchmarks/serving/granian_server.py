@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 async def main() -> None:
     paths, serving = Paths(), ServingSettings()
     champion = ChampionReloader(paths.models, paths.artifact_root / "onnx_model", CAPTCHA, _logger.error)
-    log = open_prediction_log(serving.prediction_log_at(paths.home) or "")
+    log = open_prediction_log(serving.prediction_log_at(paths) or "")
     service = Service(serving, champion, log, _logger.error, load_settings().corrections_in_batch)
     app = build_app(service, None, AllowedHosts("*"))
     server = Server(

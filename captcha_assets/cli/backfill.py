@@ -67,7 +67,7 @@ def _run(
         steps = backfills.remaining(instance, chosen)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were materialized before")
-        with command_lock.alone(instance, click.echo):
+        with command_lock.alone(paths, click.echo):
             outcomes.extend(_shown(backfills.run(paths, definitions, instance, chosen), len(steps)))
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))

@@ -22,11 +22,11 @@ def create(settings: Settings, path: Path, *, archives: bool) -> None:
     Nothing has to be stopped. Another command that materializes is waited for.
     """
     from captcha_assets import backup as backups
-    from captcha_assets.cli.orchestration.command_lock import exclusive_lock
+    from captcha_assets.cli.orchestration.command_lock import alone
     from captcha_assets.cli.orchestration.instance import dagster_home
 
     instance = dagster_home(settings.paths)
-    with exclusive_lock(instance / "processes" / "materializing", click.echo):
+    with alone(settings.paths, click.echo):
         made = backups.create(settings.paths, instance, _log(settings), path, archives=archives)
     click.echo(f"{path}: {len(made.files):,} files, {path.stat().st_size / 1e6:.1f} MB")
     for line in made.left_out:
@@ -52,4 +52,4 @@ def _log(settings: Settings) -> str | None:
     """Return the address of the prediction log's database; None where nothing is logged."""
     from captcha_assets.serving.settings import load_serving_settings
 
-    return load_serving_settings().prediction_log_at(settings.paths.home)
+    return load_serving_settings().prediction_log_at(settings.paths)

@@ -21,6 +21,7 @@ _DATABASE = "Dagster's database in {dagster_home}: "
 _DATABASE_ADVICE = (
     "free some space if it is full; move it away if it is damaged, and Dagster creates a new one"
 )
+_SHARED_ADVICE = "check that the server runs and lets this user in (docs/shared.md)"
 _TABLE_ADVICE = "captcha-assets status names the damaged file, and update materializes it again"
 _STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
 
@@ -41,6 +42,8 @@ _LONGEST = 1000
 
 #: The errors of libraries that are not defects of this one. More special ones stand first.
 _KINDS = (
+    _Kind("psycopg2", "Error", "the database: ", _SHARED_ADVICE),
+    _Kind("dagster_postgres.utils", "DagsterPostgresException", "the database: ", _SHARED_ADVICE),
     _Kind("sqlalchemy.exc", "SQLAlchemyError", _DATABASE, _DATABASE_ADVICE),
     _Kind("sqlite3", "Error", _DATABASE, _DATABASE_ADVICE),
     _Kind("polars.exceptions", "PolarsError", "a table: ", _TABLE_ADVICE),
@@ -87,8 +90,16 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):
         return _joined(str(error)) or type(error).__name__
-    kind = next((kind for kind in _KINDS if isinstance(error, tuple(_classes(kind)))), _Kind("", ""))
-    text = str(getattr(error, "orig", None) or error)  # SQLAlchemy's is the database's, with the statement
+    original = getattr(error, "orig", None)  # SQLAlchemy's is the database's, with the statement
+    kind = next(
+        (
+            kind
+            for kind in _KINDS
+            if isinstance(original, found := tuple(_classes(kind))) or isinstance(error, found)
+        ),
+        _Kind("", ""),
+    )
+    text = str(original or error)
     words = (_joined(text) if kind.whole else _first_line(text)) or type(error).__name__
     place = next(iter(getattr(error, "__notes__", ())), dagster_home)  # the file, where it is known
     subject = kind.subject.format(dagster_home=place)

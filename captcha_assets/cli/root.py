@@ -86,5 +86,6 @@ def main(ctx: click.Context) -> None:
     settings = load_settings()
     _check_home(settings.paths, [str(ctx.invoked_subcommand), *ctx.meta[_ARGUMENTS]])
     ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
-    if problem := inbox.prepare(ctx.obj.paths):
-        click.echo(f"warning: {problem}", err=True)
+    for problem in (inbox.prepare(ctx.obj.paths), ctx.obj.paths.unused_settings):
+        if problem:
+            click.echo(f"warning: {problem}", err=True)

@@ -35,7 +35,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             serving_settings,
             listener,
             load_dataset(settings.dataset),
-            home=settings.paths.home,
+            paths=settings.paths,
             models=settings.paths.models,
             exports=settings.paths.artifact_root / "onnx_model",
             quantized=settings.paths.artifact_root / "quantized_model",

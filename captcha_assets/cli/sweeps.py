@@ -86,7 +86,7 @@ def run(settings: Settings, file: Path | None) -> None:
     from captcha_assets.defs import lost_outputs
 
     chosen, definitions = _loaded(settings.paths, file)[1], quiet_definitions()
-    with open_instance(settings) as instance, command_lock.alone(instance, click.echo):
+    with open_instance(settings) as instance, command_lock.alone(settings.paths, click.echo):
         _register(settings.paths, instance, chosen)
         # A trial whose record is lost or damaged is trained again.
         lost_outputs.report(settings.paths, instance)

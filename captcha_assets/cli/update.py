@@ -64,7 +64,7 @@ def update(
             if _is_empty(settings.paths):
                 click.echo(_HOW_TO_BEGIN)
         else:
-            _update(definitions, instance, selection, given)
+            _update(settings.paths, definitions, instance, selection, given)
             _name_quarantined(settings.paths)
         if staleness.includes(definitions, selection, "prediction_log"):
             _name_unreadable_predictions(settings.paths)
@@ -103,6 +103,7 @@ def _say_what_is_not_used(run_config: dict[str, Any], steps: "Iterable[Step]", h
 
 
 def _update(
+    paths: Paths,
     definitions: "dg.Definitions",
     instance: "dg.DagsterInstance",
     selection: "dg.AssetSelection",
@@ -112,7 +113,7 @@ def _update(
 
     outcomes: list[execution.Outcome] = []
     try:
-        with command_lock.alone(instance, click.echo):
+        with command_lock.alone(paths, click.echo):
             for event in execution.update(definitions, instance, selection, run_config):
                 outcomes += [event] if isinstance(event, execution.Outcome) else []
                 _show(event)

@@ -10,20 +10,22 @@ bytes on every machine, and `dvc status` of a fresh clone is clean. The time of 
 materialization of `splits` in Dagster.
 """
 
-import fcntl
 import re
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets import locks
 from captcha_assets.atomic_files import move
 from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.images.table_files import repeated, write_frame
+from captcha_assets.paths import Paths
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -59,24 +61,27 @@ class AssignmentRecord:
     Attributes:
         folder: its files, among what DVC tracks.
         scratch: where files are written, so that `folder` holds complete files at every moment.
+        exclusive: returns the lock that lets one process at a time assign splits; default a locked file of
+            `scratch`.
     """
 
     folder: Path
     scratch: Path
+    exclusive: Callable[[], AbstractContextManager[None]] | None = None
+
+    @classmethod
+    def of(cls, paths: Paths) -> "AssignmentRecord":
+        """Return the record of a home."""
+        return cls(paths.split_assignments, paths.scratch, partial(locks.exclusive, paths, "_splits"))
 
     def files(self) -> list[str]:
         """Return the names of its files, in order of their rounds."""
         found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.parquet")]
         return [one[0] for one in sorted(filter(None, found), key=lambda one: (int(one[1]), one[2]))]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Let one process of this home at a time assign splits; the lock goes with the process."""
-        path = self.scratch / "locks" / "splits.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Return the lock that lets one process of a home at a time assign splits."""
+        return self.exclusive() if self.exclusive else locks.locked_file(self.scratch, "_splits")
 
     def read(self) -> pl.DataFrame:
         """Return every assignment, a row per image.

@@ -62,7 +62,7 @@ def compare(settings: Settings, at: datetime) -> Finding:
         PredictionLogUnavailableError: the prediction log cannot be read.
     """
     serving = load_serving_settings()
-    url = serving.prediction_log_at(settings.paths.home)
+    url = serving.prediction_log_at(settings.paths)
     if url is None:
         return Finding("nothing is compared: the prediction log is off")
     champion = registry.champion(settings.paths.models)

@@ -23,7 +23,7 @@ def prediction(paths: Paths, what: str) -> Lineage | None:
     Raises:
         PredictionLogUnavailableError: the log cannot be read.
     """
-    address = load_serving_settings().prediction_log_at(paths.home)
+    address = load_serving_settings().prediction_log_at(paths)
     found = daily_tables.find(address, what) if address else None
     if found is None:
         return None

@@ -13,7 +13,7 @@ class NoPredictionsError(RuntimeError):
 
 def log_address(paths: Paths) -> str | None:
     """Return the address of the prediction log; None where logging is off."""
-    return load_serving_settings().prediction_log_at(paths.home)
+    return load_serving_settings().prediction_log_at(paths)
 
 
 def day_versions(paths: Paths) -> dict[str, str]:

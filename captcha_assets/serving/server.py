@@ -5,13 +5,13 @@ import resource
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.paths import Paths
 from captcha_assets.serving.allowed_hosts import allowed_hosts
 from captcha_assets.serving.api_keys import read_api_keys
 from captcha_assets.serving.app import build_app
@@ -56,7 +56,7 @@ def serve(
     listener: socket.socket,
     spec: DatasetSpec,
     *,
-    home: Path,
+    paths: Paths,
     models: AnyPath,
     exports: AnyPath,
     quantized: AnyPath,
@@ -71,7 +71,7 @@ def serve(
         settings: limits and policies.
         listener: what `listen` returned.
         spec: the data set.
-        home: folder of the prediction log, where no other address is set.
+        paths: of the home, where the prediction log is if no other address is set.
         models: folder or address of the registry.
         exports: folder or address of the exports, `<model id>/` each.
         quantized: folder or address of the int8 exports, `<model id>/` each.
@@ -97,7 +97,7 @@ def serve(
         say=say,
     )
     _raise_limit_of_files(settings.max_connections)
-    service = Service(settings, champion, _log(settings, home), alert, corrections_in_batch)
+    service = Service(settings, champion, _log(settings, paths), alert, corrections_in_batch)
     server = _server(settings, build_app(service, keys, hosts))
     announce()
     server.run(sockets=[listener])
@@ -121,8 +121,8 @@ def _server(settings: ServingSettings, app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _log(settings: ServingSettings, home: Path) -> PredictionLog | None:
-    url = settings.prediction_log_at(home)
+def _log(settings: ServingSettings, paths: Paths) -> PredictionLog | None:
+    url = settings.prediction_log_at(paths)
     if url is None:
         return None
     return open_prediction_log(

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captcha_assets import settings_validation
 from captcha_assets.models.quantization import Precision
+from captcha_assets.paths import Paths
 
 PREFIX = "CAPTCHA_SERVING_"
 #: A name or an address without a port, as a Host header holds it.
@@ -81,7 +82,8 @@ class ServingSettings(BaseSettings):
     prediction_log: Annotated[
         str | None,
         Field(
-            description="sqlite:// or postgresql:// address of the log, or off; default a file of the home."
+            description="sqlite:// or postgresql:// address of the log, or off; default a file of the home, "
+            "or the database of the profile shared."
         ),
     ] = None
     prediction_log_buffer: Annotated[
@@ -125,11 +127,12 @@ class ServingSettings(BaseSettings):
             raise ValueError("give names or addresses without a port, separated by commas, or * for all")
         return hosts
 
-    def prediction_log_at(self, home: Path) -> str | None:
+    def prediction_log_at(self, paths: Paths) -> str | None:
         """Return the address of a home's prediction log; None where nothing is logged."""
         if self.prediction_log == "off":
             return None
-        return self.prediction_log or f"sqlite:///{home / '.serving' / 'predictions.db'}"
+        file = f"sqlite:///{paths.serving / 'predictions.db'}"
+        return self.prediction_log or paths.shared_database or file
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> "ServingSettings":

@@ -7,7 +7,6 @@ every moment. An archive that is not what is registered is replaced from its sou
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import re
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from captcha_assets import locks
 from captcha_assets.atomic_files import AnyPath, create, json_text, move, regular, replacing, write_json
 from captcha_assets.atomic_files import remove as remove_path
 from captcha_assets.images.archive_reader import COUNT_LIMIT
@@ -531,14 +531,9 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
 @contextmanager
 def _locked(paths: Paths, batch: str, progress: Progress = _silent) -> Iterator[None]:
     """Let one process at a time work on a batch; the lock goes with the process."""
-    path = paths.scratch / "locks" / f"{batch}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"{batch}: another process works on it; waiting until it ends")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.exclusive(
+        paths, batch, lambda: progress(f"{batch}: another process works on it; waiting until it ends")
+    ):
         yield
 
 

@@ -23,6 +23,7 @@ LAYERS = [
     ["images"],
     ["dataset"],
     ["settings"],
+    ["locks"],
     ["settings_validation", "paths"],
     ["atomic_files", "confidence_intervals", "interrupts", "validation_errors"],
 ]

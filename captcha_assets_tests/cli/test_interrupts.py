@@ -97,7 +97,7 @@ def test_an_interrupt_while_a_command_waits_for_another_one_ends_it(tmp_path: Pa
     succeeded(tmp_path, "batch", "add", "one", "synthetic:40:3")
     succeeded(tmp_path, "status")
     command = [str(Path(sys.executable).with_name("captcha-assets")), "update"]
-    with (tmp_path / ".dagster" / "processes" / "materializing").open("w") as taken:
+    with (tmp_path / ".scratch" / "locks" / "_materializing.lock").open("w") as taken:
         fcntl.flock(taken, fcntl.LOCK_EX)
         process = subprocess.Popen(
             command, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

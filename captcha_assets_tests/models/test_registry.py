@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from upath import UPath
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.models import folder, registry
@@ -338,6 +339,49 @@ def test_changes_by_several_processes_at_once_are_one_after_the_other_to_every_r
     assert [entry.number for entry in entries] == list(range(1, len(entries) + 1))
     assert all(entry.instead_of == before.model_id for before, entry in pairwise(entries))
     assert len({entry.reason for entry in entries}) == 4
+
+
+#: Rounds in which 8 processes decide on the same champion, and promote at once.
+ROUNDS, PROCESSES = 5, 8
+
+
+def _promote_at_once(place, number, environment, barrier, answers):
+    os.environ.update(environment)
+    place = UPath(place, use_listings_cache=False)
+    ids = registry.list_models(place)
+    for round_ in range(ROUNDS):
+        serves = registry.champion(place).model_id
+        others = [one for one in ids if one != serves]
+        barrier.wait()
+        reason = f"round {round_} by {number}"
+        try:
+            found = registry.promote(place, others[number % 2], reason, instead_of=serves).reason
+        except RegistryError as error:
+            found = str(error)
+        answers.put((round_, found == reason))
+        barrier.wait()
+
+
+@pytest.mark.slow
+def test_of_8_processes_that_promote_at_once_instead_of_one_champion_one_does(anywhere):
+    place, ids = anywhere
+    registry.promote(place, ids[0], "the first")
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    barrier, answers = CONTEXT.Barrier(PROCESSES), CONTEXT.Queue()
+    processes = [
+        CONTEXT.Process(target=_promote_at_once, args=(str(place), number, environment, barrier, answers))
+        for number in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=300) for _ in range(ROUNDS * PROCESSES)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    assert sorted(round_ for round_, promoted in found if promoted) == list(range(ROUNDS))
+    entries = registry.history(place)
+    assert [entry.reason.split(" by ")[0] for entry in entries[1:]] == [f"round {n}" for n in range(ROUNDS)]
+    assert all(entry.instead_of == before.model_id for before, entry in pairwise(entries))
 
 
 def test_a_change_that_is_killed_happened_wholly_or_not_at_all(shelf):

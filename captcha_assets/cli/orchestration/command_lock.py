@@ -7,14 +7,14 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 
-from captcha_assets import interrupts
-from captcha_assets.atomic_files import locked
+from captcha_assets import locks
 from captcha_assets.defs.killed_runs import PROCESS_TAG, process_folder, unfinished_runs
+from captcha_assets.paths import Paths
 
 #: The locked file of this process (its id guards against a fork) in each Dagster home.
 _own: dict[tuple[Path, int], Path] = {}
@@ -40,28 +40,15 @@ def _new_locked_file(folder: Path) -> Path:
 
 
 @contextmanager
-def alone(instance: dg.DagsterInstance, say: Callable[[str], None]) -> Iterator[None]:
+def alone(paths: Paths, say: Callable[[str], None]) -> Iterator[None]:
     """Wait until no other command materializes in this home, and keep others waiting while the block runs.
 
-    Without it, two commands at once would both find the same assets stale, and both materialize them.
+    Without it, two commands at once would both find the same assets stale, and both materialize them. Hosts
+    that share a database are one home.
     """
-    with exclusive_lock(process_folder(instance) / "materializing", say):
-        yield
-
-
-@contextmanager
-def exclusive_lock(path: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock of a file, which is created, while the block runs; `say` it if another process has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path, wait=False))
-        except BlockingIOError:
-            if say:
-                say("waiting for another command that materializes in this home")
-            interrupts.check()
-            stack.enter_context(locked(path))
+    with locks.exclusive(
+        paths, "_materializing", lambda: say("waiting for another command that materializes in this home")
+    ):
         yield
 
 

@@ -1,4 +1,8 @@
-"""The Dagster instance of a home: `<home>/.dagster`, created with this project's settings at first use."""
+"""The Dagster instance of a home: `<home>/.dagster`, created with this project's settings at first use.
+
+In the profile `shared`, that folder holds `dagster.yaml` and the locked files of this host's processes; runs,
+events and partitions are in the database.
+"""
 
 import os
 import shutil
@@ -9,8 +13,8 @@ import dagster as dg
 import sqlalchemy as sa
 import yaml
 
+from captcha_assets import locks
 from captcha_assets.atomic_files import replacing
-from captcha_assets.cli.orchestration.command_lock import exclusive_lock
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
@@ -39,6 +43,21 @@ run_monitoring:
   enabled: true
   free_slots_after_run_end_seconds: 30
 """
+
+#: What a dagster.yaml says besides in the profile `shared`. The address itself, a secret, is in no file.
+_DATABASE_YAML = """\
+  # A run that has lasted a day is ended, whichever host executes it: that host may be gone.
+  max_runtime_seconds: 86400
+# Runs, events, partitions, schedules.
+storage:
+  custom:
+    module: captcha_assets.cli.orchestration.postgres_storage
+    class: PostgresStorage
+    config:
+      postgres_url:
+        env: CAPTCHA_DATABASE
+"""
+_CLASS = "captcha_assets.cli.orchestration.postgres_storage"
 
 
 #: How the name of the folder of incomplete databases begins.
@@ -75,8 +94,20 @@ def dagster_home(paths: Paths) -> Path:
     folder = folder.resolve()
     if not (folder / "dagster.yaml").exists():
         with replacing(folder / "dagster.yaml") as part:
-            part.write_text(_DAGSTER_YAML)
+            part.write_text(_DAGSTER_YAML + (_DATABASE_YAML if paths.shared_database else ""))
     return folder
+
+
+def _check_profile(paths: Paths, home: Path) -> None:
+    """Reject the instance of a home that was made with the other profile: its runs are in another place."""
+    made_shared = _CLASS in (home / "dagster.yaml").read_text()
+    if made_shared == (paths.profile == "shared"):
+        return
+    made, file = "shared" if made_shared else "local", home / "dagster.yaml"
+    raise InstanceError(
+        f"CAPTCHA_PROFILE={paths.profile} cannot be used with {file}, which was made with the profile "
+        f"{made}: set CAPTCHA_PROFILE={made}, or use another CAPTCHA_HOME (docs/shared.md)"
+    )
 
 
 def _create_databases(home: Path) -> None:
@@ -118,9 +149,10 @@ def _check_owner(paths: Paths, home: Path) -> None:
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings.paths)
+    _check_profile(settings.paths, home)
     _check_owner(settings.paths, home)
     # Two processes that open a new instance at once would both create its tables.
-    with exclusive_lock(home / "processes" / "opening"):
+    with locks.exclusive(settings.paths, "_opening"):
         _create_databases(home)
         instance = open_instance_at(home)
         for lost in fail_killed_runs(instance):

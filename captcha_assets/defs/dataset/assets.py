@@ -141,7 +141,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
 
         paths = settings.paths
         require_materialized(paths, paths.image_index, "image_index")
-        record = AssignmentRecord(paths.split_assignments, paths.scratch)
+        record = AssignmentRecord.of(paths)
         if not config.accept_loss:
             lost_split_record.require_known(context.instance, paths, record)
         summary = split_table.update_splits(

@@ -83,7 +83,7 @@ def data_snapshot(
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
     versions = input_versions.versions_now(context.instance, "raw_batch")
     batch_registration.require_archives(settings.paths, versions)
-    record = AssignmentRecord(settings.paths.split_assignments, settings.paths.scratch)
+    record = AssignmentRecord.of(settings.paths)
     lost_split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
     record.read()  # nor is damage
     taken = dvc_snapshot.take_snapshot(settings.paths.home, settings.paths.dvc_remote)
