@@ -204,13 +204,15 @@ def _stop_earlier(context: dg.AssetExecutionContext, client: "JobSubmissionClien
 
 
 def _stop(client: "JobSubmissionClient", name: str) -> None:
-    """Stop a Ray job, unless it has ended, and wait until it has."""
+    """Stop a Ray job and wait until it has ended; one that waits for a node ends when it starts."""
+    from ray.job_submission import JobStatus
+
     try:
         if client.get_job_status(name).is_terminal():
             return
         client.stop_job(name)
         until = time.monotonic() + _STOP_TIMEOUT
-        while not client.get_job_status(name).is_terminal() and time.monotonic() < until:
+        while client.get_job_status(name) == JobStatus.RUNNING and time.monotonic() < until:
             time.sleep(0.5)
     except (RuntimeError, OSError):
         # There is no such job, or the cluster cannot be reached: the next run of the training stops it.

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import yaml
 
 from captcha_assets.defs.compute import LocalCompute
 from captcha_assets.defs.ray_compute import RayCompute, num_gpus
@@ -22,6 +23,7 @@ from captcha_assets.models import folder
 from captcha_assets.settings import load_settings
 from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training.failures import RayClusterError, TrainingFailedError
+from captcha_assets_tests import commands
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.test_training_run import config, placed  # noqa: F401
 from captcha_assets_tests.defs.trainings import run
@@ -141,6 +143,11 @@ def checkpoints(store: Path) -> list[Path]:
     return list(store.glob("*/checkpoints/last.ckpt"))
 
 
+def statuses(cluster: str, store: Path) -> list[str]:
+    """Return the statuses of the Ray jobs that work on a store."""
+    return [one.status.value for one in client_of(cluster).list_jobs() if str(store) in one.entrypoint]
+
+
 @pytest.mark.slow
 def test_the_asset_resnet18_trained_on_the_cluster_has_the_weights_of_this_machine(
     cluster: str,
@@ -197,15 +204,19 @@ run(compute_of(load_settings()), TrainingJob.load(Path(sys.argv[1])))
 
 
 @contextmanager
-def started_run(cluster: str, job: TrainingJob, store: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run in a process of its own, whose training has finished an epoch on the cluster."""
+def running(
+    cluster: str, job: TrainingJob, store: Path, until: Callable[[], bool], **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own that has come so far."""
     file = store.with_name("job.json")
     job.save(file)
-    variables = {**os.environ, "CAPTCHA_COMPUTE": cluster, "CAPTCHA_COMPUTE_STORE": str(store)}
+    environment = {
+        **os.environ, "CAPTCHA_COMPUTE": cluster, "CAPTCHA_COMPUTE_STORE": str(store), **variables
+    }  # fmt: skip
     with store.with_name("log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(file)], env=variables, stderr=log)
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(file)], env=environment, stderr=log)
     try:
-        wait_until(lambda: bool(checkpoints(store)) or process.poll() is not None, 300)
+        wait_until(lambda: until() or process.poll() is not None, 300)
         assert process.poll() is None, store.with_name("log").read_text()[-3000:]
         yield process
     finally:
@@ -218,14 +229,27 @@ def test_cancelling_a_run_stops_its_ray_job_and_keeps_the_checkpoint(
     cluster: str, job: TrainingJob, tmp_path: Path
 ) -> None:
     store, job = tmp_path / "store", job.model_copy(update={"settings": TINY.replaced(epochs=10_000)})
-    with started_run(cluster, job, store) as process:
+    with running(cluster, job, store, lambda: bool(checkpoints(store))) as process:
         process.send_signal(signal.SIGINT)
         process.wait(120)
     assert job_processes(store) == []
-    assert {one.status.value for one in client_of(cluster).list_jobs() if str(store) in one.entrypoint} == {
-        "STOPPED"
-    }
+    assert statuses(cluster, store) == ["STOPPED"]
     assert checkpoints(store)
+    assert not list(store.glob("*/input")), "the tables were left behind"
+
+
+@pytest.mark.slow
+def test_a_run_whose_job_waits_for_a_node_is_cancelled_at_once(
+    cluster: str, job: TrainingJob, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+
+    def waits() -> bool:
+        return statuses(cluster, store) == ["PENDING"]
+
+    with running(cluster, job, store, waits, CAPTCHA_COMPUTE_NUM_CPUS="2") as process:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
     assert not list(store.glob("*/input")), "the tables were left behind"
 
 
@@ -234,11 +258,10 @@ def test_the_job_of_a_run_that_was_killed_is_stopped_by_the_next_run_which_resum
     cluster: str, job: TrainingJob, tmp_path: Path
 ) -> None:
     store, job = tmp_path / "store", job.model_copy(update={"settings": TINY.replaced(epochs=10_000)})
-    with started_run(cluster, job, store) as process:
+    with running(cluster, job, store, lambda: bool(checkpoints(store))) as process:
         process.kill()
     (left,) = job_processes(store)
-    with started_run(cluster, job, store) as process:
-        wait_until(lambda: "resuming from " in (tmp_path / "log").read_text(), 300)
+    with running(cluster, job, store, lambda: "resuming from " in (tmp_path / "log").read_text()) as process:
         assert not left.is_running()
         process.send_signal(signal.SIGINT)
         process.wait(120)
@@ -287,6 +310,20 @@ def test_a_trial_below_its_pruning_threshold_reports_its_epochs_and_leaves_nothi
     assert any("s1-07-" in line for line in log), "the Ray job does not bear the name of the trial"
     assert not job.output.exists()
     assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_sweep_are_ray_jobs_and_a_failed_one_has_its_own_reason(
+    cluster: str,
+    placed: Path,  # noqa: F811
+) -> None:
+    fixed = {"epochs": 3, "channels": [4, 8, 8, 8], "batch_size": 32, "weight_decay": 10.0}
+    grid = {"fixed": {**fixed, "sample_size": None}, "grid": {"learning_rate": [0.01, 100.0]}}
+    (placed / "grid.yaml").write_text(yaml.safe_dump(grid))
+    done = commands.run(placed, "sweep", "run", str(placed / "grid.yaml"), CAPTCHA_COMPUTE=cluster)
+    assert "1 trained, 1 failed" in done.stdout, done.stdout + done.stderr
+    assert "the loss is NaN or infinite" in done.stdout
+    assert sorted(statuses(cluster, placed)) == ["FAILED", "SUCCEEDED"]
 
 
 @pytest.mark.slow
