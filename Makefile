@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-loop test test-all lint types ui serve load-test lock clean
+.PHONY: help setup demo demo-loop test test-all coverage lint types ui serve load-test lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -56,6 +56,9 @@ test: setup ## Run the test suite, all but the slow tests
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: setup ## Run the whole test suite, as CI does
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+coverage: setup ## Run the whole test suite, and show which lines no test runs
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov
 
 lint: setup ## Check style: Python, YAML, Dockerfiles

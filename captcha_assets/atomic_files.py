@@ -23,8 +23,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 if TYPE_CHECKING:
     from upath import UPath
 
-#: A local path, or one on an object store. The name alone: a machine that trains has no `upath`.
+#: A local path, or one on an object store. The name alone: the training process and the service do without.
 AnyPath: TypeAlias = Union[Path, "UPath"]
+
+
+def path_of(location: str) -> AnyPath:
+    """Return the path of a local folder, or of an address such as s3://bucket/folder."""
+    if "://" not in location:
+        return Path(location)
+    from upath import UPath  # noqa: PLC0415 - local folders do without it
+
+    # A listing remembered from before would hide what another process has stored since.
+    return UPath(location, use_listings_cache=False)
 
 
 @contextmanager
@@ -40,6 +50,24 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder, which is removed after the block; those of killed processes are removed first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with locked(parent):
+        for folder in parent.glob(f"{prefix}*"):
+            with suppress(BlockingIOError), locked(folder, wait=False):
+                shutil.rmtree(folder)
+        own = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = ExitStack()
+        lock.enter_context(locked(own))
+    with lock:
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own)
 
 
 def _sweep(target: Path) -> None:

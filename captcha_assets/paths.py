@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from captcha_assets.atomic_files import AnyPath
+from captcha_assets.atomic_files import AnyPath, path_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,6 +29,26 @@ _OF_A_HOME = {
     ".dagster",
     ".serving",
 }
+
+
+def folder_or_store(location: str, parent: Path) -> str:
+    """Return an object store's address as it is, and a folder as an absolute path.
+
+    Args:
+        location: a folder, or an address that begins with file://, s3:// or gs://.
+        parent: what a relative path is relative to.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    scheme, separator, place = location.rpartition("://")
+    if not separator or scheme == "file":
+        return str(parent / Path(place).expanduser())
+    if scheme not in {"s3", "gs"}:
+        raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
+    if not place.strip("/"):
+        raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
+    return f"{scheme}://{place.rstrip('/')}"
 
 
 class Paths(BaseSettings):
@@ -63,6 +83,13 @@ class Paths(BaseSettings):
         Field(description="postgresql:// address that the profile shared keeps runs, logs and locks in."),
     ] = None
 
+    dvc_remote: Annotated[
+        str | None,
+        Field(
+            description="Folder or s3://, gs:// address that DVC pushes data/ to; default its own setting."
+        ),
+    ] = None
+
     @field_validator("home")
     @classmethod
     def _absolute_folder(cls, home: Path) -> Path:
@@ -77,15 +104,22 @@ class Paths(BaseSettings):
     @classmethod
     def _folder_or_store(cls, artifacts: str | None, info: ValidationInfo) -> str:
         """Return an object store's address as it is, and a folder as an absolute path."""
-        home = info.data.get("home", REPOSITORY)
-        scheme, separator, location = (artifacts or "artifacts").rpartition("://")
-        if not separator or scheme == "file":
-            return str(home / Path(location).expanduser())
-        if scheme not in {"s3", "gs"}:
-            raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
-        if not location.strip("/"):
-            raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
-        return f"{scheme}://{location.rstrip('/')}"
+        return folder_or_store(artifacts or "artifacts", info.data.get("home", REPOSITORY))
+
+    @field_validator("dvc_remote")
+    @classmethod
+    def _remote_without_secret(cls, remote: str | None) -> str | None:
+        """Return the address of a remote as it is, and a folder as an absolute path."""
+        if remote is None:
+            return None
+        scheme, separator, location = remote.rpartition("://")
+        if not separator:
+            return str(Path(remote).expanduser().resolve())
+        if scheme not in {"s3", "gs"} or not location.strip("/"):
+            raise ValueError("give a folder, s3://<bucket>/<folder> or gs://<bucket>/<folder>")
+        if "@" in location:
+            raise ValueError("leave the password out: the store's own variables hold it")
+        return remote.rstrip("/")
 
     @field_validator("database")
     @classmethod
@@ -179,13 +213,7 @@ class Paths(BaseSettings):
     @cached_property
     def artifact_root(self) -> AnyPath:
         """Root of everything that Dagster materializes: a local folder or an object store."""
-        location = str(self.artifacts)
-        if "://" not in location:
-            return Path(location)
-        from upath import UPath  # noqa: PLC0415 - artifacts in a folder do without it
-
-        # A listing remembered from before would hide what another process has stored since.
-        return UPath(location, use_listings_cache=False)
+        return path_of(str(self.artifacts))
 
     @property
     def registrations(self) -> AnyPath:

@@ -5,12 +5,12 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from captcha_assets import settings_validation
-from captcha_assets.atomic_files import AnyPath
-from captcha_assets.paths import Paths
+from captcha_assets.atomic_files import AnyPath, path_of
+from captcha_assets.paths import Paths, folder_or_store
 from captcha_assets.settings_validation import SettingsError
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
@@ -57,14 +57,28 @@ class Settings(BaseSettings):
     ] = False
 
     compute: Annotated[
-        str, Field(description="Where trainings run: local, or ssh://[user@]host[:port]/absolute/folder.")
+        str,
+        Field(description="Where trainings run: local, or the address of Ray's job API, http://host:8265."),
     ] = "local"
-    compute_python: Annotated[
-        str, Field(description="The Python of the machine that CAPTCHA_COMPUTE names: a name or a path.")
-    ] = "python3"
-    compute_ssh_config: Annotated[
-        Path | None, Field(description="Configuration file of ssh, instead of the user's own.")
+    compute_store: Annotated[
+        str | None,
+        Field(
+            description="Folder or s3://, gs:// address that the nodes of the Ray cluster reach too, for the "
+            "files of a training; default the object store of the artifacts, or else a folder of the home."
+        ),
     ] = None
+    compute_num_cpus: Annotated[
+        int, Field(ge=1, le=4096, description="CPUs of a Ray node that a training reserves and uses.")
+    ] = 1
+    compute_num_gpus: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=64,
+            description="Most GPUs of a Ray node that a training with accelerator auto reserves; one with "
+            "gpu reserves as many as its devices.",
+        ),
+    ] = 0
 
     alert_webhook: Annotated[
         SecretStr | None, Field(description="Address that alerts are posted to, in Slack's format.")
@@ -137,29 +151,36 @@ class Settings(BaseSettings):
 
     @field_validator("compute")
     @classmethod
-    def _here_or_a_machine(cls, compute: str) -> str:
+    def _here_or_a_ray_cluster(cls, compute: str) -> str:
         if compute == "local":
             return compute
-        wanted = "give local, or ssh://[user@]host[:port]/absolute/folder"
-        try:
-            parts = urlsplit(compute)
-            named = (parts.hostname, parts.port != 0, parts.path.strip("/"))
-        except ValueError as error:
-            raise ValueError(f"{error}: {wanted}") from error
-        if parts.scheme != "ssh" or not all(named) or parts.query or parts.fragment:
+        wanted = "give local, or the address of Ray's job API, http://host:8265"
+        if compute.startswith("ssh://"):
+            raise ValueError(
+                "trainings on another machine run on a Ray cluster: run `ray start --head` there, and "
+                "give http://host:8265"
+            )
+        if compute.startswith("ray://"):
+            raise ValueError(f"ray:// is the address of Ray Client: {wanted}")
+        if not _is_web_address(compute) or urlsplit(compute).query or urlsplit(compute).fragment:
             raise ValueError(wanted)
-        if parts.password is not None:
-            raise ValueError("a password is never taken: ssh asks for a key")
-        if any(name.startswith("-") for name in (parts.hostname or "", parts.username or "")):
-            raise ValueError(f"no name begins with a dash: {wanted}")
-        return compute
+        if urlsplit(compute).username is not None:
+            raise ValueError("a name or password is never taken: Ray's token is RAY_AUTH_TOKEN")
+        return compute.rstrip("/")
 
-    @field_validator("compute_ssh_config")
+    @field_validator("compute_store")
     @classmethod
-    def _existing_file(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.expanduser().is_file():
-            raise ValueError(f"{path} is not a file")
-        return path and path.expanduser().absolute()
+    def _folder_of_the_home_or_store(cls, store: str | None, info: ValidationInfo) -> str | None:
+        paths = info.data.get("paths")
+        return None if store is None or paths is None else folder_or_store(store, paths.home)
+
+    @property
+    def staging_store(self) -> AnyPath:
+        """Where the files of a training lie while a Ray cluster works on it."""
+        if self.compute_store is not None:
+            return path_of(self.compute_store)
+        root = self.paths.artifact_root
+        return self.paths.scratch / "ray" if isinstance(root, Path) else root / ".ray"
 
     def with_kaggle_dataset(self, default: str | None) -> "Settings":
         """Return these settings with the data set's own name on Kaggle, where they give none."""

@@ -24,7 +24,7 @@ from captcha_assets.images.label_decisions import conflicts_file
 from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import AssignmentRecord, read_file
 from captcha_assets.models import folder, registry, training_summary
-from captcha_assets.models.manifest import first_of, verify_files
+from captcha_assets.models.manifest import first_of, sha256, verify_files
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.sources import archives, batch_registration
@@ -346,7 +346,7 @@ def _training_summary(versions: StoredVersions, paths: Paths, model_id: str) -> 
 
     def version_of(path: Path) -> str:
         training_summary.check(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
 
     return versions.version(paths.training_summary(model_id), version_of)
 
@@ -369,7 +369,9 @@ def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 def _quantized(versions: StoredVersions, paths: Paths, output: Output) -> str:
     place = paths.quantized_model(str(output.model))
-    return versions.version(place, lambda local: str(verify_files(local)["files"]["model.onnx"])[:32])
+    return versions.version(
+        place, lambda local: str(verify_files(local, advice="")["files"]["model.onnx"])[:32]
+    )
 
 
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:

@@ -46,8 +46,8 @@ def run(home: Path, *arguments: str, **environment: str) -> subprocess.Completed
         return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
-def succeeded(home: Path, *arguments: str) -> str:
+def succeeded(home: Path, *arguments: str, **environment: str) -> str:
     """Run a command that must succeed, and return what it printed."""
-    done = run(home, *arguments)
+    done = run(home, *arguments, **environment)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

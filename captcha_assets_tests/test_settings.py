@@ -148,34 +148,37 @@ def test_an_address_that_cannot_be_used_is_rejected_with_what_to_do(
 # --- where trainings run
 
 
-@pytest.mark.parametrize("place", ["local", "ssh://gpu/scratch/us", "ssh://me@10.0.0.7:2222/scratch/us"])
-def test_trainings_run_here_or_on_a_machine_that_ssh_reaches(
-    monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+@pytest.mark.parametrize("place", ["local", "http://head:8265", "https://ray.example.org"])
+def test_trainings_run_here_or_on_a_ray_cluster(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE", "")
     assert load_settings().compute == "local"
     monkeypatch.setenv("CAPTCHA_COMPUTE", place)
     assert load_settings().compute == place
 
 
-WANTED = "give local, or ssh://[user@]host[:port]/absolute/folder"
+WANTED = "give local, or the address of Ray's job API, http://host:8265"
 
 
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
         ("gpu", WANTED),
-        ("https://gpu/scratch", WANTED),
-        ("ssh://gpu", WANTED),
-        ("ssh://gpu/", WANTED),
-        ("ssh:///scratch", WANTED),
-        ("ssh://gpu/scratch?fast", WANTED),
-        ("ssh://gpu:many/scratch", f"Port could not be cast to integer value as 'many': {WANTED}"),
-        ("ssh://me:secret@gpu/scratch", "a password is never taken: ssh asks for a key"),
-        ("ssh://-oProxyCommand=true/scratch", f"no name begins with a dash: {WANTED}"),
+        ("head:8265", WANTED),
+        ("http://", WANTED),
+        ("http://head:many", WANTED),
+        ("http://head:8265?fast", WANTED),
+        ("ray://head:10001", f"ray:// is the address of Ray Client: {WANTED}"),
+        (
+            "ssh://me@gpu/scratch",
+            (
+                "trainings on another machine run on a Ray cluster: run `ray start --head` there, and give "
+                "http://host:8265"
+            ),
+        ),
+        ("http://me:secret@head:8265", "a name or password is never taken: Ray's token is RAY_AUTH_TOKEN"),
     ],
 )
-def test_a_machine_that_cannot_be_meant_is_rejected_by_name(
+def test_a_cluster_that_cannot_be_meant_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, place: str, reason: str
 ) -> None:
     monkeypatch.setenv("CAPTCHA_COMPUTE", place)
@@ -185,12 +188,20 @@ def test_a_machine_that_cannot_be_meant_is_rejected_by_name(
     assert str(caught.value) == f"{given} cannot be used: {reason}"
 
 
-def test_a_configuration_of_ssh_that_is_not_there_is_rejected_by_name(
+def test_the_files_of_a_training_on_a_cluster_lie_where_the_artifacts_do_or_where_the_setting_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CAPTCHA_COMPUTE_SSH_CONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path))
+    assert load_settings().staging_store == tmp_path / ".scratch" / "ray"
+    monkeypatch.setenv("CAPTCHA_ARTIFACTS", "s3://bucket/artifacts")
+    assert str(load_settings().staging_store) == "s3://bucket/artifacts/.ray"
+    monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "file:///shared/ray")
+    assert load_settings().staging_store == Path("/shared/ray")
+    monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "ray")
+    assert load_settings().staging_store == tmp_path / "ray"
+    monkeypatch.setenv("CAPTCHA_COMPUTE_STORE", "ftp://host/ray")
     with pytest.raises(
-        SettingsError, match=r"^CAPTCHA_COMPUTE_SSH_CONFIG='.*/none' .*: .*/none is not a file$"
+        SettingsError, match=r"^CAPTCHA_COMPUTE_STORE='ftp://host/ray' cannot be used: ftp://"
     ):
         load_settings()
 

@@ -8,6 +8,7 @@ import sys
 try:
     from captcha_assets.cli.automation import automation
     from captcha_assets.cli.backfill import backfill
+    from captcha_assets.cli.backup import backup
     from captcha_assets.cli.batches import batch
     from captcha_assets.cli.data_docs import data_docs
     from captcha_assets.cli.graph import graph
@@ -41,6 +42,7 @@ for _command in (
     ui,
     reports,
     data_docs,
+    backup,
 ):
     main.add_command(_command)
 

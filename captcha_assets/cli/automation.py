@@ -38,8 +38,14 @@ def on(settings: Settings) -> None:
 @automation.command()
 @click.pass_obj
 def off(settings: Settings) -> None:
-    """Start no further runs; those under way continue."""
+    """Start no further runs; those under way continue, and one that fails is tried again as it was to be."""
+    from captcha_assets.cli.orchestration.instance import open_instance
+    from captcha_assets.defs.killed_runs import unfinished_runs_of_daemon
+
     _switch(settings, on=False)
+    with open_instance(settings) as instance:
+        for run in unfinished_runs_of_daemon(instance):
+            click.echo(f"run {run.run_id[:8]} is under way and goes on: the UI can end it")
 
 
 @automation.command()

@@ -18,7 +18,7 @@ _HELP = f"{__name__}.help"
 #: Where a context notes what follows the name of the subcommand.
 _ARGUMENTS = f"{__name__}.arguments"
 #: The commands that make a home where there is none.
-_MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"])
+_MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"], ["backup", "restore"])
 
 
 class _Root(click.Group):

@@ -32,12 +32,10 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
 )
 
-# The class of a failed subprocess, and the types of the messages that a remote one sends.
+# The class of a failed subprocess.
 from dagster._core.errors import DagsterPipesExecutionError
 from dagster._core.instance import InstanceRef
 from dagster._core.loader import LoadingContext
-from dagster._core.pipes.context import PipesMessageHandler
-from dagster._core.pipes.utils import extract_message_or_forward_to_stdout
 from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
@@ -58,13 +56,11 @@ __all__ = [
     "ConfigScalar",
     "ConfigScalarKind",
     "DagsterPipesExecutionError",
-    "PipesMessageHandler",
     "PostProcessingError",
     "SerializableErrorInfo",
     "StaleCause",
     "StaleCauseCategory",
     "StaleStatus",
-    "extract_message_or_forward_to_stdout",
     "input_version_tag",
     "is_reserved_asset_job_name",
     "last_ended",

@@ -76,6 +76,13 @@ def unfinished_runs(instance: dg.DagsterInstance, process: str) -> list[dg.Dagst
     return list(instance.get_runs(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=UNFINISHED)))
 
 
+def unfinished_runs_of_daemon(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the runs that no command executes, and that have not come to an end."""
+    return [
+        run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if PROCESS_TAG not in run.tags
+    ]
+
+
 def _failed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
     instance.report_run_failed(run, "The process of this run was killed: start it again.")
     instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

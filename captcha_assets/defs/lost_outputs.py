@@ -16,7 +16,7 @@ from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions
 from captcha_assets.defs.materializations import last_materialized, records_of
 from captcha_assets.defs.model.champion_checks import RECORD
-from captcha_assets.defs.model.champion_events import report_champion
+from captcha_assets.defs.model.champion_events import report_champion, report_criteria
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
@@ -94,6 +94,9 @@ def report(
     ]
     for event in events:
         instance.report_runless_asset_event(event)
+    restored = settled.get(_CHAMPION, Stored()).version
+    if restored and recorded[_CHAMPION] == NO_VALUE and (serves := registry.champion(paths.models)):
+        report_criteria(paths, instance, serves)
     return events
 
 
@@ -162,7 +165,8 @@ def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: 
 
 def _not_pushed(paths: Paths, last: dg.AssetMaterialization) -> str | None:
     """Say whether the last snapshot was pushed to another remote than the present default one."""
-    remote, pushed_to = dvc_snapshot.default_remote(paths.home), last.metadata.get(PUSHED_TO)
+    remote = dvc_snapshot.default_remote(paths.home, paths.dvc_remote)
+    pushed_to = last.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return None
     return f"not pushed yet to the DVC remote {remote}"

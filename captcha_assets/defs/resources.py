@@ -3,8 +3,18 @@
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.compute import Compute, compute_of
+from captcha_assets.defs.compute import Compute, LocalCompute
+from captcha_assets.defs.ray_compute import RayCompute
 from captcha_assets.settings import Settings, load_settings
+
+
+def compute_of(settings: Settings) -> Compute:
+    """Return the compute resource that the settings name."""
+    if settings.compute == "local":
+        return LocalCompute()
+    return RayCompute(
+        settings.compute, settings.staging_store, settings.compute_num_cpus, settings.compute_num_gpus
+    )
 
 
 def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:

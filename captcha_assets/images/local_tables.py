@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from captcha_assets.atomic_files import AnyPath, locked
+from captcha_assets.atomic_files import AnyPath, own_folder
 from captcha_assets.images.table_files import require_table
 from captcha_assets.paths import Paths
 
@@ -44,7 +43,7 @@ def local_tables(paths: Paths) -> Iterator[LocalTables]:
     Raises:
         MissingTableError: one of them is not there.
     """
-    with _own_folder(paths.scratch) as folder:
+    with own_folder(paths.scratch, "reading-") as folder:
         splits = _kept(require_table(paths.splits), folder)
         batches = batches_of(splits)
         (folder / "image_table").mkdir()
@@ -52,24 +51,6 @@ def local_tables(paths: Paths) -> Iterator[LocalTables]:
             _kept(require_table(paths.image_table(batch)), folder / "image_table") for batch in batches
         )
         yield LocalTables(tables, splits, batches)
-
-
-@contextmanager
-def _own_folder(scratch: Path) -> Iterator[Path]:
-    """Yield a new folder, which is removed after the block; those of killed processes are removed first."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    with locked(scratch):
-        for folder in scratch.glob("reading-*"):
-            with suppress(BlockingIOError), locked(folder, wait=False):
-                shutil.rmtree(folder)
-        own = Path(tempfile.mkdtemp(prefix="reading-", dir=scratch))
-        lock = ExitStack()
-        lock.enter_context(locked(own))
-    with lock:
-        try:
-            yield own
-        finally:
-            shutil.rmtree(own)
 
 
 def _kept(path: AnyPath, folder: Path) -> Path:

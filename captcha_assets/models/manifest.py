@@ -17,6 +17,8 @@ MANIFEST = "manifest.json"
 #: At most so many damaged files of a folder are named; of the others, their number.
 _NAMED = 5
 
+#: What to do where the int8 export of a model is damaged.
+QUANTIZE_AGAIN = "quantize the model again: captcha-assets update --select quantized_model"
 #: What to do where the export of a model is lost.
 EXPORT_AGAIN = "export the model again: captcha-assets model export MODEL"
 

@@ -10,7 +10,7 @@ from captcha_assets.atomic_files import fetched
 from captcha_assets.confidence_intervals import best_of
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.manifest import ModelFolderError, read_json, verify_files
+from captcha_assets.models.manifest import QUANTIZE_AGAIN, ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
 from captcha_assets.models.registry import Champion
@@ -204,7 +204,7 @@ def quantized(paths: Paths, model_id: str) -> str | None:
         return None
     try:
         with fetched(place) as folder:
-            verify_files(folder)
+            verify_files(folder, QUANTIZE_AGAIN)
             measured = require_passed(folder)
             return f"{measured.words}{_on_earlier_split(paths, measured.images)}"
     except (ModelFolderError, RefusedQuantizationError) as error:

@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.atomic_files import AnyPath, json_text
-from captcha_assets.models.manifest import ModelFolderError, read_json, sha256, verify_files, writing_folder
+from captcha_assets.models.manifest import (
+    EXPORT_AGAIN,
+    ModelFolderError,
+    read_json,
+    sha256,
+    verify_files,
+    writing_folder,
+)
 from captcha_assets.models.predictor import channels_first, open_session, run_session
 
 if TYPE_CHECKING:
@@ -127,7 +134,7 @@ def quantize(
     for name, given in (("calibrated", calibration), ("measured", images)):
         if len(given) == 0:
             raise QuantizationError(f"int8 cannot be {name} on no images: add a batch, and update")
-    model_id = verify_files(export).get("model_id")
+    model_id = verify_files(export, EXPORT_AGAIN).get("model_id")
     with writing_folder(target, model_id=model_id) as part:
         write_quantized(export / "model.onnx", part / "model.onnx", calibration)
         (part / "config.json").write_bytes((export / "config.json").read_bytes())

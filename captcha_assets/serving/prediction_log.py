@@ -323,6 +323,8 @@ class PredictionLog:
             self._closing.set()
         self._wake.set()
         self._writer.join()
+        if self.dropped:
+            _logger.error("%d predictions are not in the prediction log: they were dropped", self.dropped)
         self._engine.dispose()
 
     def __enter__(self) -> "PredictionLog":

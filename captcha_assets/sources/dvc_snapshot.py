@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: What stands before the host of an address, a password perhaps: it is never shown.
 _CREDENTIALS = re.compile(r"://[^/]*@")
 
+#: The name of the remote that the settings give.
+_REMOTE = "captcha-assets"
+
 
 class SnapshotError(RuntimeError):
     """DVC failed; the message is the last line of its output."""
@@ -55,7 +58,7 @@ def snapshot(paths: Paths) -> Snapshot:
         SnapshotError: there is no data, or DVC failed to add or to push.
     """
     if isinstance(paths.data, Path):
-        return take_snapshot(paths.home)
+        return take_snapshot(paths.home, paths.dvc_remote)
     folder = f"{paths.data.path.rstrip('/')}/"
     names = [name.removeprefix(folder) for name in paths.data.fs.find(folder)]
     if not names:
@@ -76,10 +79,15 @@ def _md5_of_folder(files: Mapping[str, str]) -> str:
     return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
-def take_snapshot(home: Path) -> Snapshot:
-    """Record `home`/data with DVC, and push it where a default remote is configured.
+def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
+    """Record `home`/data with DVC, and push it where a remote is given, or a default one is configured.
 
-    A home that is not a DVC project yet becomes one of its own, without git.
+    A home that is not a DVC project yet becomes one of its own, without git. A remote that is given becomes
+    the default one in `.dvc/config`, so that `dvc pull` finds it.
+
+    Args:
+        home: the folder of `data/`.
+        remote: a folder, or an address that DVC knows, without secrets.
 
     Raises:
         SnapshotError: there is no data, or DVC failed to add or to push.
@@ -91,14 +99,16 @@ def take_snapshot(home: Path) -> Snapshot:
     try:
         # DVC's hints about git would stand between the platform's own lines.
         with redirect_stdout(io.StringIO()), _project(home) as repo:
+            if remote and default_remote(home, remote) != default_remote(home):
+                _configure(repo, remote)
             repo.add(str(home / "data"))
-            remote = repo.config["core"].get("remote")
-            if remote:
+            name = repo.config["core"].get("remote")
+            if name:
                 repo.push(targets=[str(home / "data.dvc")])
     except (DvcException, OSError) as error:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
-    pushed_to = remote and (default_remote(home) or remote)
+    pushed_to = name and (default_remote(home) or name)
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], pushed_to)
 
 
@@ -121,12 +131,25 @@ def recorded_files(home: Path) -> frozenset[str] | None:
         return None
 
 
-def default_remote(home: Path) -> str | None:
+def _configure(repo: "Repo", remote: str) -> None:
+    """Make an address the default remote of a project."""
+    with repo.config.edit() as config:
+        config["remote"][_REMOTE] = {"url": remote}
+        config["core"]["remote"] = _REMOTE
+
+
+def default_remote(home: Path, remote: str | None = None) -> str | None:
     """Return the default remote of `home`, its name and address; None where none is configured.
 
     User name and password of the address are left out. Read without DVC, which takes seconds to import; a
     remote of the user's or the machine's own configuration is not seen.
+
+    Args:
+        home: the folder of `data/`.
+        remote: the address that the settings give, which the next snapshot configures.
     """
+    if remote:
+        return f"{_REMOTE} ({remote})"
     config = configparser.ConfigParser(interpolation=None)
     try:
         config.read([home / ".dvc" / "config", home / ".dvc" / "config.local"])

@@ -4,6 +4,8 @@ import signal
 
 #: Exit status when the disk is full: then the reason may not fit on it.
 STATUS_DISK_FULL = 3
+#: Exit status of a Ray job whose node does not reach the store of its files.
+STATUS_NO_STORE = 4
 
 
 class TrainingFailedError(RuntimeError):
@@ -14,12 +16,16 @@ class TrainingStoppedError(RuntimeError):
     """A training whose process was ended from outside; the same training, started again, continues."""
 
 
+class RayClusterError(RuntimeError):
+    """A Ray cluster that cannot be used, or lost a job; the message is one line that says what to do."""
+
+
 def process_error(status: int, where: str, message: str | None) -> Exception:
     """Return what to raise for a training process that ended with an error.
 
     Args:
         status: its exit status; negative for the signal that killed it.
-        where: " on HOST", or empty for this machine.
+        where: " on the Ray cluster", or empty for this machine.
         message: its own message, if there is one.
     """
     number = -status if status < 0 else status - 128

@@ -17,7 +17,7 @@ from captcha_assets_tests.architecture.source import PACKAGE, REPOSITORY, module
 
 HEAVY = [
     "torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "onnx", "onnxruntime",
-    "great_expectations", "sklearn", "pandas", "matplotlib", "kagglehub", "dvc",
+    "great_expectations", "sklearn", "pandas", "matplotlib", "kagglehub", "dvc", "ray", "dagster_ray",
 ]  # fmt: skip
 
 LOADED = f"""
@@ -191,7 +191,7 @@ def test_a_command_whose_libraries_are_not_installed_says_what_to_install(tmp_pa
 
 
 def test_the_blocked_libraries_are_really_out_of_reach(tmp_path: Path) -> None:
-    assert {"dagster", "polars", "upath"} <= set(_absent_with("training"))
+    assert {"dagster", "polars", "ray", "upath"} <= set(_absent_with("training"))
     with pytest.raises(AssertionError, match="No module named 'polars'"):
         _run(_importing(["polars"], "training"), tmp_path)
 

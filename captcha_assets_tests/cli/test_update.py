@@ -1,10 +1,13 @@
 """`update` materializes what is missing or stale, and nothing else."""
 
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.defs.batch_removal import remove_batch
+from captcha_assets.images import table
 from captcha_assets_tests.defs.conftest import Home
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")
@@ -111,6 +114,25 @@ def test_batches_that_come_and_go_while_an_update_is_under_way_are_left_out(home
                 remove_batch(home.settings.paths, home.instance, name, str)
             home.add("fourth", "synthetic:20:1")
     assert outcomes == [("raw_batch [first]", None), ("image_table + rejected_images [first]", None)]
+
+
+def test_a_batch_that_is_removed_while_it_is_materialized_is_left_out_without_an_alert(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.add("stays", "synthetic:20:1")
+    home.add("goes", "synthetic:20:2")
+    build = table.build_image_table
+
+    def removed_meanwhile(*arguments: Any, **named: Any) -> Any:
+        if home.instance.has_dynamic_partition("batch", "goes"):
+            remove_batch(home.settings.paths, home.instance, "goes", lambda _: None)
+        return build(*arguments, **named)
+
+    monkeypatch.setattr(table, "build_image_table", removed_meanwhile)
+    outcomes = home.update("+key:image_index")
+    assert [(str(one.step), one.error) for one in outcomes if one.error] == []
+    assert {one.step.partition for one in outcomes if "image_table" in one.step.assets} == {"stays"}
+    assert not home.settings.paths.alerts.exists()
 
 
 def test_the_automation_asks_for_nothing_when_everything_is_fresh(finished: Home) -> None:

@@ -17,6 +17,7 @@ from captcha_assets.images import index
 from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.defs.test_promotion import checks
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -284,3 +285,26 @@ def test_a_lost_export_of_the_champion_is_one_alert_and_no_run_of_the_champion(f
     assert restored(finished)[0].run_key is not None
     alerts = [json.loads(line) for line in finished.settings.paths.alerts.read_text().splitlines()]
     assert [alert["title"] for alert in alerts].count("files of the champion are missing or damaged") == 1
+
+
+def test_a_champion_whose_files_come_back_shows_its_checks_again(finished: Home, tmp_path: Path) -> None:
+    model = str(finished.version("champion"))
+    summary = Path(finished.settings.paths.training_summary(model))
+    kept = shutil.copyfile(summary, tmp_path / "kept")
+    before = checks(finished)
+    summary.unlink()
+    lost_outputs.report(finished.settings.paths, finished.instance)
+    shutil.copyfile(kept, summary)
+    lost_outputs.report(finished.settings.paths, finished.instance)
+
+    (latest,) = finished.instance.fetch_materializations(dg.AssetKey("champion"), limit=1).records
+    after = checks(finished)
+    assert {name: one.description for name, one in after.items()} == {
+        name: one.description for name, one in before.items()
+    }
+    keys = [dg.AssetCheckKey(dg.AssetKey("champion"), name) for name in after]
+    records = finished.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys).values()
+    times = [record.event.timestamp for record in records if record.event]
+    assert len(times) == len(after)
+    assert min(times) >= latest.timestamp, "the UI shows no earlier ones"
+    assert lost_outputs.losses(finished.instance) == []

@@ -67,7 +67,12 @@ def test_a_quantized_export_that_is_lost_is_materialized_again_with_the_same_con
     before = finished.version("quantized_model")
     place = finished.settings.paths.quantized_model(str(finished.version("champion")))
     (place / "model.onnx").unlink()
-    assert "model.onnx is missing" in succeeded(finished.settings.paths.home, "status")
+    said = succeeded(finished.settings.paths.home, "status")
+    assert (
+        "model.onnx is missing: quantize the model again: captcha-assets update --select quantized_model"
+        in said
+    )
+    assert "train again" not in said
     finished.definitions = with_quiet_console(definitions.defs())
     assert [outcome.error for outcome in finished.update()] == [None]
     assert finished.version("quantized_model") == before

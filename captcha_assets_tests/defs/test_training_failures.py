@@ -14,8 +14,8 @@ from captcha_assets.defs.compute import LocalCompute
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.failures import TrainingFailedError, TrainingStoppedError, process_error
 from captcha_assets_tests.defs.conftest import Home
-from captcha_assets_tests.defs.test_compute import run
 from captcha_assets_tests.defs.test_training_run import placed, trainings, update, wait_until  # noqa: F401
+from captcha_assets_tests.defs.trainings import run
 from captcha_assets_tests.training.examples import job_on, write_batch
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
@@ -65,17 +65,21 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
-        (-9, TrainingStoppedError, "the training process on gpu was ended from outside by SIGKILL: perhaps"),
+        (
+            -9,
+            TrainingStoppedError,
+            "the training process on the Ray cluster was ended from outside by SIGKILL: perhaps",
+        ),
         (137, TrainingStoppedError, "by SIGKILL"),
         (143, TrainingStoppedError, "by SIGTERM; start the training again"),
         (3, TrainingFailedError, "no space left on the disk or in the quota: free some and run it again"),
-        (1, TrainingFailedError, "on gpu ended with status 1 without a message"),
+        (1, TrainingFailedError, "on the Ray cluster ended with status 1 without a message"),
     ],
 )
 def test_a_process_that_could_not_say_why_it_ended_is_explained_by_its_status(
     status: int, kind: type[Exception], words: str
 ) -> None:
-    error = process_error(status, " on gpu", "")
+    error = process_error(status, " on the Ray cluster", "")
     assert isinstance(error, kind)
     assert words in str(error)
     assert str(process_error(1, "", "its own words")) == "its own words"

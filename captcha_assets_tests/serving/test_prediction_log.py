@@ -148,11 +148,14 @@ def test_a_database_that_comes_later_gets_what_waited(tmp_path: Path) -> None:
     assert log.error is None
 
 
-def test_a_log_that_is_closed_without_a_database_counts_what_it_loses(tmp_path: Path) -> None:
+def test_a_log_that_is_closed_without_a_database_counts_and_names_what_it_loses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "serving").write_text("a file where the folder belongs")
     with open_prediction_log(f"sqlite:///{tmp_path}/serving/predictions.db") as log:
         records(log, 1, 2)
     assert (log.written, log.dropped, log.waiting) == (0, 2, 0)
+    assert "2 predictions are not in the prediction log: they were dropped" in caplog.text
     assert not log.record(prediction(3))
     assert log.dropped == 3
 

@@ -48,6 +48,8 @@ def materialize(
 ) -> tuple[str, str | None, tuple[str, ...]]:
     """Materialize one step in this process, as a run that the UI shows.
 
+    Nobody is alerted of a run whose batch was removed meanwhile.
+
     Returns:
         The run's id, why it failed (None for success), and its findings.
 
@@ -71,7 +73,8 @@ def materialize(
         )
         if _was_interrupted(result):
             raise KeyboardInterrupt
-    alert_about(instance, result.dagster_run, load_settings())
+    if result.success or not _is_removed(definitions, instance, step):
+        alert_about(instance, result.dagster_run, load_settings())
     found = findings(result.all_events, step.partition, succeeded=result.success)
     return result.run_id, None if result.success else _why(result), found
 
@@ -125,8 +128,10 @@ def execute(
             yield step, reasons
             try:
                 run_id, error, found = materialize(definitions, instance, step, run_config, tags)
-            except dg.DagsterUnknownPartitionError:
-                continue  # removed just now
+            except dg.DagsterUnknownPartitionError as gone:
+                error = str(gone)
+            if error and _is_removed(definitions, instance, step):
+                continue  # by another command, just now
         yield Outcome(step, reasons, run_id, error, found)
         if error:
             broken.update(Step((asset,), step.partition) for asset in step.assets)

@@ -27,6 +27,14 @@ def report_champion(paths: Paths, instance: dg.DagsterInstance, champion: Champi
         "why": f"{champion.reason} ({champion.action} by {champion.by})",
     }
     instance.report_runless_asset_event(dg.AssetMaterialization("champion", metadata=metadata, tags=tags))
+    report_criteria(paths, instance, champion)
+
+
+def report_criteria(paths: Paths, instance: dg.DagsterInstance, champion: Champion) -> None:
+    """Report the checks of the champion as they were recorded when it was promoted.
+
+    The UI shows those that were reported after the latest materialization only.
+    """
     recorded = criteria_of_change(paths, champion)
     for evaluation in criteria_evaluations(recorded.criteria, recorded.without):
         instance.report_runless_asset_event(evaluation)

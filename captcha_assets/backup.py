@@ -1,0 +1,358 @@
+"""Backup of what no update can compute again, as one zip; and its restoration.
+
+    manifest.json       when and of which home it was made, and the SHA-256 of every other member
+    home/...            Dagster's instance, the split assignments, label decisions, production settings,
+                        alerts, DVC's record, archives of corrections; the archives of batches on request
+    artifacts/...       registrations, the registry and all that belongs to its models, sweeps
+    prediction_log.db   the prediction log with its corrections, as SQLite whatever its database is
+
+Tables and reports are not in it: the next update computes them from the archives, with the same data
+versions. Nothing has to be stopped: databases are copied by SQLite's online backup, and the registry's
+records before the models that they name.
+"""
+
+import json
+import shutil
+import sqlite3
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sqlalchemy as sa
+import yaml
+from sqlalchemy.exc import SQLAlchemyError
+
+from captcha_assets.atomic_files import AnyPath, fetched, json_text, replacing
+from captcha_assets.models.manifest import sha256
+from captcha_assets.paths import Paths
+from captcha_assets.serving import prediction_log_tables
+
+MANIFEST, LOG = "manifest.json", "prediction_log.db"
+_FORMAT = 1
+
+#: Files and folders of the home that are kept; `data/raw` on request.
+_OF_HOME = (
+    "data.dvc", ".dvcignore", ".dvc/config", "data/splits", "label_decisions.csv", "alerts.jsonl",
+    "configs/training.yaml", "configs/sweep.yaml", ".serving/corrections",
+)  # fmt: skip
+#: Artifacts that are kept, records before what they name.
+_OF_ARTIFACTS = (
+    "deliveries", "models/history", "models/refused", "models/decisions", "models", "training_summary",
+    "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep", "sweep_trial",
+    "sweep_leaderboard.parquet",
+)  # fmt: skip
+#: Databases of Dagster's instance, and files beside them.
+_OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home")
+#: Ends of the names of SQLite's own files beside a database: the copy of the database holds what is in them.
+_BESIDE_DATABASES = ("-wal", "-shm", "-journal")
+
+#: Folder of the home that a restoration unpacks into; files are moved from it once all are there.
+_UNPACKED = ".restoring"
+_ROWS = 1000
+
+
+class BackupError(RuntimeError):
+    """A backup that cannot be made or restored; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a backup holds.
+
+    Attributes:
+        made: time in UTC, ISO 8601.
+        home: the home that it was made of.
+        files: SHA-256 of every member but the manifest, by name.
+        left_out: what it lacks and a person must keep otherwise, one line each.
+    """
+
+    made: str
+    home: str
+    files: dict[str, str]
+    left_out: tuple[str, ...]
+
+
+# --- making one
+
+
+def create(
+    paths: Paths, dagster_home: Path, log: str | None, target: Path, *, archives: bool = False
+) -> Backup:
+    """Write a backup of a home to `target`, complete or not at all.
+
+    Args:
+        paths: of the home.
+        dagster_home: the folder of the Dagster instance.
+        log: address of the prediction log's database; None where nothing is logged.
+        target: the zip to write.
+        archives: whether the archives of the batches are in it, too.
+
+    Raises:
+        BackupError: `target` is there already, or a file of the home is damaged.
+    """
+    if target.exists():
+        raise BackupError(f"{target} is there already: give a new name")
+    files: dict[str, str] = {}
+    with (
+        replacing(target) as part,
+        TemporaryDirectory(prefix="captcha-assets-") as folder,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as zipped,
+    ):
+        for name, path in _members(paths, dagster_home, log, Path(folder), archives=archives):
+            if name not in files:
+                files[name] = _add(zipped, name, path)
+        left_out = tuple(_left_out(paths, dagster_home, archives=archives))
+        made = Backup(datetime.now(UTC).isoformat(timespec="seconds"), str(paths.home), files, left_out)
+        zipped.writestr(MANIFEST, json_text({"format": _FORMAT, **vars(made)}))
+    return made
+
+
+def _add(zipped: zipfile.ZipFile, name: str, path: AnyPath) -> str:
+    """Add a file, and return its SHA-256: of the very bytes that were added."""
+    with fetched(path) as local, TemporaryDirectory(prefix="captcha-assets-") as folder:
+        copy = Path(folder, "copy")
+        shutil.copyfile(local, copy)
+        zipped.write(copy, name)
+        return sha256(copy)
+
+
+def _members(
+    paths: Paths, dagster_home: Path, log: str | None, work: Path, *, archives: bool
+) -> Iterator[tuple[str, AnyPath]]:
+    """Yield the name and the file of each member; databases are copied to `work` first."""
+    for name in (*_OF_HOME, *(["data/raw"] if archives else [])):
+        yield from ((f"home/{inside}", file) for inside, file in _files(paths.home, name))
+    for name in _OF_INSTANCE:
+        for inside, file in _files(dagster_home, name):
+            if not inside.endswith(_BESIDE_DATABASES):
+                yield f"home/.dagster/{inside}", _copied(file, work) if inside.endswith(".db") else file
+    for name in _OF_ARTIFACTS:
+        yield from ((f"artifacts/{inside}", file) for inside, file in _files(paths.artifact_root, name))
+    if log and (copy := _copy_of_log(log, work / LOG)):
+        yield LOG, copy
+
+
+def _files(root: AnyPath, name: str) -> Iterator[tuple[str, AnyPath]]:
+    """Yield a file, or the files of a folder, by their path below `root`; not what is being written."""
+    place: Any = root / name
+    for file in sorted(place.rglob("*"), key=str) if place.is_dir() else [place]:
+        inside = str(file).removeprefix(f"{root}/")
+        if file.is_file() and ".tmp/" not in inside:
+            yield inside, file
+
+
+def _copied(database: AnyPath, work: Path) -> Path:
+    """Copy an SQLite database that may be in use.
+
+    Raises:
+        BackupError: it is damaged.
+    """
+    copy = work / f"{len(list(work.iterdir()))}.db"
+    try:
+        with closing(sqlite3.connect(str(database))) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise BackupError(f"{database} cannot be read: {error}") from error
+    if found != "ok":
+        raise BackupError(f"{database} is damaged: {found.splitlines()[-1]}")
+    return copy
+
+
+def _left_out(paths: Paths, dagster_home: Path, *, archives: bool) -> Iterator[str]:
+    if not archives and paths.raw.is_dir():
+        yield "the archives of the batches: DVC has them where it has a remote; --archives takes them along"
+    if paths.profile == "shared":
+        yield f"split assignments, decisions and settings: {paths.shared_root} has them (use its versioning)"
+    configured = dagster_home / "dagster.yaml"
+    if configured.exists() and "storage" in (yaml.safe_load(configured.read_text()) or {}):
+        yield "Dagster's runs and events: the database that dagster.yaml names has them (use pg_dump)"
+
+
+# --- the prediction log
+
+
+def _copy_of_log(url: str, target: Path) -> Path | None:
+    """Copy a prediction log into a new SQLite file; return None where there is no log yet.
+
+    Raises:
+        BackupError: the log cannot be read.
+    """
+    engine = prediction_log_tables.open_engine(url)
+    file = prediction_log_tables.sqlite_file(engine)
+    try:
+        if file is not None:
+            return _copied(file, target.parent) if file.exists() else None
+        if not sa.inspect(engine).has_table(prediction_log_tables.predictions.name):
+            return None
+        _copy_rows(engine, prediction_log_tables.open_engine(f"sqlite:///{target}"))
+    except (SQLAlchemyError, OSError) as error:
+        raise BackupError(f"the prediction log cannot be read: {_first_line(error)}") from error
+    finally:
+        engine.dispose()
+    return target
+
+
+def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
+    """Copy all rows of the log from one database into another, which has none."""
+    prediction_log_tables.create_schema(target)
+    with source.connect() as reading, target.begin() as writing:
+        for table in prediction_log_tables.metadata.sorted_tables:
+            rows = reading.execution_options(yield_per=_ROWS).execute(table.select()).mappings()
+            for group in rows.partitions(_ROWS):
+                writing.execute(table.insert(), [dict(row) for row in group])
+        if target.dialect.name == "postgresql":  # its own numbers go on after those that were copied
+            number = prediction_log_tables.corrections.c.id
+            sequence = sa.func.pg_get_serial_sequence(number.table.name, number.name)
+            writing.execute(sa.select(sa.func.setval(sequence, sa.func.max(number))))
+    target.dispose()
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+# --- restoring
+
+
+def restore(paths: Paths, dagster_home: Path, log: str | None, backup: Path) -> Backup:
+    """Restore a backup into a home that has not been used.
+
+    All is unpacked and checked first, so that a damaged backup changes nothing. A restoration that was killed
+    goes on where it was when it is started again with the same backup.
+
+    Args:
+        paths: of the home.
+        dagster_home: the folder of its Dagster instance.
+        log: address of its prediction log's database; None where nothing is logged.
+        backup: the zip that `create` wrote.
+
+    Raises:
+        BackupError: it is no backup or damaged, or the home is in use.
+    """
+    found = read(backup)
+    unpacked = paths.home / _UNPACKED
+    if not _is_of(unpacked, found):
+        _check_unused(paths, dagster_home, log)
+        shutil.rmtree(unpacked, ignore_errors=True)
+        unpacked.mkdir(parents=True)
+        _unpack(backup, found, unpacked)
+    _put_into_place(found, unpacked, paths, dagster_home, log)
+    shutil.rmtree(unpacked)
+    return found
+
+
+def read(backup: Path) -> Backup:
+    """Return what a backup says of itself.
+
+    Raises:
+        BackupError: it is none.
+    """
+    try:
+        with zipfile.ZipFile(backup) as zipped:
+            said: Any = json.loads(zipped.read(MANIFEST))
+            if said.pop("format") != _FORMAT:
+                raise BackupError(f"{backup} is a backup of a later version: update the code first")
+            return Backup(said["made"], said["home"], dict(said["files"]), tuple(said["left_out"]))
+    except FileNotFoundError as error:
+        raise BackupError(f"{backup} does not exist") from error
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackupError(f"{backup} is no backup, or damaged: {error}") from error
+
+
+def _is_of(unpacked: Path, found: Backup) -> bool:
+    """Whether all of this backup was unpacked by a restoration that did not end."""
+    manifest = unpacked / MANIFEST
+    return manifest.exists() and json.loads(manifest.read_text()) == found.files
+
+
+def _check_unused(paths: Paths, dagster_home: Path, log: str | None) -> None:
+    places = [dagster_home / "history", paths.models, paths.registrations]
+    used = [str(place) for place in places if place.exists() and any(place.iterdir())]
+    if log and _has_rows(log):
+        used.append("the prediction log")
+    if used:
+        raise BackupError(
+            f"a backup is restored into a home that was not used yet, and here is {', '.join(used)}: choose "
+            "another CAPTCHA_HOME, or move this one away"
+        )
+
+
+def _has_rows(log: str) -> bool:
+    engine = prediction_log_tables.open_engine(log)
+    file = prediction_log_tables.sqlite_file(engine)
+    try:
+        if file is not None and not file.exists():
+            return False
+        table = prediction_log_tables.predictions
+        with engine.connect() as connection:
+            return sa.inspect(connection).has_table(table.name) and bool(
+                connection.execute(table.select().limit(1)).first()
+            )
+    except (SQLAlchemyError, OSError) as error:
+        raise BackupError(f"the prediction log cannot be used: {_first_line(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _unpack(backup: Path, found: Backup, target: Path) -> None:
+    """Unpack all members, each with the hash that the manifest says; its list is written last."""
+    try:
+        with zipfile.ZipFile(backup) as zipped:
+            problem = next(
+                filter(None, (_fault(zipped, *entry, target) for entry in found.files.items())), None
+            )
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        problem = str(error)
+    if problem:
+        shutil.rmtree(target)
+        raise BackupError(f"{backup} is damaged: {problem}; nothing was restored")
+    (target / MANIFEST).write_text(json.dumps(found.files))
+
+
+def _fault(zipped: zipfile.ZipFile, name: str, expected: str, target: Path) -> str | None:
+    """Unpack a member, and return what is wrong with it."""
+    parts = PurePosixPath(name).parts
+    if ".." in parts or (name != LOG and parts[0] not in ("home", "artifacts")):
+        return f"it names {name!r}"
+    zipped.extract(name, target)
+    return None if sha256(target / name) == expected else f"{name} has another SHA-256"
+
+
+def _put_into_place(found: Backup, unpacked: Path, paths: Paths, dagster_home: Path, log: str | None) -> None:
+    """Move the files to where they belong, what the registry's records name before the records."""
+    for name in reversed(found.files):
+        file = unpacked / name
+        if not file.exists():  # moved before this restoration was killed
+            continue
+        if name == LOG:
+            _put_log(file, log)
+            continue
+        root, _, inside = name.partition("/")
+        if inside.startswith(".dagster/"):
+            target: AnyPath = dagster_home / inside.removeprefix(".dagster/")
+        else:
+            target = (paths.home if root == "home" else paths.artifact_root) / inside
+        with replacing(target) as part:
+            shutil.copyfile(file, part)
+        file.unlink()
+
+
+def _put_log(copy: Path, log: str | None) -> None:
+    """Put the log into its database; where nothing is logged now, it stays in the backup alone."""
+    if log is None:
+        return
+    engine = prediction_log_tables.open_engine(log)
+    file = prediction_log_tables.sqlite_file(engine)
+    if file is None:
+        if not _has_rows(log):
+            _copy_rows(prediction_log_tables.open_engine(f"sqlite:///{copy}"), engine)
+    else:
+        with replacing(file) as part:
+            shutil.copyfile(copy, part)

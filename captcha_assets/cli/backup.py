@@ -1,0 +1,55 @@
+"""`captcha-assets backup`: a copy of what no update can compute again."""
+
+from pathlib import Path
+
+import click
+
+from captcha_assets.settings import Settings
+
+
+@click.group()
+def backup() -> None:
+    """Back up what no update can compute again, and restore it."""
+
+
+@backup.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--archives", is_flag=True, help="Take the archives of the batches along.")
+@click.pass_obj
+def create(settings: Settings, path: Path, *, archives: bool) -> None:
+    """Write runs, registry, registrations, splits, prediction log and settings to the zip PATH.
+
+    Nothing has to be stopped. Another command that materializes is waited for.
+    """
+    from captcha_assets import backup as backups
+    from captcha_assets.cli.orchestration.command_lock import alone
+    from captcha_assets.cli.orchestration.instance import dagster_home
+
+    instance = dagster_home(settings.paths)
+    with alone(settings.paths, click.echo):
+        made = backups.create(settings.paths, instance, _log(settings), path, archives=archives)
+    click.echo(f"{path}: {len(made.files):,} files, {path.stat().st_size / 1e6:.1f} MB")
+    for line in made.left_out:
+        click.echo(f"not in it: {line}")
+
+
+@backup.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def restore(settings: Settings, path: Path) -> None:
+    """Restore the backup PATH into CAPTCHA_HOME, which has not been used yet."""
+    from captcha_assets import backup as backups
+    from captcha_assets.cli.orchestration.instance import dagster_home
+
+    restored = backups.restore(settings.paths, dagster_home(settings.paths), _log(settings), path)
+    click.echo(f"{settings.paths.home} is as {restored.home} was at {restored.made}")
+    for line in restored.left_out:
+        click.echo(f"not restored: {line}")
+    click.echo("bring the archives back (dvc pull), then compute the tables again: captcha-assets update")
+
+
+def _log(settings: Settings) -> str | None:
+    """Return the address of the prediction log's database; None where nothing is logged."""
+    from captcha_assets.serving.settings import load_serving_settings
+
+    return load_serving_settings().prediction_log_at(settings.paths)

@@ -1,0 +1,170 @@
+"""What no update can compute again survives the loss of a home: backed up by one command, restored by one."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from captcha_assets import backup
+from captcha_assets.paths import Paths
+from captcha_assets.serving.prediction_log import open_prediction_log
+from captcha_assets_tests.commands import run, succeeded
+from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.serving.predictions import prediction
+
+DATABASE = ".serving/predictions.db"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with a registered batch, some predictions and a correction."""
+    home = tmp_path / "home"
+    succeeded(home, "batch", "add", "a", "synthetic:20:1")
+    with open_prediction_log(f"sqlite:///{home / DATABASE}") as log:
+        for number in range(5):
+            log.record(prediction(number))
+        log.correct("id-3", "w")
+    return home
+
+
+def backed_up(home: Path, *options: str) -> Path:
+    target = home.parent / "backup.zip"
+    succeeded(home, "backup", "create", str(target), *options)
+    return target
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fails(home: Path, *arguments: str) -> str:
+    done = run(home, *arguments)
+    assert done.returncode == 1, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.slow
+def test_a_home_that_is_lost_comes_back_with_its_runs_models_and_predictions(
+    finished: Home, tmp_path: Path
+) -> None:
+    home = finished.settings.paths.home
+    finished.instance.dispose()
+    log = f"sqlite:///{home / DATABASE}"
+    with open_prediction_log(log) as service:
+        service.record(prediction(1))
+        service.flush()
+        before = {
+            "model": succeeded(home, "model", "show", "champion"),
+            "list": succeeded(home, "model", "list"),
+        }
+        saved = backed_up(home, "--archives")  # the log is in use
+    splits = (home / "artifacts" / "splits.parquet").read_bytes()
+    runs = len(files(home / ".dagster" / "history"))
+    shutil.rmtree(home)
+
+    said = succeeded(home, "backup", "restore", str(saved))
+    assert f"{home} is as {home} was at 20" in said
+    assert len(files(home / ".dagster" / "history")) >= runs
+    updated = succeeded(home, "update")
+    assert "materializing image_index: missing" in updated
+    assert "materializing resnet18" not in updated
+    assert (home / "artifacts" / "splits.parquet").read_bytes() == splits
+    assert succeeded(home, "model", "show", "champion") == before["model"]
+    assert succeeded(home, "model", "list") == before["list"]
+    assert "everything is up to date" in succeeded(home, "update")
+    with open_prediction_log(log) as restored:
+        assert [one.inference_id for one in restored.recent(10)] == ["id-1"]
+
+
+def test_predictions_corrections_and_registrations_are_restored(home: Path, tmp_path: Path) -> None:
+    saved = backed_up(home)
+    succeeded(tmp_path / "other", "backup", "restore", str(saved))
+    assert not (tmp_path / "other" / ".restoring").exists()
+    with open_prediction_log(f"sqlite:///{tmp_path / 'other' / DATABASE}") as log:
+        assert len(log.recent(10)) == 5
+        assert [one.label for one in log.corrections("id-3")] == ["w"]
+    (batch,) = succeeded(tmp_path / "other", "batch", "list", "--json").splitlines()
+    assert json.loads(batch)["batch"] == "a"
+
+
+def test_a_backup_is_not_restored_over_a_home_that_was_used(home: Path) -> None:
+    saved = backed_up(home)
+    before = files(home / "artifacts")
+    said = fails(home, "backup", "restore", str(saved))
+    assert "a backup is restored into a home that was not used yet" in said
+    assert files(home / "artifacts") == before
+
+
+def test_a_backup_is_not_written_over_a_file(home: Path) -> None:
+    saved = backed_up(home)
+    before = saved.read_bytes()
+    assert fails(home, "backup", "create", str(saved)) == f"Error: {saved} is there already: give a new name"
+    assert saved.read_bytes() == before
+
+
+def test_a_damaged_backup_restores_nothing(home: Path, tmp_path: Path) -> None:
+    saved = backed_up(home)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(tmp_path / "changed.zip", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content + b" " if name.endswith("deliveries/a.json") else content)
+    whole = saved.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "flipped.zip").write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+    (tmp_path / "text.zip").write_text("no zip")
+    for name in ("changed.zip", "cut.zip", "flipped.zip", "text.zip", "absent.zip"):
+        other = tmp_path / f"of {name}"
+        said = fails(other, "backup", "restore", str(tmp_path / name))
+        assert name in said
+        left = [path for path in files(other) if not path.startswith((".dagster/dagster.yaml", "inbox/"))]
+        assert left == [], name
+
+
+@pytest.mark.parametrize("name", ["../outside", "home/../../outside", "/outside", "elsewhere/file"])
+def test_a_backup_that_names_a_place_outside_is_rejected(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as target:
+        target.writestr(name, "x")
+        said = {"format": 1, "made": "now", "home": "h", "files": {name: "0"}, "left_out": []}
+        target.writestr("manifest.json", json.dumps(said))
+    assert "is damaged: it names" in fails(tmp_path / "home", "backup", "restore", str(tmp_path / "bad.zip"))
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_damaged_log_is_named_and_no_backup_is_left(home: Path, tmp_path: Path) -> None:
+    database = home / DATABASE
+    content = bytearray(database.read_bytes())
+    content[4096:12288] = b"\xff" * 8192
+    database.write_bytes(content)
+    for beside in database.parent.glob("predictions.db-*"):
+        beside.unlink()
+    assert str(database) in fails(home, "backup", "create", str(tmp_path / "backup.zip"))
+    assert not (tmp_path / "backup.zip").exists()
+
+
+def test_a_restoration_that_was_killed_goes_on(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = backed_up(home)
+    paths = Paths(home=tmp_path / "other")
+    log = f"sqlite:///{paths.home / DATABASE}"
+    copies, copyfile = [], shutil.copyfile
+
+    def killed_at_the_third(source: Path, target: Path) -> None:
+        copies.append(source)
+        if len(copies) == 3:
+            raise KeyboardInterrupt
+        copyfile(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", killed_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(paths, paths.dagster_home, log, saved)
+    restored = backup.restore(paths, paths.dagster_home, log, saved)
+    for name in restored.files:
+        if name.startswith("home/"):
+            assert (paths.home / name.removeprefix("home/")).exists()
+    with open_prediction_log(log) as found:
+        assert len(found.recent(10)) == 5

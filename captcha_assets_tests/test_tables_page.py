@@ -1,0 +1,54 @@
+"""What the page on the tables shows runs as it stands, in the folder of a home."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from captcha_assets.paths import REPOSITORY
+from captcha_assets_tests.commands import succeeded
+
+PAGE = (REPOSITORY / "docs" / "tables.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one batch, through to the splits."""
+    home = tmp_path_factory.mktemp("tables") / "home"
+    succeeded(home, "batch", "add", "a", "synthetic:100:1")
+    succeeded(home, "update", "--select", "+key:splits")
+    return home
+
+
+def printed(block: str, home: Path) -> str:
+    environment = {"CAPTCHA_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_example_prints_what_it_says(home: Path) -> None:
+    polars, pandas, duckdb, pytorch, picture = (printed(block, home) for block in BLOCKS)
+    assert "shape: (20, 2)" in polars
+    assert "count" in pandas
+    assert "validation" in duckdb
+    assert "torch.Size([52, 32])" in pytorch
+    assert picture == ""
+    assert (home / "first.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_columns_are_those_of_the_tables(home: Path) -> None:
+    for name in ("image_table/a", "rejected_images/a", "splits"):
+        (row,) = [
+            line for line in PAGE.splitlines() if line.startswith(f"| `{name.replace('/a', '/<batch>')}")
+        ]
+        listed = re.findall(r"`(\w+)`", row.split("|")[3])
+        assert listed == pl.read_parquet_schema(home / "artifacts" / f"{name}.parquet").names()
