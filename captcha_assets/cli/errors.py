@@ -85,7 +85,7 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         dagster_home: where Dagster's database is, for an error without a note that names the file.
     """
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename is not None:
-        said_already = str(error.strerror).endswith("run it again")  # see `storage.replacing`
+        said_already = str(error.strerror).endswith("run it again")  # see `atomic_files.replacing`
         advice = None if said_already else _OF_FILES.get(error.errno or 0)
         return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: How often a training is submitted whose process or node was lost.
 _ATTEMPTS = 3
-#: Seconds to wait for a Ray job to end that was told to stop.
+#: Seconds to wait until a Ray job that is being stopped has ended.
 _STOP_TIMEOUT = 30
 #: Key of a Ray job's metadata: the folder of the training that it runs.
 _FOLDER = "captcha_assets/folder"

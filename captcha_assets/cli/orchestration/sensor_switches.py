@@ -46,7 +46,7 @@ def switch(
         instance: the Dagster instance.
         on: whether they are on afterwards.
         workspace: Dagster's file of the code location.
-        waits_for: is told once what is waited for, in one line.
+        waits_for: is called once with what is waited for, in one line.
         longest_tick: seconds that ticks under way are waited for.
 
     Raises:
@@ -76,7 +76,7 @@ def _settle(
     longest_tick: float,
 ) -> None:
     """Switch again until two looks in a row find every sensor as wanted and no tick that may undo it."""
-    switched, good_looks, told = time.time(), 0, False
+    switched, good_looks, named = time.time(), 0, False
     ends = time.monotonic() + longest_tick
     while good_looks < 2:
         wrong = [name for name, is_on in switched_on(instance).items() if is_on != on]
@@ -85,9 +85,9 @@ def _settle(
             switched = time.time()
         ticking = [sensor.name for sensor in sensors if _ticks_since_before(instance, sensor, switched)]
         good_looks = 0 if wrong or ticking else good_looks + 1
-        if ticking and not told:
+        if ticking and not named:
             waits_for(f"waiting for the tick of {', '.join(ticking)} that is under way")
-            told = True
+            named = True
         if good_looks == 0 and time.monotonic() > ends:
             names = ", ".join(dict.fromkeys([*wrong, *ticking]))
             raise SwitchError(
