@@ -45,7 +45,10 @@ def restore(settings: Settings, path: Path) -> None:
     click.echo(f"{settings.paths.home} is as {restored.home} was at {restored.made}")
     for line in restored.left_out:
         click.echo(f"not restored: {line}")
-    click.echo("bring the archives back (dvc pull), then compute the tables again: captcha-assets update")
+    if any(name.startswith("home/data/raw/") for name in restored.files):
+        click.echo("compute the tables again: captcha-assets update")
+    else:
+        click.echo("bring the archives back (dvc pull), then compute the tables again: captcha-assets update")
 
 
 def _log(settings: Settings) -> str | None:

@@ -67,6 +67,7 @@ def test_a_home_that_is_lost_comes_back_with_its_runs_models_and_predictions(
 
     said = succeeded(home, "backup", "restore", str(saved))
     assert f"{home} is as {home} was at 20" in said
+    assert "dvc pull" not in said, "the archives are in it"
     assert len(files(home / ".dagster" / "history")) >= runs
     updated = succeeded(home, "update")
     assert "materializing image_index: missing" in updated
@@ -81,7 +82,7 @@ def test_a_home_that_is_lost_comes_back_with_its_runs_models_and_predictions(
 
 def test_predictions_corrections_and_registrations_are_restored(home: Path, tmp_path: Path) -> None:
     saved = backed_up(home)
-    succeeded(tmp_path / "other", "backup", "restore", str(saved))
+    assert "dvc pull" in succeeded(tmp_path / "other", "backup", "restore", str(saved))
     assert not (tmp_path / "other" / ".restoring").exists()
     with open_prediction_log(f"sqlite:///{tmp_path / 'other' / DATABASE}") as log:
         assert len(log.recent(10)) == 5
