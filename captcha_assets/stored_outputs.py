@@ -18,11 +18,13 @@ import pyarrow as pa
 import yaml
 
 from captcha_assets.atomic_files import AnyPath, fetched, write_json
+from captcha_assets.images import table_parts
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import list_conflicts
 from captcha_assets.images.label_decisions import conflicts_file
 from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import AssignmentRecord, read_file
+from captcha_assets.images.table_parts import of_earlier_version, verified_version, version_of
 from captcha_assets.models import folder, registry, training_summary
 from captcha_assets.models.manifest import first_of, sha256, verify_files
 from captcha_assets.paths import Paths
@@ -88,7 +90,10 @@ class Outdated(Exception):  # noqa: N818 - a state of a file rather than an erro
 
 
 class _Unusable(Exception):  # noqa: N818 - a state of files rather than an error of the program
-    """Several files that cannot be used; the message names them."""
+    """Files that cannot be used; the arguments say of each what is wrong, and the message names the first."""
+
+    def __str__(self) -> str:
+        return "; ".join(first_of(list(dict.fromkeys(self.args)), _NAMED))
 
 
 class MissingInputError(RuntimeError):
@@ -100,13 +105,13 @@ def require_materialized(paths: Paths, path: AnyPath, asset: str) -> None:
 
     Args:
         paths: they know the batches.
-        path: where the input lies.
+        path: the table that is its input.
         asset: the asset whose materialization writes it.
 
     Raises:
         MissingInputError: it is not there.
     """
-    if path.exists():
+    if table_parts.exists(path):
         return
     if not batch_registration.known_batches(paths):
         raise MissingInputError("there is no batch yet: captcha-assets batch add NAME SOURCE")
@@ -184,14 +189,17 @@ def _last_of(*looks: Callable[[], str]) -> str:
     Raises:
         _Unusable: some cannot; the message names them all, up to a bound.
     """
-    problems, version = [], ""
+    problems: list[str] = []
+    version = ""
     for look in looks:
         try:
             version = look()
+        except _Unusable as error:
+            problems += error.args
         except _PROBLEMS as error:
             problems.append(_in_words(error))
     if problems:
-        raise _Unusable("; ".join(first_of(list(dict.fromkeys(problems)), _NAMED)))
+        raise _Unusable(*problems)
     return version
 
 
@@ -238,6 +246,23 @@ def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
     return look
 
 
+def _parts(versions: StoredVersions, table: AnyPath) -> str:
+    """Return the version of a table in parts."""
+    if not (table / table_parts.MANIFEST).exists():
+        if (earlier := of_earlier_version(table)).exists():
+            raise Outdated(f"written by an earlier version, in one file: {earlier}")
+        raise Missing(table / table_parts.MANIFEST)
+    return versions.version(table, verified_version)
+
+
+def _validated_parts(versions: StoredVersions, paths: Paths, asset: str, table: AnyPath) -> str:
+    """Return the version of a table in parts, provided that its validation results are whole."""
+    return _last_of(
+        lambda: versions.version(paths.validation_results(asset), _validation),
+        lambda: _parts(versions, table),
+    )
+
+
 def _image_index(versions: StoredVersions, paths: Paths, output: Output) -> str:
     """Return the version of the index, provided that the file of its label conflicts is what it says."""
 
@@ -246,12 +271,9 @@ def _image_index(versions: StoredVersions, paths: Paths, output: Output) -> str:
             raise ValueError(f"{file} holds other label conflicts than {paths.image_index}")
         return ""
 
-    def index() -> str:
-        return versions.version(paths.image_index, content_hash)
-
     return _last_of(
-        lambda: index() and versions.version(paths.label_conflicts, conflicts),
-        lambda: _validated_table(lambda paths, _: paths.image_index)(versions, paths, output),
+        lambda: _parts(versions, paths.image_index) and versions.version(paths.label_conflicts, conflicts),
+        lambda: _validated_parts(versions, paths, output.asset, paths.image_index),
     )
 
 
@@ -272,7 +294,7 @@ def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
     return _last_of(
         *(partial(assignments, name) for name in sorted({*found, *(named or ())})),
-        lambda: _validated_table(lambda paths, _: paths.splits)(versions, paths, output),
+        lambda: _validated_parts(versions, paths, output.asset, paths.splits),
     )
 
 
@@ -333,7 +355,7 @@ def _candidate(versions: StoredVersions, paths: Paths, output: Output) -> str:
 def _training_splits(versions: StoredVersions, paths: Paths, model_id: str) -> str:
     """Return the version of the splits that a model was trained on, provided that its config names it."""
     path = paths.training_splits(model_id)
-    found = versions.version(path, content_hash)
+    found = versions.version(path, version_of)
     with fetched(paths.models / model_id) as local:
         trained_on = folder.read_config(local).splits_version
     if found != trained_on:
@@ -408,6 +430,10 @@ def _drift_report(versions: StoredVersions, paths: Paths, output: Output) -> str
     )
 
 
+def _data_report(versions: StoredVersions, paths: Paths, _output: Output) -> str:
+    return versions.version(paths.data_report, sha256)
+
+
 _Look = Callable[[StoredVersions, Paths, Output], str]
 
 _LOOKS: Mapping[str, _Look] = {
@@ -417,6 +443,7 @@ _LOOKS: Mapping[str, _Look] = {
     "rejected_images": _table(lambda paths, output: paths.rejected_images(str(output.partition))),
     "image_index": _image_index,
     "splits": _splits,
+    "data_report": _data_report,
     "resnet18": _candidate,
     "evaluation": _evaluation,
     "onnx_model": _export,

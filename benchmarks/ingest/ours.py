@@ -38,7 +38,7 @@ class Stopwatch:
 
 def main(folder: Path, *batches: str) -> None:
     watch = Stopwatch()
-    index, splits = folder / "image_index.parquet", folder / "splits.parquet"
+    index, splits = folder / "image_index", folder / "splits"
     for name, archive in (batch.split("=", 1) for batch in batches):
         table, rejected = folder / f"table-{name}.parquet", folder / f"rejected-{name}.parquet"
         watch.time("image_table", build_image_table, Path(archive), name, table, rejected, CAPTCHA)

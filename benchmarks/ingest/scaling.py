@@ -121,7 +121,7 @@ def measure(rows: int) -> None:
     """Build index and splits in this process; print one line of JSON."""
     folder = SCRATCH / "scaling" / f"results-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
-    index, splits = folder / "index.parquet", folder / "splits.parquet"
+    index, splits = folder / "index", folder / "splits"
     tables = batches(rows)
     began, cpu = time.perf_counter(), time.process_time()
     summary = build_image_index(tables, index, CAPTCHA)

@@ -38,6 +38,16 @@ class ContentHash:
         return total.hexdigest()
 
 
+#: Metadata of a Parquet file: its content hash, where its writer knew it.
+HASH_KEY = b"content_hash"
+
+
+def table_version(path: Path) -> str:
+    """Return the content hash of a local Parquet table, as its writer noted it, or computed."""
+    noted = (pq.read_metadata(path).metadata or {}).get(HASH_KEY)
+    return noted.decode() if noted else _hash_of(path)
+
+
 def content_hash(path: AnyPath) -> str:
     """Return the data version of the Parquet table at `path`: 32 hex digits."""
     with fetched(path) as local:

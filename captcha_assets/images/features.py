@@ -19,7 +19,7 @@ import xxhash
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-#: A pixel darker than this is foreground: the middle of the scale, between characters (0-100) and ground.
+#: A pixel darker than this is foreground: the middle of the scale.
 FOREGROUND_LEVEL = 128
 
 #: Most pixels a side of a thumbnail.

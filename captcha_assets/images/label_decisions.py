@@ -3,7 +3,7 @@
     image_id,decision,label,reason
     0c0f3c3b2f0f5d7a9e1f4d0b6a7c8e21,keep,m,the second batch mistook it for n
     5b1e...,relabel,w,both batches are wrong
-    77aa...,drop,,not a character
+    77aa...,drop,,shows nothing
 
 `keep` takes one of the labels that the image came with, `relabel` gives it another one, `drop` takes it
 out. `reason` is for people. A line without a decision and a label does nothing, such as those of the file

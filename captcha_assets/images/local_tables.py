@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from captcha_assets.atomic_files import AnyPath, own_folder
+from captcha_assets.images import table_parts
 from captcha_assets.images.table_files import require_table
 from captcha_assets.paths import Paths
 
@@ -20,7 +19,7 @@ class LocalTables:
 
     Attributes:
         tables: `image_table` of every batch that has images in the splits, in order of their names.
-        splits: the splits.
+        splits: the splits, in one file.
         batches: the names of those batches.
     """
 
@@ -31,7 +30,7 @@ class LocalTables:
 
 def batches_of(splits: AnyPath) -> tuple[str, ...]:
     """The batches that have images in the splits, in order of their names."""
-    return tuple(pl.scan_parquet(str(splits)).select("batch").unique().collect().to_series().sort())
+    return tuple(table_parts.scan(splits).select("batch").unique().collect().to_series().sort())
 
 
 @contextmanager
@@ -44,7 +43,8 @@ def local_tables(paths: Paths) -> Iterator[LocalTables]:
         MissingTableError: one of them is not there.
     """
     with own_folder(paths.scratch, "reading-") as folder:
-        splits = _kept(require_table(paths.splits), folder)
+        splits = folder / "splits.parquet"
+        table_parts.write_one_file(paths.splits, splits)
         batches = batches_of(splits)
         (folder / "image_table").mkdir()
         tables = tuple(

@@ -8,6 +8,7 @@ thousand copies of one image cost no more than a thousand images.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,18 @@ Rows = npt.NDArray[np.int64]
 #: are read together, and pairs that are calculated together: they bound the memory.
 _CANDIDATES = 1 << 20
 _WAITING = 1 << 16
-_PAIRS = 1 << 14
+_PAIRS = 1 << 18
 _CALCULATED = 1 << 10
+
+#: The first partner of a row counts as a quarter of a further one: of images that have hardly anything in
+#: common, four times as many pairs are then read together, each row group once instead of several times.
+_FIRST_WEIGHS = 0.25
+
+#: A filter of so many bits, a byte each, tells which buckets may be among the wanted ones.
+_FILTER_BITS = 20
+_BUCKETS_FILTER_BITS = 21
+#: So many rows are looked at together: what is calculated of them stays in the processor's cache.
+_ROWS_AT_ONCE = 1 << 12
 
 
 def near_duplicate_groups(
@@ -53,44 +64,93 @@ def near_duplicate_groups(
         int64 (n,), smallest row of each row's group; its own number where it is alone.
     """
     everyone = np.arange(len(signatures))
-    new = everyone if fresh is None else np.flatnonzero(fresh)
+    new = np.ones(len(signatures), bool) if fresh is None else fresh
     groups = _Groups(everyone if known is None else known, thumbnails_of, correlation)
     for buckets in np.moveaxis(signatures, 1, 0):
-        down, across = buckets[:, list(DOWN)], buckets[:, list(ACROSS)]
-        groups.add_candidates(_Crops(down, everyone, DOWN), _Crops(across[new], new, ACROSS).in_order())
-        if len(new) < len(everyone):  # the new ones were compared with each other above
-            groups.add_candidates(_Crops(across, everyone, ACROSS), _Crops(down[new], new, DOWN).in_order())
+        shared = _shared(buckets, new)
+        down, across = shared.some_of(DOWN), shared.some_of(ACROSS)
+        groups.add_candidates(down, across.of_rows(new).in_order())
+        if not new.all():  # the new ones were compared with each other above
+            groups.add_candidates(across, down.of_rows(new).in_order())
     groups.compare()
     return groups.first
 
 
-class _Crops:
-    """Crops of some rows: their buckets, and for a position among these its row and its crop."""
+class Buckets:
+    """The buckets of some images: which others share one with them? All that don't are no near-duplicates."""
 
-    def __init__(self, buckets: Signatures, rows: Rows, crops: tuple[int, ...]) -> None:
-        self.bucket = buckets.ravel()
-        self._rows, self._crops = rows, np.array(crops)
-        self._order: Rows | None = None
+    def __init__(self, signatures: Signatures) -> None:
+        """Take the signatures of the images, uint32 (n, 12, 5)."""
+        numbered = signatures.astype(np.uint64) | _numbers_of_tables(signatures.shape[1])[:, None]
+        self._wanted = np.sort(numbered.ravel())
+        self._known = np.zeros(1 << _BUCKETS_FILTER_BITS, bool)
+        self._known[self._wanted & np.uint64(len(self._known) - 1)] = True
+
+    def sharing(self, signatures: Signatures) -> Rows:
+        """Return the rows of others, uint32 (m, 12, 5), that share a bucket with one of the images."""
+        blocks = range(0, len(signatures), _ROWS_AT_ONCE)
+        found = [start + self._sharing(signatures[start : start + _ROWS_AT_ONCE]) for start in blocks]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def _sharing(self, signatures: Signatures) -> Rows:
+        flat = signatures.ravel()
+        suspects = np.flatnonzero(self._known.take(flat & np.uint32(len(self._known) - 1)))
+        row, place = np.divmod(suspects, signatures[0].size)
+        values = flat[suspects].astype(np.uint64)
+        values |= _numbers_of_tables(signatures.shape[1])[place // signatures.shape[2]]
+        there = np.searchsorted(self._wanted, values).clip(max=len(self._wanted) - 1)
+        return np.unique(row[self._wanted[there] == values])
+
+
+def _numbers_of_tables(count: int) -> npt.NDArray[np.uint64]:
+    """Return what sets a bucket apart from those of other tables."""
+    return np.arange(count, dtype=np.uint64) << np.uint64(32)
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """Crops of images, arrays of one length: the bucket of each, its image's row, and which crop it is."""
+
+    bucket: npt.NDArray[np.uint32]
+    row: Rows
+    crop: Rows
+
+    def __getitem__(self, which: Rows | npt.NDArray[np.bool_]) -> "_Crops":
+        return _Crops(self.bucket[which], self.row[which], self.crop[which])
+
+    def some_of(self, crops: tuple[int, ...]) -> "_Crops":
+        """Return those that are one of these of `CROPS`."""
+        return self[np.isin(self.crop, crops)]
+
+    def of_rows(self, wanted: npt.NDArray[np.bool_]) -> "_Crops":
+        """Return those of the images that are wanted."""
+        return self[wanted[self.row]]
 
     def in_order(self) -> "_Crops":
-        """Sort them by bucket."""
-        self._order = np.argsort(self.bucket)
-        self.bucket = self.bucket[self._order]
-        return self
+        """Return them sorted by bucket."""
+        return self[np.argsort(self.bucket, kind="stable")]
 
-    # of millions of crops a handful share a bucket: only these are decoded, and the others need no memory
 
-    def row(self, positions: Rows) -> Rows:
-        """Return the rows of the crops at these positions."""
-        return self._rows[self._before(positions) // len(self._crops)]
+def _shared(buckets: npt.NDArray[np.uint32], new: npt.NDArray[np.bool_]) -> _Crops:
+    """Return the crops (n, 5) in buckets that hold several crops, one of a new image among them.
 
-    def crop(self, positions: Rows) -> Rows:
-        """Return which crops lie at these positions."""
-        result: Rows = self._crops[self._before(positions) % len(self._crops)]
-        return result
+    Of millions they are a handful: all that comes after looks at these alone.
+    """
+    flat = np.ascontiguousarray(buckets).ravel()
+    positions = np.arange(len(flat)) if new.all() else _among(flat, np.unique(buckets[new]))
+    values = np.sort(flat[positions])
+    several = np.unique(values[1:][values[1:] == values[:-1]])
+    positions = positions[_among(flat[positions], several)]
+    return _Crops(flat[positions], positions // len(CROPS), positions % len(CROPS))
 
-    def _before(self, positions: Rows) -> Rows:
-        return positions if self._order is None else self._order[positions]
+
+def _among(values: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]) -> Rows:
+    """Return the positions of the values that are among the wanted ones, which are sorted."""
+    known = np.zeros(1 << _FILTER_BITS, bool)
+    known[wanted & (len(known) - 1)] = True
+    suspects = np.flatnonzero(known[values & (len(known) - 1)])  # their last bits rule out most
+    place = np.searchsorted(wanted, values[suspects])
+    return suspects[wanted[place.clip(max=len(wanted) - 1)] == values[suspects]] if len(wanted) else suspects
 
 
 class _Groups:
@@ -101,6 +161,7 @@ class _Groups:
         self._thumbnails_of = thumbnails_of
         self._correlation = correlation
         self._waiting: list[Rows] = []
+        self._weight = 0.0
 
     def add_candidates(self, ones: _Crops, others: _Crops) -> None:
         """Add the pairs of which a crop of `ones` and a crop of `others`, sorted, lie in one bucket.
@@ -110,24 +171,24 @@ class _Groups:
         one, begin, end = _runs(ones.bucket, others.bucket)
         few = 1
         while True:
-            begin = self._past_own_group(self.first[ones.row(one)], begin, others)
+            begin = self._past_own_group(self.first[ones.row[one]], begin, others)
             left = begin < end
             one, begin, end = one[left], begin[left], end[left]
             if len(one) == 0:
                 return
             number = np.minimum(end - begin, few)
             pair, other = np.repeat(one, number), np.repeat(begin, number) + _counted(number)
-            found = np.stack([ones.row(pair), others.row(other), ones.crop(pair), others.crop(other)])
+            found = np.stack([ones.row[pair], others.row[other], ones.crop[pair], others.crop[other]])
             self._waiting.append(found[:, self.first[found[0]] != self.first[found[1]]])
-            if sum(pairs.shape[1] for pairs in self._waiting) >= _WAITING:
+            self._weight += self._waiting[-1].shape[1] * (_FIRST_WEIGHS if few == 1 else 1)
+            if self._weight >= _WAITING:
                 self.compare()
             begin = begin + number
             few = max(1, min(4 * few, _CANDIDATES // len(one)))
 
     def _past_own_group(self, groups: Rows, begin: Rows, others: _Crops) -> Rows:
         """Return where, from `begin` on, the first of `others` stands that is not in the group."""
-        rows = others.row(np.arange(len(others.bucket)))
-        theirs = np.append(self.first[rows], -1)  # the end belongs to no group
+        theirs = np.append(self.first[others.row], -1)  # the end belongs to no group
         changes = np.flatnonzero(np.diff(theirs)) + 1
         own = np.flatnonzero(theirs[begin] == groups)
         begin = begin.copy()
@@ -137,7 +198,7 @@ class _Groups:
     def compare(self) -> None:
         """Compare the pixels of the waiting pairs, in the order of their rows; join groups that correlate."""
         pairs = np.concatenate([np.zeros((4, 0), np.int64), *self._waiting], axis=1)
-        self._waiting = []
+        self._waiting, self._weight = [], 0.0
         swapped = pairs[0] > pairs[1]
         pairs[:, swapped] = pairs[:, swapped][[1, 0, 3, 2]]
         pairs = np.unique(pairs, axis=1)  # copies share many buckets
@@ -154,17 +215,10 @@ class _Groups:
 
 def _runs(wanted: npt.NDArray[np.uint32], buckets: npt.NDArray[np.uint32]) -> tuple[Rows, Rows, Rows]:
     """Return which of `wanted` stand in the sorted `buckets`, and for each where its run begins and ends."""
-    if len(buckets) == 0:
-        nothing = np.zeros(0, np.int64)
-        return nothing, nothing, nothing
-    # most stand nowhere, and half of their bits already say so
-    known = np.zeros(1 << 16, bool)
-    known[buckets.astype(np.uint16)] = True
-    which = np.flatnonzero(known[wanted.astype(np.uint16)])
-    which = which[np.argsort(wanted[which])]  # searching in order is eight times as fast
-    begin = np.searchsorted(buckets, wanted[which])
-    there = buckets[begin.clip(max=len(buckets) - 1)] == wanted[which]
-    return which[there], begin[there], np.searchsorted(buckets, wanted[which[there]], side="right")
+    begin = np.searchsorted(buckets, wanted)
+    end = np.searchsorted(buckets, wanted, side="right")
+    there = np.flatnonzero(begin < end)
+    return there, begin[there], end[there]
 
 
 def _counted(numbers: Rows) -> Rows:

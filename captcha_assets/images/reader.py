@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
-_SPLIT_COLUMNS = ["image_id", "label", "split", "batch", "sample_key"]
+_SPLIT_COLUMNS = ["image_id", "label", "split", "batch"]
 _PIXELS = ["image_id", "batch", "pixels"]
 
 
@@ -59,13 +59,34 @@ def _checked(path: Path, columns: list[str]) -> pa.Table:
 def _in_split(splits: Path, split: str | None, sample_size: int | None) -> pa.Table:
     """Return the images of the sample in `split`, in order of `image_id`."""
     table = _checked(splits, _SPLIT_COLUMNS)
-    table = table.filter(pc.is_valid(table["split"]))
+    table = table.filter(pc.is_valid(table["split"])).sort_by("image_id").combine_chunks()
     if sample_size is not None and sample_size < table.num_rows:
-        keys = [("sample_key", "ascending"), ("image_id", "ascending")]
-        table = table.take(pc.sort_indices(table, sort_keys=keys)[:sample_size])
+        chosen = np.argsort(sample_keys(table), kind="stable")[:sample_size]
+        table = table.take(pa.array(np.sort(chosen)))
     if split is not None:
         table = table.filter(pc.equal(table["split"], split))
-    return table.sort_by("image_id").combine_chunks()
+    return table.combine_chunks()
+
+
+def sample_keys(splits: pa.Table) -> NDArray[np.float64]:
+    """Return what a sample is chosen by: the images with the smallest keys are a stratified sample.
+
+    The images of each split and class are spread evenly over [0, 1).
+
+    Args:
+        splits: `split` and `label` of images that have a split, in order of `image_id`.
+
+    Returns:
+        float64 (n,).
+    """
+    kinds = pc.binary_join_element_wise(*(splits[name].cast(pa.string()) for name in ("split", "label")), "/")
+    stratum = kinds.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    sizes = np.bincount(stratum)
+    order = np.argsort(stratum, kind="stable")
+    place = np.empty(len(stratum))
+    place[order] = np.arange(len(stratum)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    keys: NDArray[np.float64] = (place + 0.5) / sizes[stratum]
+    return keys
 
 
 def _key(table: pa.Table) -> pa.Array:

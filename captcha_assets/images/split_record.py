@@ -25,7 +25,7 @@ from captcha_assets import locks
 from captcha_assets.atomic_files import AnyPath, create, fetched, move
 from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.images.table_files import repeated, write_frame
-from captcha_assets.paths import Paths
+from captcha_assets.paths import Paths, how_to_restore
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -41,7 +41,6 @@ _COLUMNS = {"image_id": pl.String, "split": pl.String, "label": pl.String, "batc
 _SCHEMA = {**_COLUMNS, "round": pl.Int32, "contradicted": pl.Boolean}
 _FILE = re.compile(r"(\d+)-([0-9a-f]{32})\.parquet")
 
-RESTORE = "restore the record with `dvc checkout data/splits`, or with `dvc pull data/splits`"
 GO_ON = "or continue without it (docs/quality.md, Splits)"
 
 
@@ -74,10 +73,25 @@ class AssignmentRecord:
         """Return the record of a home."""
         return cls(paths.split_assignments, paths.scratch, partial(locks.exclusive, paths, "_splits"))
 
+    @property
+    def how_to_restore(self) -> str:
+        """How a record that is lost comes back, in words."""
+        return _restore(self.folder)
+
     def files(self) -> list[str]:
-        """Return the names of its files, in order of their rounds."""
-        found = [_FILE.fullmatch(path.name) for path in self.folder.glob("*.parquet")]
-        return [one[0] for one in sorted(filter(None, found), key=lambda one: (int(one[1]), one[2]))]
+        """Return the names of its files, in order of their rounds.
+
+        Raises:
+            AssignmentError: a table lies there that is not named as a file of the record: it may be one.
+        """
+        found = {path: _FILE.fullmatch(path.name) for path in self.folder.glob("*.parquet")}
+        others = sorted(str(path) for path, named in found.items() if named is None)
+        if others:
+            raise AssignmentError(
+                f"{others[0]} is not named as a file of the record of split assignments "
+                "(<round>-<hash>.parquet): give it its name again, or move it away"
+            )
+        return [one[0] for one in sorted(filter(None, found.values()), key=lambda one: (int(one[1]), one[2]))]
 
     def locked(self) -> AbstractContextManager[None]:
         """Return the lock that lets one process of a home at a time assign splits."""
@@ -142,7 +156,7 @@ class AssignmentRecord:
             lost = f"{len(missing)} of {len(expected)} files are missing, {missing[0]} first"
             raise AssignmentError(
                 f"split assignments are lost: {lost}, in {self.folder} ({known_by} names them). No image is "
-                f"assigned a new split: {RESTORE}, {GO_ON}"
+                f"assigned a new split: {self.how_to_restore}, {GO_ON}"
             )
 
 
@@ -171,4 +185,8 @@ def _batches(table: pa.Table) -> Iterable[pa.RecordBatch]:
 
 
 def _damaged(path: AnyPath) -> AssignmentError:
-    return AssignmentError(f"{path} is damaged: delete the file, then {RESTORE}, {GO_ON}")
+    return AssignmentError(f"{path} is damaged: delete the file, then {_restore(path)}, {GO_ON}")
+
+
+def _restore(path: AnyPath) -> str:
+    return f"restore the record {how_to_restore(path, 'data/splits')}"

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.archive_reader import list_members
-from captcha_assets.images.content_hash import ContentHash, content_hash
+from captcha_assets.images.content_hash import HASH_KEY, ContentHash, content_hash
 from captcha_assets.images.ingest_worker import Chunk, arrow_array, chunk_size, read_chunks
 
 __all__ = [
@@ -285,6 +285,7 @@ class TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._file.add_key_value_metadata({HASH_KEY: self.version})
         self._file.close()
 
 

@@ -1,6 +1,6 @@
 """Data frames as tables with a data version, and what is asked of them more than once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,35 @@ def require_columns(path: Path, columns: Collection[str]) -> Path:
     return path
 
 
+def polars_schema(schema: pa.Schema) -> pl.Schema:
+    """Return the columns and types of a table as Polars names them."""
+    return pl.DataFrame(schema.empty_table()).schema
+
+
+def scan_tables(files: Sequence[AnyPath], schema: pa.Schema) -> pl.LazyFrame:
+    """Return the rows of several Parquet files, some of them written by an earlier version of the code.
+
+    Args:
+        files: one after the other, as the partitions of an asset.
+        schema: of the version of now. A column that a file lacks is empty in its rows; one that is no more is
+            left out; numbers are widened.
+
+    Raises:
+        polars.exceptions.SchemaError: on collecting, where a column has become another kind of value.
+    """
+    types = polars_schema(schema)
+    if not files:
+        return pl.LazyFrame(schema=types)
+    return pl.scan_parquet(
+        [str(file) for file in files],
+        glob=False,
+        schema=types,
+        missing_columns="insert",
+        extra_columns="ignore",
+        cast_options=pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast"),
+    )
+
+
 def write_frame(
     frame: pl.DataFrame,
     schema: pa.Schema,
@@ -55,10 +84,21 @@ def write_frame(
     repetitive: list[str],
     metadata: dict[bytes, str] | None = None,
 ) -> str:
-    """Write a data frame as Parquet, complete or not at all, and return its data version.
+    """Write a data frame as Parquet, as `write_frames` does."""
+    return write_frames([frame], schema, target, repetitive, metadata)
+
+
+def write_frames(
+    frames: Iterable[pl.DataFrame],
+    schema: pa.Schema,
+    target: AnyPath,
+    repetitive: list[str],
+    metadata: dict[bytes, str] | None = None,
+) -> str:
+    """Write data frames one after the other as Parquet, complete or not at all; return the data version.
 
     Args:
-        frame: columns in the order of `schema`.
+        frames: columns in the order of `schema`.
         schema: what is stored.
         target: where it goes.
         repetitive: columns of few different values, as Parquet names them.
@@ -70,11 +110,16 @@ def write_frame(
         replacing(target) as part,
         pq.ParquetWriter(part, stored, compression="zstd", use_dictionary=repetitive) as file,
     ):
-        for rows in frame.iter_slices(_ROWS_AT_ONCE):  # a copy of all of it would double the memory
+        for rows in _slices(frames):  # a copy of all of it would double the memory
             for batch in rows.to_arrow().cast(schema).combine_chunks().to_batches():
                 content.update(batch)
                 file.write_batch(batch.replace_schema_metadata(metadata))
     return content.hexdigest()
+
+
+def _slices(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        yield from frame.iter_slices(_ROWS_AT_ONCE)
 
 
 def repeated(values: pl.Series) -> pl.Series:

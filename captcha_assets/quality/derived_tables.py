@@ -7,7 +7,6 @@ them: the expectations on the others then fail by themselves.
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,14 +14,15 @@ import pyarrow.parquet as pq
 
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.images import table_parts
 from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT, USABLE
 from captcha_assets.images.split_assignment import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
-from captcha_assets.images.table_files import repeated
+from captcha_assets.images.table_files import polars_schema, repeated
 from captcha_assets.quality import suites
 
 #: Tables by the name of the suite that validates them.
-DerivedTables = dict[str, pd.DataFrame]
+DerivedTables = Mapping[str, pl.DataFrame]
 
 #: Reading these costs more than all the others together.
 _WIDE = {"pixels", "signature", "sources", "image"}
@@ -33,13 +33,13 @@ class ValidationError(ValueError):
 
 
 def scan(path: AnyPath) -> pl.LazyFrame:
-    """Open a Parquet table.
+    """Open a Parquet table, in one file or in parts.
 
     Raises:
         ValidationError: there is none, or it cannot be read.
     """
     try:
-        lazy = pl.scan_parquet(str(path), glob=False)
+        lazy = table_parts.scan(path)
         lazy.collect_schema()
     except FileNotFoundError as error:
         raise ValidationError(f"{path} does not exist: materialize it first") from error
@@ -71,7 +71,7 @@ def of_image_table(table: AnyPath, rejected: AnyPath, spec: DatasetSpec) -> Deri
     if _all_right(columns):
         rows = rows.with_columns(_lengths(table, "pixels").alias("pixel_bytes"))
         derived["class_balance"] = _class_balance(rows, spec.class_shares or {})
-    return _pandas(**derived, image_table=pl.concat([rows, _rejected(rejects)], how="diagonal"))
+    return dict(**derived, image_table=pl.concat([rows, _rejected(rejects)], how="diagonal"))
 
 
 def of_image_index(index: AnyPath) -> DerivedTables:
@@ -87,7 +87,7 @@ def of_image_index(index: AnyPath) -> DerivedTables:
         rows = rows.join(_claims(lazy), on="image_id", how="left", maintain_order="left")
         rows = rows.with_columns(shared_group=pl.when(pl.col("group") != pl.col("image_id")).then("group"))
         rows = rows.join(_groups_of_groups(rows), on="shared_group", how="left", maintain_order="left")
-    return _pandas(columns=columns, image_index=rows)
+    return {"columns": columns, "image_index": rows}
 
 
 def of_splits(
@@ -108,17 +108,17 @@ def of_splits(
     columns = _columns(lazy, SPLITS_SCHEMA)
     rows = _right_columns(lazy, columns)
     if not _all_right(columns):
-        return _pandas(columns=columns, splits=rows)
+        return {"columns": columns, "splits": rows}
     known = images.select("image_id", "label", "status", "group", "batch").collect(engine="streaming")
     rows = _with_recorded(_with_index(rows, known), recorded)
     ratios = _split_ratios(rows, wanted, _uneven_classes(rows, recorded))
     rows = _with_near_duplicates(_with_group_split(rows), known)
     rows = rows.with_columns(split_or_reason=_split_or_reason())
-    return _pandas(
-        columns=columns,
-        splits=pl.concat([rows, _missing_images(rows, known)], how="diagonal"),
-        split_ratios=ratios,
-    )
+    return {
+        "columns": columns,
+        "splits": pl.concat([rows, _missing_images(rows, known)], how="diagonal"),
+        "split_ratios": ratios,
+    }
 
 
 def of_prediction_log(table: AnyPath, schema: pa.Schema, day: str) -> DerivedTables:
@@ -144,16 +144,7 @@ def of_prediction_log(table: AnyPath, schema: pa.Schema, day: str) -> DerivedTab
             highest_probability=pl.col("probabilities").list.max(),
             most_probable_class=pl.col("classes").list.get(highest, null_on_oob=True),
         )
-    return _pandas(columns=columns, prediction_log=rows.select(pl.exclude("classes", "probabilities")))
-
-
-def polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:
-    """Return the columns and types of a table as Polars names them."""
-    return dict(pl.DataFrame(schema.empty_table()).schema)
-
-
-def _pandas(**tables: pl.DataFrame) -> DerivedTables:
-    return {name: table.to_pandas() for name, table in tables.items()}
+    return {"columns": columns, "prediction_log": rows.select(pl.exclude("classes", "probabilities"))}
 
 
 # --- the columns of any table

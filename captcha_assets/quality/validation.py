@@ -7,10 +7,12 @@ import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 from great_expectations import expectations as gxe
 from great_expectations.core.batch_definition import BatchDefinition
@@ -26,10 +28,16 @@ from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.split_assignment import DEFAULT_RATIOS, SplitRatios
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.quality import derived_tables, example_images, suites
-from captcha_assets.quality.derived_tables import DerivedTables, row_count, scan
+from captcha_assets.quality import (
+    derived_tables,
+    example_images,
+    suites,
+    validation_result,
+    validation_runs,
+)
+from captcha_assets.quality.derived_tables import row_count, scan
 from captcha_assets.quality.suites import Expectation, Suite
-from captcha_assets.quality.validation_result import MAX_EXAMPLES, ValidationResult
+from captcha_assets.quality.validation_result import MAX_EXAMPLES, Runs, ValidationResult
 
 # The import leaves hundreds of thousands of objects that stay for ever. By default, the garbage collector
 # goes through all of them once in the middle of the work and once at the end, half a second each.
@@ -58,7 +66,11 @@ def validate_image_table(table: AnyPath, rejected: AnyPath, spec: DatasetSpec) -
 
 
 def validate_image_index(
-    index: AnyPath, spec: DatasetSpec, tables: Mapping[str, AnyPath] | None = None
+    index: AnyPath,
+    spec: DatasetSpec,
+    tables: Mapping[str, AnyPath] | None = None,
+    *,
+    before: AnyPath | None = None,
 ) -> ValidationResult:
     """Validate the index of all distinct images.
 
@@ -66,12 +78,14 @@ def validate_image_index(
         index: the image index.
         spec: what its images should be like.
         tables: image tables by batch; the images of unexpected rows are taken from them.
+        before: folder of validation results; rows that were validated then are not validated again.
 
     Raises:
         ValidationError: a table is absent or cannot be read.
     """
     derived = derived_tables.of_image_index(index)
-    return validate("image_index", "image_index", derived, spec, rows=row_count(scan(index)), tables=tables)
+    rows, kept = row_count(scan(index)), validation_result.load_runs(before)
+    return validate("image_index", "image_index", derived, spec, rows=rows, tables=tables, kept=kept)
 
 
 def validate_splits(
@@ -82,6 +96,7 @@ def validate_splits(
     tables: Mapping[str, AnyPath] | None = None,
     *,
     ratios: SplitRatios = DEFAULT_RATIOS,
+    before: AnyPath | None = None,
 ) -> ValidationResult:
     """Validate the splits of the images.
 
@@ -92,13 +107,15 @@ def validate_splits(
         spec: what the images should be like.
         tables: image tables by batch; the images of unexpected rows are taken from them.
         ratios: the share of each split.
+        before: folder of validation results; rows that were validated then are not validated again.
 
     Raises:
         ValidationError: a table is absent or cannot be read.
         AssignmentError: the record is damaged.
     """
     derived = derived_tables.of_splits(splits, index, record.read(), asdict(ratios))
-    return validate("splits", "splits", derived, spec, rows=row_count(scan(splits)), tables=tables)
+    rows, kept = row_count(scan(splits)), validation_result.load_runs(before)
+    return validate("splits", "splits", derived, spec, rows=rows, tables=tables, kept=kept)
 
 
 def validate_prediction_log(
@@ -122,11 +139,12 @@ def validate_prediction_log(
 def validate(
     asset: str,
     subject: str,
-    derived: DerivedTables,
+    derived: Mapping[str, pl.DataFrame | pd.DataFrame],
     spec: DatasetSpec,
     *,
     rows: int,
     tables: Mapping[str, AnyPath] | None = None,
+    kept: Runs | None = None,
 ) -> ValidationResult:
     """Validate what is derived of a table with the suites of its asset (`suites.SUITES_OF_ASSET`).
 
@@ -137,16 +155,24 @@ def validate(
         spec: what the images should be like.
         rows: number of rows of the stored table.
         tables: image tables by batch; the images of unexpected rows are taken from them.
+        kept: runs of an earlier validation; without them, even empty ones, each suite is validated at once.
     """
     here = context()
     source = here.data_sources.add_pandas("tables").add_dataframe_asset("derived_tables")
     data = source.add_batch_definition_whole_dataframe("whole_table")
-    found = [
-        _validated(data, here.suites.add(suite_of(name, expectations)), expectations, derived.get(name))
-        for name in suites.SUITES_OF_ASSET[asset]
-        if (expectations := suites.SUITES[name](spec))
-    ]
-    result = ValidationResult(subject, rows, found)
+    found: list[Mapping[str, Any]] = []
+    runs: dict[str, list[validation_runs.Run]] = {}
+    for name in suites.SUITES_OF_ASSET[asset]:
+        if not (expectations := suites.SUITES[name](spec)):
+            continue
+        suite, table = suite_of(name, expectations), derived.get(name)
+        check = partial(_validated, data, suite, expectations)
+        if kept is None or not isinstance(table, pl.DataFrame):
+            found.append(check(table))
+            continue
+        one, runs[name] = validation_runs.validated(table, expectations, kept.get(name, ()), check)
+        found.append(one)
+    result = ValidationResult(subject, rows, found, runs=runs)
     unexpected = (row for one in result.results for row in one.examples)
     return replace(result, images=example_images.of_rows(unexpected, tables or {}, spec))
 
@@ -178,23 +204,22 @@ def _validated(
     data: BatchDefinition,
     suite: gx.ExpectationSuite,
     expectations: Suite,
-    table: pd.DataFrame | None,
+    table: pl.DataFrame | pd.DataFrame | None,
 ) -> dict[str, Any]:
     """Return the result of a suite as Great Expectations writes it, its unexpected rows named."""
     table = pd.DataFrame() if table is None else table
-    found = (
-        gx.ValidationDefinition(name=suite.name, data=data, suite=suite)
-        .run(
-            batch_parameters={"dataframe": table},
-            # The rows are named below: Great Expectations takes seconds where many rows are unexpected.
-            result_format={
-                "result_format": "SUMMARY",
-                "partial_unexpected_count": MAX_EXAMPLES,
-                "return_unexpected_index_query": False,
-            },
-        )
-        .to_json_dict()
-    )
+    table = table.to_pandas() if isinstance(table, pl.DataFrame) else table
+    batch = data.get_batch({"dataframe": table})
+    # A `ValidationDefinition` would also write suite and result into stores that nobody reads.
+    found = batch.validate(
+        suite,
+        # The rows are named below: Great Expectations takes seconds where many rows are unexpected.
+        result_format={
+            "result_format": "SUMMARY",
+            "partial_unexpected_count": MAX_EXAMPLES,
+            "return_unexpected_index_query": False,
+        },
+    ).to_json_dict()
     by_name = {one["expectation_config"]["meta"]["name"]: one for one in found["results"]}
     results = [
         _with_rows(by_name[check], table, _shown(suite.name, one)) for check, one in expectations.items()

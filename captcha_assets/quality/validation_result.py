@@ -7,7 +7,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
@@ -15,9 +15,11 @@ from typing import Any, Literal
 from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
 from captcha_assets.paths import Paths
 
-#: Names of the files of stored validation results: the results, their page, and the SHA-256 of both.
+#: Names of the files of stored validation results: the results, their page, the runs that a large table was
+#: validated in, and the SHA-256 of all.
 RESULT_FILE = "validation_result.json"
 REPORT_FILE = "report.html"
+RUNS_FILE = "runs.json"
 MANIFEST = "manifest.json"
 #: The name and format of versions before this one: read where there is no `RESULT_FILE`.
 _EARLIER_FILE = "verdict.json"
@@ -31,6 +33,10 @@ IMAGE_COLUMNS = {
     "near_duplicate": "batch_of_near_duplicate",
     "missing_image": "batch",
 }
+
+
+#: The runs of each suite of a table, see `validation_runs`; JSON knows their values.
+Runs = Mapping[str, Sequence[Sequence[Any]]]
 
 
 class ValidationResultError(ValueError):
@@ -96,12 +102,14 @@ class ValidationResult:
         rows: number of rows of the table.
         suites: the result of each suite, as Great Expectations writes it.
         images: the images among the unexpected rows, where they could be had: image id to base64 PNG.
+        runs: those that the results of large suites consist of; stored beside the results.
     """
 
     subject: str
     rows: int
     suites: Sequence[Mapping[str, Any]]
     images: Mapping[str, str] = field(default_factory=dict)
+    runs: Runs = field(default_factory=dict, compare=False)
 
     @cached_property
     def results(self) -> tuple[ExpectationResult, ...]:
@@ -184,7 +192,8 @@ def _observed(
     if missing := result.get("partial_missing_list"):
         return f"missing: {_value(missing)}"
     if "unexpected_count" not in result:
-        return _value(result.get("observed_value") or "as expected")
+        observed = result.get("observed_value")
+        return "as expected" if observed is None else _value(observed) or "nothing"
     unexpected, rows = result["unexpected_count"], result.get("element_count", 0)
     share = f" ({100 * unexpected / rows:.3g} %)" if unexpected and rows else ""
     return f"{unexpected:,} of {rows:,} rows unexpected{share}{_such_as(arguments, result)}"
@@ -208,13 +217,34 @@ def error_messages(exception_info: Mapping[str, Any]) -> list[str]:
 
 def save(result: ValidationResult, report_html: str, folder: AnyPath) -> None:
     """Replace what is in `folder` by validation results, their report and the hashes: all or nothing."""
-    text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
-    content = text.encode("utf-8", errors="backslashreplace")
+    values = {name: value for name, value in vars(result).items() if name in _STORED}
     with replacing_folder(folder) as part:
-        (part / RESULT_FILE).write_bytes(content)
+        (part / RESULT_FILE).write_bytes(_json(values))
         (part / REPORT_FILE).write_text(report_html, encoding="utf-8", errors="backslashreplace")
-        hashes = {name: _sha256((part / name).read_bytes()) for name in (RESULT_FILE, REPORT_FILE)}
+        if result.runs:
+            (part / RUNS_FILE).write_bytes(_json(result.runs))
+        hashes = {file.name: _sha256(file.read_bytes()) for file in sorted(part.iterdir())}
         (part / MANIFEST).write_text(json_text({"files": hashes}))
+
+
+_STORED = ("subject", "rows", "suites", "images")
+
+
+def _json(values: Any) -> bytes:
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def load_runs(folder: AnyPath | None) -> Runs:
+    """Read the runs of the validation results in a folder; none where there are none that can be used."""
+    if folder is None:
+        return {}
+    try:
+        content = (folder / RUNS_FILE).read_bytes()
+        found: Runs = json.loads(content) if _recorded_hashes(folder)[RUNS_FILE] == _sha256(content) else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found
 
 
 def load(folder: AnyPath) -> ValidationResult:

@@ -4,11 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.images.features import Statistics, dhash, image_id, signatures
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
+from captcha_assets.images.table_parts import MANIFEST, read_manifest, scan
+
+
+def content(table: AnyPath) -> dict[str, bytes]:
+    """Return the manifest of a table in parts and the files that it names, by name."""
+    files = [table / MANIFEST, *read_manifest(table).files()]
+    return {file.name: file.read_bytes() for file in files}
+
+
+def rows_of(table: AnyPath) -> pl.DataFrame:
+    """Return the rows of a table in parts, in order of their images."""
+    return scan(table).sort("image_id").collect()
 
 
 def write_table(path: Path, batch: str, images: Sequence[tuple[str, np.ndarray]]) -> Path:

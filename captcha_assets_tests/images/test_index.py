@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captcha_assets.atomic_files import remove
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images import index as image_index
 from captcha_assets.images.features import image_id
@@ -19,11 +20,11 @@ from captcha_assets.images.index import (
     build_image_index,
     list_conflicts,
 )
-from captcha_assets.images.table import content_hash
 from captcha_assets.images.table_files import StaleTableError
+from captcha_assets.images.table_parts import read_manifest, scan, verified_version
 from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.copies import COPIES
-from captcha_assets_tests.images.tables import write_table
+from captcha_assets_tests.images.tables import content, write_table
 
 
 @cache
@@ -45,13 +46,14 @@ def index(tmp_path):
     """Build the index of batches, given as name to labelled images; return summary and rows."""
 
     def build(batches, fresh=False):
-        target = tmp_path / "index.parquet"
+        target = tmp_path / "index"
         if fresh:
-            target.unlink(missing_ok=True)
+            remove(target)
         tables = {
             name: write_table(tmp_path / f"{name}.parquet", name, images) for name, images in batches.items()
         }
-        return build_image_index(tables, target, CAPTCHA), pl.read_parquet(target)
+        summary = build_image_index(tables, target, CAPTCHA)
+        return summary, scan(target).collect()
 
     return build
 
@@ -69,7 +71,7 @@ def test_contradicting_labels_set_an_image_aside_with_its_sources(index, tmp_pat
     assert (summary.images, summary.usable, summary.conflicts) == (2, 1, 1)
     conflict = rows.row(by_predicate=pl.col("image_id") == image_id(A), named=True)
     assert (conflict["status"], conflict["label"]) == ("label_conflict", None)
-    listed = list_conflicts(tmp_path / "index.parquet")
+    listed = list_conflicts(tmp_path / "index")
     assert listed["image_id"].to_list() == [image_id(A)]
     assert [(s["batch"], s["label"]) for s in listed["sources"][0]] == [("one", "a"), ("two", "b")]
 
@@ -104,13 +106,14 @@ def test_few_or_no_images_make_an_index(index, batches):
 
 def test_the_schema_is_kept_and_described(index, tmp_path):
     index({"one": list(pool())})
-    assert pq.read_schema(tmp_path / "index.parquet").equals(INDEX_SCHEMA)
+    for file in read_manifest(tmp_path / "index").files():
+        assert pq.read_schema(file).equals(INDEX_SCHEMA)
     assert set(COLUMN_DESCRIPTIONS) == set(INDEX_SCHEMA.names)
 
 
 def test_the_version_is_that_of_the_content(index, tmp_path):
     summary, _ = index({"one": list(pool())})
-    assert summary.version == content_hash(tmp_path / "index.parquet")
+    assert summary.version == verified_version(tmp_path / "index")
 
 
 BATCH = st.lists(st.sampled_from(range(len(pool()))), max_size=8)
@@ -122,11 +125,11 @@ def labelled(places, swap):
     return [("b" if swap and place % 7 == 0 else pool()[place][0], pool()[place][1]) for place in places]
 
 
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(st.lists(STEP, min_size=1, max_size=4))
 def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("history")
-    grown, fresh = folder / "grown.parquet", folder / "fresh.parquet"
+    grown, fresh = folder / "grown", folder / "fresh"
     for step in steps:
         tables = {
             name: write_table(folder / f"{name}.parquet", name, labelled(places, name == "two"))
@@ -134,8 +137,24 @@ def test_after_any_history_the_index_is_as_if_made_at_once(tmp_path_factory, ste
         }
         build_image_index(tables, grown, CAPTCHA)
         build_image_index(dict(reversed(tables.items())), fresh, CAPTCHA)
-        assert grown.read_bytes() == fresh.read_bytes()
-        fresh.unlink()
+        assert content(grown) == content(fresh)
+        remove(fresh)
+
+
+def test_merged_in_ranges_of_ids_the_index_has_the_same_content(index, tmp_path, monkeypatch):
+    images = list(pool())
+    batches = {"one": images, "two": [*images[::2], ("b", A)]}
+    at_once, rows_at_once = index(batches, fresh=True)
+    monkeypatch.setattr(image_index, "_ROWS_TOGETHER", 3)
+    decisions = tmp_path / "label_decisions.csv"
+    decisions.write_text(f"image_id,decision,label,reason\n{image_id(B)},drop,,\n")
+    summary, rows = index(batches, fresh=True)
+    assert summary == at_once
+    assert rows.equals(rows_at_once)
+    assert (summary.images, summary.conflicts, summary.groups) == (12 + 8, 1, 4)
+    tables = {name: tmp_path / f"{name}.parquet" for name in batches}
+    without = build_image_index(tables, tmp_path / "index", CAPTCHA, decisions)
+    assert (without.images, without.idle_decisions) == (summary.images - 1, ())
 
 
 def test_of_old_batches_only_what_meets_new_images_is_read(index, monkeypatch):
@@ -161,8 +180,8 @@ def test_groups_found_by_another_rule_are_found_again(tmp_path):
     pair = [("a", A), ("a", COPIES["noise"](A[None])[0])]
     tables = {"one": write_table(tmp_path / "one.parquet", "one", pair)}
     strict = replace(CAPTCHA, near_duplicate_correlation=1.0)
-    assert build_image_index(tables, tmp_path / "index.parquet", strict).groups == 0
-    assert build_image_index(tables, tmp_path / "index.parquet", CAPTCHA).groups == 1
+    assert build_image_index(tables, tmp_path / "index", strict).groups == 0
+    assert build_image_index(tables, tmp_path / "index", CAPTCHA).groups == 1
 
 
 def test_a_table_of_another_version_is_named(index, tmp_path):
@@ -175,7 +194,7 @@ def test_a_table_of_another_version_is_named(index, tmp_path):
 
 def test_a_damaged_index_is_built_again(index, tmp_path):
     summary, _ = index({"one": list(pool())})
-    (tmp_path / "index.parquet").write_bytes(b"damaged")
+    (tmp_path / "index" / "manifest.json").write_bytes(b"damaged")
     assert index({"one": list(pool())})[0] == summary
 
 
@@ -183,7 +202,5 @@ def test_an_index_on_an_object_store_is_the_same(index, bucket, tmp_path):
     summary, _ = index({"one": list(pool())})
     (bucket / "one.parquet").write_bytes((tmp_path / "one.parquet").read_bytes())
     for _ in range(2):
-        assert (
-            build_image_index({"one": bucket / "one.parquet"}, bucket / "index.parquet", CAPTCHA) == summary
-        )
-    assert (bucket / "index.parquet").read_bytes() == (tmp_path / "index.parquet").read_bytes()
+        assert build_image_index({"one": bucket / "one.parquet"}, bucket / "index", CAPTCHA) == summary
+    assert content(bucket / "index") == content(tmp_path / "index")

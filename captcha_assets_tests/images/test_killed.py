@@ -17,8 +17,10 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
+from captcha_assets.images.table_parts import MANIFEST
 from captcha_assets_tests.forkserver import CONTEXT
 from captcha_assets_tests.images.files import good_members, write_zip
+from captcha_assets_tests.images.tables import content
 
 
 def ingest(writer: Connection, archive: Path, folder: Path) -> None:
@@ -27,10 +29,10 @@ def ingest(writer: Connection, archive: Path, folder: Path) -> None:
     writer.send("ready")
     table = folder / "table.parquet"
     build_image_table(archive, "batch", table, folder / "rejected.parquet", CAPTCHA, processes=1)
-    build_image_index({"batch": table}, folder / "index.parquet", CAPTCHA)
+    build_image_index({"batch": table}, folder / "index", CAPTCHA)
     record = AssignmentRecord(folder / "data", folder / "scratch")
     tables = {"batch": table}
-    update_splits(folder / "index.parquet", folder / "splits.parquet", record, CAPTCHA, tables.__getitem__)
+    update_splits(folder / "index", folder / "splits", record, CAPTCHA, tables.__getitem__)
 
 
 def start(archive: Path, folder: Path) -> BaseProcess:
@@ -52,7 +54,11 @@ def finish(archive: Path, folder: Path) -> float:
 
 def visible(folder: Path) -> dict[str, bytes]:
     found = [*folder.glob("*.parquet"), *(folder / "data").glob("*")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    for name in ("index", "splits"):
+        if (folder / name / MANIFEST).exists():
+            files |= {f"{name}/{file}": data for file, data in content(folder / name).items()}
+    return files
 
 
 def files(folder: Path) -> list[str]:
@@ -77,6 +83,9 @@ def killed_and_finished(tmp_path: Path, kills: int) -> Iterator[Path]:
     finish(earlier, tmp_path / "before")
     shutil.copytree(tmp_path / "before", tmp_path / "reference")
     takes = finish(archive, tmp_path / "reference")
+    finish(
+        archive, tmp_path / "reference"
+    )  # removes what the first one left for readers of the tables before
     wanted, before = visible(tmp_path / "reference"), visible(tmp_path / "before")
     for number in range(kills):
         folder = tmp_path / f"killed-{number}"
@@ -87,11 +96,13 @@ def killed_and_finished(tmp_path: Path, kills: int) -> Iterator[Path]:
         process.join()
         wait_for_the_end_of_all(process.pid)
         for name, data in visible(folder).items():
-            assert data in (before.get(name), wanted[name])
-        finish(archive, folder)
+            assert data in (before.get(name), wanted.get(name))
+        for _ in range(2):
+            finish(archive, folder)
         yield folder
 
 
+@pytest.mark.slow
 def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
     for folder in killed_and_finished(tmp_path, 2):
         assert visible(folder) == visible(tmp_path / "reference")
@@ -101,7 +112,7 @@ def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
 @pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.timeout(2400)
-def test_an_ingestion_killed_fifty_times_runs_again_to_the_same_bytes(tmp_path):
-    for folder in killed_and_finished(tmp_path, 50):
+def test_an_ingestion_killed_twenty_times_runs_again_to_the_same_bytes(tmp_path):
+    for folder in killed_and_finished(tmp_path, 20):
         assert visible(folder) == visible(tmp_path / "reference")
         assert files(folder) == files(tmp_path / "reference")

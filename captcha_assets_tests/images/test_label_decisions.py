@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from captcha_assets.images.label_decisions import DecisionError, read_decisions,
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.sources.synthetic_batches import render
-from captcha_assets_tests.images.tables import write_table
+from captcha_assets_tests.images.tables import rows_of, write_table
 
 CHANCE = np.random.default_rng(0)
 A, B, C = (render(label, CHANCE) for label in "abc")
@@ -35,8 +34,8 @@ def decide(tmp_path):
     def decide(*lines):
         path = tmp_path / "decisions.csv"
         path.write_text("\n".join([HEAD, *lines]) + "\n")
-        decide.idle = build_image_index(tables, tmp_path / "index.parquet", CAPTCHA, path).idle_decisions
-        rows = pl.read_parquet(tmp_path / "index.parquet").select("image_id", "label", "status").rows()
+        decide.idle = build_image_index(tables, tmp_path / "index", CAPTCHA, path).idle_decisions
+        rows = rows_of(tmp_path / "index").select("image_id", "label", "status").rows()
         return {name: rest for name, *rest in rows}
 
     return decide
@@ -145,13 +144,13 @@ def test_any_bytes_are_decisions_or_an_error_that_names_file_and_line(tmp_path_f
 
 
 def test_a_decided_image_gets_its_place_and_the_others_keep_theirs(decide, tmp_path):
-    index, splits = tmp_path / "index.parquet", tmp_path / "splits.parquet"
+    index, splits = tmp_path / "index", tmp_path / "splits"
     record = AssignmentRecord(tmp_path / "data" / "splits", tmp_path / "scratch")
     places = []
     for lines in ([], [f"{image_id(A)},keep,a,"], [f"{image_id(A)},relabel,w,"]):
         decide(*lines)
         update_splits(index, splits, record, CAPTCHA)
-        places.append(dict(pl.read_parquet(splits).select("image_id", "split").iter_rows()))
+        places.append(dict(rows_of(splits).select("image_id", "split").iter_rows()))
     assert [place[image_id(A)] for place in places] == [None, "train", "train"]
     assert len({(place[image_id(B)], place[image_id(C)]) for place in places}) == 1
 
@@ -176,8 +175,8 @@ def test_a_line_that_cannot_be_followed_is_named(text, words, tmp_path):
     path = tmp_path / "decisions.csv"
     path.write_text(text)
     with pytest.raises(DecisionError, match=words):
-        build_image_index({}, tmp_path / "index.parquet", CAPTCHA, path)
-    assert not (tmp_path / "index.parquet").exists()
+        build_image_index({}, tmp_path / "index", CAPTCHA, path)
+    assert not (tmp_path / "index").exists()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere/at/all")])

@@ -13,7 +13,7 @@ from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.quality.validation import validate_splits
 from captcha_assets.sources.synthetic_batches import render
 from captcha_assets_tests.images.copies import shifted
-from captcha_assets_tests.images.tables import write_table
+from captcha_assets_tests.images.tables import rows_of, write_table
 
 
 def test_copies_that_came_while_their_originals_were_removed_yield_when_these_return(tmp_path: Path) -> None:
@@ -24,13 +24,13 @@ def test_copies_that_came_while_their_originals_were_removed_yield_when_these_re
         name: write_table(tmp_path / f"{name}.parquet", name, [("a", image) for image in some])
         for name, some in {"originals": images, "copies": copies}.items()
     }
-    index, splits = tmp_path / "index.parquet", tmp_path / "splits.parquet"
+    index, splits = tmp_path / "index", tmp_path / "splits"
     record = AssignmentRecord(tmp_path / "data", tmp_path / "scratch")
 
     def update(*names: str) -> pl.DataFrame:
         build_image_index({name: tables[name] for name in names}, index, CAPTCHA)
         update_splits(index, splits, record, CAPTCHA, tables.__getitem__)
-        return pl.read_parquet(splits)
+        return rows_of(splits)
 
     first = dict(update("originals").select("image_id", "split").iter_rows())
     second = dict(update("copies").select("image_id", "split").iter_rows())

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
+from captcha_assets.images.reader import sample_keys
 from captcha_assets.images.split_assignment import (
     COLUMN_DESCRIPTIONS,
     CONTRADICTED,
@@ -23,9 +24,11 @@ from captcha_assets.images.split_assignment import (
     assign_splits,
     take_sample,
     update_splits,
+    with_sample_keys,
 )
 from captcha_assets.images.split_record import AssignmentRecord, no_assignments
-from captcha_assets.images.table import content_hash
+from captcha_assets.images.table_parts import read_manifest, verified_version
+from captcha_assets_tests.images.tables import content
 
 RATIOS = SplitRatios()
 
@@ -327,11 +330,18 @@ def test_a_larger_sample_contains_the_smaller_one(history, one, other):
 @given(st.integers(1, 400))
 def test_a_sample_is_stratified_by_split_and_class(size):
     splits = assign_splits(index_of({n: "abc"[n % 3] for n in range(400)}), None)
-    assert splits["sample_key"].is_between(0, 1, closed="left").all()
+    assert with_sample_keys(splits)["sample_key"].is_between(0, 1, closed="left").all()
     whole = splits.group_by("split", "label").agg(all=pl.len())
     part = take_sample(splits, size).group_by("split", "label").agg(n=pl.len())
     counts = whole.join(part, on=["split", "label"], how="left").fill_null(0)
     assert ((counts["n"] - counts["all"] * size / 400).abs() <= 1.5).all()
+
+
+@given(HISTORY)
+def test_the_keys_of_a_sample_are_the_same_without_polars(history):
+    *_, (_, _, splits) = follow(history)
+    assigned = with_sample_keys(splits.drop_nulls("split"))
+    assert sample_keys(assigned.drop("sample_key").to_arrow()).tolist() == assigned["sample_key"].to_list()
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.2, 0.2), (1.1, -0.1, 0.0)])
@@ -356,14 +366,14 @@ def record(tmp_path: Path) -> AssignmentRecord:
 
 
 def test_the_file_is_updated_in_place_and_summed_up(tmp_path, record):
-    target = tmp_path / "splits.parquet"
+    target = tmp_path / "splits"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a") | {100: None})
     first = update_splits(index, target, record, CAPTCHA)
     assert (first.train, first.validation, first.test, first.excluded) == (70, 20, 10, 1)
     assert (first.new, first.removed) == (100, 0)
     assert first.by_class == {"a": {"train": 70, "validation": 20, "test": 10}}
-    assert first.version == content_hash(target)
-    assert pq.read_schema(target).equals(SPLITS_SCHEMA)
+    assert first.version == verified_version(target)
+    assert pq.read_schema(read_manifest(target).files()[0]).equals(SPLITS_SCHEMA)
     assert set(COLUMN_DESCRIPTIONS) == set(SPLITS_SCHEMA.names)
     write_index(index, dict.fromkeys(range(50, 110), "a"))
     second = update_splits(index, target, record, CAPTCHA)
@@ -371,12 +381,12 @@ def test_the_file_is_updated_in_place_and_summed_up(tmp_path, record):
 
 
 def test_a_rerun_gives_the_same_bytes_and_records_nothing(tmp_path, record):
-    target = tmp_path / "splits.parquet"
+    target = tmp_path / "splits"
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
     first = update_splits(index, target, record, CAPTCHA)
-    before, files = target.read_bytes(), record.files()
+    before, files = content(target), record.files()
     again = update_splits(index, target, record, CAPTCHA)
-    assert target.read_bytes() == before
+    assert content(target) == before
     assert (again.version, again.new) == (first.version, 0)
     assert record.files() == files
 
@@ -384,10 +394,10 @@ def test_a_rerun_gives_the_same_bytes_and_records_nothing(tmp_path, record):
 def test_splits_on_an_object_store_are_the_same(tmp_path, bucket, record):
     index = write_index(tmp_path / "index.parquet", dict.fromkeys(range(100), "a"))
     (bucket / "index.parquet").write_bytes(index.read_bytes())
-    local = update_splits(index, tmp_path / "splits.parquet", record, CAPTCHA)
+    local = update_splits(index, tmp_path / "splits", record, CAPTCHA)
     stored = AssignmentRecord(tmp_path / "other", tmp_path / "scratch")
     for _ in range(2):
-        there = update_splits(bucket / "index.parquet", bucket / "splits.parquet", stored, CAPTCHA)
+        there = update_splits(bucket / "index.parquet", bucket / "splits", stored, CAPTCHA)
         assert there.version == local.version
 
 

@@ -10,7 +10,7 @@ from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.index import INDEX_SCHEMA
 from captcha_assets.images.split_assignment import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA, REJECTED_SCHEMA
-from captcha_assets.quality.derived_tables import polars_schema
+from captcha_assets.images.table_files import polars_schema
 
 #: Kaptcha's alphabet: one turn of it has the known class balance.
 ALPHABET = (*CAPTCHA.classes, "n")
@@ -78,7 +78,6 @@ def splits(index: pl.DataFrame) -> pl.DataFrame:
     return index.with_columns(
         split=split.otherwise(pl.lit("test")),
         exclusion_reason=pl.lit(None, pl.String),
-        sample_key=pl.int_range(pl.len()) / pl.len(),
     ).select(SPLITS_SCHEMA.names)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.split_record import AssignmentRecord
-from captcha_assets.quality import suites, validation
+from captcha_assets.quality import suites, validation, validation_result, validation_runs
 from captcha_assets.quality.derived_tables import ValidationError
 from captcha_assets.quality.validation_result import ExpectationResult, ValidationResult
 from captcha_assets_tests.quality import tables
@@ -175,6 +175,11 @@ def test_at_most_ten_examples_are_shown_and_all_are_counted(tmp_path):
     assert "210 of 420 rows" in result.observed
 
 
+def test_a_batch_without_a_usable_image_says_that_none_was_found(tmp_path):
+    validated = validate_batch(tmp_path, tables.image_table().clear(), tables.rejected(3))
+    assert found(validated, "not_empty").observed == "0"
+
+
 def test_a_batch_that_is_mostly_bad_fails_and_shows_some_of_each_reason(tmp_path):
     rejects = pl.concat([tables.rejected(450), tables.rejected(3, "wrong_size")])
     validated = validate_batch(tmp_path, tables.image_table(), rejects)
@@ -313,7 +318,7 @@ def in_splits(*places: str) -> Spoil:
 
 def test_sound_splits_pass_every_check(tmp_path):
     index = contradicted(7)(grouped(tables.image_index(), (0, 1, 2), (5, 6)))
-    splits = row(7, split=None, exclusion_reason="label_conflict", sample_key=None)(tables.splits(index))
+    splits = row(7, split=None, exclusion_reason="label_conflict")(tables.splits(index))
     validated = validate_splits(tmp_path, splits, index)
     assert not_passed(validated) == set()
     assert [result.name for result in validated.results] == names("splits")
@@ -536,3 +541,111 @@ def test_a_table_in_an_object_store_is_validated_like_a_local_one(tmp_path, buck
         bucket.fs.put_file(str(tmp_path / f"{name}.parquet"), (bucket / f"{name}.parquet").path)
     rejected = bucket / "rejected.parquet"
     assert validation.validate_image_table(bucket / "first.parquet", rejected, CAPTCHA) == local
+
+
+# --- what was validated before
+
+
+def in_batches(count: int) -> Spoil:
+    """Divide the rows among so many batches."""
+    named = pl.format("batch-{}", pl.int_range(pl.len()) % count)
+    return lambda frame: frame.with_columns(batch=named)
+
+
+def validated_rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Note the suite and the number of rows of each table that Great Expectations is given from now on."""
+    seen = []
+    original = validation._validated
+
+    def spy(data, suite, expectations, table):
+        seen.append((suite.name, len(table)))
+        return original(data, suite, expectations, table)
+
+    monkeypatch.setattr(validation, "_validated", spy)
+    return seen
+
+
+def of_index(folder: Path, index: pl.DataFrame) -> ValidationResult:
+    """Validate an index after what was validated in the folder before, and store the results there."""
+    path = tables.write(index, folder / "index.parquet")
+    result = validation.validate_image_index(path, CAPTCHA, before=folder / "results")
+    validation_result.save(result, "", folder / "results")
+    return result
+
+
+def figures(validated: ValidationResult) -> list[dict[str, object]]:
+    """What the results say, but for the examples, which come in another order."""
+    return [
+        {"success": one["success"], "config": one["expectation_config"]}
+        | {name: value for name, value in one["result"].items() if not name.startswith("partial_")}
+        for suite in validated.suites
+        for one in suite["results"]
+    ]
+
+
+SOUND = contradicted(7)(grouped(in_batches(4)(tables.image_index()), (0, 1, 2)))
+
+
+def test_only_rows_that_were_not_validated_before_are_validated(tmp_path, monkeypatch):
+    of_index(tmp_path, SOUND.filter(pl.col("batch") != "batch-3"))
+    seen = validated_rows(monkeypatch)
+    of_index(tmp_path, SOUND)
+    assert seen == [("image_index", 105)]
+    seen.clear()
+    of_index(tmp_path, SOUND)
+    assert seen == []
+    of_index(tmp_path, row(7, label="z")(SOUND))  # of batch-3
+    assert seen == [("image_index", 105)]
+    of_index(tmp_path, SOUND)
+    seen.clear()
+    of_index(tmp_path, SOUND.filter(pl.col("batch") != "batch-0"))
+    assert seen == [("image_index", 210)]  # those that were validated together with what is gone
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda index: index,
+        row(11, label="z"),
+        row(11, batch=None),
+        lambda index: row(3, image_id=index["image_id"][4])(index),  # of another batch
+        first(0.5, status="label_conflict", label=None),
+        lambda index: row(4, group=index["image_id"][3])(row(3, group=index["image_id"][2])(index)),
+        lambda index: index.with_columns(label=pl.lit(1)),
+        lambda index: index.drop("batch"),
+        lambda index: index.clear(),
+    ],
+)
+def test_results_that_were_kept_and_new_ones_are_those_of_the_whole_table(tmp_path, spoil):
+    of_index(tmp_path, SOUND.filter(pl.col("batch") == "batch-1"))
+    of_index(tmp_path, SOUND.filter(pl.col("batch") != "batch-3"))
+    grown, whole = of_index(tmp_path, spoil(SOUND)), validate_index(tmp_path, spoil(SOUND))
+    assert figures(grown) == figures(whole)
+    assert [len(one.examples) for one in grown.results] == [len(one.examples) for one in whole.results]
+    assert (grown.rows, grown.state) == (whole.rows, whole.state)
+
+
+def test_an_expectation_of_the_whole_table_is_validated_on_the_whole_table(tmp_path, monkeypatch):
+    mean = suites.Expectation("", "warning", "ExpectColumnMeanToBeBetween", {"column": "copies"})
+    monkeypatch.setattr(suites, "SUITES", suites.SUITES | {"image_index": lambda _spec: {"mean": mean}})
+    of_index(tmp_path, SOUND.filter(pl.col("batch") != "batch-3"))
+    seen = validated_rows(monkeypatch)
+    of_index(tmp_path, SOUND)
+    assert seen == [("image_index", 420)]
+
+
+def test_runs_that_somebody_edited_are_not_used(tmp_path, monkeypatch):
+    of_index(tmp_path, SOUND)
+    runs = tmp_path / "results" / "runs.json"
+    runs.write_text(runs.read_text().replace('"success": true', '"success": false'))
+    seen = validated_rows(monkeypatch)
+    assert of_index(tmp_path, SOUND).passed
+    assert seen == [("columns", 11), ("image_index", 420)]
+
+
+def test_many_small_runs_become_few_large_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation_runs, "_MOST_RUNS", 3)
+    table = in_batches(6)(tables.image_index())
+    for count in range(1, 7):
+        of_index(tmp_path, table.filter(pl.col("batch") < f"batch-{count}"))
+    assert len(validation_result.load_runs(tmp_path / "results")["image_index"]) < 5
