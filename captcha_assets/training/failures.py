@@ -4,8 +4,10 @@ import signal
 
 #: Exit status when the disk is full: then the reason may not fit on it.
 STATUS_DISK_FULL = 3
-#: Exit status of a Ray job whose node does not reach the store of its files.
+#: Exit status of a job whose node does not reach the store of its files.
 STATUS_NO_STORE = 4
+#: Exit status of a Ray job that has stopped because the run that submitted it was gone.
+STATUS_RUN_GONE = 5
 
 
 class TrainingFailedError(RuntimeError):
@@ -14,6 +16,10 @@ class TrainingFailedError(RuntimeError):
 
 class TrainingStoppedError(RuntimeError):
     """A training whose process was ended from outside; the same training, started again, continues."""
+
+
+class ClusterError(RuntimeError):
+    """Kubernetes or Vertex AI cannot be used, or lost a job; the message is one line that says what to do."""
 
 
 class RayClusterError(RuntimeError):
@@ -36,6 +42,8 @@ def process_error(status: int, where: str, message: str | None) -> Exception:
             f"the training process{where} was ended from outside by {name}{hint}; start the training again "
             "and it continues from its last checkpoint, if it finished an epoch"
         )
+    if not message and status == STATUS_RUN_GONE:
+        return TrainingStoppedError(f"the training process{where} heard nothing of this run, and stopped")
     if not message and status == STATUS_DISK_FULL:
         message = "no space left on the disk or in the quota: free some and run it again"
     return TrainingFailedError(

@@ -1,13 +1,20 @@
-"""A training job in a store that this machine and a Ray cluster reach: a folder or an object store.
+"""A training job in a store that this machine and a cluster reach: a folder or an object store.
 
 <store>/<name>/job.json      the job; its paths are relative to the folder of the job
 <store>/<name>/input/        the splits and the image tables
 <store>/<name>/checkpoints/  the last checkpoint, uploaded whenever an epoch has finished
+<store>/<name>/heartbeat     written again and again while the run that submitted the job lives
 <store>/<name>/job.error     why the training failed, in one line
+<store>/<name>/messages      what the training reports, where nothing else carries it
 <store>/<name>/model/        the model folder, complete or absent
 """
 
 import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from captcha_assets.atomic_files import AnyPath, fetched, remove, replacing, replacing_folder
@@ -15,8 +22,12 @@ from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.training.config import TrainingJob
 
-JOB, ERROR = "job.json", "job.error"
+JOB, ERROR, MESSAGES = "job.json", "job.error", "messages"
 INPUT, CHECKPOINTS, MODEL = "input", "checkpoints", "model"
+HEARTBEAT = "heartbeat"
+
+#: How many heartbeats there are within the time after which a run without one counts as gone.
+_BEATS = 8
 
 
 class StagingError(RuntimeError):
@@ -31,7 +42,8 @@ def staged_folder(store: AnyPath, job: TrainingJob) -> AnyPath:
 
 def stage(job: TrainingJob, target: AnyPath) -> None:
     """Upload the job and the files that it reads; checkpoints of an earlier process stay."""
-    remove(target / ERROR)
+    for left in (ERROR, MESSAGES):
+        remove(target / left)
     inputs = {file: f"{INPUT}/{number}/{file.name}" for number, file in enumerate((job.splits, *job.tables))}
     for file, path in inputs.items():
         with replacing(target / path) as part:
@@ -71,6 +83,58 @@ def copy_files(source: Path, target: Path) -> None:
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
+
+
+@contextmanager
+def heartbeat(target: AnyPath, patience: float) -> Iterator[None]:
+    """Write heartbeats while the block runs, several within `patience` seconds; see `Listener`."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(patience / _BEATS):
+            # A store that fails is no reason to stop the run: the next heartbeat may reach it.
+            with suppress(OSError):
+                _beat(target)
+
+    _beat(target)
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        remove(target / HEARTBEAT)
+
+
+def _beat(target: AnyPath) -> None:
+    with replacing(target / HEARTBEAT) as part:
+        part.write_text(uuid.uuid4().hex)
+
+
+class Listener:
+    """Says whether the run that has submitted a job still writes heartbeats."""
+
+    def __init__(self, target: AnyPath, patience: float) -> None:
+        """Listen in a folder; a run without a new heartbeat for `patience` seconds counts as gone."""
+        self._file, self._patience = target / HEARTBEAT, patience
+        self._last: str | None = None
+        self._heard = self._looked = time.monotonic()
+
+    def is_gone(self) -> bool:
+        """Look for a new heartbeat, if it is time to, and say whether the run is gone."""
+        now = time.monotonic()
+        if now - self._looked < self._patience / _BEATS:
+            return False
+        self._looked = now
+        try:
+            beat = self._file.read_text() if self._file.exists() else None
+        except OSError:  # the store fails: that says nothing about the run
+            self._heard = now
+            return False
+        if beat is not None and beat != self._last:
+            self._last, self._heard = beat, now
+        return now - self._heard > self._patience
 
 
 def reason(target: AnyPath) -> str | None:

@@ -59,7 +59,6 @@ def write_splits(path: Path, ids: Sequence[str], labels: Sequence[str], batches:
         "split": splits,
         "exclusion_reason": pa.nulls(len(ids), pa.string()),
         "batch": list(batches),
-        "sample_key": [xxhash.xxh3_64_intdigest(name.encode()) / 2**64 for name in ids],
     }
     pq.write_table(pa.table(columns), path)
 

@@ -27,6 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
     )
 
 
+@pytest.mark.slow
 def test_mlflow_holds_the_settings_every_epoch_and_where_the_training_comes_from(
     job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_another_seed_gives_another_model(undisturbed, job_in, tmp_path):
     assert content(tmp_path)["model.safetensors"] != content(undisturbed)["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_every_epoch_ends_with_the_same_folder_as_an_undisturbed_one(
     undisturbed, job_in, tmp_path
 ):
@@ -116,6 +117,7 @@ def test_a_stopped_training_ends_at_once_and_keeps_its_last_checkpoint(job_in, t
     assert (tmp_path / "log").read_text().splitlines()[-1].startswith("stopped; the last checkpoint is kept")
 
 
+@pytest.mark.slow
 def test_a_training_stopped_in_its_first_epoch_says_that_no_checkpoint_is_kept(job_in, tmp_path):
     # This first epoch never ends.
     job = job_in(tmp_path, batch_size=1, channels=(256, 256, 512, 512))
@@ -136,8 +138,8 @@ def test_a_training_stopped_in_its_first_epoch_says_that_no_checkpoint_is_kept(j
         ({"epochs": 2, "batch_size": 65_536, "warmup": 0.5}, 2),
         ({"epochs": 1, "batch_size": 65_536, "warmup": 0.0}, 1),
         ({"epochs": 1, "batch_size": 14, "warmup": 0.9}, 10),
-        ({"epochs": 1, "batch_size": 1, "sample_size": 20}, None),
-        ({"epochs": 2, "sample_size": 12}, None),
+        ({"epochs": 1, "batch_size": 1, "sample_size": 50}, None),
+        ({"epochs": 2, "sample_size": 45}, None),
     ],
 )
 def test_a_training_of_very_few_steps_or_images_makes_a_model(job_in, tmp_path, settings, steps):
@@ -151,6 +153,7 @@ def test_a_training_of_very_few_steps_or_images_makes_a_model(job_in, tmp_path, 
         assert metrics["train_images"] // size * chosen.epochs == steps
 
 
+@pytest.mark.slow
 def test_of_three_processes_one_discards_the_old_checkpoint_and_the_others_wait(job_in, tmp_path):
     job = job_in(tmp_path, devices=3, batch_size=33, epochs=2)
     stale = tmp_path / "checkpoints"
@@ -172,6 +175,7 @@ def test_of_three_processes_one_discards_the_old_checkpoint_and_the_others_wait(
     assert folder.read_metrics(tmp_path / "model")["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_a_training_whose_parent_is_killed_does_not_live_on(job_in, tmp_path):
     parent = start(job_in(tmp_path, epochs=10_000), tmp_path / "log", run_as_child)
     wait_until((tmp_path / "checkpoints" / "last.ckpt").exists)
@@ -181,6 +185,7 @@ def test_a_training_whose_parent_is_killed_does_not_live_on(job_in, tmp_path):
     wait_until(lambda: not Path(f"/proc/{child}").exists())
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_path):
     process = start(job_in(tmp_path, seed=7), tmp_path / "log")
     wait_until((tmp_path / "checkpoints" / "last.ckpt").exists)
@@ -207,6 +212,7 @@ def test_a_training_below_its_pruning_threshold_stops_cleanly_and_leaves_no_mode
     assert sorted(one.name for one in tmp_path.iterdir()) == ["job.json", "log"]
 
 
+@pytest.mark.slow
 def test_pruning_thresholds_that_are_reached_change_nothing(undisturbed, job_in, tmp_path):
     path = job_in(tmp_path)
     TrainingJob.load(path).model_copy(update={"pruning_thresholds": {1: 0.001, 3: 0.001}}).save(path)

@@ -1,4 +1,7 @@
-"""Backfills: chosen partitions of chosen assets, materialized in this process, with or without a daemon.
+"""Backfills: chosen partitions of chosen assets, materialized with or without a daemon.
+
+They are materialized in this process, one after the other; those of batches on the Ray cluster of the
+settings, several at once, where its nodes reach the database and the store (profile `shared`).
 
 The steps are written to a file before the first one starts, and each run is tagged with its backfill: so
 an interrupted or killed backfill can be resumed, and its failed steps tried again, by any later command.
@@ -6,18 +9,21 @@ an interrupted or killed backfill can be resumed, and its failed steps tried aga
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import dagster as dg
 
 from captcha_assets.atomic_files import write_json
 from captcha_assets.cli.orchestration.execution import Outcome, execute
+from captcha_assets.cli.orchestration.ray_execution import RayExecution
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, steps_in_order
 from captcha_assets.defs.killed_runs import STEP_TAG
 from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.paths import Paths
+from captcha_assets.settings import Settings
 
 #: Name of the partition set of every asset that is partitioned by day.
 DAY = "day"
@@ -155,16 +161,63 @@ def delete_record(paths: Paths, backfill: Backfill) -> None:
 
 
 def run(
-    paths: Paths, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
-) -> Iterator[Step | Outcome]:
+    settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
+) -> Generator[Step | Outcome]:
     """Materialize the remaining steps of a backfill, and delete its record once all have succeeded.
 
-    Each step is announced before it starts: the iterator yields it, then its `Outcome`.
+    Each step is announced before it starts: the iterator yields it and, perhaps after others, its `Outcome`.
     """
     failed = False
-    steps = ((step, ()) for step in remaining(instance, backfill))
-    for event in execute(definitions, instance, steps, tags={BACKFILL_TAG: backfill.name}):
+    for event in _events(settings, definitions, instance, backfill):
         failed |= isinstance(event, Outcome) and event.error is not None
-        yield event if isinstance(event, Outcome) else event[0]
+        yield event
     if not failed:
-        delete_record(paths, backfill)
+        delete_record(settings.paths, backfill)
+
+
+def _events(
+    settings: Settings, definitions: dg.Definitions, instance: dg.DagsterInstance, backfill: Backfill
+) -> Generator[Step | Outcome]:
+    tags, broken = {BACKFILL_TAG: backfill.name}, set[Step]()
+    cluster = RayExecution(settings, definitions, instance, tags) if _uses_cluster(settings) else None
+    steps = remaining(instance, backfill)
+    # The steps of an asset follow each other: the outputs that they need are there before the first starts.
+    for suits, group in groupby(steps, lambda step: _suits_a_cluster(definitions, step)):
+        if cluster and suits:
+            yield from cluster.execute(group, broken)
+            continue
+        unexplained = ((step, ()) for step in group)
+        for event in execute(definitions, instance, unexplained, tags=tags, broken=broken):
+            yield event if isinstance(event, Outcome) else event[0]
+
+
+def _names_ray(settings: Settings) -> bool:
+    """Whether the settings name a Ray cluster; the others that they may name only train."""
+    return settings.compute.startswith(("http://", "https://"))
+
+
+def _uses_cluster(settings: Settings) -> bool:
+    return _names_ray(settings) and settings.paths.profile == "shared"
+
+
+def _suits_a_cluster(definitions: dg.Definitions, step: Step) -> bool:
+    """Whether a step is of a batch, and reads nothing that only this machine may have.
+
+    An archive is fetched here: its source may be a path of this machine.
+    """
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey(step.assets[0])).partitions_def
+    return partition_set(partitions) == BATCH and step.assets != ("raw_batch",)
+
+
+def why_not_on_the_cluster(
+    settings: Settings, definitions: dg.Definitions, steps: Sequence[Step]
+) -> str | None:
+    """Return why steps that suit a Ray cluster are not executed on that of the settings, None if they are."""
+    if not _names_ray(settings) or _uses_cluster(settings):
+        return None
+    if not any(_suits_a_cluster(definitions, step) for step in steps):
+        return None
+    return (
+        f"batches are materialized on this machine, not on {settings.compute}: the nodes of a cluster reach "
+        "a home with CAPTCHA_PROFILE=shared only"
+    )

@@ -1,6 +1,6 @@
 """Materializes steps in this process, without a daemon, as runs that the UI shows."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from captcha_assets.defs.dagster_internals import last_ended
 from captcha_assets.defs.failures import reason_of
 from captcha_assets.defs.killed_runs import PROCESS_TAG, STEP_TAG
 from captcha_assets.defs.observed_sources import observe
+from captcha_assets.defs.partitions import BATCH, TRIAL
 from captcha_assets.defs.run_alerts import alert_about
 from captcha_assets.settings import load_settings
 
@@ -73,10 +74,10 @@ def materialize(
         )
         if _was_interrupted(result):
             raise KeyboardInterrupt
-    if result.success or not _is_removed(definitions, instance, step):
+    if result.success or not is_removed(definitions, instance, step):
         alert_about(instance, result.dagster_run, load_settings())
     found = findings(result.all_events, step.partition, succeeded=result.success)
-    return result.run_id, None if result.success else _why(result), found
+    return result.run_id, None if result.success else reason_of_run(result.all_events), found
 
 
 @contextmanager
@@ -97,8 +98,9 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return any(error and error.cls_name == "DagsterExecutionInterruptedError" for error in errors)
 
 
-def _why(result: dg.ExecuteInProcessResult) -> str:
-    failures = (reason_of(event) for event in result.all_events if event.is_step_failure)
+def reason_of_run(events: Iterable[dg.DagsterEvent]) -> str:
+    """Return why a run failed, from its events."""
+    failures = (reason_of(event) for event in events if event.is_step_failure)
     return next(failures, "the run failed before its first step")
 
 
@@ -108,20 +110,22 @@ def execute(
     steps: Iterable[tuple[Step, tuple[str, ...]]],
     run_config: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    *,
+    broken: set[Step] | None = None,
 ) -> Iterator[tuple[Step, tuple[str, ...]] | Outcome]:
     """Materialize steps one after the other; a step that depends on a failed one is skipped.
 
-    A step of a batch that another command has removed by now is left out. Each step is announced before it
-    starts: the iterator yields (step, reasons), then its `Outcome`. The next step is asked for only after
-    that.
+    The failed ones are those of `broken`, to which further ones are added. A step of a batch that another
+    command has removed by now is left out. Each step is announced before it starts: the iterator yields
+    (step, reasons), then its `Outcome`. The next step is asked for only after that.
     """
     lost_outputs.report(load_settings().paths, instance)
-    broken: set[Step] = set()
+    broken = set() if broken is None else broken
     for step, reasons in steps:
         interrupts.check()
-        if _is_removed(definitions, instance, step):
+        if is_removed(definitions, instance, step):
             continue
-        error = _obstacle(definitions, instance, step, broken)
+        error = obstacle(definitions, instance, step, broken)
         run_id: str | None = None
         found: tuple[str, ...] = ()
         if not error:
@@ -130,14 +134,14 @@ def execute(
                 run_id, error, found = materialize(definitions, instance, step, run_config, tags)
             except dg.DagsterUnknownPartitionError as gone:
                 error = str(gone)
-            if error and _is_removed(definitions, instance, step):
+            if error and is_removed(definitions, instance, step):
                 continue  # by another command, just now
         yield Outcome(step, reasons, run_id, error, found)
         if error:
             broken.update(Step((asset,), step.partition) for asset in step.assets)
 
 
-def _is_removed(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step) -> bool:
+def is_removed(definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step) -> bool:
     """Whether the partition of a step, such as a batch, is not there any more."""
     partitions = definitions.resolve_asset_graph().get(dg.AssetKey(step.assets[0])).partitions_def
     return (
@@ -173,9 +177,10 @@ def update(
     return execute(definitions, instance, stale(), run_config)
 
 
-def _obstacle(
+def obstacle(
     definitions: dg.Definitions, instance: dg.DagsterInstance, step: Step, broken: set[Step]
 ) -> str | None:
+    """Return why a step cannot be materialized now, because of its inputs; None where it can."""
     graph = definitions.resolve_asset_graph()
     parents = sorted({parent for name in step.assets for parent in graph.get(dg.AssetKey(name)).parent_keys})
     missing = [
@@ -189,6 +194,8 @@ def _obstacle(
         )
         if not _is_emptied(definitions, instance, step, parent)
     ]
+    if step.partition is not None and missing and not _are_any_broken(missing, step.partition, broken):
+        return _not_materialized(graph.get(dg.AssetKey(missing[0])).partitions_def, missing, step)
     if step.partition is None:
         names = {parent.to_user_string() for parent in parents}
         lost = [loss.output for loss in lost_outputs.losses(instance) if loss.output.asset in names]
@@ -197,6 +204,22 @@ def _obstacle(
         return f"waits for {', '.join(dict.fromkeys(missing))}"
     checks = failed_blocking_checks(definitions, instance, step.assets)
     return f"blocked by the failed check {', '.join(checks)}" if checks else None
+
+
+def _are_any_broken(assets: Iterable[str], partition: str | None, broken: set[Step]) -> bool:
+    return any(Step((asset,), partition) in broken for asset in assets)
+
+
+def _not_materialized(partitions: dg.PartitionsDefinition | None, missing: Sequence[str], step: Step) -> str:
+    """Say that inputs of a step are not there, nor about to be, and the commands that materialize them."""
+    name = partitions.name if isinstance(partitions, dg.DynamicPartitionsDefinition) else None
+    option = {BATCH: "--batches", TRIAL: "--trials"}.get(str(name), "--days")
+    inputs = ", ".join(str(Step((asset,), step.partition)) for asset in missing)
+    assets = " ".join([*missing, step.assets[0]])
+    return (
+        f"{inputs} {'is' if len(missing) == 1 else 'are'} not materialized: captcha-assets backfill {assets} "
+        f"{option} {step.partition}, or captcha-assets update"
+    )
 
 
 def failed_blocking_checks(

@@ -15,6 +15,7 @@ import yaml
 
 from captcha_assets import locks
 from captcha_assets.atomic_files import replacing
+from captcha_assets.cli.orchestration import database_store
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
 from captcha_assets.defs.observed_sources import observe
@@ -57,8 +58,6 @@ storage:
       postgres_url:
         env: CAPTCHA_DATABASE
 """
-#: Under what the database notes which store its runs are about.
-_STORE = "captcha_assets/artifacts"
 _CLASS = "captcha_assets.cli.orchestration.postgres_storage"
 
 
@@ -150,14 +149,10 @@ def _check_owner(paths: Paths, home: Path) -> None:
 
 def _check_store(paths: Paths, instance: dg.DagsterInstance) -> None:
     """Reject a database whose runs are about another store: all outputs would be recorded as missing."""
-    known = instance.run_storage.get_cursor_values({_STORE}).get(_STORE)
+    known = instance.run_storage.get_cursor_values({database_store.KEY}).get(database_store.KEY)
+    database_store.compare(paths, known)
     if known is None:
-        instance.run_storage.set_cursor_values({_STORE: str(paths.artifacts)})
-    elif known != paths.artifacts:
-        raise InstanceError(
-            f"the database of CAPTCHA_DATABASE belongs to the artifacts in {known}, and CAPTCHA_ARTIFACTS is "
-            f"{paths.artifacts}: correct one of the two"
-        )
+        instance.run_storage.set_cursor_values({database_store.KEY: str(paths.artifacts)})
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

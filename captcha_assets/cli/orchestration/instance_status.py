@@ -1,6 +1,6 @@
 """The state of a home: what is stale, which runs are under way, the last training, the last drift check."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,10 +10,11 @@ from captcha_assets.cli.orchestration import staleness
 from captcha_assets.cli.orchestration.command_lock import is_unknown
 from captcha_assets.cli.orchestration.last_failures import last_failures
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.dagster_internals import last_ended
+from captcha_assets.defs.dagster_internals import latest_ended
 from captcha_assets.defs.images.checks import DRIFT
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_in_words
 from captcha_assets.defs.model.retraining_sensor import WHY_TAG, last_unsuccessful_training
+from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.images import label_decisions
 from captcha_assets.models import overview, promotion_records, registry, retraining_policy, served_drift
@@ -29,6 +30,8 @@ from captcha_assets.stored_outputs import Output
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
 _TRAINED = dg.AssetKey("resnet18")
+#: So many checks are looked at for one of a batch that is still there.
+_LATEST_CHECKS = 100
 
 
 def look(
@@ -42,7 +45,7 @@ def look(
         of `label_decisions.csv` that have no effect, and why), `last_training` and `last_drift` (None where
         there was none), `served_drift` (the alarm of the latest drift report, None where it raises none),
         `automatic_rollback` (how the champion compares with its predecessor; None where it is off),
-        `next_training` (the state of each trigger of a training).
+        `next_training` (the state of each trigger of a training), `inbox_watched` (the inbox sensor is on).
     """
     planned = staleness.plan(definitions, instance, staleness.selected("*"))
     failed = last_failures(instance)
@@ -62,7 +65,10 @@ def look(
         "automatic_rollback": _automatic_rollback(settings, instance),
         "unusable": list(_unusable(settings.paths, spec)),
         "not_promoted": _not_promoted(settings.paths),
-        "next_training": "; ".join([_next_training(settings), *last_unsuccessful_training(instance)]),
+        "inbox_watched": is_on(instance, "inbox_sensor"),
+        "next_training": "; ".join(
+            [_next_training(settings, [step for step, _ in planned]), *last_unsuccessful_training(instance)]
+        ),
     }
 
 
@@ -86,16 +92,23 @@ def _unusable(paths: Paths, spec: DatasetSpec) -> Iterator[str]:
         yield str(error)
 
 
-def _next_training(settings: Settings) -> str:
+def _next_training(settings: Settings, stale: Iterable[staleness.Step]) -> str:
     """Where each reason for a training stands."""
     if unusable := problem(settings.paths):
         return f"no training: {unusable}"
     try:
         now = situation_now(settings.paths)
+        quiet = _without_alarm(settings.paths, stale)
     except (RegistryError, ModelFolderError) as error:
         return f"no training: {error}"
-    readable = log_access.is_readable(settings.paths)
-    return retraining_policy.in_words(now, retraining_policy.Limits.of(settings), is_log_readable=readable)
+    return retraining_policy.in_words(now, retraining_policy.Limits.of(settings), without_alarm=quiet)
+
+
+def _without_alarm(paths: Paths, stale: Iterable[staleness.Step]) -> str:
+    """What it means that the served predictions raise no alarm, and which report would say more."""
+    words = served_drift.without_alarm(paths, is_log_readable=log_access.is_readable(paths))
+    reports = [str(step) for step in stale if "drift_report" in step.assets]
+    return f"{words} ({reports[-1]} is stale)" if reports and words == served_drift.NOT_CHECKED else words
 
 
 def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
@@ -188,14 +201,18 @@ def _automatic_rollback(settings: Settings, instance: dg.DagsterInstance) -> str
 
 
 def _last_drift(instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    """The last look at the drift of a batch that is there; None where none of the latest was at one."""
     key = dg.AssetCheckKey(dg.AssetKey("image_table"), DRIFT.name)
-    record = last_ended(instance, key)
-    if record is None or record.evaluation is None:
-        return None
-    found, run = record.evaluation, instance.get_run_by_id(record.run_id)
-    return {
-        "batch": run.tags.get("dagster/partition") if run else None,
-        "at": record.create_timestamp,
-        "passed": found.passed,
-        "found": found.description,
-    }
+    there = set(instance.get_dynamic_partitions(BATCH))
+    for record in latest_ended(instance, key, limit=_LATEST_CHECKS):
+        run = instance.get_run_by_id(record.run_id)
+        batch = run.tags.get("dagster/partition") if run else None
+        found = record.evaluation
+        if found is not None and batch in there:
+            return {
+                "batch": batch,
+                "at": record.create_timestamp,
+                "passed": found.passed,
+                "found": found.description,
+            }
+    return None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from captcha_assets.cli.orchestration import code_location
 from captcha_assets.defs.dagster_internals import remote_repository
 from captcha_assets.defs.sensor_states import SENSORS, switched_on
-from captcha_assets.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from captcha_assets.defs.dagster_internals import RemoteSensor
@@ -36,7 +36,7 @@ def switch(
     instance: dg.DagsterInstance,
     *,
     on: bool,
-    workspace: Path = REPOSITORY / "workspace.yaml",
+    workspace: Path | None = None,
     waits_for: Callable[[str], object] = lambda _words: None,
     longest_tick: float = LONGEST_TICK,
 ) -> None:
@@ -45,14 +45,14 @@ def switch(
     Args:
         instance: the Dagster instance.
         on: whether they are on afterwards.
-        workspace: Dagster's file of the code location.
+        workspace: Dagster's file of the code location; default that of the folder that it is started in.
         waits_for: is called once with what is waited for, in one line.
         longest_tick: seconds that ticks under way are waited for.
 
     Raises:
         SwitchError: a tick has not ended in this time, so that it may undo the switch.
     """
-    with remote_repository(instance, workspace) as repository:
+    with remote_repository(instance, workspace or code_location.folder() / "workspace.yaml") as repository:
         sensors = [repository.get_sensor(name) for name in SENSORS]
         _switch(instance, sensors, on=on)
         if _daemon_runs(instance):

@@ -21,12 +21,17 @@ from captcha_assets.defs.dagster_internals import (
     StaleStatus,
     stale_status_resolver,
 )
+from captcha_assets.defs.fresh_partitions import fresh_partitions
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.models.retraining_policy import NOT_PRODUCTION
+from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import log_access
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
+
+#: How a reason begins that may come to nothing.
+_ONLY_IF = "only if materializing"
 
 #: They come first: a batch that `corrections` registers goes the way of any batch in the same update.
 _REGISTER_BATCHES = frozenset({"prediction_log", "corrections"})
@@ -110,25 +115,25 @@ def stale_steps(
         run_config: the run config of the command; a model trained with other run config is stale.
     """
     graph = definitions.resolve_asset_graph()
-    resolver = stale_status_resolver(instance, graph)
+    resolver, paths = stale_status_resolver(instance, graph), load_settings().paths
+    keys = [dg.AssetKey(name) for name in assets]
+    fresh = {key: fresh_partitions(instance, graph, key) for key in keys}
     found = {}
     for partition in partitions_of(definitions, instance, assets[0]):
-        reasons = [
-            r for name in assets for r in _reasons(resolver, graph, instance, dg.AssetKey(name), partition)
-        ]
-        reasons = reasons_given(
-            load_settings().paths, assets, reasons or _failed(assets, partition), run_config
-        )
+        unsure = [key for key in keys if partition not in fresh[key]]
+        reasons = [r for key in unsure for r in _reasons(resolver, graph, instance, key, partition)]
+        reasons = reasons_given(paths, assets, reasons or _failed(paths, assets, partition), run_config)
+        certain = [reason for reason in reasons if not reason.startswith(_ONLY_IF)]
         if reasons:
-            found[Step(assets, partition)] = tuple(dict.fromkeys(reasons))
+            found[Step(assets, partition)] = tuple(dict.fromkeys(certain or reasons))
     return found
 
 
-def _failed(assets: tuple[str, ...], partition: str | None) -> list[str]:
+def _failed(paths: Paths, assets: tuple[str, ...], partition: str | None) -> list[str]:
     """Return why a day of the service is tried again although its rows are as they were."""
     if assets != ("prediction_log",) or partition is None:
         return []
-    failed = log_access.failed_checks(load_settings().paths, partition)
+    failed = log_access.failed_checks(paths, partition)
     return [f"failed the blocking check {', '.join(failed)}"] if failed else []
 
 
@@ -173,7 +178,7 @@ def _in_words(instance: dg.DagsterInstance, cause: StaleCause) -> str:
 
 def only_if_changed(inputs: Sequence[str]) -> str:
     """Return the reason of an asset whose inputs are materialized first."""
-    return f"only if materializing {', '.join(inputs)} gives other content"
+    return f"{_ONLY_IF} {', '.join(inputs)} gives other content"
 
 
 def _changed_batches(graph: BaseAssetGraph, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:

@@ -13,7 +13,7 @@ from captcha_assets.atomic_files import AnyPath
 from captcha_assets.models import folder
 from captcha_assets.training import staging
 from captcha_assets.training.config import TrainingJob, TrainingSettings
-from captcha_assets.training.failures import STATUS_DISK_FULL, STATUS_NO_STORE
+from captcha_assets.training.failures import STATUS_DISK_FULL, STATUS_NO_STORE, STATUS_RUN_GONE
 from captcha_assets.training.fit import Trained, train
 from captcha_assets_tests.training.examples import job_on, write_batch
 from captcha_assets_tests.training.processes import wait_until
@@ -29,11 +29,18 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Path]:
     return write_batch(tmp_path_factory.mktemp("batch"), 200)
 
 
-def started(target: AnyPath, node: Path) -> subprocess.Popen[str]:
+def started(target: AnyPath, node: Path, patience: float = 1_000) -> subprocess.Popen[str]:
     """Start the entry point on a node whose temporary files lie in a folder of its own."""
     node.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "captcha_assets.training.ray_job", str(target)],
+        [
+            sys.executable,
+            "-m",
+            "captcha_assets.training.cluster_job",
+            str(target),
+            "--heartbeat",
+            str(patience),
+        ],
         env={**os.environ, "TMPDIR": str(node)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,6 +93,23 @@ def test_a_job_that_is_stopped_keeps_its_last_checkpoint_in_the_store_and_resume
     assert any(line.startswith("resuming from ") for line in lines)
     process.terminate()
     process.communicate()
+
+
+@pytest.mark.parametrize("store", ["a folder", "an object store"])
+def test_a_job_trains_while_its_run_lives_and_stops_with_its_checkpoint_when_the_run_is_gone(
+    batch: tuple[list[Path], Path], bucket: UPath, tmp_path: Path, store: str
+) -> None:
+    job = job_on(batch, tmp_path / "work", TINY.replaced(epochs=10_000))
+    target = staged(job, bucket / "jobs" if store == "an object store" else tmp_path / "store")
+    with started(target, tmp_path / "node", patience=10) as process:
+        with staging.heartbeat(target, patience=10):
+            wait_until((target / "checkpoints" / "last.ckpt").exists, 300)
+            assert process.poll() is None
+        output, _ = process.communicate()
+    assert process.returncode == STATUS_RUN_GONE, output
+    assert "stopped: the run that has submitted this job is gone; the same one resumes it" in output
+    assert (target / "checkpoints" / "last.ckpt").exists()
+    assert [path for path in (tmp_path / "node").rglob("*") if path.is_file()] == []
 
 
 def test_the_reason_of_a_failure_names_the_store_not_the_disk_of_the_node(

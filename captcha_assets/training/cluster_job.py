@@ -1,10 +1,12 @@
-"""The entry point of a Ray job: `python -m captcha_assets.training.ray_job FOLDER`, a folder of `staging`.
+"""The entry point of a job of a cluster: `python -m captcha_assets.training.cluster_job FOLDER`.
 
-It fetches the job's input, runs `python -m captcha_assets.training` on this node, uploads each checkpoint
-when its epoch has finished, and the model folder at the end. The exit status is that of the training, 143
-where the job was stopped, 4 where this node does not reach the folder.
+It fetches the input of a folder of `staging`, runs `python -m captcha_assets.training` on this node, uploads
+each checkpoint when its epoch has finished, and the model folder at the end. The exit status is that of the
+training, 143 where the job was stopped, 4 where this node does not reach the folder, 5 where the run that
+submitted the job was gone.
 """
 
+import argparse
 import errno
 import os
 import shutil
@@ -27,8 +29,18 @@ from captcha_assets.atomic_files import (
     replacing_folder,
 )
 from captcha_assets.training.config import TrainingJob
-from captcha_assets.training.failures import STATUS_DISK_FULL, STATUS_NO_STORE
-from captcha_assets.training.staging import CHECKPOINTS, ERROR, INPUT, JOB, MODEL, absolute, copy_files
+from captcha_assets.training.failures import STATUS_DISK_FULL, STATUS_NO_STORE, STATUS_RUN_GONE
+from captcha_assets.training.staging import (
+    CHECKPOINTS,
+    ERROR,
+    INPUT,
+    JOB,
+    MESSAGES,
+    MODEL,
+    Listener,
+    absolute,
+    copy_files,
+)
 
 #: Seconds between two looks at the checkpoint.
 _INTERVAL = 0.5
@@ -69,6 +81,29 @@ class _Checkpoints:
             _complain(f"the last checkpoint could not be uploaded: {error}")
 
 
+@dataclass
+class _Messages:
+    """The messages of a training: a file of this node, or none, and its copy in the store."""
+
+    local: Path | None
+    stored: AnyPath
+    _uploaded: int = field(default=0, init=False)
+
+    def upload(self) -> None:
+        """Upload the messages, if there are new ones; a store that fails is tried again."""
+        try:
+            if self.local is None or self.local.stat().st_size == self._uploaded:
+                return
+            content = self.local.read_bytes()
+            with replacing(self.stored) as part:
+                part.write_bytes(content)
+            self._uploaded = len(content)
+        except FileNotFoundError:  # the training has written none yet
+            return
+        except OSError as error:
+            _complain(f"the messages could not be uploaded: {error}")
+
+
 @contextmanager
 def _process(job: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a training; where the block is left early, stop it."""
@@ -87,7 +122,7 @@ def _fetch_input(stored: AnyPath, local: Path) -> None:
         stored.fs.get(stored.path, str(local), recursive=True)
 
 
-def _train(target: AnyPath, place: Path) -> int:
+def _train(target: AnyPath, place: Path, messages: _Messages, run: Listener | None) -> int:
     """Train the job of `target` in the local folder `place`, and return the exit status of the training."""
     _fetch_input(target / INPUT, place / INPUT)
     staged = TrainingJob.model_validate_json((target / JOB).read_text())
@@ -100,8 +135,13 @@ def _train(target: AnyPath, place: Path) -> int:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_INTERVAL)
                 checkpoints.upload()
+                messages.upload()
+                if run and run.is_gone():
+                    _complain("stopped: the run that has submitted this job is gone; the same one resumes it")
+                    return STATUS_RUN_GONE
     finally:
         checkpoints.upload()
+        messages.upload()
     return process.returncode
 
 
@@ -120,29 +160,43 @@ def _store(target: AnyPath, place: Path, status: int) -> None:
     remove(target / CHECKPOINTS)
 
 
-def _run(target: AnyPath, place: Path) -> int:
+def _run(target: AnyPath, place: Path, messages: Path | None, heartbeat: float | None) -> int:
     if not (target / JOB).exists():
         _complain(f"error: {target} is not there on this node")
         return STATUS_NO_STORE
-    status = _train(target, place)
+    run = Listener(target, heartbeat) if heartbeat else None
+    status = _train(target, place, _Messages(messages, target / MESSAGES), run)
     _store(target, place, status)
     return status if status >= 0 else 128 - status
 
 
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m captcha_assets.training.cluster_job")
+    parser.add_argument("folder", type=path_of, help="folder of `staging`, in a store that this node reaches")
+    parser.add_argument(
+        "--heartbeat", type=float, metavar="SECONDS", help="stop without a heartbeat of the run for so long"
+    )
+    parser.add_argument(
+        "--messages",
+        type=Path,
+        metavar="FILE",
+        help="file of this node that the training writes its Pipes messages to; it is uploaded to the folder",
+    )
+    return parser.parse_args(arguments)
+
+
 def main(arguments: list[str]) -> int:
-    """Run the Ray job and return its exit status."""
-    if len(arguments) != 1:
-        _complain("usage: python -m captcha_assets.training.ray_job FOLDER")
-        return 2
-    # Ray stops a job by SIGTERM, and three seconds later by SIGKILL: the last checkpoint is uploaded before.
+    """Run the job and return its exit status."""
+    options = _options(arguments)
+    # A job is stopped by SIGTERM and later (Ray: 3 s) by SIGKILL: the last checkpoint is uploaded before.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    target = path_of(arguments[0])
+    target = options.folder
     try:
-        with own_folder(Path(tempfile.gettempdir(), f"captcha-assets-{os.getuid()}"), "ray-job-") as own:
+        with own_folder(Path(tempfile.gettempdir(), f"captcha-assets-{os.getuid()}"), "job-") as own:
             # A writer locks the folder that it writes to, and this process holds the lock of its own.
             place = own / "work"
             place.mkdir()
-            return _run(target, place)
+            return _run(target, place, options.messages, options.heartbeat)
     except OSError as error:
         _complain(f"error: {error}")
         with suppress(OSError), replacing(target / ERROR) as part:

@@ -26,8 +26,8 @@ class Compute(Protocol):
 
         Raises:
             TrainingFailedError: with the message of the training process.
-            RayClusterError: the Ray cluster failed, not the training.
-            StagingError: the model came damaged from the Ray cluster.
+            RayClusterError, ClusterError: the cluster failed, not the training.
+            StagingError: the model came damaged from the cluster.
             TrainingStoppedError: the process was ended from outside.
         """
         ...
