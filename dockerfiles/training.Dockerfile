@@ -4,21 +4,25 @@
 #   docker build --file dockerfiles/training.Dockerfile --tag captcha-assets-training .
 #   docker run --gpus all --shm-size 1g --volume "$PWD/job:/job" captcha-assets-training /job/job.json
 #
+# The same with Ray, a node of a cluster: --build-arg EXTRA=ray-node --tag captcha-assets-ray-node
 # torch brings the CUDA libraries it needs, so the base image has none; the host brings the driver.
 
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm AS build
 RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
-ENV UV_NO_CACHE=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
+ENV UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
+ARG EXTRA=training
 RUN uv venv .venv
-# The dependencies first: this layer is the large one, and changes only with the lock.
+# The dependencies first: this layer is the large one, and changes only with the lock. Each file is compared with its hash there.
 COPY pyproject.toml requirements.lock ./
-RUN uv pip install --constraint requirements.lock --requirement pyproject.toml --extra training
+RUN --mount=type=cache,target=/var/cache/uv \
+    uv pip install --require-hashes --constraint requirements.lock --requirement pyproject.toml \
+    --extra "${EXTRA}" --extra object-store
 COPY README.md ./
 COPY captcha_assets captcha_assets
 RUN uv pip install --no-deps .
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="captcha-assets training" \
     org.opencontainers.image.description="Trains a model from a job file on CPU or GPU" \
     org.opencontainers.image.licenses="MIT"
