@@ -19,6 +19,10 @@ class ReportServerError(RuntimeError):
 
 
 _SHOWN = {".html", ".png", ".json", ".csv"}
+#: What lies at the top of the artifacts and is a report, or a folder of them.
+_REPORTS = {"data_docs", "data_report", "drift_report", "evaluation", "label_conflicts.csv", "quality"}
+#: Names of this machine: where nobody else is answered, a page of another host is not either.
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 #: What a browser shows in the tab of every page.
@@ -48,7 +52,7 @@ def report_at(settings: Settings, address: str) -> tuple[str, bytes] | None:
 def _report(settings: Settings, parts: Sequence[str]) -> tuple[str, bytes] | None:
     root = settings.paths.artifact_root
     path = root.joinpath(*parts)
-    if ".." in parts or path.suffix not in _SHOWN:
+    if parts[0] not in _REPORTS or ".." in parts or path.suffix not in _SHOWN:
         return None
     try:
         if isinstance(path, Path) and not path.resolve().is_relative_to(str(root.resolve())):
@@ -62,7 +66,7 @@ def _report(settings: Settings, parts: Sequence[str]) -> tuple[str, bytes] | Non
         raise
 
 
-def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
+def _handler(settings: Settings, *, is_loopback: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         error_message_format = _ERROR_PAGE
 
@@ -76,6 +80,9 @@ def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
 
         def _head(self) -> bytes | None:
             """Send the head of the answer, and return its body."""
+            if is_loopback and not _names_this_server(self.headers.get("Host", ""), settings):
+                self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "No reports of this host")
+                return None
             found = report_at(settings, self.path)
             if found is None:
                 self.send_error(HTTPStatus.NOT_FOUND, "No such report")
@@ -93,16 +100,32 @@ def _handler(settings: Settings) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _names_this_server(host: str, settings: Settings) -> bool:
+    """Whether a Host header names this server; a page of another host may have its name lead here."""
+    try:
+        asked = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return asked in {*_LOOPBACK, urlsplit(settings.reports_url).hostname}
+
+
 @contextmanager
-def serving(settings: Settings) -> Iterator[threading.Thread]:
-    """Serve the artifacts' reports at `settings.reports_url`, on this machine only, while the block runs.
+def serving(
+    settings: Settings, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[threading.Thread]:
+    """Serve the artifacts' reports while the block runs.
+
+    Args:
+        settings: of the home.
+        host: address to listen on; by default, this machine alone is answered.
+        port: to listen on; by default that of `settings.reports_url`.
 
     Raises:
         ReportServerError: the port is taken; the message says how to choose another one.
     """
-    port = urlsplit(settings.reports_url).port or 80
+    port = port or urlsplit(settings.reports_url).port or 80
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(settings))
+        server = ThreadingHTTPServer((host, port), _handler(settings, is_loopback=host in _LOOPBACK))
     except OSError as error:
         raise ReportServerError(
             f"reports cannot be served on port {port} ({error.strerror}): stop what uses it, or choose "

@@ -88,6 +88,7 @@ def _state(paths: Paths, batch: str) -> Cell:
 
 def _dataset(settings: Settings) -> Section:
     pages = {
+        "data report: classes, batches, rejected files, near-duplicates": settings.paths.data_report,
         "image index": settings.paths.validation_results("image_index") / "report.html",
         "splits": settings.paths.validation_results("splits") / "report.html",
         "images whose labels contradict each other": settings.paths.label_conflicts,
@@ -112,7 +113,7 @@ def _models(paths: Paths) -> Section:
             [Cell(name)],
             [roles[name]] if name in roles else [],
             [Cell(_accuracy(paths, name))],
-            [Cell("evaluation", f"evaluation/{name}/report.html")]
+            [Cell("model card", f"evaluation/{name}/report.html")]
             if (paths.evaluation(name) / "report.html").exists()
             else [],
         ]

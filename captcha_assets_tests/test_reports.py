@@ -130,13 +130,33 @@ def test_no_file_outside_of_the_artifacts_is_served(served: Settings, tmp_path: 
         f"//{str(secret).replace('/', '%2f')}",
     ]
     if isinstance(served.paths.artifact_root, Path):
-        (served.paths.artifact_root / "link.json").symlink_to(secret)
-        (served.paths.artifact_root / "folder").symlink_to(tmp_path)
-        addresses += ["/link.json", "/folder/secret.json"]
+        quality = served.paths.artifact_root / "quality"
+        quality.mkdir(parents=True, exist_ok=True)
+        (quality / "link.json").symlink_to(secret)
+        (quality / "folder").symlink_to(tmp_path)
+        addresses += ["/quality/link.json", "/quality/folder/secret.json"]
     for address in addresses:
         status, body, _ = ask(served, address)
         assert status in (400, 404), address
         assert "hush" not in body
+
+
+def test_what_is_no_report_is_not_served(served: Settings) -> None:
+    for path in (served.paths.registrations / "one.json", served.paths.models / "champion.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("hush")
+        status, body, _ = ask(served, served.public_url(path).removeprefix(served.reports_url))
+        assert status == 404
+        assert "hush" not in body
+
+
+def test_a_page_of_another_host_gets_no_report(served: Settings) -> None:
+    port = urlsplit(served.reports_url).port
+    for host, expected in ((f"localhost:{port}", 200), ("127.0.0.1", 200), ("evil.example", 421), ("[", 421)):
+        connection = http.client.HTTPConnection("127.0.0.1", port or 0, timeout=20)
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == expected, host
+        connection.close()
 
 
 def test_the_start_page_of_an_empty_home_says_how_to_begin(tmp_path: Path) -> None:
@@ -223,3 +243,12 @@ def test_the_start_page_leads_to_the_drift_of_each_day(tmp_path: Path) -> None:
     assert page.index("2026-11-28") < page.index("cannot be read") < page.index("2026-11-27")
     assert "critical" in page
     assert "drift_report/2026-11-27/report.html" in page
+
+
+def test_another_address_and_port_can_be_listened_on(tmp_path: Path) -> None:
+    settings, other = settings_of(tmp_path / "home"), settings_of(tmp_path / "home")
+    port = urlsplit(other.reports_url).port
+    with serving(settings, "0.0.0.0", port):
+        assert ask(other, "/")[0] == 200
+        with pytest.raises(ConnectionRefusedError):
+            ask(settings, "/")

@@ -17,8 +17,8 @@ from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
 from captcha_assets.evaluation.formatting import percent
 from captcha_assets.evaluation.recorded_criteria import FIRST_MODEL, criteria_of
-from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
@@ -136,7 +136,7 @@ def _decision(
         candidate=new,
         champion=champion.model_id if champion else None,
         test_split=test_split,
-        splits_version=content_hash(data.splits),
+        splits_version=version_of(data.splits),
         since=now(),
         promoted=not failed,
         ground=None if failed else ground,
@@ -169,7 +169,7 @@ def _compared(settings: Settings, data: LocalTables, champion: str, candidate: s
             level=settings.promotion_level,
             calibration_error=settings.promotion_calibration_error,
         ),
-        newer_data=newer_data(settings.paths, candidate, champion, content_hash(data.splits)),
+        newer_data=newer_data(settings.paths, candidate, champion, version_of(data.splits)),
         reference_predictions=None
         if reference == champion
         else evaluate_stored(settings.paths, data, reference).predictions,
@@ -179,7 +179,7 @@ def _compared(settings: Settings, data: LocalTables, champion: str, candidate: s
 def _predictions(paths: Paths, data: LocalTables, model_id: str) -> pl.DataFrame:
     """Return what the candidate read on today's test split: measured again if the splits have changed."""
     metrics = read_metrics(paths, model_id)
-    if metrics is not None and metrics.get("splits_version") != content_hash(data.splits):
+    if metrics is not None and metrics.get("splits_version") != version_of(data.splits):
         return evaluate_stored(paths, data, model_id).predictions
     path = paths.evaluation(model_id) / "predictions.parquet"
     if not path.exists():
@@ -229,7 +229,7 @@ def _median_times(predictors: Mapping[str, OnnxPredictor], rounds: int = 50) -> 
     times: dict[str, list[float]] = {model: [] for model in predictors}
     for _ in range(rounds):
         for model, predictor in predictors.items():
-            image = np.zeros((1, *predictor.config.input_size), np.uint8)
+            image = np.zeros((1, *predictor.config.image_shape), np.uint8)
             began = time.process_time()
             predictor.predict(image)
             times[model].append(1000 * (time.process_time() - began))

@@ -21,12 +21,12 @@ import xxhash
 
 from captcha_assets.atomic_files import AnyPath, fetched, json_text
 from captcha_assets.evaluation import plots
-from captcha_assets.evaluation.metrics import DIGITS, Metrics, compute_metrics
+from captcha_assets.evaluation.metrics import DIGITS, BatchMetrics, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
-from captcha_assets.evaluation.report import Batch, render
-from captcha_assets.images.content_hash import content_hash
+from captcha_assets.evaluation.report import render
 from captcha_assets.images.local_tables import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages, read_split
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, model_id, read_history
 from captcha_assets.models.manifest import writing_folder
@@ -102,6 +102,7 @@ def evaluate(
         mistakes=mistakes,
         batches=_batches(predictions),
         facts=_facts(predictor.config, splits_version),
+        shape=predictor.config.image_shape,
         batch_link=batch_link,
         compared=compared,
     )
@@ -129,7 +130,7 @@ def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluatio
             data.tables,
             data.splits,
             paths.evaluation(model_id),
-            splits_version=content_hash(data.splits),
+            splits_version=version_of(data.splits),
             batch_link="../../quality/image_table/{batch}/report.html",
             compared=len(compared),
         )
@@ -190,10 +191,10 @@ def _mistakes(images: SplitImages, predictions: pl.DataFrame) -> list[Mistake]:
     ]
 
 
-def _batches(predictions: pl.DataFrame) -> list[Batch]:
+def _batches(predictions: pl.DataFrame) -> list[BatchMetrics]:
     correct = pl.col("predicted") == pl.col("label")
     counted = predictions.group_by("batch").agg(pl.len().alias("n"), correct.sum().alias("correct"))
-    return [Batch(**row) for row in counted.sort("batch").iter_rows(named=True)]
+    return [BatchMetrics(**row) for row in counted.sort("batch").iter_rows(named=True)]
 
 
 def _plot_images(

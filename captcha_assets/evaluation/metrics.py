@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from captcha_assets.confidence_intervals import wilson
+from captcha_assets.confidence_intervals import Interval, wilson
 
 #: Bins of equal width over the confidence, for the calibration error and its diagram.
 CALIBRATION_BINS = 15
@@ -52,6 +52,25 @@ class ClassMetrics:
     recall_low: float | None
     recall_high: float | None
     f1: float | None
+
+
+@dataclass(frozen=True)
+class BatchMetrics:
+    """How the test images of one batch were read: n of them, so many correctly."""
+
+    batch: str
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of its images that were read correctly."""
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson(self.correct, self.n)
 
 
 @dataclass(frozen=True)

@@ -4,42 +4,23 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from captcha_assets.confidence_intervals import Interval, best_of, wilson
+from captcha_assets.confidence_intervals import best_of
 from captcha_assets.evaluation.formatting import percent
-from captcha_assets.evaluation.metrics import Metrics
+from captcha_assets.evaluation.limits import limits
+from captcha_assets.evaluation.metrics import BatchMetrics, Metrics
 from captcha_assets.evaluation.mistakes import Mistake, most_confused
+from captcha_assets.html_templates import environment
 
 #: Mistakes that the page shows at most.
 SHOWN_MISTAKES = 200
-
-
-@dataclass(frozen=True)
-class Batch:
-    """How the test images of one batch were read: n of them, so many correctly."""
-
-    batch: str
-    n: int
-    correct: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of its images that were read correctly."""
-        return self.correct / self.n
-
-    @property
-    def interval(self) -> Interval:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson(self.correct, self.n)
 
 
 def render(
@@ -49,8 +30,9 @@ def render(
     metrics: Metrics,
     plot_images: Mapping[str, bytes],
     mistakes: Sequence[Mistake],
-    batches: Sequence[Batch],
+    batches: Sequence[BatchMetrics],
     facts: Mapping[str, Mapping[str, Any]],
+    shape: Sequence[int],
     batch_link: str | None = None,
     compared: int = 1,
 ) -> str:
@@ -64,40 +46,40 @@ def render(
         mistakes: all of them, the worst first; the page shows `SHOWN_MISTAKES`.
         batches: the batches that the images came from.
         facts: what else there is to know about the model: heading, name, value.
+        shape: of an image: height, width and, of an RGB image, 3.
         batch_link: address of a batch's own page, `{batch}` in the place of its name, relative to
             the report; without it a batch's name leads nowhere.
         compared: how many models were compared on these images by now, this one included: the interval of the
             best of several is wider than that of one.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tested = [entry for entry in metrics.per_class if entry.support]
-    return environment.get_template("report.html.jinja").render(
-        model_id=model_id,
-        split=split,
-        metrics=metrics,
-        plot_images=plot_images,
-        mistakes=mistakes,
-        shown=mistakes[:SHOWN_MISTAKES],
-        confusions=most_confused(metrics.confusion, metrics.classes),
-        batches=batches,
-        batch_link=batch_link,
-        facts=facts,
-        compared=compared,
-        selected=best_of(compared, round(metrics.accuracy * metrics.n), metrics.n),
-        floor=_floor([metrics.accuracy_low]),
-        weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
-        class_floor=_floor(entry.recall_low or 0 for entry in tested),
-        batch_floor=_floor(batch.interval.low for batch in batches),
-        percent=percent,
-        position=_position,
-        image=_image,
-        plot=lambda name, alt: _plot(plot_images[name], alt),
+    return (
+        environment(Path(__file__).parent)
+        .get_template("report.html.jinja")
+        .render(
+            model_id=model_id,
+            split=split,
+            metrics=metrics,
+            plot_images=plot_images,
+            mistakes=mistakes,
+            shown=mistakes[:SHOWN_MISTAKES],
+            confusions=most_confused(metrics.confusion, metrics.classes),
+            batches=batches,
+            batch_link=batch_link,
+            facts=facts,
+            shape=shape,
+            limits=limits(metrics, batches),
+            compared=compared,
+            selected=best_of(compared, round(metrics.accuracy * metrics.n), metrics.n),
+            floor=_floor([metrics.accuracy_low]),
+            weakest=min(tested, key=lambda entry: (entry.recall, entry.f1)),
+            class_floor=_floor(entry.recall_low or 0 for entry in tested),
+            batch_floor=_floor(batch.interval.low for batch in batches),
+            percent=percent,
+            position=_position,
+            image=_image,
+            plot=lambda name, alt: _plot(plot_images[name], alt),
+        )
     )
 
 

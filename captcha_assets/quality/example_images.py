@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from captcha_assets.atomic_files import AnyPath
@@ -39,15 +40,44 @@ def of_rows(
     return dict(sorted(found.items()))
 
 
+def ids_spread_over(tables: Mapping[str, AnyPath], groups: int) -> pl.Series:
+    """Return the ids of the images in some row groups, spread evenly over all tables.
+
+    Args:
+        tables: image tables by batch.
+        groups: row groups that are read at most.
+    """
+    places = []
+    for batch in sorted(tables):
+        with tables[batch].open("rb") as stream, pq.ParquetFile(stream) as file:
+            places += [(batch, number) for number in range(file.num_row_groups)]
+    chosen: dict[str, list[int]] = {}
+    for step in np.unique(np.linspace(0, len(places) - 1, groups).astype(int)) if places else ():
+        batch, number = places[step]
+        chosen.setdefault(batch, []).append(number)
+    found = [pl.Series("image_id", [], pl.String)]
+    for batch, numbers in chosen.items():
+        with tables[batch].open("rb") as stream, pq.ParquetFile(stream) as file:
+            found.append(
+                pl.Series("image_id", file.read_row_groups(numbers, columns=["image_id"])["image_id"])
+            )
+    return pl.concat(found)
+
+
 def _encoded(table: AnyPath, image_ids: set[str], spec: DatasetSpec) -> dict[str, str]:
-    rows = pl.scan_parquet(str(table), glob=False).filter(pl.col("image_id").is_in(list(image_ids)))
-    images = rows.select("image_id", "pixels").unique("image_id").collect(engine="streaming")
+    """Return some images of a table; only the row groups that hold one are read."""
+    wanted = pl.Series("image_id", sorted(image_ids), pl.String).implode()
     shape = (spec.height, spec.width, spec.channels)
-    return {
-        image_id: _base64_png(np.frombuffer(pixels, np.uint8).reshape(shape))
-        for image_id, pixels in images.iter_rows()
-        if pixels is not None and len(pixels) == math.prod(shape)
-    }
+    found: dict[str, str] = {}
+    with table.open("rb") as stream, pq.ParquetFile(stream) as file:
+        rows = pl.Series(file.read(columns=["image_id"])["image_id"]).is_in(wanted).arg_true().to_numpy()
+        ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+        for group in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+            images = pl.DataFrame(pl.from_arrow(file.read_row_group(group, columns=["image_id", "pixels"])))
+            for image_id, pixels in images.filter(pl.col("image_id").is_in(wanted)).iter_rows():
+                if pixels is not None and len(pixels) == math.prod(shape):
+                    found[image_id] = _base64_png(np.frombuffer(pixels, np.uint8).reshape(shape))
+    return found
 
 
 def _base64_png(image: NDArray[np.uint8]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from captcha_assets.atomic_files import AnyPath
+from captcha_assets.images import table_parts
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResultError
@@ -67,14 +68,14 @@ def _firsts_by_batch(paths: Paths) -> dict[str, int]:
 
     The splits know which batch that was; of an image that they do not hold yet, the index names one.
     """
-    if not paths.image_index.exists():
+    if not table_parts.exists(paths.image_index):
         return {}
     try:
-        images = pl.scan_parquet(str(paths.image_index)).select("image_id", "batch", "sources")
+        images = table_parts.scan(paths.image_index).select("image_id", "batch", "sources")
         known = images.select(pl.col("sources").explode().struct.field("batch").unique()).collect()
         first = pl.col("batch")
-        if paths.splits.exists():
-            split = pl.scan_parquet(str(paths.splits)).select("image_id", first="batch")
+        if table_parts.exists(paths.splits):
+            split = table_parts.scan(paths.splits).select("image_id", first="batch")
             images, first = images.join(split, on="image_id", how="left"), pl.coalesce("first", "batch")
         counted = images.group_by(batch=first).len().collect()
     except (pl.exceptions.PolarsError, OSError):

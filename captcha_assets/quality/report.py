@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from captcha_assets.atomic_files import AnyPath, replacing
+from captcha_assets.html_templates import environment
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
@@ -19,18 +20,12 @@ _LATEST = 200
 
 
 @cache
-def _template(name: str) -> Template:
-    # Everything from a batch, names above all, may be hostile: nothing is shown unescaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shown"] = _shown
-    environment.filters["title"] = _title
-    return environment.get_template(name)
+def template(name: str) -> Template:
+    """Return a template of this folder."""
+    of_folder = environment(Path(__file__).parent)
+    of_folder.filters["shown"] = _shown
+    of_folder.filters["title"] = _title
+    return of_folder.get_template(name)
 
 
 def page(validation: ValidationResult, figures: Mapping[str, bytes] | None = None) -> str:
@@ -40,7 +35,7 @@ def page(validation: ValidationResult, figures: Mapping[str, bytes] | None = Non
         validation: the validation results of a table.
         figures: PNGs by title, shown above the results.
     """
-    return _template("report.html.jinja").render(
+    return template("report.html.jinja").render(
         validation=validation,
         figures={title: base64.b64encode(png).decode() for title, png in (figures or {}).items()},
         sections=[*validation.failures, *validation.warnings],
@@ -59,7 +54,7 @@ def history(validations: Mapping[str, ValidationResult], of: int | None = None) 
         of: number of all batches, where these are not all.
     """
     checks = {result.name: result for one in validations.values() for result in one.results}
-    return _template("history.html.jinja").render(
+    return template("history.html.jinja").render(
         validations=dict(reversed(list(validations.items()))), checks=checks, of=of or len(validations)
     )
 
@@ -125,7 +120,7 @@ def start(sections: Sequence[Section], ui_url: str) -> str:
         sections: its tables.
         ui_url: address of the Dagster UI.
     """
-    return _template("start.html.jinja").render(sections=sections, ui_url=ui_url)
+    return template("start.html.jinja").render(sections=sections, ui_url=ui_url)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]], images: Mapping[str, str]) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from captcha_assets.evaluation import plots, report
+from captcha_assets.evaluation.metrics import BatchMetrics as Batch
 from captcha_assets.evaluation.metrics import compute_metrics
-from captcha_assets.evaluation.report import Batch, render
+from captcha_assets.evaluation.report import render
 from captcha_assets_tests.evaluation.examples import CLASSES, made_up, measured, some_mistakes
 
 DRAWN = plots.gallery([], 400)
@@ -54,6 +55,7 @@ def rendered(metrics=None, **changes):
         "mistakes": some_mistakes(5),
         "batches": [Batch("batch-0", 300, 280), Batch("batch-1", 100, 90)],
         "facts": {"Data versions": {"splits": "0f1e2d"}, "Training settings": {"epochs": "12"}},
+        "shape": (52, 32),
     }
     return render(**(content | changes))
 
@@ -83,6 +85,28 @@ def test_the_page_states_what_was_measured_and_how_surely():
         assert f"{figure:.4f}" in text
     for word in ("resnet18-0123456789ab", "0f1e2d", "epochs", "batch-1", "90.00 %"):
         assert word in text
+
+
+def test_the_page_says_what_the_model_is_for_and_names_what_it_reads_worse():
+    probabilities, labels = made_up()
+    bad = np.where(labels == 3)[0]
+    probabilities[bad] = np.roll(probabilities[bad], 1, axis=1)
+    metrics = compute_metrics(probabilities, labels, CLASSES)
+    batches = [Batch("batch-0", 300, 290), Batch("batch-1", 100, 30)]
+    text = Page(rendered(metrics, batches=batches)).text
+    assert "the class of one gray image of 32 x 52 pixels, one of 4" in text
+    assert "the class of one RGB image" in Page(rendered(shape=(64, 48, 3))).text
+    assert "It reads d worse than the others: " in text
+    assert "It reads batch batch-1 worse than the others: 30.0 %" in text
+    assert "batch batch-0" not in text
+
+
+def test_a_class_with_few_test_images_is_said_to_be_known_roughly():
+    probabilities, labels = made_up()
+    few = np.flatnonzero(labels == 2)[10:]
+    kept = np.setdiff1d(np.arange(len(labels)), few)
+    metrics = compute_metrics(probabilities[kept], labels[kept], CLASSES)
+    assert "Fewer than 50 test images show c: their recall is known roughly" in Page(rendered(metrics)).text
 
 
 def test_a_mistake_leads_to_its_batch_and_the_batch_to_its_own_page():

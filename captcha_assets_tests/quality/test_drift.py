@@ -10,8 +10,8 @@ import pytest
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
+from captcha_assets.images.table_files import polars_schema
 from captcha_assets.quality import drift, drift_plot, report, validation
-from captcha_assets.quality.derived_tables import polars_schema
 from captcha_assets.quality.drift import DriftError, Summary
 from captcha_assets.quality.validation_result import ValidationResult
 from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces

@@ -60,7 +60,7 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         deps=["image_table", "batch_catalog", "label_decisions"],
         group_name="dataset",
         kinds={"parquet", "polars", "great_expectations"},
-        code_version=f"2.{suites.version('image_index', spec)}.{spec.version}",
+        code_version=f"3.{suites.version('image_index', spec)}.{spec.version}",
         description="One row per distinct image over all batches; duplicates, near-duplicate groups and "
         "label conflicts marked. Conflicts are resolved by `label_decisions.csv`.",
         metadata=column_schema(index.INDEX_SCHEMA, index.COLUMN_DESCRIPTIONS)
@@ -82,7 +82,9 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         passed = [name for name, folder in folders.items() if validation_result.has_passed(folder)]
         tables = {name: paths.image_table(name) for name in passed}
         summary = index.build_image_index(tables, paths.image_index, spec, paths.label_decisions)
-        found = validation.validate_image_index(paths.image_index, spec, tables)
+        found = validation.validate_image_index(
+            paths.image_index, spec, tables, before=paths.validation_results("image_index")
+        )
         results, report = published(settings, found, "image_index")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(summary.version),
@@ -114,7 +116,7 @@ class SplitsConfig(dg.Config):
     accept_loss: bool = Field(
         default=False,
         description="Where split assignments are lost: continue with those that data/splits and "
-        "splits.parquet still hold, and assign a new split to every other image.",
+        "artifacts/splits still hold, and assign a new split to every other image.",
     )
 
 
@@ -125,7 +127,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         deps=["image_index"],
         group_name="dataset",
         kinds={"parquet", "polars", "great_expectations"},
-        code_version=f"3.{suites.version('splits', spec)}.{spec.version}",
+        code_version=f"4.{suites.version('splits', spec)}.{spec.version}",
         description="The split of every image, assigned once and never changed: image id, label, group, "
         "split, "
         "batch. The assignments are recorded in `data/splits`.",
@@ -153,7 +155,10 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
             accept_loss=config.accept_loss,
         )
         tables = {name: paths.image_table(name) for name in batches_of(paths.splits)}
-        found = validation.validate_splits(paths.splits, paths.image_index, record, spec, tables)
+        results_before = paths.validation_results("splits")
+        found = validation.validate_splits(
+            paths.splits, paths.image_index, record, spec, tables, before=results_before
+        )
         results, report = published(settings, found, "splits")
         sizes = {"train": summary.train, "validation": summary.validation, "test": summary.test}
         return dg.MaterializeResult(
