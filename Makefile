@@ -1,11 +1,12 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-loop test test-all coverage lint types ui serve load-test lock clean
+.PHONY: help setup demo demo-loop test test-all coverage lint types ui serve docs docs-serve docs-pages load-test lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
 UV_VERSION := 0.13.9
-WORKERS ?= 2
+# One more than the two cores that the suite is made for: tests wait for the processes that they start.
+WORKERS ?= 3
 
 # A Python that can make an environment; the one that the tests are run with comes first.
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -61,11 +62,12 @@ test-all: setup ## Run the whole test suite, as CI does
 coverage: setup ## Run the whole test suite, and show which lines no test runs
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov
 
-lint: setup ## Check style: Python, YAML, Dockerfiles
+lint: setup ## Check style: Python, YAML, Dockerfiles, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint --config .hadolint.yaml dockerfiles/*.Dockerfile
+	$(BIN)/zizmor --offline --quiet .github
 
 types: setup ## Check types
 	$(BIN)/mypy
@@ -75,6 +77,15 @@ ui: setup ## Start Dagster's web UI on port 3000, with its reports on 3001
 
 serve: setup ## Serve the champion over HTTP on port 8000
 	$(BIN)/captcha-assets serve
+
+docs: setup ## Build the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+docs-serve: setup ## Show the documentation on port 8001, and build it again after each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr localhost:8001
+
+docs-pages: setup ## Write the parts of docs/ that are made from the code
+	$(BIN)/python -m docs_pages
 
 load-test: setup ## Measure the service under 10, 64 and 256 users of locust: a table and a plot
 	$(BIN)/python -m benchmarks.serving.load_test
@@ -87,5 +98,5 @@ lock: setup ## Resolve pyproject.toml into requirements.lock again (LOCK=--upgra
 		--no-emit-index-url --no-annotate --no-header --quiet $(LOCK) --output-file requirements.lock
 
 clean: ## Remove the environment and the tools' caches; data and artifacts stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
