@@ -9,6 +9,8 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores among themselves
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command compiles the package
@@ -114,28 +116,43 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _object_store() -> Iterator[str]:
+def object_store() -> Iterator[dict[str, str]]:
+    """The variables by which a process reaches an S3 server that runs in this process."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
+
+    # S3 decides on a conditional write and stores it in one step; in moto another thread may come between.
+    one_at_a_time, put_object = Lock(), S3Response.put_object
+
+    def put_alone(response: S3Response) -> Any:
+        with one_at_a_time:
+            return put_object(response)
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_alone)
+        yield _variables_of(host, port)
     server.stop()
 
 
-@pytest.fixture
-def bucket(_object_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
-    """An empty bucket of an S3 server that runs in this process; child processes reach it too."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": _object_store,
+def _variables_of(host: str, port: int) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
         "AWS_ALLOW_HTTP": "true",
         "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+    }
+
+
+@pytest.fixture
+def bucket(object_store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
+    """An empty bucket of the S3 server; child processes reach it too."""
+    for name, value in object_store.items():
         monkeypatch.setenv(name, value)
     place = UPath(f"s3://bucket-{uuid.uuid4().hex}", use_listings_cache=False)
     place.fs.clear_instance_cache()  # an instance keeps the address it was made with

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from captcha_assets import locks
 from captcha_assets.paths import Paths
@@ -78,4 +79,18 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(tmp_
     assert message.startswith("the database of CAPTCHA_DATABASE cannot be reached: ")
     assert message.endswith("; check the address, and that the server runs")
     assert "hunter2" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.xdist_group("postgres")
+def test_a_database_that_the_server_does_not_know_is_said_with_the_servers_word(
+    postgres: Callable[[], str], tmp_path: Path
+) -> None:
+    address = make_url(postgres()).set(database="nowhere").render_as_string(hide_password=False)
+    paths = Paths(home=tmp_path, profile="shared", database=address, artifacts="s3://bucket/artifacts")
+    with pytest.raises(locks.DatabaseError) as caught, locks.exclusive(paths, "splits"):
+        pass
+    message = str(caught.value)
+    assert message.startswith("the server of CAPTCHA_DATABASE refuses the connection: ")
+    assert 'database "nowhere" does not exist' in message
     assert "\n" not in message

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images import table_parts
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -38,10 +39,13 @@ def made(tmp_path_factory) -> Path:
     synthetic_batches.write_archive(delivered, 120, 1)
     deliver(settings, "first", str(delivered))
     delivered.unlink()
+    settings.paths.scratch.mkdir(parents=True, exist_ok=True)
+    splits = settings.paths.scratch / "splits.parquet"
+    table_parts.write_one_file(settings.paths.splits, splits)
     job = TrainingJob(
         tables=(Path(str(settings.paths.image_table("first"))),),
-        splits=Path(str(settings.paths.splits)),
-        splits_version=content_hash(settings.paths.splits),
+        splits=splits,
+        splits_version=version_of(settings.paths.splits),
         classes=CAPTCHA.classes,
         image_shape=CAPTCHA.shape,
         output=settings.paths.scratch / "model",

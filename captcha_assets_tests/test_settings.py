@@ -13,6 +13,7 @@ from captcha_assets.atomic_files import write_json
 from captcha_assets.cli import main
 from captcha_assets.paths import REPOSITORY
 from captcha_assets.settings import Settings, SettingsError, load_settings
+from captcha_assets_tests.commands import run
 
 
 def _places(settings: Settings) -> dict[str, Path]:
@@ -125,7 +126,7 @@ def test_a_folder_of_artifacts_is_local_and_absolute(
 @pytest.mark.parametrize("address", ["s3://bucket/captcha", "gs://bucket/captcha", "s3://bucket/captcha/"])
 def test_the_same_places_exist_on_an_object_store(tmp_path: Path, address: str) -> None:
     settings = load_settings(home=tmp_path, artifacts=address)
-    assert str(settings.paths.splits) == f"{address.rstrip('/')}/splits.parquet"
+    assert str(settings.paths.splits) == f"{address.rstrip('/')}/splits"
     assert settings.paths.raw == tmp_path / "data" / "raw"
 
 
@@ -145,6 +146,18 @@ def test_an_address_that_cannot_be_used_is_rejected_with_what_to_do(
     assert str(caught.value) == f"CAPTCHA_ARTIFACTS='{artifacts}' cannot be used: {reason}"
 
 
+@pytest.mark.parametrize("variable", ["CAPTCHA_ARTIFACTS", "CAPTCHA_COMPUTE_STORE"])
+def test_credentials_in_an_address_are_neither_taken_nor_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "s3://AKIA:hunter2@bucket/folder")
+    with pytest.raises(
+        SettingsError, match=rf"^{variable} cannot be used: credentials are never taken"
+    ) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
 # --- where trainings run
 
 
@@ -156,7 +169,9 @@ def test_trainings_run_here_or_on_a_ray_cluster(monkeypatch: pytest.MonkeyPatch,
     assert load_settings().compute == place
 
 
-WANTED = "give local, or the address of Ray's job API, http://host:8265"
+WANTED = (
+    "give local, the address of Ray's job API, http://host:8265, k8s://namespace, or vertex://project/region"
+)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +242,7 @@ def rejected(name: str, value: str) -> str:
         ("CAPTCHA_UI_URL", "localhost:3000", "give http://host[:port]"),
         ("CAPTCHA_UI_URL", "http://host:port", "give http://host[:port]"),
         ("CAPTCHA_UI_URL", "http://", "give http://host[:port]"),
+        ("CAPTCHA_ARTIFACTS", "s3://bucket/x?key=secret", "leave out what follows the ?"),
         ("CAPTCHA_RETRAIN_NEW_IMAGES", "many", "valid integer"),
         ("CAPTCHA_RETRAIN_NEW_SHARE", "inf", "finite number"),
         ("CAPTCHA_PROMOTION_LATENCY", "nan", "finite number"),
@@ -291,7 +307,7 @@ def test_variables_that_others_set_are_none_of_ours(monkeypatch: pytest.MonkeyPa
 def test_an_address_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CAPTCHA_REPORTS_URL", "https://reports.example.com/captcha/")
     settings = load_settings(home=tmp_path)
-    assert settings.public_url(settings.paths.splits) == "https://reports.example.com/captcha/splits.parquet"
+    assert settings.public_url(settings.paths.splits) == "https://reports.example.com/captcha/splits"
 
 
 # --- links and stores
@@ -376,3 +392,13 @@ def test_the_local_profile_says_that_a_database_is_not_used(tmp_path: Path) -> N
     assert done.exit_code == 0
     assert "warning: CAPTCHA_DATABASE is not used, since CAPTCHA_PROFILE is local" in done.stderr
     assert "hunter2" not in done.output + repr(load_settings(database=variables["CAPTCHA_DATABASE"]))
+
+
+@pytest.mark.parametrize("name", ["CAPTCHA_UI_URL", "CAPTCHA_REPORTS_URL"])
+def test_a_password_in_an_address_that_alerts_show_is_rejected_and_not_printed(
+    name: str, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "status", **{name: "http://u:hunter2@host"})
+    assert done.returncode == 1
+    assert "leave the user and the password out" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout

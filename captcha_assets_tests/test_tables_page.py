@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from captcha_assets.images.table_parts import read_manifest
 from captcha_assets.paths import REPOSITORY
 from captcha_assets_tests.commands import succeeded
 
@@ -35,12 +36,13 @@ def printed(block: str, home: Path) -> str:
 
 @pytest.mark.slow
 def test_every_example_prints_what_it_says(home: Path) -> None:
-    polars, pandas, duckdb, pytorch, picture = (printed(block, home) for block in BLOCKS)
+    polars, pandas, duckdb, pytorch, picture, upgrade = (printed(block, home) for block in BLOCKS)
     assert "shape: (20, 2)" in polars
     assert "count" in pandas
     assert "validation" in duckdb
     assert "torch.Size([52, 32])" in pytorch
     assert picture == ""
+    assert "shape: (1, 2)" in upgrade
     assert (home / "first.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -51,4 +53,6 @@ def test_the_columns_are_those_of_the_tables(home: Path) -> None:
             line for line in PAGE.splitlines() if line.startswith(f"| `{name.replace('/a', '/<batch>')}")
         ]
         listed = re.findall(r"`(\w+)`", row.split("|")[3])
-        assert listed == pl.read_parquet_schema(home / "artifacts" / f"{name}.parquet").names()
+        table = home / "artifacts" / name
+        file = read_manifest(table).files()[0] if table.is_dir() else table.with_suffix(".parquet")
+        assert listed == pl.read_parquet_schema(file).names()

@@ -25,7 +25,7 @@ LAYERS = [
     ["settings"],
     ["locks"],
     ["settings_validation", "paths"],
-    ["atomic_files", "confidence_intervals", "interrupts", "validation_errors"],
+    ["atomic_files", "confidence_intervals", "html_templates", "interrupts", "project", "validation_errors"],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

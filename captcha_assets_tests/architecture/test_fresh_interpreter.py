@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from captcha_assets_tests.architecture.source import PACKAGE, REPOSITORY, modules
+from captcha_assets_tests.template.projects import template_repository
 
 HEAVY = [
     "torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics", "onnx", "onnxruntime",
@@ -45,6 +47,16 @@ def _run(script: str, home: Path) -> str:
 
 def test_loading_the_definitions_imports_no_heavy_library(tmp_path: Path) -> None:
     assert json.loads(_run(LOADED.format(DEFINITIONS), tmp_path)) == [], "import it where an asset runs"
+
+
+def test_the_package_needs_nothing_that_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "site-packages" / "captcha_assets"
+    shutil.copytree(REPOSITORY / PACKAGE, installed, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(installed.parent))
+    file = _run(f"{DEFINITIONS}\nimport captcha_assets\nprint(captcha_assets.__file__)", tmp_path)
+    assert file == str(installed / "__init__.py")
 
 
 def test_the_command_line_starts_without_any_heavy_library(tmp_path: Path) -> None:
@@ -179,6 +191,15 @@ def test_a_machine_with_the_serving_extra_serves(tmp_path: Path) -> None:
         service.send_signal(signal.SIGINT)
     assert lines[1].startswith("serving at http://127.0.0.1:"), lines
     assert service.returncode == 0
+
+
+def test_a_machine_with_the_template_extra_makes_a_project(tmp_path: Path) -> None:
+    template, made = template_repository(tmp_path / "template"), tmp_path / "digits"
+    options = f"--template {template} --classes a,b --height 8 --width 8 --defaults"
+    with _command(f"new {made} {options}", "template", tmp_path) as ended:
+        output, _ = ended.communicate()
+    assert ended.returncode == 0, output
+    assert (made / "digits" / "dataset.py").exists()
 
 
 def test_a_command_whose_libraries_are_not_installed_says_what_to_install(tmp_path: Path) -> None:

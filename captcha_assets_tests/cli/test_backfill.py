@@ -12,6 +12,7 @@ from captcha_assets.cli.orchestration import backfills
 from captcha_assets.cli.orchestration.backfills import BackfillError
 from captcha_assets.cli.orchestration.execution import Outcome
 from captcha_assets.cli.orchestration.staleness import Step
+from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
 
 TABLES = ("image_table", "rejected_images")
@@ -35,7 +36,7 @@ def three(home: Home) -> Home:
 
 
 def carried_out(home: Home, backfill: backfills.Backfill) -> list[Outcome]:
-    events = backfills.run(home.settings.paths, home.definitions, home.instance, backfill)
+    events = backfills.run(home.settings, home.definitions, home.instance, backfill)
     return [event for event in events if isinstance(event, Outcome)]
 
 
@@ -102,6 +103,18 @@ def test_failures_are_named_and_only_they_are_tried_again(three: Home) -> None:
         backfills.find(three.settings.paths)
 
 
+@pytest.mark.slow
+def test_what_was_removed_before_it_was_tried_again_is_named(three: Home) -> None:
+    failed = run(three.settings.paths.home, "backfill", "raw_batch", "--batches", "one,two")
+    assert "1 materialized, 1 failed" in failed.stdout
+    three.instance.delete_dynamic_partition("batch", "two")
+    said = succeeded(three.settings.paths.home, "backfill", "--resume").splitlines()
+    assert said[-2:] == [
+        "raw_batch [two] is not there any more: it was removed meanwhile",
+        "0 materialized, 0 failed",
+    ]
+
+
 def test_a_step_whose_input_failed_is_not_tried(three: Home) -> None:
     steps = backfills.plan(
         three.definitions, three.instance, ["raw_batch", "image_table"], {"batch": ["two"]}
@@ -110,6 +123,25 @@ def test_a_step_whose_input_failed_is_not_tried(three: Home) -> None:
     assert first.run_id
     assert second.run_id is None
     assert second.error == "waits for raw_batch"
+
+
+def test_a_step_whose_input_is_no_part_of_the_backfill_says_how_to_materialize_both(three: Home) -> None:
+    failed = run(three.settings.paths.home, "backfill", "image_table", "--batches", "one")
+    advised = "captcha-assets backfill raw_batch image_table --batches one"
+    assert f"raw_batch [one] is not materialized: {advised}, or captcha-assets update" in failed.stdout
+    assert "2 materialized, 0 failed" in succeeded(three.settings.paths.home, *advised.split()[1:])
+
+
+def test_a_cluster_whose_nodes_do_not_reach_the_home_materializes_no_batch_and_the_command_says_so(
+    home: Home,
+) -> None:
+    home.add("one", "synthetic:40:1")
+    address = "http://127.0.0.1:1"
+    said = succeeded(home.settings.paths.home, "backfill", "raw_batch", *TABLES, CAPTCHA_COMPUTE=address)
+    assert f"batches are materialized on this machine, not on {address}: the nodes of a cluster" in said
+    assert "2 materialized, 0 failed" in said
+    said = succeeded(home.settings.paths.home, "backfill", "raw_batch", CAPTCHA_COMPUTE=address)
+    assert address not in said
 
 
 @pytest.mark.slow

@@ -27,6 +27,15 @@ def test_a_new_home_has_no_history_of_models(tmp_path: Path) -> None:
     assert succeeded(tmp_path, "model", "history").startswith("no record of a model that served")
 
 
+def test_automation_that_is_switched_on_in_a_new_home_waits_for_a_batch(tmp_path: Path) -> None:
+    said = succeeded(tmp_path, "automation", "on")
+    assert "there is no batch yet: drop an archive into the inbox, or captcha-assets batch add" in said
+    assert "automatic_rollback: on, and rolls nothing back: CAPTCHA_ROLLBACK is off" in said
+    assert "stale" not in said
+    succeeded(tmp_path, "batch", "add", "tiny", "synthetic:40:3")
+    assert "are stale already" in succeeded(tmp_path, "automation", "on")
+
+
 def test_a_batch_is_added_materialized_and_listed_and_then_nothing_is_to_be_made(tmp_path: Path) -> None:
     said = succeeded(tmp_path, "batch", "add", "tiny", "synthetic:80:3", "--materialize")
     assert "materializing image_table + rejected_images [tiny]: never materialized" in said

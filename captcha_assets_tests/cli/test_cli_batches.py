@@ -15,6 +15,7 @@ import pytest
 from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.images.files import RawInfo, write_zip
+from captcha_assets_tests.images.tables import rows_of
 from captcha_assets_tests.sources.examples import files_below, make_zip
 
 INDEX = "+key:image_index"
@@ -77,6 +78,7 @@ def test_a_damaged_registration_stops_its_batch_only_and_the_batch_can_be_remove
     assert not registration.exists()
 
 
+@pytest.mark.slow
 def test_duplicates_count_for_the_later_batch_once_the_index_knows_it(tmp_path: Path) -> None:
     def counted() -> dict[str, int | None]:
         rows = succeeded(tmp_path, "batch", "list", "--json").splitlines()
@@ -188,12 +190,14 @@ def test_status_says_what_lies_in_the_inbox_and_why(tmp_path: Path) -> None:
     assert "in the inbox, notes.txt: is neither a zip archive nor a folder" in said
     assert "in the inbox, half.zip: is cut off" in said
     assert "in the inbox, x.zip: can be taken" in said
+    succeeded(tmp_path, "automation", "on")
+    assert "in the inbox, x.zip: is being taken by the inbox sensor" in succeeded(tmp_path, "status")
 
 
-@pytest.mark.slow
 # --- label decisions
 
 
+@pytest.mark.slow
 def test_a_decision_that_cannot_be_followed_stops_the_index_in_one_line_and_an_idle_one_is_shown(
     tmp_path: Path,
 ) -> None:
@@ -212,7 +216,7 @@ def test_a_decision_that_cannot_be_followed_stops_the_index_in_one_line_and_an_i
     succeeded(home, "batch", "add", "one", str(tmp_path / "good.zip"))
     succeeded(home, "batch", "add", "two", str(tmp_path / "other.zip"))
     succeeded(home, "update", "--select", INDEX)
-    index = pl.read_parquet(home / "artifacts" / "image_index.parquet")
+    index = rows_of(home / "artifacts" / "image_index")
     (conflict,) = index.filter(status="label_conflict")["image_id"]
     file = home / "label_decisions.csv"
 

@@ -86,6 +86,17 @@ def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments
     assert "check CAPTCHA_ARTIFACTS" in line
 
 
+def test_a_bucket_that_does_not_exist_is_named_with_the_command_that_creates_it(
+    tmp_path: Path, object_store: dict[str, str]
+) -> None:
+    place = {"CAPTCHA_ARTIFACTS": "s3://no-such-team/captcha/artifacts"}
+    line = rejected(tmp_path, "batch", "add", "one", "synthetic:40:1", **object_store, **place)
+    assert line == (
+        "Error: one cannot be registered: the bucket s3://no-such-team does not exist: create it "
+        "(aws s3 mb s3://no-such-team), or correct the address"
+    )
+
+
 def test_what_an_error_says_is_not_said_twice() -> None:
     known = OSError(
         errno.ENOSPC, "no space left on the disk or in the quota: free some and run it again", "/a"

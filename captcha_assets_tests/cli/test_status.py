@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.sources import batch_registration
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 
 
@@ -47,6 +49,7 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
     assert "no model yet" in said("status")
 
 
+@pytest.mark.slow
 def test_status_agrees_with_update_while_a_batch_goes_through(home: Home) -> None:
     agree()
     # registered by another process, without an event in Dagster
@@ -117,6 +120,17 @@ def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad
     assert (held["batch"], held["failed"]) == ("bad", ["share_of_rejects"])
     finished.instance.wipe_assets([dg.AssetKey("onnx_model")])
     assert "onnx_model: never materialized" in agree()
+
+
+def test_the_drift_that_is_shown_is_that_of_a_batch_which_is_there(tmp_path: Path) -> None:
+    for name, seed in (("stays", 1), ("goes", 2)):
+        succeeded(tmp_path, "batch", "add", name, f"synthetic:40:{seed}")
+        succeeded(tmp_path, "update", "--select", "+key:image_table")
+    assert "drift    batch goes at " in succeeded(tmp_path, "status")
+    succeeded(tmp_path, "batch", "remove", "goes")
+    shown = succeeded(tmp_path, "status")
+    assert "drift    batch stays at " in shown
+    assert "batch goes" not in shown
 
 
 def test_a_run_under_way_is_shown(home: Home) -> None:

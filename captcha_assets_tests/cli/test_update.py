@@ -152,8 +152,19 @@ def test_the_automation_asks_for_the_new_batch_as_update_would(finished: Home) -
     assert finished.materialize("image_table", "rejected_images", partition="second") is None
     asked, cursor = requested(finished, cursor)
     assert asked == {("image_index", None), ("data_snapshot", None)}
+    assert finished.materialize("image_index") is None
+    asked, cursor = requested(finished, cursor)
+    assert asked == {("splits", None)}
+    assert finished.materialize("splits") is None
+    # The report is written once, when all that it shows is there.
+    asked, cursor = requested(finished, cursor)
+    assert ("data_report", None) in asked
+    assert finished.materialize("data_report") is None
+    asked, cursor = requested(finished, cursor)
+    assert ("data_report", None) not in asked
 
 
+@pytest.mark.slow
 def test_the_automation_asks_for_nothing_after_the_same_content(finished: Home) -> None:
     _asked, cursor = requested(finished)
     finished.materialize("image_table", "rejected_images", partition="first")

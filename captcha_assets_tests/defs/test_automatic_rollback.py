@@ -340,6 +340,7 @@ def test_a_log_that_is_off_or_cannot_be_read_changes_nothing(
     assert worse.champion.model_id == worse.second
 
 
+@pytest.mark.slow
 def test_status_says_how_the_champion_compares(worse: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTCHA_ROLLBACK", "answered")
     said = succeeded(worse.paths.home, "status")

@@ -12,6 +12,7 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
+from captcha_assets_tests.images.tables import rows_of
 from captcha_assets_tests.sources.test_dvc_snapshot import dvc
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
@@ -26,7 +27,7 @@ def archive(path: Path, count: int, seed: int) -> Path:
 
 
 def index_of(home: Path) -> pl.DataFrame:
-    return pl.read_parquet(home / "artifacts" / "image_index.parquet")
+    return rows_of(home / "artifacts" / "image_index")
 
 
 def listed(home: Path) -> dict[str, dict]:

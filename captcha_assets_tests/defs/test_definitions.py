@@ -1,35 +1,15 @@
 """What the code location holds, as a user of the UI meets it."""
 
 import json
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from captcha_assets.definitions import defs
+from captcha_assets_tests.defs import recorded_interface
 
 SWITCHED = {"automation", "inbox_sensor", "retraining", "automatic_rollback"}
 ALWAYS_ON = {"observed_sources", "alert_on_failure", "alert_on_success", "automation_history"}
-
-SNAPSHOT = Path(__file__).with_name("specs.json")
-
-
-def described(graph: object, key: dg.AssetKey) -> dict:
-    node = graph.get(key)
-    return {
-        "group": node.group_name,
-        "inputs": sorted(parent.to_user_string() for parent in node.parent_keys),
-        "partitions": node.partitions_def.name if node.partitions_def else None,
-        "kinds": sorted(node.kinds),
-        "owners": sorted(node.owners),
-        "code version": node.code_version,
-        "automation": node.automation_condition.get_label() if node.automation_condition else None,
-        "checks": {check.name: graph.get(check).blocking for check in sorted(node.check_keys)},
-        "pools": sorted(node.pools or ()),
-        "columns": [column.name for column in schema.columns]
-        if (schema := node.metadata.get("dagster/column_schema"))
-        else [],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +18,9 @@ def definitions() -> dg.Definitions:
 
 
 def test_every_asset_is_as_recorded(definitions: dg.Definitions) -> None:
-    graph = definitions.resolve_asset_graph()
-    found = {key.to_user_string(): described(graph, key) for key in sorted(graph.get_all_asset_keys())}
-    recorded = json.loads(SNAPSHOT.read_text())
-    assert found == recorded, "a change of the interface: write it to specs.json if it is meant"
+    recorded = json.loads(recorded_interface.FILE.read_text())
+    said = "a change of the interface; if it is meant: python -m captcha_assets_tests.defs.recorded_interface"
+    assert recorded_interface.of(definitions) == recorded, said
 
 
 def test_the_code_location_loads_whole_as_the_ui_and_the_daemon_load_it(definitions: dg.Definitions) -> None:

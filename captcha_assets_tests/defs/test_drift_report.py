@@ -15,6 +15,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.sources.synthetic_batches import generate
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.serving.predictions import prediction
 
@@ -63,13 +64,18 @@ def test_a_home_without_a_service_has_no_drift_reports(home: Home) -> None:
     assert not home.settings.paths.drift_report("2026-11-28").exists()
 
 
-def test_a_model_with_few_validation_images_is_not_compared_with(finished: Home) -> None:
+def test_a_model_with_few_validation_images_is_not_compared_with_and_status_says_what_was_checked(
+    finished: Home,
+) -> None:
     serve(finished, 255 - images(40), "2026-11-28")
+    unchecked = "served predictions: not checked yet (drift_report [2026-11-28] is stale); "
+    assert unchecked in succeeded(finished.settings.paths.home, "status")
     outcomes = finished.update(DAYS)
     assert [str(one.step) for one in outcomes] == ["prediction_log [2026-11-28]", "drift_report [2026-11-28]"]
     assert [one.error for one in outcomes] == [None, None]
     check = check_of(finished, "2026-11-28")
     assert check.passed
+    assert "served predictions: no drift on 2026-11-28; " in succeeded(finished.settings.paths.home, "status")
     assert "validation images are too few to compare with" in str(check.description)
     assert (finished.settings.paths.drift_report("2026-11-28") / "report.html").exists()
     assert finished.update(DAYS) == []

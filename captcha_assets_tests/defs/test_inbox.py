@@ -148,6 +148,7 @@ def test_a_batch_that_was_removed_is_ingested_again_when_it_is_dropped_again(hom
     assert len(set(keys)) == 2
 
 
+@pytest.mark.slow
 def test_a_removed_batch_that_is_dropped_again_is_ingested_by_one_run(home: Home) -> None:
     sensor_switches.switch(home.instance, on=True)
     drop(home, "one.zip", seed=1)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import polars as pl
 import pytest
 
 from captcha_assets.cli.orchestration import execution, staleness
@@ -16,6 +15,7 @@ from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.cli.test_update import requested
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
+from captcha_assets_tests.images.tables import content, rows_of
 
 HEAD = "image_id,decision,label,reason"
 #: So many images come a second time with another label.
@@ -109,11 +109,7 @@ def test_conflicts_are_shown_with_their_sources_and_images(contradicted: Home) -
     assert f"20 of {CONFLICTS}" in shown
     assert shown.count("data:image/png;base64,") == 20
     assert "label_decisions.csv" in shown
-    one = (
-        pl.read_parquet(contradicted.settings.paths.image_index)
-        .filter(status="label_conflict")
-        .row(0, named=True)
-    )
+    one = rows_of(contradicted.settings.paths.image_index).filter(status="label_conflict").row(0, named=True)
     for source in one["sources"]:
         assert source["batch"] in shown
     assert metadata["all conflicts"].value.endswith("/label_conflicts.csv")
@@ -141,7 +137,7 @@ def test_decisions_in_a_copy_of_the_file_of_conflicts_are_followed(contradicted:
     assert [(str(one.step), one.reasons, one.error) for one in outcomes] == [
         ("image_index", ("label_decisions changed",), None)
     ]
-    index = pl.read_parquet(contradicted.settings.paths.image_index)
+    index = rows_of(contradicted.settings.paths.image_index)
     found = {
         name: (label, status) for name, label, status in index["image_id", "label", "status"].iter_rows()
     }
@@ -169,12 +165,12 @@ def test_a_file_of_decisions_that_comes_changes_or_goes_makes_the_index_stale(co
 
 
 def test_a_file_that_cannot_be_followed_fails_the_index_and_leaves_it(contradicted: Home) -> None:
-    before = contradicted.settings.paths.image_index.read_bytes()
+    before = content(contradicted.settings.paths.image_index)
     decide(contradicted, "this,is,no,decision")
     (outcome,) = next_update(contradicted)
     assert outcome.error is not None
     assert "label_decisions.csv, line 2" in outcome.error
-    assert contradicted.settings.paths.image_index.read_bytes() == before
+    assert content(contradicted.settings.paths.image_index) == before
 
 
 def test_the_sensor_notes_a_change_once_and_starts_no_run(contradicted: Home) -> None:

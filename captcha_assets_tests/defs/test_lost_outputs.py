@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 import pytest
 
+from captcha_assets.atomic_files import remove
 from captcha_assets.cli.orchestration import sensor_switches, staleness
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.dagster_internals import NO_VALUE
@@ -18,6 +18,7 @@ from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_promotion import checks
+from captcha_assets_tests.images.tables import rows_of
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -36,8 +37,8 @@ def files(settings: Settings, model: str) -> dict[str, Path]:
     return {
         "raw_batch [first]": settings.paths.raw / "first.zip",
         "image_table + rejected_images [first]": Path(settings.paths.image_table("first")),
-        "image_index": Path(settings.paths.image_index),
-        "splits": Path(settings.paths.splits),
+        "image_index": Path(settings.paths.image_index) / "manifest.json",
+        "splits": Path(settings.paths.splits) / "manifest.json",
         "data_snapshot": settings.paths.home / "data.dvc",
         "evaluation": Path(settings.paths.evaluation(model)) / "metrics.json",
         "onnx_model": Path(settings.paths.onnx_model(model)) / "model.onnx",
@@ -93,8 +94,8 @@ def test_a_damaged_file_of_any_kind_leaves_status_and_batch_list_working(finishe
     home, settings = finished.settings.paths.home, finished.settings
     model = str(finished.version("resnet18"))
     damaged = [
-        settings.paths.splits,
-        settings.paths.image_index,
+        settings.paths.splits / "manifest.json",
+        settings.paths.image_index / "manifest.json",
         settings.paths.image_table("first"),
         settings.paths.validation_results("image_table", "first") / "validation_result.json",
         settings.paths.models / "candidate.json",
@@ -182,7 +183,7 @@ def test_an_edited_validation_result_opens_no_quarantine_and_the_table_is_valida
     said = succeeded(folder, "status")
     assert "batch bad is quarantined" in said
     assert "batch good is quarantined" not in said
-    batches = pl.read_parquet(str(home.settings.paths.image_index))["batch"].unique().to_list()
+    batches = rows_of(home.settings.paths.image_index)["batch"].unique().to_list()
     assert batches == ["good"]
 
 
@@ -232,7 +233,7 @@ def test_what_a_step_is_writing_at_this_moment_is_no_loss(
 
     def looked_at_meanwhile(*arguments: Any) -> index.IndexSummary:
         for path in (finished.settings.paths.image_index, finished.settings.paths.splits):
-            Path(path).unlink()
+            remove(path)
         seen.append(reported(finished))
         return build(*arguments)
 

@@ -11,14 +11,16 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from captcha_assets.atomic_files import remove
 from captcha_assets.cli import main
-from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.split_record import AssignmentRecord
+from captcha_assets.images.table_parts import of_earlier_version, version_of
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.defs.test_label_decisions import HEAD, contradict
+from captcha_assets_tests.images.tables import content, rows_of
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -65,7 +67,7 @@ def said(*arguments: str, status: int = 0) -> str:
 
 
 def split_by_image(settings: Settings) -> dict[str, str]:
-    rows = pl.read_parquet(str(settings.paths.splits)).drop_nulls("split")
+    rows = rows_of(settings.paths.splits).drop_nulls("split")
     return dict(rows.select("image_id", "split").iter_rows())
 
 
@@ -85,17 +87,17 @@ def test_a_removed_batch_has_its_splits_again_when_it_comes_back_and_so_on_anoth
     split: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = split.settings, Settings(paths=Paths(home=tmp_path / "there"))
-    before, version = split_by_image(here), content_hash(here.paths.splits)
+    before, version = split_by_image(here), version_of(here.paths.splits)
     said("batch", "remove", "first")
     said("update", "--select", THROUGH_SPLITS)
     assert split_by_image(here).items() < before.items()
     said("batch", "add", "first", "synthetic:100:1", "--materialize")
     assert split_by_image(here) == before
-    assert content_hash(here.paths.splits) == version
+    assert version_of(here.paths.splits) == version
     shutil.copytree(here.paths.home / "data", there.paths.home / "data")  # as `dvc pull` does
     monkeypatch.setenv("CAPTCHA_HOME", str(there.paths.home))
     said("update", "--select", THROUGH_SPLITS)
-    assert content_hash(there.paths.splits) == version
+    assert version_of(there.paths.splits) == version
     assert (there.paths.home / "data.dvc").read_text() == (here.paths.home / "data.dvc").read_text()
 
 
@@ -129,10 +131,10 @@ def _unseen(home: Home) -> list:
 
 
 def test_lost_splits_are_made_again_to_the_same_bytes(split: Home) -> None:
-    before = split.settings.paths.splits.read_bytes()
-    split.settings.paths.splits.unlink()
+    before = content(split.settings.paths.splits)
+    remove(split.settings.paths.splits)
     _again(split)
-    assert split.settings.paths.splits.read_bytes() == before
+    assert content(split.settings.paths.splits) == before
 
 
 def test_lost_assignments_stop_the_update_in_one_line_until_dvc_restores_them(split: Home) -> None:
@@ -161,7 +163,7 @@ def test_a_loss_of_assignments_is_never_recorded_by_dvc(split: Home) -> None:
 
 def test_where_both_are_lost_dagster_still_knows_that_there_were_assignments(split: Home) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
-    split.settings.paths.splits.unlink()
+    remove(split.settings.paths.splits)
     assert "the last materialization of splits names them" in str(split.materialize("splits"))
 
 
@@ -205,7 +207,7 @@ def test_assignments_of_another_machine_make_the_splits_stale(split: Home) -> No
 
 def test_one_may_start_over_by_saying_so(split: Home, tmp_path: Path) -> None:
     shutil.rmtree(split.settings.paths.split_assignments)
-    split.settings.paths.splits.unlink()
+    remove(split.settings.paths.splits)
     config = tmp_path / "accept-loss.yaml"
     config.write_text("ops: {splits: {config: {accept_loss: true}}}\n")
     said("update", "--select", THROUGH_SPLITS, "--config", str(config))
@@ -221,7 +223,9 @@ def _key(name: str):
 
 def test_a_home_from_before_there_was_a_record_goes_on_with_its_splits(split: Home) -> None:
     before = split_by_image(split.settings)
-    pl.read_parquet(str(split.settings.paths.splits)).write_parquet(str(split.settings.paths.splits))
+    rows = rows_of(split.settings.paths.splits)
+    remove(split.settings.paths.splits)
+    rows.write_parquet(str(of_earlier_version(split.settings.paths.splits)))
     shutil.rmtree(split.settings.paths.split_assignments)
     split.instance.wipe_assets([_key("splits")])
     _again(split)

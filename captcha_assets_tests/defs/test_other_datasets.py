@@ -23,6 +23,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.digits import DATASET as DIGITS
+from captcha_assets_tests.images.tables import rows_of
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -86,7 +87,7 @@ def test_digits_become_a_champion(open_home: Open, tmp_path: Path) -> None:
     exported = Path(str(home.settings.paths.onnx_model(champion.model_id)))
     known = read_config(exported)
     assert (known.classes, known.image_shape) == (DIGITS.classes, (8, 8))
-    splits = pl.read_parquet(str(home.settings.paths.splits))
+    splits = rows_of(home.settings.paths.splits)
     assert len(splits) > 1_700
     predictions = pl.read_parquet(
         io.BytesIO((home.settings.paths.evaluation(champion.model_id) / "predictions.parquet").read_bytes())
@@ -94,7 +95,7 @@ def test_digits_become_a_champion(open_home: Open, tmp_path: Path) -> None:
     assert (predictions["label"] == predictions["predicted"]).mean() >= 0.9
     probabilities = OnnxPredictor(exported).predict(images)
     assert (probabilities.argmax(axis=1) == digits.target).mean() >= 0.9
-    assert home.stale() == ["data_snapshot"]
+    assert home.stale() == ["data_report", "data_snapshot"]
 
 
 def crops(rng: np.random.Generator, number: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -106,7 +107,9 @@ def crops(rng: np.random.Generator, number: int) -> Iterator[tuple[str, np.ndarr
             yield label, photo[top : top + height, left : left + width]
 
 
-def test_rgb_jpeg_images_of_unequal_sizes_in_folders_become_a_model(open_home: Open, tmp_path: Path) -> None:
+def test_rgb_jpeg_images_of_unequal_sizes_in_folders_become_a_champion(
+    open_home: Open, tmp_path: Path
+) -> None:
     pieces = list(crops(np.random.default_rng(0), 40))
     members = {
         f"photos/{label}/{n}.jpg": encoded(piece[..., ::-1], ".jpg")
@@ -115,14 +118,14 @@ def test_rgb_jpeg_images_of_unequal_sizes_in_folders_become_a_model(open_home: O
     members["photos/china/cut.jpg"] = members["photos/china/0.jpg"][:-200]
     home = open_home(PHOTOS)
     home.add("photos", write(tmp_path / "photos.zip", members))
-    assert errors(home, "*onnx_model", epochs=1) == {}
+    assert errors(home, "*champion", epochs=1) == {}
     table = pl.read_parquet(str(home.settings.paths.image_table("photos")))
     assert (len(table), set(table["source_mode"])) == (80, {"RGB"})
     rejected = pl.read_parquet(str(home.settings.paths.rejected_images("photos")))
     assert rejected.select("member", "reason").rows() == [("photos/china/cut.jpg", "corrupt")]
-    candidate = registry.candidate(home.settings.paths.models)
-    assert candidate is not None
-    predictor = OnnxPredictor(Path(str(home.settings.paths.onnx_model(candidate.model_id))))
+    champion = registry.champion(home.settings.paths.models)
+    assert champion is not None
+    predictor = OnnxPredictor(Path(str(home.settings.paths.onnx_model(champion.model_id))))
     assert predictor.config.image_shape == (40, 48, 3)
     pixels = np.frombuffer(table["pixels"][0], np.uint8).reshape(1, 40, 48, 3)
     expected = cv2.resize(pieces[0][1], (48, 40), interpolation=cv2.INTER_AREA)

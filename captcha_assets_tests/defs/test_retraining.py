@@ -13,6 +13,7 @@ import pytest
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
+from captcha_assets.atomic_files import remove
 from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs.model.retraining_sensor import WHY_TAG, retraining_sensor
 from captcha_assets.defs.observed_sources import observed_sources
@@ -97,7 +98,7 @@ def test_nothing_is_trained_before_there_are_splits(home: Home) -> None:
 @pytest.mark.slow
 def test_splits_that_are_lost_are_named_with_what_restores_them(home: Home) -> None:
     bring(home, "first", "synthetic:60:1")
-    Path(home.settings.paths.splits).unlink()
+    remove(home.settings.paths.splits)
     ticks = Ticks(home)
     assert ticks.tick() == []
     lost = f"the splits are lost ({home.settings.paths.splits} is missing): captcha-assets update"
@@ -200,6 +201,7 @@ def test_served_drift_starts_a_training_when_there_is_a_new_batch(grown: Home) -
     assert ticks.tick() == []
 
 
+@pytest.mark.slow
 def test_served_drift_starts_a_training_when_there_are_enough_corrections(finished: Home) -> None:
     report_drift(finished)
     bring(finished, "corrections-2026-11-28", "synthetic:120:2")
@@ -246,15 +248,21 @@ def test_served_drift_that_no_sensor_answers_is_one_alert(grown: Home) -> None:
     assert alerts_of_drift(grown, ticks=1) == []
 
 
-@pytest.mark.parametrize("changes", [{"severity": "none"}, {"model_id": "resnet18-of-before"}])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"severity": "none"}, "no drift on 2026-11-29"),
+        ({"model_id": "resnet18-of-before"}, "not checked yet"),
+    ],
+)
 def test_a_report_without_drift_or_of_another_model_is_no_reason(
-    grown: Home, changes: dict[str, str]
+    grown: Home, changes: dict[str, str], words: str
 ) -> None:
     report_drift(grown)
     report_drift(grown, "2026-11-29", **changes)
     ticks = Ticks(grown)
     assert ticks.tick() == []
-    assert "served predictions: no drift" in ticks.said
+    assert f"served predictions: {words}; " in ticks.said
     assert alerts_of_drift(grown, ticks=1) == []
 
 
@@ -288,6 +296,16 @@ def test_no_second_training_starts_beside_one_that_runs(grown: Home) -> None:
     assert ticks.triggers() == ["new images"]
     assert ticks.tick() == []
     assert f"run {run.run_id[:8]}, failed, and is not started again for the same situation" in ticks.said
+
+
+def test_a_training_that_the_daemon_is_going_to_retry_is_said_to_be_retried(grown: Home) -> None:
+    ticks = Ticks(grown, retrain_new_images=50)
+    assert ticks.triggers() == ["new images"]
+    run = dg.DagsterRun("retrain", status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_retries": "2"})
+    grown.instance.add_run(run)
+    grown.instance.report_run_failed(run)
+    assert ticks.tick() == []
+    assert f"run {run.run_id[:8]}, failed, and is retried from its last checkpoint" in ticks.said
 
 
 def test_a_damaged_registry_is_an_error_of_the_tick_and_no_training(finished: Home) -> None:

@@ -139,6 +139,7 @@ def test_the_daemon_is_silent_where_a_command_tells_or_a_retry_follows(
     assert alerts(home) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("automation", [True, False])
 def test_a_run_that_met_a_removed_batch_is_an_alert_only_where_nothing_goes_on_by_itself(
     finished: Home, automation: bool

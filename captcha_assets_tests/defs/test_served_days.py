@@ -17,8 +17,9 @@ from captcha_assets.defs.serving.served_days import served_predictions
 from captcha_assets.images.index import LABEL_CONFLICT
 from captcha_assets.serving.prediction_log import PredictionLog, open_prediction_log
 from captcha_assets.sources import batch_registration, synthetic_batches
-from captcha_assets_tests.commands import succeeded
+from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.images.tables import rows_of
 from captcha_assets_tests.serving.predictions import prediction
 
 DAY, BATCH = "2026-11-28", "corrections-2026-11-28"
@@ -67,6 +68,7 @@ def test_a_home_without_a_service_has_no_days(home: Home) -> None:
     assert not any("prediction_log" in step or "corrections" in step for step in home.stale())
 
 
+@pytest.mark.slow
 def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
     home: Home, images: list[tuple[str, bytes]]
 ) -> None:
@@ -86,7 +88,7 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
     assert table["corrected_label"].drop_nulls().to_list() == [label for label, _ in images[:10]]
     wanted = {f"{label}_{xxhash.xxh3_128_hexdigest(image)}.png" for label, image in images[:10]}
     assert members(home) == wanted
-    splits = pl.read_parquet(str(home.settings.paths.splits))
+    splits = rows_of(home.settings.paths.splits)
     assert splits.filter(pl.col("batch") == BATCH).height == 10
     assert home.update(THROUGH_SPLITS) == []
 
@@ -98,7 +100,7 @@ def test_corrected_images_go_the_way_of_any_batch_and_late_ones_too(
         assert log.pending_corrections() == 0
     assert {f"prediction_log [{DAY}]", f"corrections [{DAY}]", f"raw_batch [{BATCH}]"} <= changed
     assert len(members(home)) == 12
-    index = pl.read_parquet(str(home.settings.paths.image_index))
+    index = rows_of(home.settings.paths.image_index)
     assert index.filter(pl.col("status") == LABEL_CONFLICT).height == 1
     assert home.update(THROUGH_SPLITS) == []
 
@@ -150,7 +152,7 @@ def test_a_correction_that_contradicts_a_label_is_named_with_what_to_do(
     assert row["sources"] == f"known/{label}_0.png says {label}"
 
     assert [one.error for one in home.update("+key:splits") if one.error] == []
-    index = pl.read_parquet(str(home.settings.paths.image_index))
+    index = rows_of(home.settings.paths.image_index)
     assert index.filter(pl.col("status") == LABEL_CONFLICT)["image_id"].to_list() == [row["image_id"]]
     decision = f"image_id,decision,label,reason\n{row['image_id']},keep,{label},a slip\n"
     home.settings.paths.label_decisions.write_text(decision)
@@ -250,6 +252,29 @@ def test_a_batch_of_corrections_is_removed_as_any_batch(home: Home, images: list
         log.correct("id-20", images[20][0])
     succeeded(home.settings.paths.home, "update", "--select", OF_DAYS)
     assert BATCH in succeeded(home.settings.paths.home, "batch", "list")
+
+
+@pytest.mark.slow
+def test_corrections_of_a_home_that_is_gone_are_made_again_from_the_log_of_its_backup(
+    home: Home, images: list[tuple[str, bytes]], tmp_path: Path
+) -> None:
+    with open_log(home) as log:
+        serve(log, images)
+        for number in range(10):
+            log.correct(f"id-{number}", images[number][0])
+    old, new, through_fetch = home.settings.paths.home, tmp_path / "new", f"{OF_DAYS} or key:raw_batch"
+    assert not [outcome.error for outcome in home.update(through_fetch) if outcome.error]
+    wanted = members(home)
+    succeeded(old, "backup", "create", str(tmp_path / "backup.zip"))
+    succeeded(new, "backup", "restore", str(tmp_path / "backup.zip"))
+    old.rename(tmp_path / "gone")
+    failed = run(new, "update", "--select", through_fetch)
+    advised = f"captcha-assets backfill corrections --days {DAY}"
+    assert f"Make it again from the prediction log: {advised}. " in failed.stdout + failed.stderr
+    succeeded(new, *advised.split()[1:])
+    succeeded(new, "update", "--select", through_fetch)
+    with zipfile.ZipFile(new / "data" / "raw" / f"{BATCH}.zip") as archive:
+        assert set(archive.namelist()) == wanted
 
 
 def test_predictions_that_contradict_themselves_block_their_day(
@@ -419,6 +444,7 @@ def test_the_sensor_reports_a_running_day_once_in_a_while(
     assert f"prediction_log [{DAY}]" in {str(one.step) for one in home.update(OF_DAYS)}
 
 
+@pytest.mark.slow
 def test_automation_materializes_a_day_when_it_has_changed(
     home: Home, images: list[tuple[str, bytes]]
 ) -> None:

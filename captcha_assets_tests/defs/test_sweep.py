@@ -22,7 +22,7 @@ from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.cli.orchestration.run_config import NOT_PRODUCTION
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.observed_sources import observe
-from captcha_assets.images.table import content_hash
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.paths import REPOSITORY
 from captcha_assets.sweeps import definition, trial_records
 from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED, Record
@@ -86,7 +86,7 @@ def test_a_trial_is_recorded_with_its_settings_and_every_epoch(home: Home) -> No
     assert record.settings["channels"] == [4, 8, 8, 8]
     assert [entry["epoch"] for entry in record.history] == [1, 2]
     assert record.value == record.history[-1]["validation_accuracy"]
-    assert record.splits_version == content_hash(home.settings.paths.splits)
+    assert record.splits_version == version_of(home.settings.paths.splits)
     assert home.version("sweep_trial", name) == record.version
     assert not (home.settings.paths.scratch / "sweep" / name).exists()
 

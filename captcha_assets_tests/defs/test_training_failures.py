@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
-from captcha_assets.defs.compute import LocalCompute
+from captcha_assets.defs.compute.local_compute import LocalCompute
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.failures import TrainingFailedError, TrainingStoppedError, process_error
 from captcha_assets_tests.defs.conftest import Home

@@ -10,12 +10,15 @@ from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.split_assignment import with_sample_keys
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import digest_of
+from captcha_assets_tests.images.tables import rows_of
 from captcha_assets_tests.models.traced import deliver, train
 
 
@@ -43,7 +46,7 @@ def found(nodes: tuple[Node, ...], kind: str) -> list[Node]:
 
 
 def an_image(settings, split: str) -> str:
-    splits = pl.read_parquet(settings.paths.splits)
+    splits = rows_of(settings.paths.splits)
     return splits.filter(pl.col("split") == split)["image_id"][0]
 
 
@@ -52,7 +55,7 @@ def test_a_model_leads_back_to_its_run_its_splits_and_the_bytes_it_was_trained_o
     (run,), (splits,) = found(seen.derived_from, "training run"), found(seen.derived_from, "splits")
     assert run.id == "run-0"
     assert run.facts["code_version"] == "c1"
-    assert splits.id == content_hash(home.paths.splits)
+    assert splits.id == version_of(home.paths.splits)
     (batch,) = splits.nodes
     archive = (home.paths.raw / "first.zip").read_bytes()
     assert batch.facts["source"] == "synthetic:80:1"
@@ -93,16 +96,15 @@ def test_an_image_delivered_twice_names_both_batches(home):
 
 def test_an_image_that_came_later_was_not_there_when_the_model_was_trained(home):
     deliver(home, "second", "synthetic:60:2")
-    splits = pl.read_parquet(home.paths.splits).filter(
-        pl.col("batch") == "second", pl.col("split") == "train"
-    )
+    splits = rows_of(home.paths.splits).filter(pl.col("batch") == "second", pl.col("split") == "train")
     (model,) = trace(home.paths, splits["image_id"][0]).used_for
     assert model.facts["this_image"] == "not there when it was trained"
 
 
 def test_an_image_outside_the_sample_was_not_trained_on(home):
     small = train(home, ["first"], seed=1, sample_size=20)
-    splits = pl.read_parquet(home.paths.splits).filter(pl.col("split") == "train").sort("sample_key")
+    splits = rows_of(home.paths.splits).filter(pl.col("split") == "train")
+    splits = with_sample_keys(splits).sort("sample_key")
     answers = [
         {node.id: node.facts["this_image"] for node in trace(home.paths, splits["image_id"][place]).used_for}
         for place in (0, -1)

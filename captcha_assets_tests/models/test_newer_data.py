@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from captcha_assets.atomic_files import replacing
-from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import registry
 from captcha_assets.models.newer_data import newer_data
 from captcha_assets.settings import Settings
@@ -22,7 +22,8 @@ def trained_on(settings: Settings, tmp_path: Path):
             {
                 "image_id": [f"{number:032x}" for number in numbers],
                 "split": ["test" if number % 5 == 0 else "train" for number in numbers],
-                "sample_key": [number / 1000 for number in numbers],
+                "label": "a",
+                "batch": "one",
             }
         )
         version = _write(settings.paths.splits, frame)
@@ -36,14 +37,14 @@ def trained_on(settings: Settings, tmp_path: Path):
 
 
 def _write(path, frame: pl.DataFrame) -> str:
-    """Write the splits with their content hash, and return it."""
+    """Write the splits and return their data version."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(path)
-    return content_hash(path)
+    return version_of(path)
 
 
 def newer(settings: Settings, candidate: str, champion: str) -> str | None:
-    return newer_data(settings.paths, candidate, champion, content_hash(settings.paths.splits))
+    return newer_data(settings.paths, candidate, champion, version_of(settings.paths.splits))
 
 
 def test_new_training_images_are_newer_data(settings, trained_on):

@@ -93,6 +93,7 @@ def test_a_predictor_may_be_asked_by_several_threads(predictors, images):
                 np.testing.assert_allclose(answer, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_export_to_the_byte(models, exported, images, tmp_path):
     onnx_export.export(models[0], tmp_path / "again", images)
     for file in exported[0].iterdir():

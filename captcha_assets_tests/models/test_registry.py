@@ -321,6 +321,7 @@ def _watch(place, until, found):
         last = champion.number if champion else 0
 
 
+@pytest.mark.slow
 def test_changes_by_several_processes_at_once_are_one_after_the_other_to_every_reader(shelf):
     place, ids = shelf
     registry.promote(place, ids[0], "the first")
@@ -384,6 +385,7 @@ def test_of_8_processes_that_promote_at_once_instead_of_one_champion_one_does(an
     assert all(entry.instead_of == before.model_id for before, entry in pairwise(entries))
 
 
+@pytest.mark.slow
 def test_a_change_that_is_killed_happened_wholly_or_not_at_all(shelf):
     place, ids = shelf
     registry.promote(place, ids[0], "the first")

@@ -106,8 +106,8 @@ def test_the_reason_and_the_status_name_the_drift_and_what_there_is_to_learn_fro
         "new batches: october"
     )
     assert "served predictions: no drift" in in_words(TRAINED, LIMITS)
-    unknown = in_words(TRAINED, LIMITS, is_log_readable=False)
-    assert "served predictions: their log cannot be read" in unknown
+    unknown = in_words(TRAINED, LIMITS, without_alarm="not checked yet")
+    assert "served predictions: not checked yet; " in unknown
     assert (
         "2026-11-28: predicted classes (3 new corrections, a training starts at 60; new batches: none)"
         in in_words(replace(DRIFTS, corrections=3), LIMITS)

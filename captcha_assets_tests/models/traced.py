@@ -1,11 +1,11 @@
 """A home built with the library alone: two batches, their tables and splits, a model."""
 
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
+from captcha_assets.images.table_parts import version_of, write_one_file
 from captcha_assets.models import registry, training_provenance
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
@@ -38,7 +38,7 @@ def train(settings: Settings, batches: list[str], seed: int = 0, sample_size: in
     model_id = make_model(
         settings.paths.scratch / "model",
         seed,
-        splits_version=content_hash(settings.paths.splits),
+        splits_version=version_of(settings.paths.splits),
         settings={"epochs": 1, "sample_size": sample_size},
         provenance={
             "run_id": f"run-{seed}",
@@ -47,5 +47,5 @@ def train(settings: Settings, batches: list[str], seed: int = 0, sample_size: in
         },
     )
     settings.paths.training_splits(model_id).parent.mkdir(parents=True, exist_ok=True)
-    settings.paths.training_splits(model_id).write_bytes(settings.paths.splits.read_bytes())
+    write_one_file(settings.paths.splits, settings.paths.training_splits(model_id))
     return registry.add_candidate(settings.paths.models, settings.paths.scratch / "model")

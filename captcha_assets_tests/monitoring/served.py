@@ -15,6 +15,7 @@ from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
+from captcha_assets.images.table_parts import write_one_file
 from captcha_assets.models import folder
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.folder import ModelConfig
@@ -95,13 +96,14 @@ def correct(table: Path, rows: Sequence[int], *, wrong: bool) -> None:
 
 
 def _split(work: Path) -> tuple[Path, Path]:
-    archive, table, index = work / "batch.zip", work / "batch.parquet", work / "index.parquet"
+    archive, table, index = work / "batch.zip", work / "batch.parquet", work / "index"
     write_archive(archive, _IMAGES, _SEED)
     build_image_table(archive, "batch", table, work / "rejected.parquet", CAPTCHA)
     build_image_index({"batch": table}, index, CAPTCHA)
-    splits = work / "splits.parquet"
-    update_splits(index, splits, AssignmentRecord(work / "splits", work), CAPTCHA, lambda _: table)
-    return table, splits
+    record = AssignmentRecord(work / "assignments", work)
+    update_splits(index, work / "splits", record, CAPTCHA, lambda _: table)
+    write_one_file(work / "splits", work / "splits.parquet")
+    return table, work / "splits.parquet"
 
 
 def _train(images: SplitImages, place: Path) -> None:

@@ -57,6 +57,7 @@ def test_the_effect_of_two_shares_is_statsmodels(share: float, reference: float)
     assert found == pytest.approx(proportion_effectsize(share, reference), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 40), min_size=3, max_size=3), st.lists(st.integers(0, 40), min_size=3, max_size=3)
 )

@@ -11,6 +11,7 @@ from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets_tests.serving.predictions import prediction
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("postgres")
 def test_a_log_in_postgresql_is_restored_into_another_database(
     postgres: Callable[[], str], tmp_path: Path

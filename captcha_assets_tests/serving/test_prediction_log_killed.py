@@ -28,6 +28,7 @@ _OPERATIONS = st.lists(
 _LIVES = st.lists(st.tuples(_OPERATIONS, st.sampled_from(["kill", "close"])), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(lives=_LIVES)
 @settings(max_examples=8)
 def test_the_log_holds_what_it_promised(
@@ -92,6 +93,7 @@ def are_the_first(found: list[LoggedPrediction]) -> bool:
     return [as_recorded(one) for one in found] == [prediction(number) for number in range(len(found))]
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_that_was_written(tmp_path: Path) -> None:
     for number in range(5):
         after = killed(tmp_path / str(number), random.SystemRandom().randrange(1 << 32))

@@ -115,12 +115,12 @@ def test_an_image_is_dropped_answered_and_corrected_by_a_key(page: Page, service
         found.label
     )
     expect(fact(page, "answered-by")).to_contain_text(found.model_version)
+    waiting = int(fact(page, "pending").inner_text())
     for label in (another(found.label), "b"):  # another correction supersedes the first
-        waiting = int(fact(page, "pending").inner_text())
         page.keyboard.press(label)
         expect(fact(page, "state")).to_have_text(f"Corrected to {label}. Another key changes it.")
         assert label_said(logged(service, 1)[0]) == label
-    expect(fact(page, "pending")).to_have_text(str(waiting))
+        expect(fact(page, "pending")).to_have_text(str(waiting + 1))
     page.keyboard.press("Enter")
     expect(fact(page, "state")).to_have_text("Confirmed. Another key changes it.")
     assert label_said(logged(service, 1)[0]) == found.label

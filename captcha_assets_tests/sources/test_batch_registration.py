@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.batch_registration import KaggleSource, LocalSource, SyntheticSource, parse_source
+from captcha_assets.sources.batch_registration import FileSource, KaggleSource, SyntheticSource, parse_source
 from captcha_assets.sources.synthetic_batches import generate
 from captcha_assets_tests.sources.examples import (
     data_files,
@@ -62,11 +63,11 @@ def test_a_bad_name_is_rejected_in_one_line_that_says_what_is_allowed(name):
         ("synthetic:100", SyntheticSource(100)),
         ("synthetic:100:7", SyntheticSource(100, 7)),
         ("synthetic:100:0", SyntheticSource(100)),
-        ("/tmp/some.zip", LocalSource(Path("/tmp/some.zip"))),
-        ("./kaggle", LocalSource(Path("kaggle").resolve())),
-        ("relative", LocalSource(Path("relative").resolve())),
-        ("~/x.zip", LocalSource(Path("~/x.zip").expanduser())),
-        ("a:b.zip", LocalSource(Path("a:b.zip").resolve())),
+        ("/tmp/some.zip", FileSource(Path("/tmp/some.zip"))),
+        ("./kaggle", FileSource(Path("kaggle").resolve())),
+        ("relative", FileSource(Path("relative").resolve())),
+        ("~/x.zip", FileSource(Path("~/x.zip").expanduser())),
+        ("a:b.zip", FileSource(Path("a:b.zip").resolve())),
     ],
 )
 def test_a_source_is_read_as_users_write_it(text, source):
@@ -92,7 +93,7 @@ def test_a_source_that_cannot_be_read_is_one_clear_line(text):
         st.builds(KaggleSource, st.none() | st.integers(1, 10**6)),
         st.builds(SyntheticSource, st.integers(1, 10**9), st.integers(0, 2**63)),
         st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=50)
-        .map(lambda text: LocalSource(Path("/folder", text.lstrip("/")).resolve())),
+        .map(lambda text: FileSource(Path("/folder", text.lstrip("/")).resolve())),
     )
 )  # fmt: skip
 def test_a_source_written_out_is_read_back_the_same(source):
@@ -115,6 +116,51 @@ def test_registering_the_same_again_changes_nothing(settings, tmp_path):
     assert batch_registration.register(settings, "real", source) == after
 
 
+def test_an_archive_on_an_object_store_is_a_source_as_any_other(settings, tmp_path, bucket):
+    address = str(bucket / "deliveries" / "october.zip")
+    content = make_zip(tmp_path / "some.zip").read_bytes()
+    (bucket / "deliveries" / "october.zip").write_bytes(content)
+    source = parse_source(address)
+    assert str(source) == address
+    registered = batch_registration.register(settings, "october", source)
+    assert registered.source == source
+    assert batch_registration.registration(settings.paths, "october") == registered
+    fetched = batch_registration.fetch(settings, "october")
+    assert fetched.path.read_bytes() == content
+    assert fetched.source == address
+    assert (bucket / "deliveries" / "october.zip").exists()
+    (bucket / "deliveries" / "october.zip").write_bytes(
+        make_zip(tmp_path / "other.zip", first=50).read_bytes()
+    )
+    said = []
+    batch_registration.register(settings, "october", source, said.append)
+    assert "whose content is new" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("nothing.zip", "does not exist: give a zip archive"),
+        ("deliveries", "is a folder on an object store: give a zip there, or a local folder"),
+        ("deliveries/text.zip", "deliveries/text.zip is"),
+    ],
+)
+def test_what_is_no_archive_on_an_object_store_is_rejected(settings, bucket, key, words):
+    (bucket / "deliveries" / "text.zip").write_text("not a zip")
+    with pytest.raises(BatchError, match=re.escape(words)):
+        batch_registration.register(settings, "october", parse_source(str(bucket / key)))
+    assert batch_registration.known_batches(settings.paths) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket", "s3://bucket/", "s3://bucket//a.zip", "https://example.org/a.zip", "gs:///a.zip"],
+)
+def test_an_address_that_names_no_object_is_no_source(address):
+    with pytest.raises(BatchError, match="is no source"):
+        parse_source(address)
+
+
 def test_registering_fetches_nothing(settings, tmp_path):
     batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     assert files_below(settings.paths.home) == [".scratch/locks/real.lock", "artifacts/deliveries/real.json"]
@@ -124,9 +170,7 @@ def test_a_taken_name_is_rejected_and_the_message_says_what_to_do(settings, tmp_
     batch_registration.register(settings, "real", parse_source(str(make_zip(tmp_path / "some.zip"))))
     with pytest.raises(BatchError, match=r"real is already registered from .*some.zip: choose another name"):
         batch_registration.register(settings, "real", SyntheticSource(5))
-    assert batch_registration.registration(settings.paths, "real").source == LocalSource(
-        tmp_path / "some.zip"
-    )
+    assert batch_registration.registration(settings.paths, "real").source == FileSource(tmp_path / "some.zip")
 
 
 def test_another_kaggle_data_set_under_a_taken_name_is_rejected(tmp_path):
@@ -384,7 +428,7 @@ def test_a_zip_that_was_overwritten_is_registered_again_and_replaces_the_archive
     before = deliver(settings, "real", source)
     make_zip(source, first=7)
     said: list[str] = []
-    entry = batch_registration.register(settings, "real", LocalSource(source), said.append)
+    entry = batch_registration.register(settings, "real", FileSource(source), said.append)
     assert "registered again" in said[-1]
     assert "content is new" in said[-1]
     assert entry.sha256 != before.sha256
@@ -403,8 +447,8 @@ def test_a_folder_that_got_another_file_is_registered_again(settings, tmp_path):
 def test_the_same_content_at_another_path_takes_the_place_of_the_first(settings, tmp_path):
     first, second = make_zip(tmp_path / "one.zip"), make_zip(tmp_path / "two.zip")
     raw = deliver(settings, "real", first)
-    entry = batch_registration.register(settings, "real", LocalSource(second))
-    assert entry.source == LocalSource(second)
+    entry = batch_registration.register(settings, "real", FileSource(second))
+    assert entry.source == FileSource(second)
     first.unlink()
     raw.path.unlink()
     assert batch_registration.fetch(settings, "real").sha256 == raw.sha256
@@ -416,7 +460,7 @@ def test_what_is_registered_has_one_identity_before_and_after_the_fetch(settings
         batch_registration.fetch(settings, name)
         assert batch_registration.registration(settings.paths, name).identity == before
     make_zip(tmp_path / "some.zip", first=7)
-    again = batch_registration.register(settings, "zip", LocalSource(tmp_path / "some.zip")).identity
+    again = batch_registration.register(settings, "zip", FileSource(tmp_path / "some.zip")).identity
     assert again != batch_registration.registration(settings.paths, "made").identity
     assert again.startswith("sha256:")
 
@@ -469,10 +513,10 @@ def test_a_disk_that_is_full_when_a_batch_is_registered_is_one_clear_line(small_
             filler.write(bytes(1024))
             filler.flush()
     with pytest.raises(BatchError, match="real cannot be registered: no space left") as error:
-        batch_registration.register(settings, "real", LocalSource(source))
+        batch_registration.register(settings, "real", FileSource(source))
     assert "\n" not in str(error.value)
     (small_disk / "filler").unlink()
-    batch_registration.register(settings, "real", LocalSource(source))
+    batch_registration.register(settings, "real", FileSource(source))
 
 
 def test_a_source_that_vanished_is_one_clear_line(settings, tmp_path):
@@ -568,7 +612,7 @@ def test_everything_is_removed_from_an_object_store_too(tmp_path, bucket):
 
 
 def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
-    batch_registration.register(settings, "real", LocalSource(make_zip(tmp_path / "some.zip")))
+    batch_registration.register(settings, "real", FileSource(make_zip(tmp_path / "some.zip")))
     said: list[str] = []
     with batch_registration._locked(settings.paths, "real"):
         remover = threading.Thread(

@@ -16,7 +16,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 from captcha_assets.sources.archives import BatchError
-from captcha_assets.sources.batch_registration import LocalSource, Registration, SyntheticSource
+from captcha_assets.sources.batch_registration import FileSource, Registration, SyntheticSource
 from captcha_assets_tests.sources.examples import data_files, files_below, killed_at_step, make_zip
 
 NAMES = st.sampled_from(["a", "b"])
@@ -70,13 +70,13 @@ class Batches(RuleBasedStateMachine):
 
     @rule(name=NAMES, source=FILES.map(str) | st.integers(1, 2), kill=KILLS)
     def add(self, name: str, source: str | int, kill: int | None) -> None:
-        place = SyntheticSource(source) if isinstance(source, int) else LocalSource(self.folder / source)
+        place = SyntheticSource(source) if isinstance(source, int) else FileSource(self.folder / source)
         before = self.registered.get(name)
         added = self.attempt(lambda: batch_registration.register(self.settings, name, place), kill)
         now = batch_registration.registration(self.settings.paths, name)
         if added:
             assert now is not None
-            if isinstance(place, LocalSource):
+            if isinstance(place, FileSource):
                 content = hashlib.sha256(place.path.read_bytes()).hexdigest()
                 assert now.sha256 == content
         elif now != before:  # killed after it was written
@@ -141,7 +141,7 @@ class Batches(RuleBasedStateMachine):
         """Every batch is fetched as it is registered if its source still has that, and rejected if not."""
         for name, entry in self.registered.items():
             archive, source = batch_registration.archive_path(self.settings.paths, name), entry.source
-            have = [archive] + ([source.path] if isinstance(source, LocalSource) else [])
+            have = [archive] + ([source.path] if isinstance(source, FileSource) else [])
             hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in have if path.exists()}
             if isinstance(source, SyntheticSource) or entry.sha256 in hashes:
                 found = batch_registration.fetch(self.settings, name).sha256
@@ -153,4 +153,6 @@ class Batches(RuleBasedStateMachine):
 
 
 TestBatches = Batches.TestCase
-TestBatches.settings = hypothesis_settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestBatches.settings = hypothesis_settings(
+    max_examples=hypothesis_settings.default.max_examples // 3, stateful_step_count=25, deadline=None
+)

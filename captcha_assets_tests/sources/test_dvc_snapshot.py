@@ -15,7 +15,7 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import synthetic_batches
-from captcha_assets.sources.dvc_snapshot import SnapshotError, default_remote, recorded_files, take_snapshot
+from captcha_assets.sources.dvc_snapshot import SnapshotError, default_remote, recorded_md5s, take_snapshot
 
 
 def dvc(home: Path, *arguments: str) -> str:
@@ -64,12 +64,12 @@ def test_a_password_in_the_address_of_a_remote_is_not_shown(home: Path) -> None:
 
 
 def test_the_files_that_are_recorded_are_known_where_dvc_has_the_list(home: Path, tmp_path: Path) -> None:
-    assert recorded_files(home) is None
+    assert recorded_md5s(home) is None
     take_snapshot(home)
     (home / "data" / "raw" / "one.zip").unlink()
-    assert recorded_files(home) == {"raw/one.zip"}
+    assert recorded_md5s(home).keys() == {"raw/one.zip"}
     subprocess.run(["rm", "-rf", str(home / ".dvc" / "cache")], check=True)
-    assert recorded_files(home) is None
+    assert recorded_md5s(home) is None
 
 
 def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path: Path) -> None:
@@ -78,6 +78,31 @@ def test_a_remote_that_cannot_be_reached_is_one_clear_error(home: Path, tmp_path
     dvc(home, "remote", "add", "--default", "store", str(tmp_path / "file"))
     with pytest.raises(SnapshotError, match="DVC could not record"):
         take_snapshot(home)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "<<<<<<< HEAD\n{record}=======\n{record}>>>>>>> other\n",
+            "holds two versions.*git checkout --ours data.dvc",
+        ),
+        ("outs: []\n", "is damaged: restore it, or delete it"),
+        ("", "is damaged: restore it, or delete it"),
+    ],
+)
+def test_a_record_that_is_damaged_or_in_conflict_is_named_with_what_to_do(
+    home: Path, content: str, words: str
+) -> None:
+    take_snapshot(home)
+    record = home / "data.dvc"
+    written = content.format(record=record.read_text())
+    record.write_text(written)
+    with pytest.raises(SnapshotError, match=words):
+        take_snapshot(home)
+    assert record.read_text() == written
+    record.unlink()
+    take_snapshot(home)
 
 
 def test_a_home_without_data_is_told_what_to_do(tmp_path: Path) -> None:

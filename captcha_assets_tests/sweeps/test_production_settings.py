@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from captcha_assets.images.table import content_hash
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.sweeps import best_trial, trial_records
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.production_settings import production_settings, production_version
@@ -20,8 +20,8 @@ from captcha_assets_tests.sweeps.records import GRID, record
 def tried(settings):
     """A home whose images were seen by three trials: the second is the best of the complete ones."""
     settings.paths.splits.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": ["a"]}), settings.paths.splits)
-    version = content_hash(settings.paths.splits)
+    pq.write_table(pa.table({"image_id": ["a"], "batch": ["b"]}), settings.paths.splits)
+    version = version_of(settings.paths.splits)
     for number, (accuracy, state) in enumerate([(0.8, "complete"), (0.9, "complete"), (0.99, PRUNED)]):
         made = record(GRID, number, GRID.combination(number), [accuracy], state)
         trial_records.save(settings.paths, type(made)(**{**asdict(made), "splits_version": version}))

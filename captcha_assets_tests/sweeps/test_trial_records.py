@@ -151,7 +151,7 @@ def test_trials_on_other_images_have_no_place_and_come_last() -> None:
 
 def test_the_leaderboard_is_a_table_whose_version_follows_its_content(settings) -> None:
     settings.paths.splits.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": ["a"]}), settings.paths.splits)
+    pq.write_table(pa.table({"image_id": ["a"], "batch": ["b"]}), settings.paths.splits)
     first = leaderboard.write(settings.paths, some_records())
     assert pq.read_table(settings.paths.sweep_leaderboard).num_rows == 4
     assert leaderboard.write(settings.paths, some_records()) == first
