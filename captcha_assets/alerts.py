@@ -1,9 +1,13 @@
 """Alerts: a line in a log file, and a message to a webhook where one is set.
 
+With the profile `shared` the log is a folder of the object store, with a file for each alert, whose name
+tells the time and the hash of what it says: nothing can be appended to an object.
+
 An alert never fails the run that it is about: a webhook that is slow, broken or absent is given up after
 seconds, and a line of the log reports it.
 """
 
+import hashlib
 import json
 import logging
 import threading
@@ -13,11 +17,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from captcha_assets.atomic_files import locked
+from captcha_assets import locks
+from captcha_assets.atomic_files import AnyPath, create, file_errors, json_text, locked
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 #: Seconds for a webhook to answer, connection included.
 TIMEOUT = 5.0
+
+#: How the name of an alert's file begins, in UTC.
+_TIME = "%Y-%m-%dT%H%M%SZ"
 
 _logger = logging.getLogger(__name__)
 
@@ -56,19 +65,32 @@ def send(settings: Settings, alert: Alert) -> bool:
     posted = (
         None if settings.alert_webhook is None else _posted(settings.alert_webhook.get_secret_value(), alert)
     )
-    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(alert)}
+    at = datetime.now(UTC)
+    line = {"at": at.isoformat(timespec="seconds"), **asdict(alert)}
     if posted is not None:
         line["webhook"] = posted
     try:
-        settings.paths.alerts.parent.mkdir(parents=True, exist_ok=True)
-        with settings.paths.alerts.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, ensure_ascii=False) + "\n")
-    except OSError as error:
+        if isinstance(settings.paths.alerts, Path):
+            _append(settings.paths.alerts, json.dumps(line, ensure_ascii=False) + "\n")
+        else:
+            create(settings.paths.alerts / f"{at:{_TIME}}-{_hash(alert)}.json", json_text(line))
+    except file_errors() as error:
         _logger.warning(
             "the alert %r could not be written to %s: %s", alert.title, settings.paths.alerts, error
         )
         return False
     return posted in (None, "delivered")
+
+
+def _append(log: Path, line: str) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as out:
+        out.write(line)
+
+
+def _hash(alert: Alert) -> str:
+    """Return the hash of what an alert says."""
+    return hashlib.sha256(json.dumps([alert.title, alert.lines]).encode()).hexdigest()[:16]
 
 
 def send_new(
@@ -94,16 +116,21 @@ def send_new(
     for name, alert in named.items():
         if name in sent:
             continue
-        with _locked(settings.paths.alerts) if since else nullcontext():
+        with _locked(settings.paths) if since else nullcontext():
             if since is None or not was_sent(settings.paths.alerts, alert, since):
                 send(settings, alert)
     return json.dumps(sorted(named))
 
 
 @contextmanager
-def _locked(log: Path) -> Iterator[None]:
-    """Hold the lock of the log file, where there can be one."""
+def _locked(paths: Paths) -> Iterator[None]:
+    """Hold the lock of the log, where there can be one."""
+    log = paths.alerts
     with ExitStack() as stack:
+        if not isinstance(log, Path):
+            stack.enter_context(locks.exclusive(paths, "_alerts"))
+            yield
+            return
         with suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
             log.touch()
@@ -111,8 +138,11 @@ def _locked(log: Path) -> Iterator[None]:
         yield
 
 
-def was_sent(log: Path, alert: Alert, since: datetime | None = None) -> bool:
-    """Return whether the log file has an alert with the same title and lines, not older than `since`."""
+def was_sent(log: AnyPath, alert: Alert, since: datetime | None = None) -> bool:
+    """Return whether the log has an alert with the same title and lines, not older than `since`."""
+    if not isinstance(log, Path):
+        oldest = f"{since.astimezone(UTC):{_TIME}}" if since else ""
+        return any(path.name >= oldest for path in log.glob(f"*-{_hash(alert)}.json"))
     wanted = [alert.title, list(alert.lines)]
     try:
         lines = log.read_text(encoding="utf-8").splitlines()

@@ -14,6 +14,7 @@ import glob
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
     from upath import UPath
+
+#: The errors of the clients of object stores that are no OSError; a client that is not loaded raises none.
+_CLIENT_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp.client_exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
 
 #: A local path, or one on an object store. The name alone: the training process and the service do without.
 AnyPath: TypeAlias = Union[Path, "UPath"]
@@ -35,6 +45,12 @@ def path_of(location: str) -> AnyPath:
 
     # A listing remembered from before would hide what another process has stored since.
     return UPath(location, use_listings_cache=False)
+
+
+def file_errors() -> tuple[type[Exception], ...]:
+    """Return what reading or writing a path may raise: OSError, and the errors of the clients of stores."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
+    return (OSError, *(one for one in found if one is not None))
 
 
 @contextmanager
@@ -115,6 +131,21 @@ def _full_disk_named(target: AnyPath) -> Iterator[None]:
 
 
 @contextmanager
+def _missing_bucket_named(target: "UPath") -> Iterator[None]:
+    """Say which bucket of an object store does not exist, and how to create it."""
+    try:
+        yield
+    except OSError as error:
+        if "specified bucket does not exist" not in str(error):  # the words of S3 and of Google's store
+            raise
+        bucket = f"{target.protocol}://{target.path.lstrip('/').partition('/')[0]}"
+        how = f"gcloud storage buckets create {bucket}" if target.protocol == "gs" else f"aws s3 mb {bucket}"
+        raise FileNotFoundError(
+            f"the bucket {bucket} does not exist: create it ({how}), or correct the address"
+        ) from error
+
+
+@contextmanager
 def replacing(target: AnyPath) -> Iterator[Path]:
     """Yield a temporary local path of the same name; when the block ends well it becomes `target`.
 
@@ -125,7 +156,8 @@ def replacing(target: AnyPath) -> Iterator[Path]:
         with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as folder:
             part = Path(folder) / target.name
             yield part
-            target.fs.put_file(str(part), target.path)
+            with _missing_bucket_named(target):
+                target.fs.put_file(str(part), target.path)
         return
     with _full_disk_named(target), _workshop(target) as workshop:
         part = workshop / "new" / target.name
@@ -145,7 +177,8 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
     if not isinstance(target, Path):
         with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
             yield Path(name)
-            _upload_folder(Path(name), target)
+            with _missing_bucket_named(target):
+                _upload_folder(Path(name), target)
         return
     with _full_disk_named(target), _workshop(target) as workshop:
         part = workshop / "new" / target.name
@@ -177,7 +210,8 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
 def move(source: Path, target: AnyPath) -> None:
     """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
     if not isinstance(target, Path):
-        target.fs.put_file(str(source), target.path)
+        with _missing_bucket_named(target):
+            target.fs.put_file(str(source), target.path)
         source.unlink()
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +256,8 @@ def create(target: AnyPath, content: str | bytes) -> bool:
     content = content.encode() if isinstance(content, str) else content
     if not isinstance(target, Path):
         try:
-            target.fs.pipe_file(target.path, content, mode="create")
+            with _missing_bucket_named(target):
+                target.fs.pipe_file(target.path, content, mode="create")
         except FileExistsError:
             return False
         return True

@@ -11,6 +11,7 @@ versions. Nothing has to be stopped: databases are copied by SQLite's online bac
 records before the models that they name.
 """
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -28,7 +29,7 @@ import sqlalchemy as sa
 import yaml
 from sqlalchemy.exc import SQLAlchemyError
 
-from captcha_assets.atomic_files import AnyPath, fetched, json_text, replacing
+from captcha_assets.atomic_files import AnyPath, fetched, json_text, remove, replacing
 from captcha_assets.models.manifest import sha256
 from captcha_assets.paths import Paths
 from captcha_assets.serving import prediction_log_tables
@@ -36,11 +37,13 @@ from captcha_assets.serving import prediction_log_tables
 MANIFEST, LOG = "manifest.json", "prediction_log.db"
 _FORMAT = 1
 
-#: Files and folders of the home that are kept; `data/raw` on request.
-_OF_HOME = (
-    "data.dvc", ".dvcignore", ".dvc/config", "data/splits", "label_decisions.csv", "alerts.jsonl",
-    "configs/training.yaml", "configs/sweep.yaml", ".serving/corrections",
+#: Files and folders of the home that are kept.
+_OF_HOME = (".dvcignore", ".dvc/config", "configs/sweep.yaml", ".serving/corrections", "alerts.jsonl")
+#: What else is kept, of the home or, with the profile `shared`, of the store; `data/raw` on request.
+_OF_SHARED_ROOT = (
+    "data.dvc", "data/splits", "label_decisions.csv", "configs/training.yaml", "corrections", "alerts",
 )  # fmt: skip
+_ARCHIVES = "data/raw"
 #: Artifacts that are kept, records before what they name.
 _OF_ARTIFACTS = (
     "deliveries", "models/history", "models/refused", "models/decisions", "models", "training_summary",
@@ -52,8 +55,6 @@ _OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home
 #: Ends of the names of SQLite's own files beside a database: the copy of the database holds what is in them.
 _BESIDE_DATABASES = ("-wal", "-shm", "-journal")
 
-#: Folder of the home that a restoration unpacks into; files are moved from it once all are there.
-_UNPACKED = ".restoring"
 _ROWS = 1000
 
 
@@ -68,6 +69,7 @@ class Backup:
     Attributes:
         made: time in UTC, ISO 8601.
         home: the home that it was made of.
+        profile: its profile, `local` or `shared`.
         files: SHA-256 of every member but the manifest, by name.
         left_out: what it lacks and a person must keep otherwise, one line each.
     """
@@ -76,6 +78,7 @@ class Backup:
     home: str
     files: dict[str, str]
     left_out: tuple[str, ...]
+    profile: str = "local"
 
 
 # --- making one
@@ -98,6 +101,8 @@ def create(
     """
     if target.exists():
         raise BackupError(f"{target} is there already: give a new name")
+    if not target.parent.is_dir():  # a disk that is not mounted, perhaps
+        raise BackupError(f"{target.parent} is not there: create the folder, or give another one")
     files: dict[str, str] = {}
     with (
         replacing(target) as part,
@@ -108,7 +113,8 @@ def create(
             if name not in files:
                 files[name] = _add(zipped, name, path)
         left_out = tuple(_left_out(paths, dagster_home, archives=archives))
-        made = Backup(datetime.now(UTC).isoformat(timespec="seconds"), str(paths.home), files, left_out)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        made = Backup(now, str(paths.home), files, left_out, paths.profile)
         zipped.writestr(MANIFEST, json_text({"format": _FORMAT, **vars(made)}))
     return made
 
@@ -126,8 +132,10 @@ def _members(
     paths: Paths, dagster_home: Path, log: str | None, work: Path, *, archives: bool
 ) -> Iterator[tuple[str, AnyPath]]:
     """Yield the name and the file of each member; databases are copied to `work` first."""
-    for name in (*_OF_HOME, *(["data/raw"] if archives else [])):
+    for name in _OF_HOME:
         yield from ((f"home/{inside}", file) for inside, file in _files(paths.home, name))
+    for name in (*_OF_SHARED_ROOT, *([_ARCHIVES] if archives else [])):
+        yield from ((f"home/{inside}", file) for inside, file in _files(paths.shared_root, name))
     for name in _OF_INSTANCE:
         for inside, file in _files(dagster_home, name):
             if not inside.endswith(_BESIDE_DATABASES):
@@ -167,9 +175,10 @@ def _copied(database: AnyPath, work: Path) -> Path:
 
 def _left_out(paths: Paths, dagster_home: Path, *, archives: bool) -> Iterator[str]:
     if not archives and paths.raw.is_dir():
-        yield "the archives of the batches: DVC has them where it has a remote; --archives takes them along"
-    if paths.profile == "shared":
-        yield f"split assignments, decisions and settings: {paths.shared_root} has them (use its versioning)"
+        kept = (
+            "DVC has them where it has a remote" if isinstance(paths.raw, Path) else f"{paths.raw} has them"
+        )
+        yield f"the archives of the batches: {kept}; --archives takes them along"
     configured = dagster_home / "dagster.yaml"
     if configured.exists() and "storage" in (yaml.safe_load(configured.read_text()) or {}):
         yield "Dagster's runs and events: the database that dagster.yaml names has them (use pg_dump)"
@@ -236,8 +245,8 @@ def restore(paths: Paths, dagster_home: Path, log: str | None, backup: Path) -> 
     Raises:
         BackupError: it is no backup or damaged, or the home is in use.
     """
-    found = read(backup)
-    unpacked = paths.home / _UNPACKED
+    found = read(backup, paths.profile)
+    unpacked = paths.unfinished_restoration
     if not _is_of(unpacked, found):
         _check_unused(paths, dagster_home, log)
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -248,22 +257,38 @@ def restore(paths: Paths, dagster_home: Path, log: str | None, backup: Path) -> 
     return found
 
 
-def read(backup: Path) -> Backup:
+def read(backup: Path, profile: str) -> Backup:
     """Return what a backup says of itself.
 
+    Args:
+        backup: the zip.
+        profile: that of the home that it is restored into.
+
     Raises:
-        BackupError: it is none.
+        BackupError: it is none, or of a home with the other profile.
     """
+    found = _read(backup)
+    if found.profile != profile:
+        raise BackupError(
+            f"{backup} is of a home with the profile {found.profile}: set CAPTCHA_PROFILE={found.profile}"
+        )
+    return found
+
+
+def _read(backup: Path) -> Backup:
     try:
         with zipfile.ZipFile(backup) as zipped:
             said: Any = json.loads(zipped.read(MANIFEST))
             if said.pop("format") != _FORMAT:
                 raise BackupError(f"{backup} is a backup of a later version: update the code first")
-            return Backup(said["made"], said["home"], dict(said["files"]), tuple(said["left_out"]))
+            files, left_out = dict(said["files"]), tuple(said["left_out"])
+            return Backup(said["made"], said["home"], files, left_out, said.get("profile", "local"))
     except FileNotFoundError as error:
         raise BackupError(f"{backup} does not exist") from error
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise BackupError(f"{backup} is no backup, or damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackupError(f"{backup} is no backup: it has no {MANIFEST}, or another one") from error
 
 
 def _is_of(unpacked: Path, found: Backup) -> bool:
@@ -273,8 +298,12 @@ def _is_of(unpacked: Path, found: Backup) -> bool:
 
 
 def _check_unused(paths: Paths, dagster_home: Path, log: str | None) -> None:
-    places = [dagster_home / "history", paths.models, paths.registrations]
-    used = [str(place) for place in places if place.exists() and any(place.iterdir())]
+    used = [
+        str(place) for place in (paths.models, paths.registrations) if place.exists() and any(place.iterdir())
+    ]
+    # A command that only looks creates the databases; each run has one of its own.
+    if any((dagster_home / "history" / "runs").glob("*-*-*-*-*.db")):
+        used.append(f"a run in {dagster_home}")
     if log and _has_rows(log):
         used.append("the prediction log")
     if used:
@@ -310,6 +339,10 @@ def _unpack(backup: Path, found: Backup, target: Path) -> None:
             )
     except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
         problem = str(error)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackupError(f"no space left for {target}: free some and restore again") from error
+        raise
     if problem:
         shutil.rmtree(target)
         raise BackupError(f"{backup} is damaged: {problem}; nothing was restored")
@@ -318,11 +351,22 @@ def _unpack(backup: Path, found: Backup, target: Path) -> None:
 
 def _fault(zipped: zipfile.ZipFile, name: str, expected: str, target: Path) -> str | None:
     """Unpack a member, and return what is wrong with it."""
-    parts = PurePosixPath(name).parts
-    if ".." in parts or (name != LOG and parts[0] not in ("home", "artifacts")):
+    if name != LOG and not _may_hold(name):
         return f"it names {name!r}"
     zipped.extract(name, target)
     return None if sha256(target / name) == expected else f"{name} has another SHA-256"
+
+
+def _may_hold(name: str) -> bool:
+    """Whether a backup may have a member of this name: nothing else of a home is ever written."""
+    path = PurePosixPath(name)
+    kept = {
+        "home": (*_OF_HOME, *_OF_SHARED_ROOT, _ARCHIVES, *(f".dagster/{one}" for one in _OF_INSTANCE)),
+        "artifacts": _OF_ARTIFACTS,
+    }
+    return ".." not in path.parts and any(
+        path.is_relative_to(f"{root}/{one}") for root, names in kept.items() for one in names
+    )
 
 
 def _put_into_place(found: Backup, unpacked: Path, paths: Paths, dagster_home: Path, log: str | None) -> None:
@@ -337,8 +381,13 @@ def _put_into_place(found: Backup, unpacked: Path, paths: Paths, dagster_home: P
         root, _, inside = name.partition("/")
         if inside.startswith(".dagster/"):
             target: AnyPath = dagster_home / inside.removeprefix(".dagster/")
+        elif root == "home":
+            shared = inside.startswith((*_OF_SHARED_ROOT, _ARCHIVES))
+            target = (paths.shared_root if shared else paths.home) / inside
         else:
-            target = (paths.home if root == "home" else paths.artifact_root) / inside
+            target = paths.artifact_root / inside
+        for beside in _BESIDE_DATABASES if inside.endswith(".db") else ():
+            remove(target.with_name(target.name + beside))  # of a database that only was looked at
         with replacing(target) as part:
             shutil.copyfile(file, part)
         file.unlink()

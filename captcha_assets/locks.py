@@ -47,7 +47,7 @@ def exclusive(paths: Paths, name: str, waiting: Callable[[], None] | None = None
         with locked_file(paths.scratch, name, waiting):
             yield
         return
-    with closing(_connection(paths.shared_database)) as connection:
+    with closing(connected(paths.shared_database)) as connection:
         _take(connection, name, waiting)
         yield
 
@@ -68,7 +68,12 @@ def locked_file(folder: Path, name: str, waiting: Callable[[], None] | None = No
         yield
 
 
-def _connection(address: str) -> "Connection":
+def connected(address: str) -> "Connection":
+    """Return a connection to the database at `address`, each of whose statements is a transaction.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or psycopg2 is not installed.
+    """
     try:
         import psycopg2  # noqa: PLC0415 - the profile `local` does without it
     except ModuleNotFoundError as error:
@@ -84,6 +89,11 @@ def _connection(address: str) -> "Connection":
         )
     except psycopg2.Error as error:
         words = " ".join(str(error).split())
+        if "FATAL: " in words:  # the server's own word
+            raise DatabaseError(
+                f"the server of CAPTCHA_DATABASE refuses the connection: {words}; check user, password and "
+                "name of the database in the address (docs/shared.md)"
+            ) from error
         raise DatabaseError(
             f"the database of CAPTCHA_DATABASE cannot be reached: {words}; check the address, and that the "
             "server runs"

@@ -48,7 +48,25 @@ def folder_or_store(location: str, parent: Path) -> str:
         raise ValueError(f"{scheme}:// is not supported: give a folder, s3://... or gs://...")
     if not place.strip("/"):
         raise ValueError(f"name a bucket: {scheme}://<bucket>/<folder>")
+    if "@" in place.partition("/")[0]:
+        raise ValueError("credentials are never taken from an address: they stand in variables of their own")
+    if "?" in place:
+        raise ValueError("leave out what follows the ?: settings of a store stand in variables of their own")
+    if "//" in place.rstrip("/"):  # a store takes // for a folder without a name
+        raise ValueError(f"leave out the doubled /: {scheme}://{re.sub('/+', '/', place).strip('/')}")
     return f"{scheme}://{place.rstrip('/')}"
+
+
+def how_to_restore(path: AnyPath, tracked: str) -> str:
+    """Return how a lost or damaged file of `data` comes back, in words.
+
+    Args:
+        path: the file, or the folder that it lay in.
+        tracked: what DVC is asked for, of a home's own disk.
+    """
+    if isinstance(path, Path):
+        return f"with `dvc checkout {tracked}`, or with `dvc pull {tracked}`"
+    return "from the earlier versions that the bucket keeps, or from a backup of it"
 
 
 class Paths(BaseSettings):
@@ -86,7 +104,8 @@ class Paths(BaseSettings):
     dvc_remote: Annotated[
         str | None,
         Field(
-            description="Folder or s3://, gs:// address that DVC pushes data/ to; default its own setting."
+            description="Folder or s3://, gs:// address without a password that DVC pushes data/ to; default "
+            "the default remote of .dvc/config, if any."
         ),
     ] = None
 
@@ -186,9 +205,9 @@ class Paths(BaseSettings):
         return self.data / "splits"
 
     @property
-    def inbox(self) -> Path:
+    def inbox(self) -> AnyPath:
         """Folder from which new batches are ingested."""
-        return self.home / "inbox"
+        return self.shared_root / "inbox"
 
     def why_no_home(self) -> str | None:
         """Return why the home is none, in words; None where it is one, or an empty folder to become one."""
@@ -199,6 +218,11 @@ class Paths(BaseSettings):
         if self.home == REPOSITORY or not others or names & _OF_A_HOME:
             return None
         return "it holds other files, and none of a home"
+
+    @property
+    def unfinished_restoration(self) -> Path:
+        """Folder that a backup is unpacked into; it is there until all of it is in place."""
+        return self.home / ".restoring"
 
     @property
     def dagster_home(self) -> Path:
@@ -244,13 +268,18 @@ class Paths(BaseSettings):
 
     @property
     def image_index(self) -> AnyPath:
-        """One row per distinct image over all batches."""
-        return self.artifact_root / "image_index.parquet"
+        """Folder of the table with one row per distinct image over all batches."""
+        return self.artifact_root / "image_index"
 
     @property
     def splits(self) -> AnyPath:
-        """The split of every image: image id, label, group, split, batch."""
-        return self.artifact_root / "splits.parquet"
+        """Folder of the table with the split of every image: image id, label, group, split, batch."""
+        return self.artifact_root / "splits"
+
+    @property
+    def data_report(self) -> AnyPath:
+        """The page on all batches together: counts, classes, rejects, near-duplicates."""
+        return self.artifact_root / "data_report" / "report.html"
 
     @property
     def models(self) -> AnyPath:
@@ -258,9 +287,9 @@ class Paths(BaseSettings):
         return self.artifact_root / "models"
 
     @property
-    def alerts(self) -> Path:
-        """Where alerts are noted, one JSON object a line."""
-        return self.home / "alerts.jsonl"
+    def alerts(self) -> AnyPath:
+        """Where alerts are noted: a file with one a line, or a folder of the store with a file for each."""
+        return self.home / "alerts.jsonl" if self.profile == "local" else self.shared_root / "alerts"
 
     @property
     def label_decisions(self) -> AnyPath:
@@ -298,16 +327,17 @@ class Paths(BaseSettings):
         """What the predictions of a model are compared with."""
         return self.artifact_root / "drift_reference" / f"{model_id}.npz"
 
-    def corrections(self, day: str) -> Path:
+    def corrections(self, day: str) -> AnyPath:
         """The corrected images of a day, as the archive of a batch."""
-        return self.serving / "corrections" / f"corrections-{day}.zip"
+        root = self.serving if self.profile == "local" else self.shared_root
+        return root / "corrections" / f"corrections-{day}.zip"
 
     def training_summary(self, model_id: str) -> AnyPath:
         """Summary of the images that a model was trained on, which batches are compared with."""
         return self.artifact_root / "training_summary" / f"{model_id}.npz"
 
     def training_splits(self, model_id: str) -> AnyPath:
-        """The splits as the model's training found them."""
+        """The splits as the model's training found them, in one file."""
         return self.artifact_root / "training_summary" / f"{model_id}.splits.parquet"
 
     def evaluation(self, model_id: str) -> AnyPath:

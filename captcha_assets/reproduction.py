@@ -22,6 +22,7 @@ import numpy as np
 from captcha_assets import interrupts
 from captcha_assets.atomic_files import AnyPath, fetched, replacing
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.images import table_parts
 from captcha_assets.images.table import build_image_table
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.models.folder import ModelConfig
@@ -218,7 +219,7 @@ def _from_source(paths: Paths, work: Path, origin: Origin) -> Path:  # noqa: ARG
         source = batch_registration.parse_source(origin.source)
         if isinstance(source, batch_registration.KaggleSource) and origin.kaggle_version:
             source = batch_registration.KaggleSource(origin.kaggle_version)
-        if isinstance(source, batch_registration.LocalSource) and not source.path.exists():
+        if isinstance(source, batch_registration.FileSource) and not source.path.exists():
             raise _UnavailableError(f"its source no longer has it ({source} does not exist)")
         batch_registration.register(fetched_home, origin.batch, source)
         found = batch_registration.fetch(fetched_home, origin.batch).path
@@ -288,7 +289,7 @@ def _job(
             f"the splits that {model_id} was trained with (version {config.splits_version}) were not kept"
         )
     kept = work / "splits.parquet"
-    kept.write_bytes(splits.read_bytes())
+    table_parts.write_one_file(splits, kept)
     return TrainingJob(
         tables=tables,
         splits=kept,

@@ -27,7 +27,6 @@ def check_variables(
     others: Collection[str] = (),
     *,
     never_empty: Collection[str] = (),
-    listed_in: str = "docs/settings.md",
 ) -> None:
     """Raise an error for a variable of the prefix that is no setting here, or that may not be empty.
 
@@ -37,7 +36,6 @@ def check_variables(
         others: variables of the prefix that are no settings; a name with an underscore at its end stands for
             all that begin with it.
         never_empty: names of the settings whose empty value would turn off what protects.
-        listed_in: the page that lists the settings.
 
     Raises:
         SettingsError: there is one; the message names it, and the setting that it resembles.
@@ -53,7 +51,7 @@ def check_variables(
         if name == variable.upper() or known_as_written or _OF_KUBERNETES.search(name):
             continue
         near = difflib.get_close_matches(name, sorted(known), n=1)
-        meant = f"is {prefix}{near[0]} meant?" if near else f"{listed_in} lists all settings."
+        meant = f"is {prefix}{near[0]} meant?" if near else "docs/settings.md lists all settings."
         raise SettingsError(f"{variable} is no setting: {meant} Rename the variable, or unset it")
 
 
@@ -73,9 +71,11 @@ def errors_name_their_variable(prefix: str, secrets: Collection[str] = ()) -> It
     try:
         yield
     except ValidationError as error:
-        field, value = setting_of(error), str(error.errors()[0]["input"])
+        field, value = setting_of(error), error.errors()[0]["input"]
         if not field:  # several settings contradict each other; the reason names them
             raise SettingsError(reason_of(error)) from error
-        secret = field in secrets or _WITH_PASSWORD.search(value)
-        given = f"{prefix}{field.upper()}" + ("" if secret else f"={value!r}")
+        if value is None:
+            raise SettingsError(f"{prefix}{field.upper()} is not set: {reason_of(error)}") from error
+        secret = field in secrets or _WITH_PASSWORD.search(str(value))
+        given = f"{prefix}{field.upper()}" + ("" if secret else f"={str(value)!r}")
         raise SettingsError(f"{given} cannot be used: {reason_of(error)}") from error

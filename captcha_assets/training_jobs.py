@@ -4,8 +4,8 @@ from pathlib import Path
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.local_tables import LocalTables
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import folder, registry, training_provenance
 from captcha_assets.paths import Paths
 from captcha_assets.training.config import TRAINING_CODE, TrainingJob, TrainingSettings
@@ -22,7 +22,7 @@ def job_for(
     job = TrainingJob(
         tables=data.tables,
         splits=data.splits,
-        splits_version=content_hash(data.splits),
+        splits_version=version_of(data.splits),
         classes=spec.classes,
         image_shape=spec.shape,
         output=Path(),

@@ -13,6 +13,7 @@ from captcha_assets.images.reader import SplitImages, read_split
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
+from captcha_assets.images.table_parts import write_one_file
 from captcha_assets.quality.validation import validate_image_table
 from captcha_assets.settings import Settings, load_settings
 from captcha_assets.sources.archives import archive_to
@@ -57,11 +58,9 @@ def split(settings: Settings, names: Iterable[str]) -> LocalTables:
         settings.paths.image_index, settings.paths.splits, record, CAPTCHA, settings.paths.image_table
     )
     batches = batches_of(settings.paths.splits)
-    return LocalTables(
-        tuple(Path(settings.paths.image_table(name)) for name in batches),
-        Path(settings.paths.splits),
-        batches,
-    )
+    splits = settings.paths.scratch / "splits.parquet"
+    write_one_file(settings.paths.splits, splits)
+    return LocalTables(tuple(Path(settings.paths.image_table(name)) for name in batches), splits, batches)
 
 
 def of_batch(images: SplitImages, batch: str) -> SplitImages:

@@ -20,7 +20,7 @@ from captcha_assets.evaluation.metrics import (
 )
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages
-from captcha_assets.images.table import content_hash
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models.folder import read_metrics
 from captcha_assets.models.predictor import TorchPredictor
 from captcha_assets.training.config import TrainingJob, TrainingSettings
@@ -32,7 +32,7 @@ def train(data: LocalTables, settings: TrainingSettings, work: Path) -> tuple[Pa
     job = TrainingJob(
         tables=data.tables,
         splits=data.splits,
-        splits_version=content_hash(data.splits),
+        splits_version=version_of(data.splits),
         classes=CAPTCHA.classes,
         image_shape=CAPTCHA.shape,
         output=work / "model",

@@ -69,9 +69,9 @@ def image_index(table: pl.DataFrame) -> pl.DataFrame:
 def splits(index: pl.DataFrame) -> pl.DataFrame:
     """Return the splits of the index: 70, 20 and 10 percent of each class, a group in one split."""
     index = index.sort("label", "group").with_columns(
-        sample_key=pl.int_range(pl.len()).over("label") / pl.len().over("label")
+        place=pl.int_range(pl.len()).over("label") / pl.len().over("label")
     )
-    place = pl.col("sample_key")
+    place = pl.col("place")
     split = pl.when(place < 0.7).then(pl.lit("train")).when(place < 0.9).then(pl.lit("validation"))
     first = split.otherwise(pl.lit("test")).first().over("group")
     values = {"split": first, "exclusion_reason": pl.lit(None, pl.String)}

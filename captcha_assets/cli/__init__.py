@@ -10,10 +10,12 @@ try:
     from captcha_assets.cli.backfill import backfill
     from captcha_assets.cli.backup import backup
     from captcha_assets.cli.batches import batch
+    from captcha_assets.cli.compute import compute
     from captcha_assets.cli.data_docs import data_docs
     from captcha_assets.cli.graph import graph
     from captcha_assets.cli.lineage import lineage
     from captcha_assets.cli.models import model, predict
+    from captcha_assets.cli.new import new
     from captcha_assets.cli.profiling import profile
     from captcha_assets.cli.reproduce import reproduce
     from captcha_assets.cli.root import main
@@ -26,6 +28,7 @@ except KeyboardInterrupt:
     sys.exit("Error: interrupted")
 
 for _command in (
+    new,
     automation,
     batch,
     update,
@@ -34,6 +37,7 @@ for _command in (
     model,
     sweep,
     profile,
+    compute,
     graph,
     lineage,
     reproduce,

@@ -4,6 +4,9 @@ import click
 
 from captcha_assets.settings import Settings
 
+#: What is said of the sensor that rolls back while no setting lets it.
+IDLE = ", and rolls nothing back: CAPTCHA_ROLLBACK is off"
+
 
 @click.group()
 def automation() -> None:
@@ -20,6 +23,7 @@ def on(settings: Settings) -> None:
     from captcha_assets.cli.orchestration import staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.cli.update import quiet_definitions
+    from captcha_assets.sources.batch_registration import known_batches
 
     _switch(settings, on=True)
     with open_instance(settings) as instance:
@@ -28,7 +32,11 @@ def on(settings: Settings) -> None:
         "from now on the sensors materialize what changes, and train as soon as there is a trigger "
         "(captcha-assets status: next)"
     )
-    if stale:
+    if not known_batches(settings.paths):
+        click.echo(
+            "there is no batch yet: drop an archive into the inbox, or captcha-assets batch add NAME SOURCE"
+        )
+    elif stale:
         click.echo(
             f"{len(stale)} are stale already; what no trigger starts waits for you: captcha-assets update"
         )
@@ -70,4 +78,5 @@ def _show(settings: Settings) -> None:
 
     with open_instance(settings) as instance:
         for name, is_on in switched_on(instance).items():
-            click.echo(f"{name}: {'on' if is_on else 'off'}")
+            idle = is_on and name == "automatic_rollback" and settings.rollback == "off"
+            click.echo(f"{name}: {'on' if is_on else 'off'}{IDLE if idle else ''}")

@@ -1,13 +1,13 @@
 """`captcha-assets backfill`: materializes chosen partitions again."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.cli.update import quiet_definitions
-from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **partitions: str | None) -> None:
-    """Materialize the chosen partitions of ASSETs, stale or not, one after the other, to completion."""
+    """Materialize the chosen partitions of ASSETs, stale or not, to completion.
+
+    They are materialized one after the other on this machine. With CAPTCHA_PROFILE=shared and a Ray cluster
+    (CAPTCHA_COMPUTE=http://head:8265), batches are spread over its nodes (docs/shared.md).
+    """
     from captcha_assets.cli.orchestration import backfills
     from captcha_assets.cli.orchestration.instance import open_instance
 
@@ -49,7 +53,7 @@ def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **pa
             except backfills.BackfillError as error:
                 raise click.UsageError(str(error)) from error
             chosen = backfills.begin(settings.paths, steps)
-        _run(settings.paths, definitions, instance, chosen)
+        _run(settings, definitions, instance, chosen)
 
 
 def _keys(keys: str) -> list[str] | None:
@@ -57,28 +61,39 @@ def _keys(keys: str) -> list[str] | None:
 
 
 def _run(
-    paths: Paths, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
+    settings: Settings, definitions: "dg.Definitions", instance: "dg.DagsterInstance", chosen: "Backfill"
 ) -> None:
     from captcha_assets.cli.orchestration import backfills, command_lock
+    from captcha_assets.training.failures import RayClusterError
 
     again = f"captcha-assets backfill --resume {chosen.name}"
     outcomes: list[Outcome] = []
     try:
         steps = backfills.remaining(instance, chosen)
+        if why := backfills.why_not_on_the_cluster(settings, definitions, steps):
+            click.echo(why)
         if len(steps) < len(chosen.steps):
             click.echo(f"{len(chosen.steps) - len(steps)} of {len(chosen.steps)} were materialized before")
-        with command_lock.alone(paths, click.echo):
-            outcomes.extend(_shown(backfills.run(paths, definitions, instance, chosen), len(steps)))
+        with (
+            command_lock.alone(settings.paths, click.echo),
+            # Closed, so that what runs on a cluster has ended before anything is said of it.
+            closing(backfills.run(settings, definitions, instance, chosen)) as events,
+        ):
+            outcomes.extend(_shown(events, len(steps)))
+    except RayClusterError as error:
+        raise click.ClickException(f"{error}; then: {again}") from error
     except KeyboardInterrupt as stop:
         left = len(backfills.remaining(instance, chosen))
         words = f"interrupted after {len(chosen.steps) - left} of {len(chosen.steps)}"
         if not left:
-            backfills.delete_record(paths, chosen)
+            backfills.delete_record(settings.paths, chosen)
             raise Interrupted(words) from stop
         raise Interrupted(f"{words}; resume with: {again}") from stop
     failed = [outcome for outcome in outcomes if outcome.error]
-    if not outcomes:
-        click.echo("there is no partition of these assets yet (see batch add, sweep run)")
+    tried = {outcome.step for outcome in outcomes}
+    for step in backfills.remaining(instance, chosen):
+        if step not in tried:
+            click.echo(f"{step} is not there any more: it was removed meanwhile")
     click.echo(f"{len(outcomes) - len(failed)} materialized, {len(failed)} failed")
     for outcome in failed:
         click.echo(f"  {outcome.step}: {outcome.error}")
@@ -95,17 +110,25 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()
+    seen: set[Step] = set()
+    latest: Step | None = None
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=total)
         for event in events:
             if not isinstance(event, Outcome):
+                latest = event
+                seen.add(event)
                 progress.update(bar, description=str(event))
                 if not console.is_terminal:
-                    click.echo(f"[{int(progress.tasks[0].completed) + 1}/{total}] {event}")
+                    click.echo(f"[{len(seen)}/{total}] {event}")
                 continue
+            seen.add(event.step)  # one that was not tried had not begun
             progress.advance(bar)
             for line in event.findings:
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-            if event.error:
-                console.print(f"  failed: {event.error}", markup=False, highlight=False, soft_wrap=True)
+            if event.error:  # on a cluster, other steps may have begun since
+                which = "" if event.step == latest else f"{event.step} "
+                console.print(
+                    f"  {which}failed: {event.error}", markup=False, highlight=False, soft_wrap=True
+                )
             yield event

@@ -41,14 +41,17 @@ def restore(settings: Settings, path: Path) -> None:
     from captcha_assets import backup as backups
     from captcha_assets.cli.orchestration.instance import dagster_home
 
+    backups.read(path, settings.paths.profile)  # before anything is created in the home
     restored = backups.restore(settings.paths, dagster_home(settings.paths), _log(settings), path)
     click.echo(f"{settings.paths.home} is as {restored.home} was at {restored.made}")
     for line in restored.left_out:
         click.echo(f"not restored: {line}")
-    if any(name.startswith("home/data/raw/") for name in restored.files):
-        click.echo("compute the tables again: captcha-assets update")
-    else:
-        click.echo("bring the archives back (dvc pull), then compute the tables again: captcha-assets update")
+    if not settings.paths.raw.exists():
+        click.echo("bring the archives back: dvc pull")
+    click.echo(
+        "compute the tables again: captcha-assets update, with the --config that the model was trained with, "
+        "if any"
+    )
 
 
 def _log(settings: Settings) -> str | None:

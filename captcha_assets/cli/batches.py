@@ -28,8 +28,8 @@ def batch() -> None:
 def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     """Register the batch NAME from SOURCE.
 
-    SOURCE is a zip, a folder, kaggle[:VERSION] or synthetic:COUNT[:SEED]. A zip or folder whose content
-    has changed is registered again.
+    SOURCE is a zip, a folder, a zip on an object store (s3://... or gs://...), kaggle[:VERSION] or
+    synthetic:COUNT[:SEED]. A zip or folder whose content has changed is registered again.
     """
     from captcha_assets.sources import batch_registration, kaggle
     from captcha_assets.sources.archives import BatchError
@@ -40,6 +40,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     except BatchError as error:
         raise click.UsageError(str(error)) from error
     batch_registration.register(ctx.obj, name, wanted, progress=_say)
+    ctx.obj.paths.home.mkdir(parents=True, exist_ok=True)  # the registration may lie on a store
     if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
     if materialize:

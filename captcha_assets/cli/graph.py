@@ -6,7 +6,7 @@ import click
 @click.command()
 def graph() -> None:
     """Print the asset graph as a Mermaid flowchart: the one in the README."""
+    from captcha_assets.cli.orchestration.code_location import definitions
     from captcha_assets.cli.orchestration.mermaid_graph import mermaid
-    from captcha_assets.definitions import defs
 
-    click.echo(mermaid(defs()), nl=False)
+    click.echo(mermaid(definitions()), nl=False)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from captcha_assets.paths import Paths
+from captcha_assets.cli.training_settings import chosen_settings
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from captcha_assets.dataset import DatasetSpec
     from captcha_assets.training.config import TrainingSettings
 
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def profile(settings: Settings, steps: int, config: Path | None, output: Path) -> None:
-    """Trace some training steps on this home's images, or on generated ones where there are none.
+    """Trace some training steps on this home's images, or on images of noise where there are none.
 
     Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
     """
-    chosen = _chosen_settings(settings.paths, config)
+    chosen = chosen_settings(settings.paths, config)
     pixels, labels = _images(settings, chosen, steps)
     # The profiler's own lines, above all that there is no GPU, are for those who develop it.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -44,40 +45,26 @@ def profile(settings: Settings, steps: int, config: Path | None, output: Path) -
     click.echo(f"trace: {output}")
 
 
-def _chosen_settings(paths: Paths, config: Path | None) -> "TrainingSettings":
-    from captcha_assets.sweeps.production_settings import production_settings
-    from captcha_assets.training import yaml_file
-    from captcha_assets.training.config import SettingsError
-
-    production, keys = production_settings(paths), ("ops", "resnet18", "config")
-    if config is None:
-        return production
-    file = yaml_file.read(config)
-    if keys not in file.lines:
-        raise SettingsError(f"{config} has no run config of resnet18: ops, resnet18, config")
-    return file.settings(production, *keys)
-
-
 def _images(settings: Settings, chosen: "TrainingSettings", steps: int) -> tuple[Any, Any]:
     """Return images (N, H, W) and their classes (N,), not many more than are needed."""
     from captcha_assets.dataset import load_dataset
+    from captcha_assets.images import table_parts
     from captcha_assets.images.local_tables import local_tables
     from captcha_assets.images.reader import read_split
 
-    if not settings.paths.splits.exists():
-        return _generated(min(steps * chosen.batch_size, 2_000))
+    spec, size = load_dataset(settings.dataset), chosen.sample_size
+    if not table_parts.exists(settings.paths.splits):
+        return _noise(spec, min(steps * chosen.batch_size, 2_000))
     with local_tables(settings.paths) as data:
-        spec, size = load_dataset(settings.dataset), chosen.sample_size
         images = read_split(data.tables, data.splits, "train", size, classes=spec.classes, shape=spec.shape)
     return images.pixels, images.labels
 
 
-def _generated(count: int) -> tuple[Any, Any]:
+def _noise(spec: "DatasetSpec", count: int) -> tuple[Any, Any]:
+    """Return noise in the size of the data set: what a step costs does not depend on what the images show."""
     import numpy as np
 
-    from captcha_assets.dataset import CAPTCHA
-    from captcha_assets.sources.synthetic_batches import generate
-
-    click.echo("this home has no splits yet: tracing on generated images")
-    labels, images = zip(*generate(max(count, len(CAPTCHA.classes))), strict=True)
-    return np.stack(images), np.array([CAPTCHA.classes.index(label) for label in labels])
+    click.echo("this home has no splits yet: tracing on images of noise")
+    count = max(count, len(spec.classes))
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *spec.shape), np.uint8)
+    return pixels, np.arange(count) % len(spec.classes)

@@ -1,15 +1,19 @@
 """The root of the command: its options, and how errors are said."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
+from dotenv import dotenv_values
 
 from captcha_assets import interrupts
 from captcha_assets.cli import errors, process
+from captcha_assets.cli.orchestration import database_store
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
+from captcha_assets.project import project
 from captcha_assets.settings import Settings, SettingsError, load_settings
 from captcha_assets.settings_validation import debugging
 
@@ -62,13 +66,31 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
 
 def _check_home(paths: Paths, arguments: list[str]) -> None:
     """Reject a home that is none, before anything is created there."""
-    if any(arguments[: len(making)] == making for making in _MAKING_A_HOME):
-        return
-    if why := paths.why_no_home():
+    if paths.unfinished_restoration.exists() and arguments[:1] != ["backup"]:
+        raise SettingsError(
+            f"a backup was restored into {paths.home} only in part: run captcha-assets backup restore PATH "
+            "again"
+        )
+    why = paths.why_no_home()
+    if arguments[:2] == ["backup", "restore"] and why and paths.home.exists():
+        raise SettingsError(f"CAPTCHA_HOME={str(paths.home)!r}: {why}. Give an empty folder, or a new one")
+    if why and not any(arguments[: len(making)] == making for making in _MAKING_A_HOME):
         raise SettingsError(
             f"CAPTCHA_HOME={str(paths.home)!r} is no home: {why}. Correct the path, or make a home there: "
             "captcha-assets batch add NAME SOURCE"
         )
+
+
+def _enter_project() -> None:
+    """Read the `.env` of the project and make its modules importable, both as `dg` does."""
+    own = project()
+    if own is None:
+        return
+    os.environ.update(
+        {name: text for name, text in dotenv_values(own.folder / ".env").items() if text is not None}
+    )
+    if str(own.folder) not in sys.path:
+        sys.path.insert(0, str(own.folder))
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,11 +103,16 @@ def main(ctx: click.Context) -> None:
     """
     from captcha_assets.sources import inbox
 
-    if ctx.meta[_HELP]:
-        return  # it is given whatever the settings are
+    if ctx.meta[_HELP] or ctx.invoked_subcommand == "new":
+        return  # they need no settings
+    _enter_project()
     settings = load_settings()
-    _check_home(settings.paths, [str(ctx.invoked_subcommand), *ctx.meta[_ARGUMENTS]])
+    arguments = [str(ctx.invoked_subcommand), *ctx.meta[_ARGUMENTS]]
+    _check_home(settings.paths, arguments)
+    if arguments[:2] != ["backup", "restore"]:  # which has a rule of its own
+        database_store.check(settings.paths)
     ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
-    for problem in (inbox.prepare(ctx.obj.paths), ctx.obj.paths.unused_settings):
+    prepared = inbox.prepare(ctx.obj.paths) if arguments[:1] != ["backup"] else None
+    for problem in (prepared, ctx.obj.paths.unused_settings):
         if problem:
             click.echo(f"warning: {problem}", err=True)

@@ -22,7 +22,7 @@ def status(settings: Settings, as_json: bool) -> None:
         **_state(settings),
         "quarantined": _quarantined(settings.paths),
     }
-    found["inbox"] = _inbox(settings.paths)
+    found["inbox"] = _inbox(settings.paths, watched=found.pop("inbox_watched"))
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -94,12 +94,14 @@ def _quarantined(paths: Paths) -> list[dict[str, Any]]:
     return [{"batch": name, "failed": checks} for name, checks in found.items()]
 
 
-def _inbox(paths: Paths) -> list[dict[str, str]]:
-    """The files in the inbox, and why each is still there."""
+def _inbox(paths: Paths, *, watched: bool) -> list[dict[str, str]]:
+    """The files in the inbox, and why each is still there; `watched` says whether the sensor is on."""
     from captcha_assets.sources import inbox
 
     found = inbox.scan(paths)
     taken = "can be taken: the inbox sensor does it, once it is on (captcha-assets automation on)"
+    if watched:
+        taken = "is being taken by the inbox sensor, which is on (it needs the daemon: captcha-assets ui)"
     rows = [(one.path.name, taken) for one in found.arrivals]
     rows += [(one.name, one.reason) for one in found.left]
     return [{"file": name, "reason": reason} for name, reason in rows]

@@ -205,10 +205,9 @@ def show(settings: Settings, as_json: bool) -> None:
 
     Trials that have not ended come last: they wait for `sweep run`, or are under way.
     """
-    from captcha_assets.images.table import content_hash
     from captcha_assets.sweeps import leaderboard, trial_records
 
-    version = content_hash(settings.paths.splits) if settings.paths.splits.exists() else ""
+    version = leaderboard.splits_now(settings.paths)
     records = trial_records.load_all(settings.paths)
     waiting = leaderboard.waiting(settings.paths, records)
     rows = leaderboard.rows(records, version) + waiting

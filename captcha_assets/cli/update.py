@@ -134,9 +134,10 @@ def _update(
 
 def _is_empty(paths: Paths) -> bool:
     """Whether there is no batch and never was one."""
+    from captcha_assets.images import table_parts
     from captcha_assets.sources.batch_registration import known_batches
 
-    return not known_batches(paths) and not paths.image_index.exists()
+    return not known_batches(paths) and not table_parts.exists(paths.image_index)
 
 
 def _name_quarantined(paths: Paths) -> None:
@@ -170,7 +171,7 @@ def _show(event: "tuple[Step, tuple[str, ...]] | execution.Outcome") -> None:
 
 def quiet_definitions() -> "dg.Definitions":
     """The code location, with a console that a person can read."""
+    from captcha_assets.cli.orchestration.code_location import definitions
     from captcha_assets.cli.orchestration.console_logger import with_quiet_console
-    from captcha_assets.definitions import defs
 
-    return with_quiet_console(defs())
+    return with_quiet_console(definitions())

@@ -15,7 +15,6 @@ import click
 import psutil
 
 from captcha_assets import interrupts
-from captcha_assets.paths import REPOSITORY
 from captcha_assets.settings import Settings
 
 
@@ -29,9 +28,11 @@ def ui(settings: Settings, port: int) -> None:
 
     Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end with it.
     """
+    from captcha_assets.cli.orchestration.code_location import folder
     from captcha_assets.cli.orchestration.instance import dagster_home, open_instance
     from captcha_assets.reports import serving
 
+    location = folder()
     with open_instance(settings):
         pass
     if "CAPTCHA_UI_URL" not in os.environ:  # reports and alerts lead to this UI
@@ -55,7 +56,7 @@ def ui(settings: Settings, port: int) -> None:
     ready = f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}   (Ctrl-C stops)"
     with serving(settings):
         threading.Thread(target=_say_when_it_answers, args=(port, ready), daemon=True).start()
-        sys.exit(_attended(command, os.environ | homes))
+        sys.exit(_attended(command, os.environ | homes, location))
 
 
 def _say_when_it_answers(port: int, line: str) -> None:
@@ -66,7 +67,7 @@ def _say_when_it_answers(port: int, line: str) -> None:
     click.echo(line)
 
 
-def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _attended(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> int:
     """Run a command until it ends or this process is stopped; none of its processes is left.
 
     Returns:
@@ -74,7 +75,7 @@ def _attended(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """
     # A session of its own, since `dg dev` starts processes: all of them are stopped, or killed.
     tethered = [sys.executable, "-m", "captcha_assets.cli.parent_death_signal", str(os.getpid()), *command]
-    process = subprocess.Popen(tethered, env=environment, cwd=REPOSITORY, start_new_session=True)
+    process = subprocess.Popen(tethered, env=environment, cwd=folder, start_new_session=True)
     stops: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
@@ -114,14 +115,19 @@ def _is_of(process: psutil.Process, session: int) -> bool:
 
 
 @click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Default that of CAPTCHA_REPORTS_URL, or 3001.")
 @click.pass_obj
-def reports(settings: Settings) -> None:
-    """Serve the reports that the UI links to, until interrupted."""
+def reports(settings: Settings, host: str, port: int | None) -> None:
+    """Serve the reports that the UI links to, until interrupted. Whoever reaches the address reads them."""
     from captcha_assets.reports import serving
 
     # Ctrl-C at any moment is how it is ended.
-    with suppress(KeyboardInterrupt), serving(settings) as server:
-        click.echo(f"reports of {settings.paths.artifact_root} at {settings.reports_url} (Ctrl-C stops)")
+    with suppress(KeyboardInterrupt), serving(settings, host, port) as server:
+        address = (
+            f"http://{'localhost' if host == '127.0.0.1' else host}:{port}" if port else settings.reports_url
+        )
+        click.echo(f"reports of {settings.paths.artifact_root} at {address} (Ctrl-C stops)")
         interrupts.check()
         server.join()
     interrupts.answered()

@@ -44,8 +44,11 @@ _READY = (
     & _BLOCKING_CHECKS_PASSED
 )
 
+# No input is requested in the same tick: what depends on the index and on its tables waits for the index.
+_NO_INPUT_REQUESTED = ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
+
 # One request for each change, whether the run succeeds or not: a failing step is not repeated for ever.
-ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY).with_label("on_new_content")
+ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY & _NO_INPUT_REQUESTED).with_label("on_new_content")
 ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_new_batch")
 
 #: They cost as many trainings as there are trials.

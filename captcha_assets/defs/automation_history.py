@@ -13,7 +13,7 @@ import dagster as dg
 from captcha_assets.defs.partitions import BATCH
 
 #: The assets whose evaluations name batches: those partitioned by batch, and those derived from them.
-ASSETS = ("raw_batch", "image_table", "rejected_images", "data_snapshot", "image_index")
+ASSETS = ("raw_batch", "image_table", "rejected_images", "data_snapshot", "image_index", "data_report")
 
 #: How many evaluations of each asset are read; the daemon writes one only when something has changed.
 _LATEST = 1000

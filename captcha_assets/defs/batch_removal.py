@@ -45,7 +45,7 @@ def apply_remote_removals(paths: Paths, instance: dg.DagsterInstance) -> None:
     unknown = set(instance.get_dynamic_partitions(BATCH)) - set(batch_registration.known_batches(paths))
     if not unknown:
         return
-    recorded = dvc_snapshot.recorded_files(paths.home)
+    recorded = dvc_snapshot.recorded_md5s(paths.home)
     for batch in sorted(unknown):
         if recorded is not None and f"raw/{batch}.zip" not in recorded:
             remove_batch(paths, instance, batch, lambda _: None)

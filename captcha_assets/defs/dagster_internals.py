@@ -3,7 +3,7 @@
 `captcha_assets_tests/defs/test_dagster_internals.py` notices an upgrade that changes one of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job
 
 # Staleness as the UI shows it: `dg` has no way to ask for it, nor a name for the tag of a data version.
 from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
+    INPUT_DATA_VERSION_TAG_PREFIX,
     NULL_DATA_VERSION,
     CachingStaleStatusResolver,
     StaleCause,
@@ -30,6 +32,7 @@ from dagster._core.definitions.data_version import (
     StaleStatus,
     extract_data_version_from_entry,
     get_input_data_version_tag,
+    get_input_event_pointer_tag,
 )
 
 # The class of a failed subprocess.
@@ -66,6 +69,7 @@ __all__ = [
     "last_ended",
     "observed_version",
     "open_instance_at",
+    "reads_latest_inputs",
     "remote_repository",
     "stale_status_resolver",
 ]
@@ -117,10 +121,36 @@ def input_version_tag(asset: str) -> str:
     return get_input_data_version_tag(dg.AssetKey(asset))
 
 
+def reads_latest_inputs(
+    tags: Mapping[str, str], code_version: str | None, latest: Mapping[dg.AssetKey, int | None]
+) -> bool:
+    """Whether Dagster's resolver finds no fault with a materialization, by its tags alone.
+
+    Args:
+        tags: of the materialization.
+        code_version: of its asset now.
+        latest: the latest materialization of each of its inputs, None where there is none.
+    """
+    known = {tag for tag in tags if tag.startswith(f"{INPUT_DATA_VERSION_TAG_PREFIX}/")}
+    read = {key: tags.get(get_input_event_pointer_tag(key), "") for key in latest}
+    return (
+        tags.get(DATA_VERSION_TAG, NO_VALUE) != NO_VALUE
+        and tags.get(CODE_VERSION_TAG) == code_version
+        and known == {get_input_data_version_tag(key) for key in latest}
+        and all(read[key].isdecimal() and (now or 0) <= int(read[key]) for key, now in latest.items())
+    )
+
+
 def last_ended(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
     """Return the last finished execution of a check."""
-    found = instance.event_log_storage.get_asset_check_execution_history(check, limit=1, status=_ENDED)
-    return next(iter(found), None)
+    return next(iter(latest_ended(instance, check, limit=1)), None)
+
+
+def latest_ended(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, limit: int
+) -> Sequence[AssetCheckExecutionRecord]:
+    """Return the latest finished executions of a check, the last one first."""
+    return instance.event_log_storage.get_asset_check_execution_history(check, limit=limit, status=_ENDED)
 
 
 def open_instance_at(dagster_home: Path) -> dg.DagsterInstance:

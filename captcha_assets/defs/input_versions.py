@@ -28,8 +28,14 @@ def versions_now(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
 
 
 def version_of(instance: dg.DagsterInstance, asset: str, partition: str) -> str | None:
-    """The data version of a partition of an asset; None where it is not materialized."""
-    version = recorded_versions(instance, asset).get(partition, NO_VALUE)
+    """The data version of a partition of an asset; None where it is not materialized.
+
+    One partition is asked for, not all of them: each step of an update asks.
+    """
+    of_partition = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+    records = instance.fetch_materializations(of_partition, limit=1).records
+    event = records[0].asset_materialization if records else None
+    version = (event.tags or {}).get(DATA_VERSION_TAG, NO_VALUE) if event else NO_VALUE
     return None if version == NO_VALUE else version
 
 

@@ -30,6 +30,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+_KILLED = "The process of this run was killed: start it again."
+
 
 def process_folder(instance: dg.DagsterInstance) -> Path:
     """Return the folder of the files that commands keep locked."""
@@ -66,7 +68,7 @@ def fail_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
         # Locked: the process lives. Not found: another command has just dealt with it.
         with suppress(BlockingIOError, FileNotFoundError), locked(path, wait=False):
             if path.exists():
-                lost += [_failed(instance, run) for run in unfinished_runs(instance, path.stem)]
+                lost += [end(instance, run, _KILLED) for run in unfinished_runs(instance, path.stem)]
                 path.unlink()
     return lost
 
@@ -83,7 +85,8 @@ def unfinished_runs_of_daemon(instance: dg.DagsterInstance) -> list[dg.DagsterRu
     ]
 
 
-def _failed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun:
-    instance.report_run_failed(run, "The process of this run was killed: start it again.")
+def end(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> dg.DagsterRun:
+    """Fail a run whose process is gone, free the pools that it held, and return it as it is now."""
+    instance.report_run_failed(run, why)
     instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return instance.get_run_by_id(run.run_id) or run

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
-from captcha_assets.defs.input_versions import recorded_versions
+from captcha_assets.defs.input_versions import recorded_versions, version_of
 from captcha_assets.defs.materializations import last_materialized, records_of
 from captcha_assets.defs.model.champion_checks import RECORD
 from captcha_assets.defs.model.champion_events import report_champion, report_criteria
@@ -74,6 +74,8 @@ def report(
     """
     writing, recorded = _being_written(instance), _recorded(instance)
     versions = StoredVersions(paths, verify=verify)
+    if verify and paths.profile == "local":
+        dvc_snapshot.verify_remote(paths.home, paths.dvc_remote)
     found = {output: _look(paths, instance, output, versions) for output in recorded}
     versions.save()
     writing |= _being_written(instance)
@@ -164,7 +166,9 @@ def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: 
 
 
 def _not_pushed(paths: Paths, last: dg.AssetMaterialization) -> str | None:
-    """Say whether the last snapshot was pushed to another remote than the present default one."""
+    """Say whether the last snapshot was pushed to another remote, or the remote has lost some of it."""
+    if lost := dvc_snapshot.missing_on_remote(paths.home):
+        return lost
     remote = dvc_snapshot.default_remote(paths.home, paths.dvc_remote)
     pushed_to = last.metadata.get(PUSHED_TO)
     if remote is None or pushed_to is None or pushed_to.value == remote:
@@ -241,7 +245,7 @@ def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
 def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
     """Report that all of a batch is gone, and delete its partition. The same again changes nothing."""
     for asset, partition_set in _PARTITIONED.items():
-        if partition_set == BATCH and recorded_versions(instance, asset).get(batch, NO_VALUE) != NO_VALUE:
+        if partition_set == BATCH and version_of(instance, asset, batch) is not None:
             event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed")
             instance.report_runless_asset_event(event)
     instance.delete_dynamic_partition(BATCH, batch)

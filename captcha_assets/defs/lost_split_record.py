@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import dagster as dg
 
+from captcha_assets.images import table_parts
 from captcha_assets.images.split_assignment import files_named_by
-from captcha_assets.images.split_record import GO_ON, RESTORE, AssignmentError, AssignmentRecord
+from captcha_assets.images.split_record import GO_ON, AssignmentError, AssignmentRecord
 from captcha_assets.paths import Paths
 
 _FILES = "split assignments"
@@ -31,8 +32,8 @@ def require_known(instance: dg.DagsterInstance, paths: Paths, record: Assignment
         if files:
             record.require(cast("list[str]", files.value), "the last materialization of splits")
             return
-    if known and not paths.splits.exists() and not record.files():
+    if known and not table_parts.exists(paths.splits) and not record.files():
         raise AssignmentError(
             f"split assignments are lost: splits were materialized before, but neither {paths.splits} nor "
-            f"{record.folder} is there. No image is assigned a new split: {RESTORE}, {GO_ON}"
+            f"{record.folder} is there. No image is assigned a new split: {record.how_to_restore}, {GO_ON}"
         )

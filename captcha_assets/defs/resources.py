@@ -3,18 +3,37 @@
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.compute import Compute, LocalCompute
-from captcha_assets.defs.ray_compute import RayCompute
+from captcha_assets.defs.compute.kubernetes_cluster import KubernetesCluster
+from captcha_assets.defs.compute.local_compute import Compute, LocalCompute
+from captcha_assets.defs.compute.ray_cluster import RayCluster
+from captcha_assets.defs.compute.staged_compute import Cluster, Resources, StagedCompute
+from captcha_assets.defs.compute.vertex_cluster import VertexCluster
 from captcha_assets.settings import Settings, load_settings
 
 
 def compute_of(settings: Settings) -> Compute:
     """Return the compute resource that the settings name."""
+    cluster = cluster_of(settings)
+    return StagedCompute(cluster, settings.staging_store) if cluster else LocalCompute()
+
+
+def cluster_of(settings: Settings) -> Cluster | None:
+    """Return the cluster that trains; None where trainings run on this machine."""
     if settings.compute == "local":
-        return LocalCompute()
-    return RayCompute(
-        settings.compute, settings.staging_store, settings.compute_num_cpus, settings.compute_num_gpus
+        return None
+    kind, _, place = settings.compute.partition("://")
+    if kind not in {"k8s", "vertex"}:
+        return RayCluster(settings.compute, settings.compute_num_cpus, settings.compute_num_gpus)
+    resources = Resources(
+        str(settings.compute_image),  # the settings require it
+        settings.compute_num_cpus,
+        settings.compute_num_gpus,
+        settings.compute_service_account,
     )
+    if kind == "k8s":
+        return KubernetesCluster(place, resources, settings.compute_secret)
+    project, region = place.split("/")
+    return VertexCluster(project, region, resources)
 
 
 def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:
@@ -33,8 +52,7 @@ def compute(context: dg.InitResourceContext) -> Compute:
     return compute_of(context.resources.settings)
 
 
-@dg.definitions
-def resources() -> dg.Definitions:
+def of_every_run() -> dg.Definitions:
     """Resources of every run, and one process per run: steps are short, and training has its own."""
     return dg.Definitions(
         resources={"compute": compute},

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from captcha_assets.atomic_files import AnyPath
+from captcha_assets.images import table_parts
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.split_assignment import SPLITS
 from captcha_assets.models import registry, training_provenance
@@ -245,15 +246,15 @@ def _ids(paths: Paths, batch: str) -> pl.Series:
 
 
 def _split_counts(paths: Paths, batch: str) -> Iterator[Node]:
-    if not (paths.image_table(batch).exists() and paths.splits.exists()):
+    if not (paths.image_table(batch).exists() and table_parts.exists(paths.splits)):
         return
     here = pl.col("image_id").is_in(_ids(paths, batch).implode())
-    rows = pl.read_parquet(str(paths.splits), columns=["image_id", "split", "batch"]).filter(here)
+    rows = table_parts.scan(paths.splits).select("image_id", "split", "batch").filter(here).collect()
     found = dict(rows.group_by("split").len().iter_rows())
     facts = {split: int(found.get(split, 0)) for split in SPLITS}
     first = int((rows["batch"] == batch).sum())
     facts |= {"excluded": int(found.get(None, 0)), "first_brought_by_it": first}
-    yield Node("splits", content_hash(paths.splits), facts)
+    yield Node("splits", table_parts.version_of(paths.splits), facts)
 
 
 def _models_of_batch(paths: Paths, batch: str) -> Iterator[Node]:
@@ -270,9 +271,9 @@ def _models_of_batch(paths: Paths, batch: str) -> Iterator[Node]:
 
 
 def _image(paths: Paths, what: str) -> Lineage | None:
-    if re.fullmatch(r"[0-9a-f]{1,32}", what) is None or not paths.image_index.exists():
+    if re.fullmatch(r"[0-9a-f]{1,32}", what) is None or not table_parts.exists(paths.image_index):
         return None
-    index = pl.scan_parquet(str(paths.image_index))
+    index = table_parts.scan(paths.image_index)
     wanted = index.filter(pl.col("image_id").str.starts_with(what)).collect()
     image_id = _one(what, wanted["image_id"].to_list(), "images")
     if image_id is None:
@@ -289,9 +290,9 @@ def _image(paths: Paths, what: str) -> Lineage | None:
 
 def split_of_image(paths: Paths, image_id: str) -> dict[str, Any]:
     """Return the split of an image, or why it has none."""
-    if not paths.splits.exists():
+    if not table_parts.exists(paths.splits):
         return {"split": None}
-    scan = pl.scan_parquet(str(paths.splits)).filter(pl.col("image_id") == image_id)
+    scan = table_parts.scan(paths.splits).filter(pl.col("image_id") == image_id)
     # splits of an earlier version of the code say no reason
     rows = scan.select(pl.col("^(split|exclusion_reason)$")).collect().to_dicts()
     return rows[0] if rows else {"split": None}

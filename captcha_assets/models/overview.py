@@ -8,6 +8,7 @@ import polars as pl
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.confidence_intervals import best_of
+from captcha_assets.images import table_parts
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import QUANTIZE_AGAIN, ModelFolderError, read_json, verify_files
@@ -153,7 +154,7 @@ def unlike_test_splits(paths: Paths) -> str | None:
 def _on_earlier_split(paths: Paths, images: int | None) -> str:
     """Return the words that follow a figure of so many test images; empty where there are as many today."""
     try:
-        splits = pl.scan_parquet(str(paths.splits)).filter(split="test").select(pl.len()).collect()
+        splits = table_parts.scan(paths.splits).filter(split="test").select(pl.len()).collect()
     except (pl.exceptions.PolarsError, OSError):
         return ""  # missing or damaged: `status` says so
     today = splits.item()

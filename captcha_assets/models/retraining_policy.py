@@ -13,7 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.atomic_files import fetched
+from captcha_assets.atomic_files import AnyPath, fetched
+from captcha_assets.images import table_parts
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.split_assignment import lacking_images
 from captcha_assets.models import registry, served_drift
@@ -139,17 +140,17 @@ def situation(paths: Paths, code: str, configuration: str, production: Mapping[s
     blocked = tuple(_blocked(paths))
     candidate = registry.candidate(paths.models)
     if candidate is None:
-        new = 0 if blocked else len(_of_training(_split_images(str(paths.splits))))
+        new = 0 if blocked else len(_of_training(_split_images(paths.splits)))
         return Situation(None, 0, new, (), (code, None), (configuration, None), blocked)
     with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
         trained = read_config(folder)
     seen = paths.training_splits(candidate.model_id)
     before = pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
     try:
-        before = _split_images(str(seen)) if seen.exists() else before
+        before = _split_images(seen) if seen.exists() else before
     except (pl.exceptions.PolarsError, OSError):
         blocked += (f"{seen} cannot be read: materialize resnet18 again (captcha-assets update)",)
-    now = before.clear() if blocked else _split_images(str(paths.splits))
+    now = before.clear() if blocked else _split_images(paths.splits)
     trained_before, trained_now = _of_training(before), _of_training(now)
     alarm = served_drift.alarm(paths)
     return Situation(
@@ -169,7 +170,7 @@ def situation(paths: Paths, code: str, configuration: str, production: Mapping[s
 
 
 def _blocked(paths: Paths) -> Iterator[str]:
-    if not paths.splits.exists():
+    if not table_parts.exists(paths.splits):
         existed = any(paths.split_assignments.glob("*")) or registry.pointed_at(paths.models) is not None
         lost = (
             f"the splits are lost ({paths.splits} is missing): captcha-assets update materializes them again"
@@ -198,9 +199,9 @@ def _blocked(paths: Paths) -> Iterator[str]:
 _COLUMNS = ("image_id", "split", "batch")
 
 
-def _split_images(splits: str) -> pl.DataFrame:
+def _split_images(splits: AnyPath) -> pl.DataFrame:
     """Return the images that have a split."""
-    return pl.scan_parquet(splits).select(_COLUMNS).drop_nulls("split").collect()
+    return table_parts.scan(splits).select(_COLUMNS).drop_nulls("split").collect()
 
 
 def _of_training(images: pl.DataFrame) -> pl.DataFrame:
@@ -323,13 +324,13 @@ def _changed(now: Situation, trigger: str, version: str, then: str) -> str:
     return f"the training's code changed from {then} to {version}"
 
 
-def in_words(now: Situation, limits: Limits, *, is_log_readable: bool = True) -> str:
+def in_words(now: Situation, limits: Limits, *, without_alarm: str = "no drift") -> str:
     """Return the state of every trigger, in words.
 
     Args:
         now: the situation.
         limits: how much must be new.
-        is_log_readable: whether the prediction log can be read; if not, that nothing drifts is not known.
+        without_alarm: what to say of served predictions without an alarm, see `served_drift.without_alarm`.
     """
     if now.blocked:
         return f"no training: {'; '.join(now.blocked)}"
@@ -345,14 +346,14 @@ def in_words(now: Situation, limits: Limits, *, is_log_readable: bool = True) ->
         f"{now.new_images:,} new training images since {now.model_id} "
         f"(a training starts at {enough(now, limits):,}){gone if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
-        f"{_served_in_words(now, limits, is_log_readable)}; "
+        f"{_served_in_words(now, limits, without_alarm)}; "
         f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
     )
 
 
-def _served_in_words(now: Situation, limits: Limits, is_log_readable: bool) -> str:
+def _served_in_words(now: Situation, limits: Limits, without_alarm: str) -> str:
     if now.served_drift is None:
-        return f"served predictions: {'no drift' if is_log_readable else 'their log cannot be read'}"
+        return f"served predictions: {without_alarm}"
     new = f"{now.corrections:,} new corrections, a training starts at {limits.corrections:,}"
     return (
         f"served predictions: {now.served_drift} ({new}; new batches: {', '.join(now.new_batches) or 'none'})"

@@ -1,6 +1,7 @@
 """The latest drift report on the predictions of the model that serves."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.models import registry
@@ -9,6 +10,8 @@ from captcha_assets.paths import Paths
 
 #: The file of a report that holds its result.
 RESULT = "drift.json"
+#: What is said where no report is about the champion.
+NOT_CHECKED = "not checked yet"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,30 @@ def alarm(paths: Paths) -> ServedDriftAlarm | None:
     Raises:
         RegistryError: the pointer to the champion is damaged.
     """
+    found = _latest_of_champion(paths)
+    if found is None or found["severity"] == "none":
+        return None
+    return ServedDriftAlarm(found["day"], found["model_id"], found["severity"], found["sentences"][0])
+
+
+def without_alarm(paths: Paths, *, is_log_readable: bool) -> str:
+    """Return in words what it means that there is no alarm: no drift, or that nothing was checked.
+
+    Args:
+        paths: where things are kept.
+        is_log_readable: whether the prediction log can be read; if not, that nothing drifts is not known.
+
+    Raises:
+        RegistryError: the pointer to the champion is damaged.
+    """
+    if not is_log_readable:
+        return "their log cannot be read"
+    found = _latest_of_champion(paths)
+    return f"no drift on {found['day']}" if found else NOT_CHECKED
+
+
+def _latest_of_champion(paths: Paths) -> dict[str, Any] | None:
+    """Return the result of the latest report; None where it is damaged, or about another model."""
     champion, day = registry.champion(paths.models), _latest_day(paths)
     if champion is None or day is None:
         return None
@@ -48,9 +75,7 @@ def alarm(paths: Paths) -> ServedDriftAlarm | None:
             found = read_json(report / RESULT)
     except (ModelFolderError, OSError):
         return None
-    if found["model_id"] != champion.model_id or found["severity"] == "none":
-        return None
-    return ServedDriftAlarm(day, champion.model_id, found["severity"], found["sentences"][0])
+    return {**found, "day": day} if found["model_id"] == champion.model_id else None
 
 
 def _latest_day(paths: Paths) -> str | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from captcha_assets.atomic_files import AnyPath, fetched
-from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.split_assignment import take_sample
+from captcha_assets.images.table_parts import scan, version_of
 from captcha_assets.models import registry
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.paths import Paths
@@ -90,7 +90,7 @@ def splits_of(paths: Paths, model_id: str, config: ModelConfig) -> AnyPath | Non
     Today's serve where they are the very same.
     """
     for path in (paths.training_splits(model_id), paths.splits):
-        if path.exists() and content_hash(path) == config.splits_version:
+        if path.exists() and version_of(path) == config.splits_version:
             return path
     return None
 
@@ -99,7 +99,7 @@ def _splits(paths: Paths, model_id: str, config: ModelConfig) -> pl.DataFrame | 
     path = splits_of(paths, model_id, config)
     if path is None:
         return None
-    frame = pl.read_parquet(str(path), columns=["image_id", "split", "sample_key"])
+    frame = scan(path).select("image_id", "label", "split").collect()
     sample = take_sample(frame, config.settings.get("sample_size"))["image_id"]
     seen = pl.col("image_id").is_in(sample.implode())
     return frame.select("image_id", "split", seen=seen)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import cv2
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from captcha_assets import quality
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.html_templates import environment
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.monitoring.result import LIMITS, DriftTest, Family, ServedDrift, Window
@@ -25,21 +25,19 @@ def render(result: ServedDrift, plots: Mapping[str, bytes], images: Mapping[str,
         plots: PNGs by the name of the window.
         images: PNGs of its unusual images by inference id, as `unusual_pngs` returns them.
     """
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(quality.__file__).parent]),
-        autoescape=True,  # labels and inference ids come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
-        result=result,
-        images={name: _data_address(png) for name, png in images.items()},
-        plots={name: _data_address(png) for name, png in plots.items()},
-        limits=LIMITS,
-        families=_families,
-        percent=lambda share: f"{100 * share:.1f} %",
-        p_value=lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
+    folders = (Path(__file__).parent, Path(quality.__file__).parent)
+    return (
+        environment(*folders)
+        .get_template("report.html.jinja")
+        .render(
+            result=result,
+            images={name: _data_address(png) for name, png in images.items()},
+            plots={name: _data_address(png) for name, png in plots.items()},
+            limits=LIMITS,
+            families=_families,
+            percent=lambda share: f"{100 * share:.1f} %",
+            p_value=lambda p: "< 0.0001" if p < 1e-4 else f"{p:.2g}",
+        )
     )
 
 

@@ -65,7 +65,10 @@ class ServingSettings(BaseSettings):
     ] = 1.0
     api_keys: Annotated[
         Path | None,
-        Field(description="File with one API key a line; default none: every client is answered."),
+        Field(
+            description="File with one API key a line, of 16 characters or more; default none: every client "
+            "is answered."
+        ),
     ] = None
     allowed_hosts: Annotated[
         tuple[str, ...] | None,
@@ -154,7 +157,7 @@ def load_serving_settings(**overrides: Any) -> ServingSettings:
         SettingsError: a value cannot be used, or there is no such setting; the message names the variable.
     """
     fields = ServingSettings.model_fields
-    settings_validation.check_variables(PREFIX, fields, never_empty=fields, listed_in="docs/serving.md")
+    settings_validation.check_variables(PREFIX, fields, never_empty=fields)
     with settings_validation.errors_name_their_variable(PREFIX, secrets={"prediction_log"}):
         return ServingSettings(**overrides)
 

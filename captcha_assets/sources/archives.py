@@ -1,6 +1,7 @@
 """The archives of batches: zip files and folders; hashed, copied and packed without loss.
 
-A folder becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
+A zip may lie on an object store; a folder may not, since nothing there tells when it is complete. A folder
+becomes an archive in one way only, so a folder has a hash too: that of the archive it becomes.
 """
 
 import hashlib
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.images.archive_reader import ArchiveError, checksums, list_members
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _CHUNK = 1 << 20
 #: Archives are packed with this time, so that equal folders make equal bytes.
@@ -61,18 +65,26 @@ class Contents:
 
 @dataclass(frozen=True)
 class File:
-    """A regular file at one moment: path within its folder ("" for a lone file), size, time of change."""
+    """A regular file at one moment.
+
+    Attributes:
+        member: path within its folder, "" for a lone file.
+        size: bytes.
+        mtime_ns: time of change.
+        etag: what an object store calls its content, "" for a local file.
+    """
 
     member: str
     size: int
     mtime_ns: int
+    etag: str = ""
 
 
 @dataclass(frozen=True)
 class Survey:
     """What lay at a place at one moment, without anything having been opened."""
 
-    root: Path
+    root: AnyPath
     files: tuple[File, ...]
     unreadable: tuple[Unreadable, ...]
     newest: float
@@ -80,7 +92,7 @@ class Survey:
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal hash of all names, sizes and times: equal as long as nothing was touched."""
-        lines = (f"{file.member}\0{file.size}\0{file.mtime_ns}\n" for file in self.files)
+        lines = (f"{file.member}\0{file.size}\0{file.mtime_ns}{file.etag}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -117,12 +129,15 @@ class _Hashing:
         return Digest(self._size, self._sha256.hexdigest(), self._md5.hexdigest())
 
 
-def survey(path: Path) -> Survey:
-    """List what lies at `path`, a file or a folder, without opening anything or following links.
+def survey(path: AnyPath) -> Survey:
+    """List what lies at `path`, a file or a local folder, without opening anything or following links.
 
     Raises:
+        BatchError: it is a folder on an object store.
         OSError: nothing is there, or it cannot be looked at.
     """
+    if not isinstance(path, Path):
+        return _survey_object(path)
     top = path.stat()
     if not stat.S_ISDIR(top.st_mode):
         return Survey(path, (File("", top.st_size, top.st_mtime_ns),), (), top.st_mtime)
@@ -136,6 +151,15 @@ def survey(path: Path) -> Survey:
         elif not stat.S_ISDIR(status.st_mode):
             unreadable.append(Unreadable(_printable(member), _problem(status, member)))
     return Survey(path, tuple(sorted(files, key=lambda file: file.member)), tuple(unreadable), newest)
+
+
+def _survey_object(path: "UPath") -> Survey:
+    found = path.fs.info(path.path)
+    if found["type"] == "directory":
+        raise BatchError(f"{path} is a folder on an object store: give a zip there, or a local folder")
+    changed = path.fs.modified(path.path).timestamp()
+    etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
+    return Survey(path, (File("", found["size"], int(changed) * 10**9, etag),), (), changed)
 
 
 def _walk(folder: Path, unreadable: list[Unreadable]) -> Iterator[tuple[str, os.stat_result]]:
@@ -175,13 +199,13 @@ def digest_of(path: AnyPath) -> Digest:
     hashing = _Hashing()
     with fetched(path) as local:
         if local.is_dir():
-            _pack(survey(local), hashing)
+            _pack(local, survey(local), hashing)
         else:
             _pour(local, hashing)
     return hashing.digest()
 
 
-def identify(path: Path, say: Progress | None = None) -> tuple[Digest, str]:
+def identify(path: AnyPath, say: Progress | None = None) -> tuple[Digest, str]:
     """Hash what lies at `path`, as `digest_of` does, and return the fingerprint of what was read too.
 
     Args:
@@ -194,8 +218,8 @@ def identify(path: Path, say: Progress | None = None) -> tuple[Digest, str]:
     """
     before = survey(path)
     hashing = _Hashing(say=say, total=sum(file.size for file in before.files))
-    if path.is_dir():
-        _pack(before, hashing)
+    if isinstance(path, Path) and path.is_dir():
+        _pack(path, before, hashing)
     else:
         _pour(path, hashing)
     _check_unchanged(before)
@@ -207,13 +231,13 @@ def _check_unchanged(before: Survey) -> None:
         raise BatchError(f"{before.root} changed while it was being read; run it again when it is complete")
 
 
-def _pour(source: Path, hashing: _Hashing) -> None:
+def _pour(source: AnyPath, hashing: _Hashing) -> None:
     with source.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             hashing.write(chunk)
 
 
-def archive_to(path: Path, target: Path) -> tuple[Digest, str]:
+def archive_to(path: AnyPath, target: Path) -> tuple[Digest, str]:
     """Write the batch at `path` to `target`: a zip byte for byte, a folder packed.
 
     Returns:
@@ -227,8 +251,8 @@ def archive_to(path: Path, target: Path) -> tuple[Digest, str]:
     before = survey(path)
     with target.open("wb") as out:
         hashing = _Hashing(out)
-        if path.is_dir():
-            _pack(before, hashing)
+        if isinstance(path, Path) and path.is_dir():
+            _pack(path, before, hashing)
         else:
             _pour(path, hashing)
     _check_unchanged(before)
@@ -237,7 +261,7 @@ def archive_to(path: Path, target: Path) -> tuple[Digest, str]:
     return hashing.digest(), before.fingerprint
 
 
-def _pack(seen: Survey, hashing: _Hashing) -> None:
+def _pack(folder: Path, seen: Survey, hashing: _Hashing) -> None:
     """Write a deterministic zip: sorted names, one fixed time and mode, nothing compressed.
 
     Uncompressed, because another zlib makes other bytes, and PNG does not shrink.
@@ -245,12 +269,12 @@ def _pack(seen: Survey, hashing: _Hashing) -> None:
     unreadable = list(seen.unreadable)
     with zipfile.ZipFile(hashing, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for file in seen.files:
-            problem = _add(archive, seen.root / file.member, file)
+            problem = _add(archive, folder / file.member, file)
             if problem is not None:
                 unreadable.append(problem)
         if len(unreadable) == len(seen.unreadable) + len(seen.files):
-            raise BatchError(f"{seen.root} holds no file that can be read{_examples(unreadable)}")
-        archive.comment = _comment(seen.root, unreadable)
+            raise BatchError(f"{folder} holds no file that can be read{_examples(unreadable)}")
+        archive.comment = _comment(folder, unreadable)
 
 
 def _add(archive: zipfile.ZipFile, path: Path, file: File) -> Unreadable | None:
@@ -291,16 +315,17 @@ def _comment(root: Path, unreadable: list[Unreadable]) -> bytes:
     return comment
 
 
-def contents(archive: Path) -> Contents:
+def contents(archive: AnyPath) -> Contents:
     """Say what an archive holds, by its directory; no member is read, and none fails the rest.
 
     Raises:
         BatchError: nothing in it can be read; the message says why and what to do.
     """
-    try:
-        listing = list_members(archive)
-    except ArchiveError as error:
-        raise BatchError(str(error)) from error
+    with fetched(archive) as local:
+        try:
+            listing = list_members(local)
+        except ArchiveError as error:
+            raise BatchError(str(error).replace(str(local), str(archive))) from error
     unreadable = tuple(Unreadable(one.name, one.rejection.detail) for one in listing.left_out)
     return Contents(len(listing.entries) - len(unreadable), unreadable)
 

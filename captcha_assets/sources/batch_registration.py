@@ -24,16 +24,20 @@ from captcha_assets.atomic_files import (
     fetched,
     json_text,
     move,
+    path_of,
     regular,
     replacing,
     write_json,
 )
 from captcha_assets.atomic_files import remove as remove_path
 from captcha_assets.images.archive_reader import COUNT_LIMIT
-from captcha_assets.paths import Paths
+from captcha_assets.paths import Paths, how_to_restore
 from captcha_assets.settings import Settings
-from captcha_assets.sources import archives
+from captcha_assets.sources import archives, dvc_snapshot
 from captcha_assets.sources.archives import BatchError, Digest, Progress, Unreadable
+
+#: How the address of an object begins.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 #: What a batch may be called.
 BATCH_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -55,10 +59,10 @@ FOUND = "found in data/raw"
 
 
 @dataclass(frozen=True)
-class LocalSource:
-    """A zip archive or a folder on this machine; the path is absolute."""
+class FileSource:
+    """A zip archive or a folder on this machine, by its absolute path, or a zip on an object store."""
 
-    path: Path
+    path: AnyPath
 
     def __str__(self) -> str:
         return str(self.path)
@@ -85,7 +89,7 @@ class SyntheticSource:
         return f"synthetic:{self.count}" + (f":{self.seed}" if self.seed else "")
 
 
-Source = LocalSource | KaggleSource | SyntheticSource
+Source = FileSource | KaggleSource | SyntheticSource
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Registration:
         The content's hash for a zip or folder; else the source, which says it all (`kaggle` alone names
         the newest version, whichever that is).
         """
-        if isinstance(self.source, LocalSource):
+        if isinstance(self.source, FileSource):
             return f"sha256:{self.sha256}" if self.sha256 else str(self.source)
         return f"{self.source} of {self.dataset}" if self.dataset else str(self.source)
 
@@ -184,8 +188,8 @@ def parse_source(text: str) -> Source:
     """Read a source as a user writes it; `parse_source(str(source)) == source`.
 
     Args:
-        text: a path to a zip or folder, `kaggle[:VERSION]`, or `synthetic:COUNT[:SEED]`. A file that bears
-            such a name is meant by `./kaggle`.
+        text: a path to a zip or folder, an address such as `s3://bucket/october.zip`, `kaggle[:VERSION]`,
+            or `synthetic:COUNT[:SEED]`. A file that bears such a name is meant by `./kaggle`.
 
     Raises:
         BatchError: it is none of these.
@@ -204,7 +208,22 @@ def parse_source(text: str) -> Source:
         return SyntheticSource(count, *seed)
     if not text.strip() or "\0" in text or text.encode(errors="replace").decode() != text:
         raise BatchError(f"{text!r} is no source: give a zip, a folder, kaggle or synthetic:COUNT")
-    return LocalSource(Path(text).expanduser().resolve())
+    if _ADDRESS.match(text):
+        return FileSource(_object_at(text))
+    return FileSource(Path(text).expanduser().resolve())
+
+
+def _object_at(text: str) -> AnyPath:
+    """Return the path of an object by its address, `s3://<bucket>/<key>`."""
+    scheme, _, place = text.partition("://")
+    if scheme not in {"s3", "gs"}:
+        raise BatchError(
+            f"{text!r} is no source: {scheme}:// is not supported; give s3://, gs:// or a local path"
+        )
+    names = place.split("/")
+    if len(names) < 2 or not all(names):
+        raise BatchError(f"{text!r} is no source: give {scheme}://<bucket>/<path of a zip archive>")
+    return path_of(text)
 
 
 def _numbers(text: str, numbers: list[str], form: str, least: int) -> list[int]:
@@ -236,7 +255,7 @@ def require_archives(paths: Paths, batches: Iterable[str]) -> None:
         path = archive_path(paths, batch)
         if not path.exists():
             raise BatchError(
-                f"{path} is missing: restore it (dvc checkout data.dvc, or dvc pull), fetch it again"
+                f"{path} is missing: restore it {how_to_restore(path, 'data.dvc')}, fetch it again"
                 f" (captcha-assets backfill raw_batch --batches {batch}), or remove the batch"
                 f" (captcha-assets batch remove {batch})"
             )
@@ -267,8 +286,8 @@ def register(settings: Settings, batch: str, source: Source, progress: Progress 
     with _plain_errors(f"{batch} cannot be registered"):
         on_kaggle = _dataset(settings) if isinstance(source, KaggleSource) else None
         requested = Registration(batch, source, dataset=on_kaggle)
-        if isinstance(source, LocalSource):
-            _check_local(source.path)
+        if isinstance(source, FileSource):
+            _check_file(source.path)
             digest, fingerprint = archives.identify(source.path, lambda line: progress(f"{batch}: {line}"))
             requested = replace(requested, sha256=digest.sha256, fingerprint=fingerprint)
         with _locked(settings.paths, batch, progress):
@@ -309,7 +328,7 @@ def _compared(known: Registration, requested: Registration) -> tuple[Registratio
         )
         return requested, f"registered again from {known.source}, whose content is new ({was})"
     if requested.sha256 is not None and requested.sha256 == known.sha256:
-        if isinstance(known.source, LocalSource):
+        if isinstance(known.source, FileSource):
             return requested, f"the same content as from {known.source}; registered from {requested.source}"
         return known, f"already registered from {known.source} with the same content, nothing changed"
     raise BatchError(
@@ -335,17 +354,17 @@ def _dataset(settings: Settings) -> str:
     return settings.kaggle_dataset
 
 
-def _check_local(path: Path) -> None:
+def _check_file(path: AnyPath) -> None:
     """Reject early what can be seen to be no batch."""
     with _plain_errors(f"{path} cannot be read"):
         if not path.exists():
             raise BatchError(f"{path} does not exist: give a zip archive or a folder of images")
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             if not archives.survey(path).files:
                 raise BatchError(f"{path} holds no files: give a folder of images")
-        elif not path.is_file():
+        elif isinstance(path, Path) and not path.is_file():
             raise BatchError(f"{path} is neither a zip archive nor a folder")
-        elif not archives.contents(path).members:
+        elif archives.survey(path) and not archives.contents(path).members:
             raise BatchError(f"{path} holds no files: give a zip archive of images")
 
 
@@ -523,18 +542,32 @@ def fetch(settings: Settings, batch: str, progress: Progress = _silent) -> RawBa
             if not target.exists():
                 raise BatchError(
                     f"there is no batch {batch} (known are: {_listed(settings.paths)}): bring its archive "
-                    f"with `dvc pull`, register it (captcha-assets batch add {batch} SOURCE), or remove "
-                    f"what is left of it (captcha-assets batch remove {batch})"
+                    f"{how_to_restore(target, 'data.dvc')}, register it (captcha-assets batch add {batch} "
+                    f"SOURCE), or remove what is left of it (captcha-assets batch remove {batch})"
                 )
+            _check_recorded(settings.paths, batch, target)
             return _describe(target, None)
         here = archives.digest_of(target).sha256 if target.exists() else None
-        if here is not None and known.sha256 is None and isinstance(known.source, LocalSource):
+        if here is not None and known.sha256 is None and isinstance(known.source, FileSource):
             known = record(settings.paths, replace(known, sha256=here))  # registered before hashes were
         if here is None or here != known.sha256:
             known = _bring(settings, known, here, progress)
         raw = _describe(target, known)
         _clear_inbox(settings.paths, known, target)
     return raw
+
+
+def _check_recorded(paths: Paths, batch: str, archive: AnyPath) -> None:
+    """Reject an archive that DVC brought and that is not what `data.dvc` records: its remote is damaged."""
+    if not isinstance(paths.data, Path):
+        return
+    recorded = (dvc_snapshot.recorded_md5s(paths.home) or {}).get(f"raw/{archive.name}")
+    if recorded not in (None, archives.digest_of(archive).md5):
+        raise BatchError(
+            f"{archive} is not what data.dvc records (its MD5 is not {recorded}), so that DVC's remote is "
+            "damaged: bring the archive from another copy, or remove the batch (captcha-assets batch remove "
+            f"{batch}) and add it again from its source"
+        )
 
 
 @contextmanager
@@ -609,17 +642,27 @@ def _restoring(archive: AnyPath, known: Registration, here: str | None) -> Itera
             else "is missing"
         )
         raise BatchError(
-            f"{archive} {state}, and its source does not have it: {error}. Restore the archive"
-            f" (`dvc checkout data.dvc` or `dvc pull`), put the source back, or remove the batch"
+            f"{archive} {state}, and its source does not have it: {error}. {_made_again(known.batch)}Restore"
+            f" the archive {how_to_restore(archive, 'data.dvc')}, put the source back, or remove the batch"
             f" (captcha-assets batch remove {known.batch})"
         ) from error
+
+
+def _made_again(batch: str) -> str:
+    """Return a sentence on how to make the archive of a batch again; empty where only a copy helps."""
+    from captcha_assets.sources.correction_batches import day_of  # noqa: PLC0415 - it takes OpenCV along
+
+    day = day_of(batch)
+    if day is None:
+        return ""
+    return f"Make it again from the prediction log: captcha-assets backfill corrections --days {day}. Or: "
 
 
 def _write(settings: Settings, known: Registration, part: Path, progress: Progress) -> Registration:
     """Write the archive to `part`; return the registration with what is now known of it."""
     source = known.source
-    if isinstance(source, LocalSource):
-        _check_local(source.path)
+    if isinstance(source, FileSource):
+        _check_file(source.path)
         digest, fingerprint = archives.archive_to(source.path, part)
         return replace(known, sha256=digest.sha256, fingerprint=fingerprint)
     if isinstance(source, KaggleSource):
@@ -677,13 +720,14 @@ def _describe(archive: AnyPath, known: Registration | None) -> RawBatch:
 
 def _aside(known: Registration) -> Path | None:
     """Where in the inbox a batch is moved to before it is removed; None for one that came another way."""
-    path = known.source.path if isinstance(known.source, LocalSource) else None
-    return None if path is None else path.with_name(f".taken-{known.batch}")
+    path = known.source.path if isinstance(known.source, FileSource) else None
+    return path.with_name(f".taken-{known.batch}") if isinstance(path, Path) else None
 
 
 def in_inbox(paths: Paths, known: Registration) -> bool:
     """Whether a batch comes from the inbox."""
-    return isinstance(known.source, LocalSource) and known.source.path.parent == paths.inbox.resolve()
+    inbox = paths.inbox.resolve() if isinstance(paths.inbox, Path) else paths.inbox
+    return isinstance(known.source, FileSource) and known.source.path.parent == inbox
 
 
 def came_by_inbox(paths: Paths, batch: str) -> bool:
@@ -695,13 +739,13 @@ def came_by_inbox(paths: Paths, batch: str) -> bool:
     return known is not None and in_inbox(paths, known)
 
 
-def waiting_in_inbox(paths: Paths, batch: str) -> Path | None:
+def waiting_in_inbox(paths: Paths, batch: str) -> AnyPath | None:
     """Return where in the inbox a registered batch lies that has not been fetched from there yet."""
     try:
         known = registration(paths, batch)
     except BatchError:
         return None
-    if known is None or not isinstance(known.source, LocalSource) or not in_inbox(paths, known):
+    if known is None or not isinstance(known.source, FileSource) or not in_inbox(paths, known):
         return None
     return known.source.path if known.source.path.exists() else None
 
@@ -712,11 +756,13 @@ def _clear_inbox(paths: Paths, known: Registration, archive: AnyPath) -> None:
     It is moved aside under a hidden name first, so that a kill half-way leaves nothing in sight that
     would look like another batch. What the archive does not hold is put back.
     """
-    aside = _aside(known)
-    if aside is None or not in_inbox(paths, known):
+    if not in_inbox(paths, known):
         return
-    assert isinstance(known.source, LocalSource)
-    path = known.source.path
+    assert isinstance(known.source, FileSource)
+    path, aside = known.source.path, _aside(known)
+    if aside is None or not isinstance(path, Path):
+        _remove_object(path, known)
+        return
     if not aside.exists() and path.exists():
         path.rename(aside)
     if not aside.exists():
@@ -727,8 +773,20 @@ def _clear_inbox(paths: Paths, known: Registration, archive: AnyPath) -> None:
         aside.rename(path)
 
 
+def _remove_object(path: AnyPath, known: Registration) -> None:
+    """Remove an object from the inbox, unless another one has taken its place since it was read."""
+    try:
+        found = archives.survey(path)
+    except FileNotFoundError:
+        return
+    if found.fingerprint == known.fingerprint:
+        remove_path(path)
+
+
 def finish_taking(paths: Paths) -> None:
     """Remove from the inbox what a killed fetch had moved aside there, its archive being safe."""
+    if not isinstance(paths.inbox, Path):
+        return  # an object is not moved aside
     for aside in sorted(paths.inbox.glob(".taken-*")):
         batch = aside.name.removeprefix(".taken-")
         if BATCH_NAME.fullmatch(batch) and archive_path(paths, batch).exists():

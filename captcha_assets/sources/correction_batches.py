@@ -73,7 +73,7 @@ def days_to_register(day: str, waiting: Mapping[str, int], enough: int, *, regis
     return sorted(due | {day} if registered else due)
 
 
-def write_archive(predictions: AnyPath, archive: Path, spec: DatasetSpec) -> Corrections:
+def write_archive(predictions: AnyPath, archive: AnyPath, spec: DatasetSpec) -> Corrections:
     """Write the corrected images of a day as a zip archive, complete or not at all.
 
     Args:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.images import label_decisions
+from captcha_assets.images import label_decisions, table_parts
 from captcha_assets.images.table import build_image_table
 from captcha_assets.paths import Paths
 from captcha_assets.sources import correction_batches
@@ -73,7 +74,8 @@ def corrected_images(paths: Paths, day: str, spec: DatasetSpec) -> CorrectedImag
     with tempfile.TemporaryDirectory() as temporary:
         table, rejects = Path(temporary, "images.parquet"), Path(temporary, "rejected.parquet")
         batch = correction_batches.batch_name(day)
-        build_image_table(paths.corrections(day), batch, table, rejects, spec, processes=0)
+        with fetched(paths.corrections(day)) as archive:
+            build_image_table(archive, batch, table, rejects, spec, processes=0)
         images = pl.read_parquet(table, columns=["image_id", "batch", "member", "label"])
         rejected = pl.read_parquet(rejects)
     return CorrectedImages(
@@ -111,9 +113,9 @@ def _conflicts(
 
 def _known_sources(paths: Paths, batch: str, images: pl.DataFrame) -> pl.DataFrame:
     """Return `image_id` and `source` of what other batches state about some images."""
-    if not paths.image_index.exists():
+    if not table_parts.exists(paths.image_index):
         return images.clear().select("image_id", source=pl.struct("batch", "member", "label"))
-    known = pl.scan_parquet(str(paths.image_index)).select("image_id", source="sources")
+    known = table_parts.scan(paths.image_index).select("image_id", source="sources")
     rows = known.join(images.lazy().select("image_id").unique(), on="image_id").explode("source")
     return rows.filter(pl.col("source").struct.field("batch") != batch).collect()
 

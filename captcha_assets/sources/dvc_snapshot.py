@@ -96,6 +96,7 @@ def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
 
     if not (home / "data").is_dir():
         raise SnapshotError("there is no batch yet: captcha-assets batch add NAME SOURCE")
+    _check_record(home / "data.dvc")
     try:
         # DVC's hints about git would stand between the platform's own lines.
         with redirect_stdout(io.StringIO()), _project(home) as repo:
@@ -105,6 +106,8 @@ def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
             name = repo.config["core"].get("remote")
             if name:
                 repo.push(targets=[str(home / "data.dvc")])
+                _push_lost(repo, _md5(home))
+                _lost_objects(home).unlink(missing_ok=True)
     except (DvcException, OSError) as error:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
     recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
@@ -112,8 +115,89 @@ def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], pushed_to)
 
 
-def recorded_files(home: Path) -> frozenset[str] | None:
-    """Return the files of `home`/data that `data.dvc` records, as paths relative to it.
+def _check_record(record: Path) -> None:
+    """Raise an error for a record that DVC cannot read, such as one that a merge of git left in conflict."""
+    try:
+        text = record.read_text(encoding="utf-8")
+        yaml.safe_load(text)["outs"][0]["md5"]
+    except FileNotFoundError:
+        return
+    except (yaml.YAMLError, ValueError, TypeError, LookupError):
+        conflict = record.is_file() and "<<<<<<<" in record.read_text(encoding="utf-8", errors="replace")
+        raise SnapshotError(
+            f"{record} holds two versions, since a merge of git met a conflict: take one of them (git "
+            "checkout --ours data.dvc, or --theirs), bring its files (dvc pull), add the batches that it "
+            "lacks, and run it again"
+            if conflict
+            else f"{record} is damaged: restore it, or delete it, and run it again"
+        ) from None
+
+
+def _md5(home: Path) -> str:
+    return str(yaml.safe_load((home / "data.dvc").read_text())["outs"][0]["md5"])
+
+
+def _listed(repo: "Repo", md5: str) -> dict[str, str]:
+    """Return the MD5 of each file of a folder, from DVC's cache, by its path in the folder."""
+    listed = json.loads(Path(repo.cache.local.oid_to_path(md5)).read_text())
+    return {entry["relpath"]: entry["md5"] for entry in listed}
+
+
+def _lost(repo: "Repo", md5: str) -> set[str]:
+    """Return the objects of a folder that the default remote does not have.
+
+    DVC itself takes a folder for whole as long as the remote has its list.
+    """
+    objects = {md5, *_listed(repo, md5).values()}
+    return objects - set(repo.cloud.get_remote_odb().oids_exist(sorted(objects)))
+
+
+def _push_lost(repo: "Repo", md5: str) -> None:
+    """Push the objects that the default remote had once, and has no more."""
+    from dvc_data.hashfile.hash_info import HashInfo  # noqa: PLC0415
+    from dvc_data.hashfile.transfer import transfer  # noqa: PLC0415
+
+    if lost := _lost(repo, md5):
+        remote = repo.cloud.get_remote_odb()
+        transfer(repo.cache.local, remote, {HashInfo("md5", name) for name in lost})
+
+
+def _lost_objects(home: Path) -> Path:
+    """Return the file that says what the remote lacks, as it was looked at last; absent where nothing."""
+    return home / ".scratch" / "dvc_remote.txt"
+
+
+def verify_remote(home: Path, remote: str | None = None) -> None:
+    """Ask the default remote for every object of `data.dvc`; `missing_on_remote` then says what it lacks."""
+    from dvc.exceptions import DvcException  # noqa: PLC0415
+
+    if default_remote(home, remote) is None or not (home / ".dvc").is_dir():
+        return
+    said = ""
+    try:
+        with redirect_stdout(io.StringIO()), _project(home) as repo:
+            lost = sorted(_lost(repo, _md5(home)))
+        if lost:
+            said = f"the DVC remote lacks {len(lost)} of our objects, or they are damaged; {lost[0]} is one"
+    except (DvcException, OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
+        said = f"the DVC remote cannot be looked at: {' '.join(str(error).split())}"
+    if said:
+        with replacing(_lost_objects(home)) as part:
+            part.write_text(said)
+    else:
+        _lost_objects(home).unlink(missing_ok=True)
+
+
+def missing_on_remote(home: Path) -> str | None:
+    """Return what the remote lacked when it was asked last, in words; None where it had everything."""
+    try:
+        return _lost_objects(home).read_text()
+    except OSError:
+        return None
+
+
+def recorded_md5s(home: Path) -> dict[str, str] | None:
+    """Return the MD5 of each file of `home`/data that `data.dvc` records, by its path relative to it.
 
     Returns:
         None where that is not known here: nothing was recorded, or DVC's cache does not have the list.
@@ -123,10 +207,8 @@ def recorded_files(home: Path) -> frozenset[str] | None:
     from dvc.exceptions import DvcException  # noqa: PLC0415
 
     try:
-        md5 = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]["md5"]
         with _project(home) as repo:
-            listed = json.loads(Path(repo.cache.local.oid_to_path(md5)).read_text())
-        return frozenset(entry["relpath"] for entry in listed)
+            return _listed(repo, _md5(home))
     except (DvcException, OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return None
 

@@ -1,5 +1,7 @@
 """The inbox: a zip or folder dropped there is a batch as soon as it has stopped changing.
 
+With the profile `shared` it lies on the object store and takes zips alone, which appear there whole.
+
 Looking keeps no state of its own: what has been taken is what the registrations and `data/raw` know.
 """
 
@@ -14,7 +16,7 @@ from captcha_assets.atomic_files import AnyPath
 from captcha_assets.paths import Paths
 from captcha_assets.sources import archives, batch_registration
 from captcha_assets.sources.archives import BatchError, Digest, Survey
-from captcha_assets.sources.batch_registration import RESERVED, LocalSource, Registration
+from captcha_assets.sources.batch_registration import RESERVED, FileSource, Registration
 
 #: Endings of files that some program is still writing.
 PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".temp", ".swp", "~")
@@ -31,7 +33,7 @@ class _StillCopiedError(BatchError):
 class Arrival:
     """A batch that waits in the inbox: where, under which name, and the hashes of its content and files."""
 
-    path: Path
+    path: AnyPath
     batch: str
     sha256: str
     fingerprint: str = field(compare=False, default="")
@@ -47,7 +49,7 @@ class Left:
         waiting: whether it is still being copied, so that there is nothing to do.
     """
 
-    path: Path
+    path: AnyPath
     reason: str
     waiting: bool = False
 
@@ -80,6 +82,8 @@ def prepare(paths: Paths) -> str | None:
         What stands in its place, and what to do; None where nothing does. In a home that cannot be written
         to there need not be a folder.
     """
+    if not isinstance(paths.inbox, Path):
+        return None  # a store has no folders
     with suppress(OSError):
         paths.inbox.mkdir(parents=True, exist_ok=True)
     if not paths.inbox.is_dir() and (paths.inbox.exists() or paths.inbox.is_symlink()):
@@ -108,22 +112,23 @@ def scan(paths: Paths, settled_seconds: float = 5.0, now: float | None = None) -
         now: seconds since the epoch; the clock's by default.
     """
     found = InboxScan()
-    if not paths.inbox.is_dir():
-        if paths.inbox.exists() or paths.inbox.is_symlink():
-            found.left.append(Left(paths.inbox, _no_folder(paths.inbox)))
-        return found
-    ledger = _Ledger(paths)
-    moment = time.time() if now is None else now
     try:
-        entries = sorted(paths.inbox.resolve().iterdir())
+        entries = _entries(paths.inbox)
     except OSError as error:
         found.left.append(Left(paths.inbox, f"cannot be read: {error.strerror or error}"))
         return found
+    except BatchError as error:
+        found.left.append(Left(paths.inbox, str(error)))
+        return found
+    if not entries:
+        return found
+    ledger = _Ledger(paths)
+    moment = time.time() if now is None else now
     for path in entries:
-        if path.name.startswith("."):
-            continue
         try:
-            seen = _settled(path, settled_seconds, moment)
+            seen = (
+                _settled(path, settled_seconds, moment) if isinstance(path, Path) else _object(path, moment)
+            )
             found.arrivals.append(ledger.enter(seen))
         except BatchError as error:
             found.left.append(Left(path, _plain(path, str(error)), isinstance(error, _StillCopiedError)))
@@ -132,7 +137,19 @@ def scan(paths: Paths, settled_seconds: float = 5.0, now: float | None = None) -
     return found
 
 
-def _plain(path: Path, reason: str) -> str:
+def _entries(inbox: AnyPath) -> list[AnyPath]:
+    """Return what lies in the inbox, sorted, without hidden files."""
+    if not isinstance(inbox, Path):
+        names = inbox.iterdir() if inbox.exists() else ()
+        return sorted((path for path in names if path.name and not path.name.startswith(".")), key=str)
+    if not inbox.is_dir():
+        if inbox.exists() or inbox.is_symlink():
+            raise BatchError(_no_folder(inbox))
+        return []
+    return sorted(path for path in inbox.resolve().iterdir() if not path.name.startswith("."))
+
+
+def _plain(path: AnyPath, reason: str) -> str:
     return reason.removeprefix(f"{path} ").encode(errors="backslashreplace").decode()
 
 
@@ -143,7 +160,7 @@ def take(paths: Paths, arrival: Arrival) -> Registration:
         BatchError: the name has been given to another batch meanwhile; scan again.
     """
     batch_registration.check_batch_name(arrival.batch)
-    source = LocalSource(arrival.path)
+    source = FileSource(arrival.path)
     entry = Registration(
         arrival.batch, source, sha256=arrival.sha256, fingerprint=arrival.fingerprint or None
     )
@@ -160,7 +177,7 @@ def take(paths: Paths, arrival: Arrival) -> Registration:
 
 
 def _still_there(known: Registration) -> bool:
-    return not isinstance(known.source, LocalSource) or known.source.path.exists()
+    return not isinstance(known.source, FileSource) or known.source.path.exists()
 
 
 def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
@@ -186,25 +203,44 @@ def _settled(path: Path, settled_seconds: float, now: float) -> Survey:
     return seen
 
 
+def _object(path: AnyPath, now: float) -> Survey:
+    """Return what lies at `path`, provided it is a zip on an object store: it appears there whole."""
+    if path.name.lower().endswith(PARTIAL):
+        raise _StillCopiedError("is still being copied, by its name")
+    if path.suffix.lower() != ".zip":
+        raise BatchError("is no zip archive: the inbox of an object store takes nothing else")
+    seen = archives.survey(path)
+    _check_complete(seen, now)
+    return seen
+
+
 def _check_complete(seen: Survey, now: float) -> None:
-    try:
-        archives.contents(seen.root)
-    except BatchError as error:
-        if seen.newest > now - PATIENCE:  # a copy that has stalled
-            raise _StillCopiedError(str(error)) from error
-        raise
+    damage = _damage(seen.root, seen.fingerprint)
+    if damage is None:
+        return
+    if seen.newest > now - PATIENCE:  # a copy that has stalled
+        raise _StillCopiedError(damage)
+    raise BatchError(damage)
 
 
 @lru_cache(maxsize=1024)
-def _digest(path: Path, _fingerprint: str) -> Digest:
+def _damage(archive: AnyPath, _fingerprint: str) -> str | None:
+    """Return why an archive cannot be read, None where it can, once as long as its fingerprint stays."""
+    try:
+        archives.contents(archive)
+    except BatchError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: AnyPath, _fingerprint: str) -> Digest:
     """Hash what lies at `path`, once as long as its fingerprint stays."""
     return archives.digest_of(path)
 
 
 def _digest_of_archive(archive: AnyPath) -> Digest:
-    if isinstance(archive, Path):
-        return _digest(archive, archives.survey(archive).fingerprint)
-    return archives.digest_of(archive)
+    return _digest(archive, archives.survey(archive).fingerprint)
 
 
 def _holds(archive: AnyPath, digest: Digest) -> bool:
@@ -237,7 +273,7 @@ class _Ledger:
             self._reject_second(batch, seen.root)
         self._here.add(batch)
         self._names.add(batch)
-        self._entries[batch] = Registration(batch, LocalSource(seen.root), sha256=sha256)
+        self._entries[batch] = Registration(batch, FileSource(seen.root), sha256=sha256)
         return Arrival(seen.root, batch, sha256, seen.fingerprint)
 
     def _is_fetched(self, batch: str, sha256: str) -> bool:
@@ -245,17 +281,17 @@ class _Ledger:
         # one that is damaged is fetched again
         return archive.exists() and _digest_of_archive(archive).sha256 == sha256
 
-    def _reject_second(self, batch: str, path: Path) -> None:
+    def _reject_second(self, batch: str, path: AnyPath) -> None:
         """Reject a batch that is registered from another path, as long as it can be read there."""
         source = self._entries[batch].source
-        if source != LocalSource(path) and (batch in self._here or _still_there(self._entries[batch])):
+        if source != FileSource(path) and (batch in self._here or _still_there(self._entries[batch])):
             raise BatchError(f"is the same batch as {source}, which is {batch}: it can be deleted here")
 
-    def _waiting_at(self, path: Path) -> str | None:
+    def _waiting_at(self, path: AnyPath) -> str | None:
         """Return the batch that was taken at this place and never fetched: other content takes its place."""
         for batch, entry in self._entries.items():
             fetched = batch_registration.archive_path(self._paths, batch).exists()
-            if entry.source == LocalSource(path) and batch not in self._here and not fetched:
+            if entry.source == FileSource(path) and batch not in self._here and not fetched:
                 return batch
         return None
 
@@ -264,7 +300,7 @@ class _Ledger:
         for entry in self._entries.values():
             if (
                 entry.sha256
-                and entry.source == LocalSource(seen.root)
+                and entry.source == FileSource(seen.root)
                 and entry.fingerprint == seen.fingerprint
             ):
                 return entry.batch, entry.sha256
@@ -272,21 +308,21 @@ class _Ledger:
         owners = [entry.batch for entry in self._entries.values() if entry.sha256 == digest.sha256]
         return next(iter(owners), None) or self._unrecorded(seen.root, digest), digest.sha256
 
-    def _unrecorded(self, path: Path, digest: Digest) -> str | None:
+    def _unrecorded(self, path: AnyPath, digest: Digest) -> str | None:
         """Find the content where no hash is recorded: asked for but not fetched yet, or brought by DVC."""
         for batch in sorted(self._names):
             entry = self._entries.get(batch)
             if entry is not None and entry.sha256:
                 continue
-            if entry is not None and entry.source == LocalSource(path):
+            if entry is not None and entry.source == FileSource(path):
                 return batch
             if _holds(batch_registration.archive_path(self._paths, batch), digest):
                 return batch
         return None
 
-    def _new_name(self, path: Path, sha256: str) -> str:
+    def _new_name(self, path: AnyPath, sha256: str) -> str:
         """Return a batch name for a file's name; a name that another batch has gets a piece of the hash."""
-        stem = path.name if path.is_dir() else path.stem
+        stem = path.name if isinstance(path, Path) and path.is_dir() else path.stem
         slug = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].rstrip("-") or "batch"
         if slug not in self._names:
             return slug

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.atomic_files import replacing
+from captcha_assets.images import table_parts
 from captcha_assets.images.table import content_hash
 from captcha_assets.paths import Paths
 from captcha_assets.sweeps import trial_records
@@ -49,7 +50,7 @@ DESCRIPTIONS = {
 
 def splits_now(paths: Paths) -> str:
     """Return the data version of today's splits; empty where there are none yet."""
-    return content_hash(paths.splits) if paths.splits.exists() else ""
+    return table_parts.version_of(paths.splits) if table_parts.exists(paths.splits) else ""
 
 
 def ranked(records: Sequence[Record], splits_version: str) -> list[Record]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from captcha_assets.images.content_hash import content_hash
+from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import folder
 from captcha_assets.paths import Paths
 from captcha_assets.sweeps import trial_records
@@ -22,7 +22,7 @@ Train = Callable[[TrainingJob], list[dict[str, Any]]]
 
 def planned(paths: Paths, sweep: Sweep, trial: str) -> Record:
     """Return the record of a trial that has not begun."""
-    empty = Record(trial, sweep.identity, FAILED, {}, {}, None, [], content_hash(paths.splits), TRAINING_CODE)
+    empty = Record(trial, sweep.identity, FAILED, {}, {}, None, [], version_of(paths.splits), TRAINING_CODE)
     chosen = trial_parameters(sweep, trial, _peers(paths, empty), trial_records.load(paths, trial))
     return replace(empty, parameters=chosen, settings=sweep.settings_with(chosen).model_dump())
 

@@ -4,7 +4,7 @@ import dagster as dg
 
 from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.compute import Compute
+from captcha_assets.defs.compute.local_compute import Compute
 from captcha_assets.defs.model.champion_checks import (
     champion_metadata,
     champion_version,
@@ -82,7 +82,7 @@ def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeRes
     deps=[resnet18, "splits"],
     group_name="model",
     kinds={"pytorch", "matplotlib"},
-    code_version="1",
+    code_version="2",
     description="The candidate's metrics on the test split: accuracy with its interval, per class, "
     "calibration, confusion, the worst mistakes.",
 )

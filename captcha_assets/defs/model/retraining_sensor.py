@@ -7,7 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
-from captcha_assets.models import retraining_policy
+from captcha_assets.models import retraining_policy, served_drift
 from captcha_assets.models.retraining_policy import Limits, Reason, Situation
 from captcha_assets.served_predictions import log_access
 from captcha_assets.settings import Settings
@@ -45,7 +45,8 @@ def retraining_sensor(
     why = retraining_policy.reasons(now, Situation.from_json(context.cursor), limits)
     if not why:
         readable = log_access.is_readable(settings.paths)
-        words = retraining_policy.in_words(now, limits, is_log_readable=readable)
+        quiet = served_drift.without_alarm(settings.paths, is_log_readable=readable)
+        words = retraining_policy.in_words(now, limits, without_alarm=quiet)
         return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance)]))
     if under_way := unfinished_training(context.instance):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
@@ -53,7 +54,7 @@ def retraining_sensor(
 
 
 def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
-    """Return how the last automatic training ended, where it failed and no model was trained since."""
+    """Return how the last automatic training ended, where no model was trained since, and what follows."""
     records = instance.get_run_records(dg.RunsFilter(job_name=retrain.name), limit=1)
     how = {dg.DagsterRunStatus.CANCELED: "was canceled", dg.DagsterRunStatus.FAILURE: "failed"}
     trained = instance.fetch_materializations(dg.AssetKey("resnet18"), limit=100).records
@@ -63,6 +64,8 @@ def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
     if any(record.run_id and record.timestamp > began for record in trained):
         return []  # what was lost or restored is reported without a run
     ended = f"the automatic training of this situation, run {run.run_id[:8]}, {how[run.status]}"
+    if run.is_complete_and_waiting_to_retry:
+        return [f"{ended}, and is retried from its last checkpoint as soon as the daemon runs"]
     return [f"{ended}, and is not started again for the same situation: train with captcha-assets update"]
 
 

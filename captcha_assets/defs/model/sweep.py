@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.defs.compute import Compute
+from captcha_assets.defs.compute.local_compute import Compute
 from captcha_assets.defs.partitions import trials as trial_partitions
 from captcha_assets.defs.presentation import column_schema, image, table
 from captcha_assets.images import local_tables

@@ -21,7 +21,7 @@ from captcha_assets.served_predictions import daily_tables
 from captcha_assets.served_predictions.log_access import NoPredictionsError, log_address, require_valid
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
-from captcha_assets.sources.batch_registration import LocalSource
+from captcha_assets.sources.batch_registration import FileSource
 
 
 def prediction_log(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -140,7 +140,7 @@ def _registered(
     )
     if not found.images:
         return None
-    batch_registration.register(settings, batch, LocalSource(archive), progress=context.log.info)
+    batch_registration.register(settings, batch, FileSource(archive), progress=context.log.info)
     context.instance.add_dynamic_partitions(BATCH, [batch])
     lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
     daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)

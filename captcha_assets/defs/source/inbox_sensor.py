@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 
@@ -113,7 +114,8 @@ def _check_attempts(records: Sequence[dg.RunRecord], arrival: Arrival) -> None:
     if not failures:
         return
     last = records[0]
-    mended = f"when the cause is corrected: captcha-assets update, or touch {arrival.path}"
+    again = "touch" if isinstance(arrival.path, Path) else "upload again"
+    mended = f"when the cause is corrected: captcha-assets update, or {again} {arrival.path}"
     if last.dagster_run.status == dg.DagsterRunStatus.CANCELED:
         raise _NotNowError(f"run {last.dagster_run.run_id[:8]} was canceled; {mended}", stuck=True)
     if failures > len(RETRY_AFTER):
