@@ -73,7 +73,7 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_table", "image_id")],
     "label": [("image_table", "label"), ("label_decisions", "decision"), ("label_decisions", "label")],
     "status": [("image_table", "label"), ("label_decisions", "decision")],
-    "group": [("image_table", name) for name in ("image_id", "label", "signature", "pixels")],
+    "group": [("image_table", name) for name in ("image_id", "label", "signature", "descriptors", "pixels")],
     "batch": [("image_table", "batch")],
     "member": [("image_table", "member")],
     "copies": [("image_table", "image_id")],
@@ -85,6 +85,7 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
 
 _REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
 _COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "foreground_fraction"]
+_COMPARED = ["signature", "descriptors", "pixels"]
 #: Decoded row groups kept at hand while one class is searched, some 3.5 MB each.
 _ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
@@ -144,7 +145,7 @@ def build_image_index(
     with ExitStack() as stack:
         paths = {name: require_table(tables[name]) for name in sorted(tables)}
         local = {
-            name: require_columns(Path(stack.enter_context(fetched(path))), _COLUMNS)
+            name: require_columns(Path(stack.enter_context(fetched(path))), [*_COLUMNS, *_COMPARED])
             for name, path in paths.items()
         }
         decided = read_decisions(decisions, spec)
@@ -509,6 +510,7 @@ def _search(
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     signatures = _as_buckets(reader.read("signature", table, row))
+    descriptors = reader.read("descriptors", table, row).view(np.int8).reshape(len(row), len(CROPS), -1)
 
     def small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return thumbnails(pixels.reshape(-1, *spec.shape))
@@ -516,8 +518,14 @@ def _search(
     def thumbnails_of(rows: Rows) -> npt.NDArray[np.uint8]:
         return reader.read("pixels", table[rows], row[rows], small)
 
-    correlation = spec.near_duplicate_correlation
-    found = near_duplicate_groups(signatures, thumbnails_of, correlation, first[inverse], fresh)
+    found = near_duplicate_groups(
+        signatures,
+        descriptors,
+        thumbnails_of,
+        spec.near_duplicate_correlation,
+        known=first[inverse],
+        fresh=fresh,
+    )
     smallest = np.full(len(members), np.iinfo(np.int64).max)
     np.minimum.at(smallest, found, groups)
     return smallest[found]
