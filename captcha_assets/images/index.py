@@ -33,7 +33,7 @@ from captcha_assets.images.near_duplicates import (
     rule,
 )
 from captcha_assets.images.table_files import StaleTableError, require_columns, require_table
-from captcha_assets.images.table_parts import Manifest, Writer, of_earlier_version
+from captcha_assets.images.table_parts import Manifest, WaitingRows, Writer, of_earlier_version, waiting_rows
 
 USABLE = "usable"
 LABEL_CONFLICT = "label_conflict"
@@ -92,7 +92,7 @@ _FILES_AT_HAND = 128
 #: Row groups whose signatures are read together, some 0.4 MB each.
 _ROW_GROUPS_AT_ONCE = 8
 #: Images that are sorted and merged together, some 0.4 KB each while it lasts.
-_ROWS_TOGETHER = 2_000_000
+_ROWS_TOGETHER = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,10 @@ def build_image_index(
             _write_whole(writer, sources)
         else:
             _write_touched(writer, before, _touched(before, then, now, local), sources)
+        if now.tables != {name: table_version(path) for name, path in local.items()}:
+            raise StaleTableError(
+                "an image table was replaced while it was read: materialize image_index again"
+            )
         index = writer.commit(vars(now))
     remove(of_earlier_version(target))
     return replace(_summarize(index, spec), idle_decisions=idle)
@@ -192,11 +196,13 @@ class _Sources:
 
 
 def _write_whole(writer: Writer, sources: _Sources) -> None:
-    """Write the index of all images."""
-    labelled = _labelled(sources.tables, sources.decided)
-    images = pl.concat([_narrow(rows) for rows in labelled()])
-    groups = _groups(images, list(sources.tables.values()), sources.spec)
-    writer.write_all(_with_groups(labelled(), images["image_id"], groups))
+    """Write the index of all images; their rows wait on the disk until the groups are known."""
+    with waiting_rows() as waiting:
+        rows = (_with_labels(some, sources.decided) for some in _by_image(sources.tables))
+        images = _set_aside(rows, waiting)
+        groups = images["image_id"].gather(_groups(images, list(sources.tables.values()), sources.spec))
+        for batch, some in waiting.batches():
+            writer.write(batch, some.with_columns(group=groups.gather(some["number"])))
 
 
 def _touched(before: Manifest, then: _Inputs, now: _Inputs, tables: Mapping[str, Path]) -> pl.Series:
@@ -318,21 +324,13 @@ def list_conflicts(target: AnyPath) -> pl.DataFrame:
     )
 
 
-def _labelled(tables: Mapping[str, Path], decided: pl.DataFrame) -> Callable[[], Iterable[pl.DataFrame]]:
-    """Return what gives a row per image, but for its group, as often as it is asked.
-
-    The rows are in order of `image_id` and say where the first source lies (`table`, `row`). Of many images
-    a range at a time is computed, each time anew: all of them together would fill the memory.
-    """
-
-    def labelled() -> Iterator[pl.DataFrame]:
-        for images in _by_image(tables):
-            yield _with_labels(images, decided)
-
-    if _rows(tables) > _ROWS_TOGETHER:
-        return labelled
-    kept = list(labelled())
-    return lambda: kept
+def _set_aside(labelled: Iterable[pl.DataFrame], waiting: WaitingRows) -> pl.DataFrame:
+    """Number rows, and let them wait; return what is kept of all of them at once."""
+    images: list[pl.DataFrame] = []
+    for rows in labelled:
+        waiting.add(rows.with_row_index("number", sum(map(len, images))))
+        images.append(_narrow(rows))
+    return pl.concat(images)
 
 
 def _with_labels(images: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
@@ -349,21 +347,6 @@ def _narrow(rows: pl.DataFrame) -> pl.DataFrame:
     """Return what is kept of all images at once, its texts in buffers that hold nothing else."""
     texts = (pl.Series(name, rows[name].to_arrow().cast(pa.large_string())) for name in ("image_id", "label"))
     return rows.select(*texts, "table", "row", "copies")
-
-
-def _with_groups(
-    labelled: Iterable[pl.DataFrame], image_id: pl.Series, groups: npt.NDArray[np.int64]
-) -> Iterator[pl.DataFrame]:
-    """Yield the rows of the index, each group named after its first image."""
-    start = 0
-    for rows in labelled:
-        if not rows["image_id"].equals(image_id[start : start + len(rows)]):
-            raise StaleTableError(
-                "an image table was replaced while it was read: materialize image_index again"
-            )
-        named = image_id.gather(groups[start : start + len(rows)])
-        yield rows.with_columns(group=named).select(INDEX_SCHEMA.names)
-        start += len(rows)
 
 
 def _idle(tables: Mapping[str, Path], decided: pl.DataFrame, path: AnyPath | None) -> tuple[str, ...]:

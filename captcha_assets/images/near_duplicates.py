@@ -41,8 +41,7 @@ _DESCRIBED = 1 << 14
 _FIRST_WEIGHS = 0.25
 
 #: A filter of so many bits, a byte each, tells which buckets may be among the wanted ones.
-_FILTER_BITS = 20
-_BUCKETS_FILTER_BITS = 21
+_FILTER_BITS = 21
 #: So many rows are looked at together: what is calculated of them stays in the processor's cache.
 _ROWS_AT_ONCE = 1 << 12
 
@@ -90,7 +89,7 @@ class Buckets:
         """Take the signatures of the images, uint32 (n, 12, 5)."""
         numbered = signatures.astype(np.uint64) | _numbers_of_tables(signatures.shape[1])[:, None]
         self._wanted = np.sort(numbered.ravel())
-        self._known = np.zeros(1 << _BUCKETS_FILTER_BITS, bool)
+        self._known = np.zeros(1 << _FILTER_BITS, bool)
         self._known[self._wanted & np.uint64(len(self._known) - 1)] = True
 
     def sharing(self, signatures: Signatures) -> Rows:
@@ -144,11 +143,18 @@ def _shared(buckets: npt.NDArray[np.uint32], new: npt.NDArray[np.bool_]) -> _Cro
     Of millions they are a handful: all that comes after looks at these alone.
     """
     flat = np.ascontiguousarray(buckets).ravel()
-    positions = np.arange(len(flat)) if new.all() else _among(flat, np.unique(buckets[new]))
-    values = np.sort(flat[positions])
-    several = np.unique(values[1:][values[1:] == values[:-1]])
-    positions = positions[_among(flat[positions], several)]
+    if new.all():
+        positions = _among(flat, _repeated(flat))
+    else:
+        positions = _among(flat, np.unique(buckets[new]))
+        positions = positions[_among(flat[positions], _repeated(flat[positions]))]
     return _Crops(flat[positions], positions // len(CROPS), positions % len(CROPS))
+
+
+def _repeated(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the values that stand there several times, once each, sorted."""
+    values = np.sort(values)
+    return np.unique(values[1:][values[1:] == values[:-1]])
 
 
 def _among(values: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]) -> Rows:
