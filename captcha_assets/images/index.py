@@ -7,7 +7,7 @@ order they came; what is known about near-duplicates from the index before only 
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -158,17 +158,36 @@ def build_image_index(
         writer, before = stack.enter_context(table_parts.writing(target, INDEX_SCHEMA, _REPETITIVE, _counted))
         then = _Inputs(**before.about) if before else None
         sources = _Sources(local, decided, spec)
-        if before is None or then is None or then.rule != now.rule:
-            _write_whole(writer, sources)
-        else:
-            _write_touched(writer, before, _touched(before, then, now, local), sources)
-        if now.tables != {name: table_version(path) for name, path in local.items()}:
-            raise StaleTableError(
-                "an image table was replaced while it was read: materialize image_index again"
-            )
+        with _none_replaced(local, now.tables):
+            if before is None or then is None or then.rule != now.rule:
+                _write_whole(writer, sources)
+            else:
+                _write_touched(writer, before, _touched(before, then, now, local), sources)
         index = writer.commit(vars(now))
     remove(of_earlier_version(target))
     return replace(_summarize(index, spec), idle_decisions=idle)
+
+
+@contextmanager
+def _none_replaced(tables: Mapping[str, Path], versions: dict[str, str]) -> Iterator[None]:
+    """Notice tables that are replaced while they are read, whatever error that leads to.
+
+    Raises:
+        StaleTableError: one was.
+    """
+
+    def require_versions(error: Exception | None = None) -> None:
+        if versions != {name: table_version(path) for name, path in tables.items()}:
+            raise StaleTableError(
+                "an image table was replaced while it was read: materialize image_index again"
+            ) from error
+
+    try:
+        yield
+    except Exception as error:
+        require_versions(error)
+        raise
+    require_versions()
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ def farthest_apart(correlation: float) -> float:
     image than smoothed pixels do, and are rounded: hence the factor and 0.02 more, which none of the copies
     of real and of generated characters exceeded that `python -m benchmarks.ingest.duplicates` makes.
     """
-    return float(1.2 * np.sqrt(2 - 2 * correlation) + 0.02)
+    return float(1.05 * np.sqrt(2 - 2 * correlation) + 0.02)
 
 
 def distances(
