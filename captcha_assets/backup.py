@@ -46,9 +46,9 @@ _OF_SHARED_ROOT = (
 _ARCHIVES = "data/raw"
 #: Artifacts that are kept, records before what they name.
 _OF_ARTIFACTS = (
-    "deliveries", "models/history", "models/refused", "models/decisions", "models", "training_summary",
-    "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep", "sweep_trial",
-    "sweep_leaderboard.parquet",
+    "dataset.json", "deliveries", "models/history", "models/refused", "models/decisions", "models",
+    "training_summary", "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep",
+    "sweep_trial", "sweep_leaderboard.parquet",
 )  # fmt: skip
 #: Databases of Dagster's instance, and files beside them.
 _OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home")

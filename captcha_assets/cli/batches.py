@@ -7,6 +7,7 @@ import click
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.cli.update import update
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     SOURCE is a zip, a folder, a zip on an object store (s3://... or gs://...), kaggle[:VERSION] or
     synthetic:COUNT[:SEED]. A zip or folder whose content has changed is registered again.
     """
+    from captcha_assets import dataset_record
     from captcha_assets.sources import batch_registration, kaggle
     from captcha_assets.sources.archives import BatchError
 
@@ -40,6 +42,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     except BatchError as error:
         raise click.UsageError(str(error)) from error
     batch_registration.register(ctx.obj, name, wanted, progress=_say)
+    dataset_record.hold(ctx.obj.paths, load_dataset(ctx.obj.dataset))
     ctx.obj.paths.home.mkdir(parents=True, exist_ok=True)  # the registration may lie on a store
     if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
