@@ -41,8 +41,13 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
         batch_registration.check_new(name, wanted)
     except BatchError as error:
         raise click.UsageError(str(error)) from error
+    spec = load_dataset(ctx.obj.dataset)
+    if isinstance(wanted, batch_registration.SyntheticSource):
+        from captcha_assets.sources import synthetic_batches
+
+        synthetic_batches.check_drawn(spec)
     batch_registration.register(ctx.obj, name, wanted, progress=_say)
-    dataset_record.hold(ctx.obj.paths, load_dataset(ctx.obj.dataset))
+    dataset_record.hold(ctx.obj.paths, spec)
     ctx.obj.paths.home.mkdir(parents=True, exist_ok=True)  # the registration may lie on a store
     if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
