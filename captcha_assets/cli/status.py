@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from captcha_assets.cli.update import HOW_TO_BEGIN, is_empty
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -28,6 +29,8 @@ def status(settings: Settings, as_json: bool) -> None:
     else:
         for line in _lines(found):
             click.echo(line)
+        if is_empty(settings.paths):
+            click.echo(f"first    {HOW_TO_BEGIN}; or make demo, which adds one and trains a model")
 
 
 def _state(settings: Settings) -> dict[str, Any]:
