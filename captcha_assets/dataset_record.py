@@ -8,7 +8,14 @@ by which its split is kept.
 import json
 from typing import Any
 
-from captcha_assets.atomic_files import create, json_text, regular, write_json
+from captcha_assets.atomic_files import (
+    MissingBucketError,
+    create,
+    json_text,
+    missing_bucket_named,
+    regular,
+    write_json,
+)
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.paths import Paths
 from captcha_assets.sources.batch_registration import known_batches
@@ -26,6 +33,7 @@ def hold(paths: Paths, spec: DatasetSpec) -> None:
 
     Raises:
         OtherDatasetError: it holds another one, or its record is damaged.
+        MissingBucketError: the bucket of the artifacts does not exist.
     """
     check(paths, spec)
     held, now = _read(paths), _fields(spec)
@@ -42,6 +50,7 @@ def check(paths: Paths, spec: DatasetSpec) -> None:
 
     Raises:
         OtherDatasetError: it holds another one, or its record is damaged.
+        MissingBucketError: the bucket of the artifacts does not exist.
     """
     held, now = _read(paths), _fields(spec)
     if held is None:
@@ -65,8 +74,11 @@ def _fields(spec: DatasetSpec) -> dict[str, Any]:
 def _read(paths: Paths) -> dict[str, Any] | None:
     """Return the record; None where there is none."""
     try:
-        held = json.loads(regular(paths.dataset_record).read_text(encoding="utf-8"))
+        with missing_bucket_named(paths.dataset_record):
+            held = json.loads(regular(paths.dataset_record).read_text(encoding="utf-8"))
         return {**{name: held[name] for name in _FIXED}, "classes": list(map(str, held["classes"]))}
+    except MissingBucketError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError) as error:

@@ -9,6 +9,7 @@ import click
 from dotenv import dotenv_values
 
 from captcha_assets import interrupts
+from captcha_assets.atomic_files import MissingBucketError, file_errors
 from captcha_assets.cli import errors, process
 from captcha_assets.cli.orchestration import database_store
 from captcha_assets.dataset import DatasetSpec, load_dataset
@@ -25,9 +26,9 @@ _ARGUMENTS = f"{__name__}.arguments"
 _MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"], ["backup", "restore"])
 #: The commands that write nothing that depends on the data set.
 _READING = (
-    ["automation", "off"], ["automation", "show"], ["batch", "list"], ["compute"], ["graph"], ["lineage"],
-    ["model", "history"], ["model", "list"], ["model", "show"], ["predict"], ["profile"], ["reports"],
-    ["status"], ["sweep", "show"],
+    ["automation", "off"], ["automation", "show"], ["backup", "create"], ["batch", "list"], ["compute"],
+    ["lineage"], ["model", "history"], ["model", "list"], ["model", "show"], ["predict"], ["profile"],
+    ["reports"], ["status"], ["sweep", "show"],
 )  # fmt: skip
 
 
@@ -88,18 +89,28 @@ def _check_home(paths: Paths, arguments: list[str]) -> None:
 
 
 def _check_dataset(paths: Paths, spec: DatasetSpec, arguments: list[str]) -> None:
-    """Reject a home that holds another data set; a command that writes nothing there only warns."""
+    """Reject a home that holds another data set, and a bucket that is not there.
+
+    Of another data set, a command that writes nothing only warns.
+    """
     from captcha_assets import dataset_record
 
-    if arguments[:1] == ["backup"]:  # of whichever data set
+    if arguments[:1] == ["graph"] or arguments[:2] == ["backup", "restore"]:
         return
-    if not any(arguments[: len(reading)] == reading for reading in _READING):
-        dataset_record.hold(paths, spec)
-        return
+    reads = any(arguments[: len(reading)] == reading for reading in _READING)
     try:
-        dataset_record.check(paths, spec)
+        if reads:
+            dataset_record.check(paths, spec)
+        else:
+            dataset_record.hold(paths, spec)
     except dataset_record.OtherDatasetError as error:
+        if not reads:
+            raise
         click.echo(f"warning: {error}", err=True)
+    except file_errors() as error:
+        # The service starts while its object store does not answer.
+        if arguments[:1] != ["serve"] or isinstance(error, MissingBucketError):
+            raise
 
 
 def _enter_project() -> None:
