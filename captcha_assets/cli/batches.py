@@ -61,7 +61,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the batches: files delivered, usable, rejected, duplicates, checks."""
+    """List the batches: files, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.batch_registration import known_batches
 
@@ -77,9 +77,10 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_obj
 def remove(settings: Settings, name: str) -> None:
-    """Remove the batch NAME: its archive, its tables, its reports, its partition.
+    """Remove the batch NAME with all that was made of it.
 
-    The split assignments of its images are kept: images that come back have the same splits.
+    That is its archive, its tables, its reports and its partition. The split assignments of its images
+    are kept: images that come back have the same splits.
     """
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.batch_removal import remove_batch

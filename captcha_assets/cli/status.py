@@ -17,7 +17,10 @@ from captcha_assets.settings import Settings
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
-    """Show which model serves, what is stale and why, what waits, and the last drift check."""
+    """Show what serves, what is stale and why, and what waits.
+
+    It shows the last training, what starts the next one, and the last drift check as well.
+    """
     found = {
         "champion": _champion(settings.paths),
         **_state(settings),

@@ -42,10 +42,10 @@ def update(
     select: str = "*",
     config: Path | None = None,
 ) -> None:
-    """Materialize what is missing, damaged or stale, inputs first, and nothing else.
+    """Materialize what is missing, damaged or stale.
 
-    A training without --config takes the production settings; with it, a model that was trained with other
-    settings than those is trained again.
+    Nothing else is materialized, and inputs come first. A training without --config takes the production
+    settings; with it, a model that was trained with other settings than those is trained again.
     """
     outcomes: list[execution.Outcome] = []
     with nullcontext() if dry_run else _resumable(outcomes):

@@ -32,10 +32,11 @@ _LAST_LINES = 5.0
 )
 @click.pass_obj
 def ui(settings: Settings, port: int) -> None:
-    """Start the Dagster UI (`dg dev`) for this home, with the report server beside it.
+    """Start the Dagster UI and the report server of this home.
 
-    Errors are shown; all else that Dagster prints is in ui.log of the instance's folder. Ctrl-C ends it with
-    exit status 0, SIGTERM with 143; all processes of the UI end with it.
+    The UI is that of `dg dev`. Of what Dagster prints, only errors are shown; all is in ui.log of the
+    instance's folder. Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end
+    with it.
     """
     from captcha_assets.cli.orchestration.code_location import folder
     from captcha_assets.cli.orchestration.instance import dagster_home, open_instance

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets_tests.commands import run, succeeded
@@ -79,6 +80,15 @@ def ended(home: Path, lines: list[list[str]]) -> list[tuple[int, str]]:
 def test_every_command_of_the_tree_is_found() -> None:
     found = {" ".join(words) for words, _command in commands()}
     assert {"", "update", "batch add", "model rollback", "sweep run", "sweep trial", "ui"} <= found
+
+
+def test_no_line_of_a_help_text_is_cut_at_80_columns_and_every_option_is_explained() -> None:
+    for words, command in commands():
+        done = CliRunner().invoke(main, [*words, "--help"], terminal_width=80)
+        cut = [line for line in done.output.splitlines()[1:] if line.endswith("...")]
+        assert (words, cut) == (words, [])
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert (words, [one.name for one in options if not one.help]) == (words, [])
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
