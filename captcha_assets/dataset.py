@@ -22,6 +22,11 @@ _SMALLEST = 8
 #: So many classes are named in a message.
 _NAMED = 30
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: What a module raises that has a mistake.
+_OF_A_MODULE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 #: Where a data set is defined: `module:NAME`.
 _ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -217,7 +222,7 @@ def load_dataset(address: str | None) -> DatasetSpec:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise DatasetError(f"{rejected} {error}") from error
-    except Exception as error:  # the module is the user's own, and may raise anything
+    except _OF_A_MODULE as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(f"{rejected} the import of {module} raises {words}") from error
     if found is None:

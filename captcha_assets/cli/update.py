@@ -94,12 +94,17 @@ def _resumable(outcomes: "list[execution.Outcome]") -> Iterator[None]:
     """Say how to go on after an interrupt, whatever a library made of it."""
     try:
         yield
-    except (KeyboardInterrupt, click.ClickException, *errors.known()) as error:
-        if not isinstance(error, KeyboardInterrupt) and not interrupts.received():
-            raise
-        count = sum(not outcome.error for outcome in outcomes)
-        message = f"interrupted after {count} were materialized; the same command continues from there"
-        raise Interrupted(message) from error
+    except KeyboardInterrupt as stop:
+        raise _interrupted(outcomes) from stop
+    except errors.known() as error:
+        if interrupts.received():
+            raise _interrupted(outcomes) from error
+        raise
+
+
+def _interrupted(outcomes: "Iterable[execution.Outcome]") -> Interrupted:
+    count = sum(not outcome.error for outcome in outcomes)
+    return Interrupted(f"interrupted after {count} were materialized; the same command continues from there")
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":

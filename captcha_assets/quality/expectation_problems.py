@@ -70,7 +70,7 @@ def _rows(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 def _example(result: Mapping[str, Any]) -> str:
     """Return the first unexpected row; of ids of images nothing can be read, where there is more."""
-    row = next(iter(result.get("partial_unexpected_index_list") or ()), {})
+    row: Mapping[str, Any] = next(iter(result.get("partial_unexpected_index_list") or ()), {})
     named = {name: value for name, value in row.items() if name not in IMAGE_COLUMNS} or row
     words = ", ".join(f"{name} {value_in_words(value)}" for name, value in named.items())
     return f", for example {shorten(words, _LONGEST, placeholder='...')}" if words else ""
