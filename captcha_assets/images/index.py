@@ -184,7 +184,7 @@ def _none_replaced(tables: Mapping[str, Path], versions: dict[str, str]) -> Iter
 
     try:
         yield
-    except Exception as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, ValueError, IndexError) as error:
         require_versions(error)
         raise
     require_versions()

@@ -242,7 +242,7 @@ def test_a_batch_of_nothing_but_rejected_members_fails(tmp_path):
             lambda table: table.drop("dhash"),
             "columns_and_types",
             (
-                "the columns type and expected_type differ in 1 of 13 rows (7.69 %), for example column "
+                "the columns type and expected_type differ in 1 of 14 rows (7.14 %), for example column "
                 "dhash, type missing, expected_type UInt64"
             ),
             "every column is there, and of its type",
