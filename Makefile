@@ -67,6 +67,8 @@ lint: setup ## Check style: Python, YAML, Dockerfiles, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint --config .hadolint.yaml dockerfiles/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
 types: setup ## Check types
