@@ -215,7 +215,7 @@ def test_the_workflow_tests_a_model_of_the_object_store(
     checkout.mkdir()
     (checkout / ".venv").symlink_to(Path(sys.executable).parents[1])
     given = {"LATENCY": latency, "MODEL": better.candidate, "FOUND": str(tmp_path / "found.txt")}
-    places = {"CAPTCHA_ARTIFACTS": str(store), "CAPTCHA_HOME": str(tmp_path / "elsewhere")}
+    places = {"CAPTCHA_ARTIFACTS": str(store), "CAPTCHA_HOME": str(checkout)}
     environment = os.environ | LOOSE | given | places | {"GITHUB_STEP_SUMMARY": str(summary)}
     before = sorted(store.fs.find(store.path))
     script = ["bash", "-e", "-c", workflow_step()]
