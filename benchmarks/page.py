@@ -54,11 +54,8 @@ def write(folder: Path = results.FOLDER, target: Path = PAGE) -> None:
 def _section(benchmark: Benchmark, result: Result) -> str:
     page, _, anchor = benchmark.page.partition("#")
     link = f"[{page}]({page}{'#' if anchor else ''}{anchor})"
-    how = (
-        f"**Taken over** from [{result.carried_from}]({result.carried_from})"
-        if result.carried_from
-        else "Measured"
-    )
+    carried = f"**Not measured again**; [{result.carried_from}]({result.carried_from}) stated it"
+    how = carried if result.carried_from else "Measured"
     return "".join(
         [
             f"## {benchmark.title}\n\n",

@@ -59,7 +59,7 @@ class Claim:
         over, under = (
             (self.alternative, self.ours) if self.better == "less" else (self.ours, self.alternative)
         )
-        return over / under if under else None
+        return over / under if under > 0 and over >= 0 else None
 
 
 @dataclass(frozen=True)

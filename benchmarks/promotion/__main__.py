@@ -190,7 +190,8 @@ def lines_once(options: argparse.Namespace, recording: Recording) -> Iterator[tu
 
 def recorded(recording: Recording, images: int, difference: float, found: Once) -> None:
     """Record how often a candidate that is no better is promoted without newer data."""
-    truly = f"truly {-difference:g} points worse" if difference else "truly as good"
+    points = "1 point" if difference == -1 else f"{-difference:g} points"
+    truly = f"truly {points} worse" if difference else "truly as good"
     recording.claim(
         f"promoted-{images}{difference:+g}",
         f"promoted although {truly}, on {images:,} test images",

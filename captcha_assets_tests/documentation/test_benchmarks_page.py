@@ -84,6 +84,7 @@ def test_a_benchmark_whose_need_is_not_met_is_not_run(monkeypatch: pytest.Monkey
         ("less", 2.0, 9.0, 4.5),
         ("more", 300.0, 100.0, 3.0),
         ("less", 4.0, 2.0, 0.5),
+        ("less", 0.0, 7.0, None),
         ("less", 1.0, None, None),
     ],
 )
