@@ -37,6 +37,10 @@ _CLIENT_ERRORS = (
 AnyPath: TypeAlias = Union[Path, "UPath"]
 
 
+class MissingBucketError(FileNotFoundError):
+    """A bucket of an object store that does not exist; the message names it, and says how to create it."""
+
+
 def path_of(location: str) -> AnyPath:
     """Return the path of a local folder, or of an address such as s3://bucket/folder."""
     if "://" not in location:
@@ -131,16 +135,17 @@ def _full_disk_named(target: AnyPath) -> Iterator[None]:
 
 
 @contextmanager
-def _missing_bucket_named(target: "UPath") -> Iterator[None]:
-    """Say which bucket of an object store does not exist, and how to create it."""
+def missing_bucket_named(target: AnyPath) -> Iterator[None]:
+    """Raise MissingBucketError where an object store says that it has no such bucket."""
     try:
         yield
     except OSError as error:
-        if "specified bucket does not exist" not in str(error):  # the words of S3 and of Google's store
+        words = "specified bucket does not exist"  # of S3 and of Google's store
+        if isinstance(target, Path) or words not in str(error):
             raise
         bucket = f"{target.protocol}://{target.path.lstrip('/').partition('/')[0]}"
         how = f"gcloud storage buckets create {bucket}" if target.protocol == "gs" else f"aws s3 mb {bucket}"
-        raise FileNotFoundError(
+        raise MissingBucketError(
             f"the bucket {bucket} does not exist: create it ({how}), or correct the address"
         ) from error
 
@@ -156,7 +161,7 @@ def replacing(target: AnyPath) -> Iterator[Path]:
         with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as folder:
             part = Path(folder) / target.name
             yield part
-            with _missing_bucket_named(target):
+            with missing_bucket_named(target):
                 target.fs.put_file(str(part), target.path)
         return
     with _full_disk_named(target), _workshop(target) as workshop:
@@ -177,7 +182,7 @@ def replacing_folder(target: AnyPath) -> Iterator[Path]:
     if not isinstance(target, Path):
         with _full_disk_named(target), tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
             yield Path(name)
-            with _missing_bucket_named(target):
+            with missing_bucket_named(target):
                 _upload_folder(Path(name), target)
         return
     with _full_disk_named(target), _workshop(target) as workshop:
@@ -210,7 +215,7 @@ def _upload_folder(folder: Path, target: "UPath") -> None:
 def move(source: Path, target: AnyPath) -> None:
     """Move a complete file to its place, on another file system too; `target` is replaced as a whole."""
     if not isinstance(target, Path):
-        with _missing_bucket_named(target):
+        with missing_bucket_named(target):
             target.fs.put_file(str(source), target.path)
         source.unlink()
         return
@@ -256,7 +261,7 @@ def create(target: AnyPath, content: str | bytes) -> bool:
     content = content.encode() if isinstance(content, str) else content
     if not isinstance(target, Path):
         try:
-            with _missing_bucket_named(target):
+            with missing_bucket_named(target):
                 target.fs.pipe_file(target.path, content, mode="create")
         except FileExistsError:
             return False

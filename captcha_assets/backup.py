@@ -46,9 +46,9 @@ _OF_SHARED_ROOT = (
 _ARCHIVES = "data/raw"
 #: Artifacts that are kept, records before what they name.
 _OF_ARTIFACTS = (
-    "deliveries", "models/history", "models/refused", "models/decisions", "models", "training_summary",
-    "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep", "sweep_trial",
-    "sweep_leaderboard.parquet",
+    "dataset.json", "deliveries", "models/history", "models/refused", "models/decisions", "models",
+    "training_summary", "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep",
+    "sweep_trial", "sweep_leaderboard.parquet",
 )  # fmt: skip
 #: Databases of Dagster's instance, and files beside them.
 _OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home")
@@ -97,8 +97,10 @@ def create(
         archives: whether the archives of the batches are in it, too.
 
     Raises:
-        BackupError: `target` is there already, or a file of the home is damaged.
+        BackupError: `target` is there already, lies among what is kept, or a file of the home is damaged.
     """
+    if kept := _kept_below(paths, dagster_home, target):
+        raise BackupError(f"{target} lies in {kept}, which is backed up: name a file outside of it")
     if target.exists():
         raise BackupError(f"{target} is there already: give a new name")
     if not target.parent.is_dir():  # a disk that is not mounted, perhaps
@@ -117,6 +119,15 @@ def create(
         made = Backup(now, str(paths.home), files, left_out, paths.profile)
         zipped.writestr(MANIFEST, json_text({"format": _FORMAT, **vars(made)}))
     return made
+
+
+def _kept_below(paths: Paths, dagster_home: Path, target: Path) -> AnyPath | None:
+    """Return the folder of the home that a backup is about and that `target` lies in; None: it is in none."""
+    folders = (paths.data, paths.inbox, paths.artifact_root, dagster_home, paths.serving)
+    place = target.resolve()
+    return next(
+        (one for one in folders if isinstance(one, Path) and place.is_relative_to(one.resolve())), None
+    )
 
 
 def _add(zipped: zipfile.ZipFile, name: str, path: AnyPath) -> str:

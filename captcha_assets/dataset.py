@@ -22,6 +22,13 @@ _SMALLEST = 8
 #: So many classes are named in a message.
 _NAMED = 30
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: What a module raises that has a mistake.
+_OF_A_MODULE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+#: Where a data set is defined: `module:NAME`.
+_ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class DatasetError(ValueError):
@@ -199,16 +206,27 @@ CAPTCHA = DatasetSpec(
 def load_dataset(address: str | None) -> DatasetSpec:
     """Return the data set at `module:name`, CAPTCHA characters for None.
 
+    The module is imported, and so executed.
+
     Raises:
-        DatasetError: there is no such module, or nothing of this name in it that is a `DatasetSpec`.
+        DatasetError: the address is none, the module cannot be imported, or nothing of this name in it is a
+            `DatasetSpec`.
     """
     if address is None:
         return CAPTCHA
+    rejected = f"CAPTCHA_DATASET={address!r} cannot be used:"
+    if not _ADDRESS.fullmatch(address):
+        raise DatasetError(f"{rejected} give module:NAME of a DatasetSpec, such as my_images.dataset:DATASET")
     module, _, name = address.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name or "DATASET")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DatasetError(f"CAPTCHA_DATASET={address!r} cannot be used: {error}") from error
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise DatasetError(f"{rejected} {error}") from error
+    except _OF_A_MODULE as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DatasetError(f"{rejected} the import of {module} raises {words}") from error
+    if found is None:
+        raise DatasetError(f"{rejected} the module {module} has no {name}")
     if not isinstance(found, DatasetSpec):
-        raise DatasetError(f"CAPTCHA_DATASET={address!r} cannot be used: it is no DatasetSpec")
+        raise DatasetError(f"{rejected} {name} is no DatasetSpec")
     return found

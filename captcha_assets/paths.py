@@ -240,6 +240,11 @@ class Paths(BaseSettings):
         return path_of(str(self.artifacts))
 
     @property
+    def dataset_record(self) -> AnyPath:
+        """Which data set the home holds."""
+        return self.artifact_root / "dataset.json"
+
+    @property
     def registrations(self) -> AnyPath:
         """Folder of the registrations: where each batch comes from."""
         return self.artifact_root / "deliveries"

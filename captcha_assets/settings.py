@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     paths: Paths = Field(default_factory=Paths)
     dataset: Annotated[
         str | None,
-        Field(description="module:name of a DatasetSpec; default the one of dataset.py."),
+        Field(
+            description="module:NAME of a DatasetSpec; every command imports, and so executes, the module; "
+            "default the one of dataset.py."
+        ),
     ] = None
     kaggle_dataset: Annotated[
         str | None,

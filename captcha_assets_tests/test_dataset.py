@@ -97,16 +97,15 @@ def test_what_cannot_be_a_data_set_is_one_clear_error(changes: dict, why: str) -
 def test_a_data_set_is_loaded_by_its_address() -> None:
     assert load_dataset(None) is CAPTCHA
     assert load_dataset("captcha_assets.dataset:CAPTCHA") is CAPTCHA
-    assert load_dataset("captcha_assets_tests.defs.digits").name == "digits"  # DATASET where none is named
+    assert load_dataset("captcha_assets_tests.defs.digits:DATASET").name == "digits"
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
     [
         ("no_such_module:X", "No module named"),
-        ("captcha_assets.dataset:X", "no attribute 'X'"),
-        ("captcha_assets.dataset:LabelError", "it is no DatasetSpec"),
-        (":X", "Empty module name"),
+        ("captcha_assets.dataset:X", "the module captcha_assets.dataset has no X"),
+        ("captcha_assets.dataset:LabelError", "LabelError is no DatasetSpec"),
     ],
 )
 def test_a_data_set_that_is_not_there_is_one_clear_error(address: str, why: str) -> None:

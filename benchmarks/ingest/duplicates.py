@@ -17,8 +17,8 @@ from benchmarks import results
 from benchmarks.results import Recording
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.features import ACROSS, DOWN, dhash, signatures
-from captcha_assets.images.near_duplicates import correlations, smoothed
+from captcha_assets.images.features import ACROSS, DOWN, descriptors, dhash, rounded, signatures
+from captcha_assets.images.near_duplicates import correlations, distances, farthest_apart, smoothed
 from captcha_assets.sources.synthetic_batches import generate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "kaptcha_characters.zip"
@@ -68,7 +68,9 @@ KINDS: dict[str, Callable[[Images], Images]] = {
 
 def agreement(one: Images, other: Images) -> np.ndarray:
     """How well the crops of each pair that meet agree at best; 0 where none meet."""
-    cells, others = signatures(one), signatures(other)
+    described = np.stack([descriptors(one), descriptors(other)])
+    cells, others = signatures(described[0]), signatures(described[1])
+    stored = rounded(np.concatenate(described))
     smooth, smooth_others = smoothed(one), smoothed(other)
     best = np.zeros(len(one))
     for i in DOWN:
@@ -77,6 +79,8 @@ def agreement(one: Images, other: Images) -> np.ndarray:
                 meet = np.flatnonzero((cells[:, :, first] == others[:, :, second]).any(axis=1))
                 crops = np.full(len(meet), first), np.full(len(meet), second)
                 found = correlations(smooth[meet], crops[0], smooth_others[meet], crops[1])
+                apart = distances(stored, meet, len(one) + meet, *crops)
+                found[apart > [farthest_apart(value) for value in found]] = 0
                 best[meet] = np.maximum(best[meet], found)
     return best
 

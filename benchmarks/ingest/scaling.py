@@ -27,7 +27,7 @@ from benchmarks import results as benchmark_results
 from benchmarks.results import Recording
 from captcha_assets.atomic_files import replacing
 from captcha_assets.dataset import CAPTCHA
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.features import Statistics, descriptors, dhash, image_id, rounded, signatures
 from captcha_assets.images.index import build_image_index
 from captcha_assets.images.ingest_worker import CHUNK, arrow_array, binary_array
 from captcha_assets.images.split_assignment import update_splits
@@ -64,14 +64,15 @@ def varied(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def rows_of(pixels: np.ndarray, labels: list[str], batch: str, start: int) -> pa.RecordBatch:
-    statistics = Statistics(pixels)
+    statistics, described = Statistics(pixels), descriptors(pixels)
     columns = {
         "image_id": [image_id(image) for image in pixels],
         "batch": [batch] * len(pixels),
         "member": [f"Dataset/{label}_{start + n}.png" for n, label in enumerate(labels)],
         "label": labels,
         "pixels": binary_array(pixels),
-        "signature": binary_array(signatures(pixels)),
+        "signature": binary_array(signatures(described)),
+        "descriptors": binary_array(rounded(described)),
         "dhash": dhash(pixels),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,

@@ -41,6 +41,7 @@ def image_table(images: int) -> pl.DataFrame:
         "label": [_ALPHABET[number % len(_ALPHABET)] for number in range(images)],
         "pixels": [noise[number % len(noise)] for number in range(images)],
         "signature": [bytes(8)] * images,
+        "descriptors": [bytes(8)] * images,
         "dhash": range(images),
         "brightness": rng.uniform(110, 180, images),
         "contrast": rng.uniform(75, 100, images),
@@ -94,7 +95,7 @@ def spoiled(table: pl.DataFrame) -> pl.DataFrame:
 
 def counted(path: Path) -> None:
     """Read the columns that are validated, and count the values of each."""
-    wide = {"pixels", "signature", "sources"}
+    wide = {"pixels", "signature", "descriptors", "sources"}
     lazy = pl.scan_parquet(path)
     names = [name for name in lazy.collect_schema() if name not in wide]
     lazy.select(pl.col(name).n_unique() for name in names).collect()

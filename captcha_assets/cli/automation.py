@@ -16,9 +16,10 @@ def automation() -> None:
 @automation.command()
 @click.pass_obj
 def on(settings: Settings) -> None:
-    """Take batches from the inbox, materialize what has new input, retrain when a trigger fires.
+    """Materialize what has new input, and train when a trigger fires.
 
-    A champion is rolled back automatically only where CAPTCHA_ROLLBACK is set as well.
+    Batches are taken from the inbox. A champion is rolled back automatically only where CAPTCHA_ROLLBACK
+    is set as well.
     """
     from captcha_assets.cli.orchestration import staleness
     from captcha_assets.cli.orchestration.instance import open_instance
@@ -46,7 +47,10 @@ def on(settings: Settings) -> None:
 @automation.command()
 @click.pass_obj
 def off(settings: Settings) -> None:
-    """Start no further runs; those under way continue, and one that fails is tried again as it was to be."""
+    """Start no further runs; those under way continue.
+
+    One of them that fails is tried again as it was to be.
+    """
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.killed_runs import unfinished_runs_of_daemon
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def backfill(settings: Settings, assets: Sequence[str], resume: str | None, **partitions: str | None) -> None:
-    """Materialize the chosen partitions of ASSETs, stale or not, to completion.
+    """Materialize chosen partitions of ASSETs, stale or not.
 
-    They are materialized one after the other on this machine. With CAPTCHA_PROFILE=shared and a Ray cluster
+    All are materialized, one after the other on this machine. With CAPTCHA_PROFILE=shared and a Ray cluster
     (CAPTCHA_COMPUTE=http://head:8265), batches are spread over its nodes (docs/shared.md).
     """
     from captcha_assets.cli.orchestration import backfills

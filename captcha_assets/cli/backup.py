@@ -17,9 +17,10 @@ def backup() -> None:
 @click.option("--archives", is_flag=True, help="Take the archives of the batches along.")
 @click.pass_obj
 def create(settings: Settings, path: Path, *, archives: bool) -> None:
-    """Write runs, registry, registrations, splits, prediction log and settings to the zip PATH.
+    """Write a backup of the home to the zip PATH.
 
-    Nothing has to be stopped. Another command that materializes is waited for.
+    It holds runs, registry, registrations, splits, prediction log and settings. Nothing has to be
+    stopped. Another command that materializes is waited for.
     """
     from captcha_assets import backup as backups
     from captcha_assets.cli.orchestration.command_lock import alone
@@ -37,7 +38,10 @@ def create(settings: Settings, path: Path, *, archives: bool) -> None:
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_obj
 def restore(settings: Settings, path: Path) -> None:
-    """Restore the backup PATH into CAPTCHA_HOME, which has not been used yet."""
+    """Restore the backup PATH into a new CAPTCHA_HOME.
+
+    The home has not been used yet.
+    """
     from captcha_assets import backup as backups
     from captcha_assets.cli.orchestration.instance import dagster_home
 

@@ -7,6 +7,7 @@ import click
 from captcha_assets.cli.printing import print_rows
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.cli.update import update
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
     SOURCE is a zip, a folder, a zip on an object store (s3://... or gs://...), kaggle[:VERSION] or
     synthetic:COUNT[:SEED]. A zip or folder whose content has changed is registered again.
     """
+    from captcha_assets import dataset_record
     from captcha_assets.sources import batch_registration, kaggle
     from captcha_assets.sources.archives import BatchError
 
@@ -39,7 +41,13 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
         batch_registration.check_new(name, wanted)
     except BatchError as error:
         raise click.UsageError(str(error)) from error
+    spec = load_dataset(ctx.obj.dataset)
+    if isinstance(wanted, batch_registration.SyntheticSource):
+        from captcha_assets.sources import synthetic_batches
+
+        synthetic_batches.check_drawn(spec)
     batch_registration.register(ctx.obj, name, wanted, progress=_say)
+    dataset_record.hold(ctx.obj.paths, spec)
     ctx.obj.paths.home.mkdir(parents=True, exist_ok=True)  # the registration may lie on a store
     if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
@@ -53,7 +61,7 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the batches: files delivered, usable, rejected, duplicates, checks."""
+    """List the batches: files, usable, rejected, duplicates, checks."""
     from captcha_assets.quality.overview import describe_batches
     from captcha_assets.sources.batch_registration import known_batches
 
@@ -69,9 +77,10 @@ def list_(settings: Settings, as_json: bool) -> None:
 @click.argument("name")
 @click.pass_obj
 def remove(settings: Settings, name: str) -> None:
-    """Remove the batch NAME: its archive, its tables, its reports, its partition.
+    """Remove the batch NAME with all that was made of it.
 
-    The split assignments of its images are kept: images that come back have the same splits.
+    That is its archive, its tables, its reports and its partition. The split assignments of its images
+    are kept: images that come back have the same splits.
     """
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs.batch_removal import remove_batch

@@ -8,7 +8,10 @@ from captcha_assets.settings import Settings
 @click.command()
 @click.pass_obj
 def data_docs(settings: Settings) -> None:
-    """Build Great Expectations' Data Docs of all stored validation results, and print their path."""
+    """Build Great Expectations' Data Docs, and print their path.
+
+    They show all stored validation results.
+    """
     from captcha_assets.dataset import load_dataset
     from captcha_assets.quality.data_docs import build
 

@@ -5,7 +5,10 @@ import click
 
 @click.command()
 def graph() -> None:
-    """Print the asset graph as a Mermaid flowchart: the one in the README."""
+    """Print the asset graph as a Mermaid flowchart.
+
+    It is the one in the README.
+    """
     from captcha_assets.cli.orchestration.code_location import definitions
     from captcha_assets.cli.orchestration.mermaid_graph import mermaid
 

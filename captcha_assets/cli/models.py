@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH..."
 )
-@click.option("--model", default="champion", show_default=True, metavar="champion|candidate|FOLDER")
+@click.option(
+    "--model",
+    default="champion",
+    show_default=True,
+    metavar="champion|candidate|FOLDER",
+    help="The model that predicts.",
+)
 @click.option(
     "--url", metavar="URL", help="Address of a service (captcha-assets serve) that predicts instead."
 )
@@ -159,10 +165,13 @@ def list_(settings: Settings, as_json: bool) -> None:
 
 @model.command()
 @click.argument("name", default="champion")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def show(settings: Settings, name: str, as_json: bool) -> None:
-    """Show a model: its id, or `champion`, or `candidate`."""
+    """Show the model NAME and its figures.
+
+    NAME is an id, `champion` (the default) or `candidate`.
+    """
     from captcha_assets.models import overview
 
     print_fields(overview.show_model(settings, name), as_json=as_json)
@@ -188,9 +197,10 @@ def promote(settings: Settings, name: str, reason: str, force: bool) -> None:
 @click.option("--force", is_flag=True, help="With --to: even if it was refused or is not exported.")
 @click.pass_obj
 def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> None:
-    """Make the previous champion serve again; the model it replaces is not promoted automatically again.
+    """Make the previous champion serve again.
 
-    Rollbacks go back through what served, one step each: after A, B, A, C they lead to A, to B, to A.
+    The model that it replaces is not promoted automatically again. Rollbacks go back through what served,
+    one step each: after A, B, A, C they lead to A, to B, to A.
     """
     from captcha_assets.models import manual_promotion_and_rollback
 
@@ -203,7 +213,10 @@ def rollback(settings: Settings, reason: str, to: str | None, force: bool) -> No
 @click.argument("name", default="champion")
 @click.pass_obj
 def evaluate(settings: Settings, name: str) -> None:
-    """Measure the model NAME (an id, `champion` or `candidate`) on today's test split again."""
+    """Measure the model NAME on today's test split again.
+
+    NAME is an id, `champion` (the default) or `candidate`.
+    """
     from captcha_assets.evaluation.evaluate import evaluate_named
 
     metrics = evaluate_named(settings.paths, name).metrics
@@ -215,7 +228,11 @@ def evaluate(settings: Settings, name: str) -> None:
 @click.argument("name", default="candidate")
 @click.pass_obj
 def export(settings: Settings, name: str) -> None:
-    """Export the model NAME (an id, or `candidate`) as ONNX again, and compare both on the test split."""
+    """Export the model NAME as ONNX again.
+
+    The export is compared with the model on the test split. NAME is an id, `champion` or `candidate` (the
+    default).
+    """
     from captcha_assets.evaluation.onnx_parity import export_stored
 
     parity = export_stored(settings.paths, name)
@@ -279,7 +296,10 @@ def _print_staged(found: "StagedModel") -> None:
 @_reason
 @click.pass_obj
 def refuse(settings: Settings, name: str, reason: str) -> None:
-    """Keep the model NAME (an id, or `candidate`) from being promoted automatically."""
+    """Keep the model NAME from being promoted automatically.
+
+    NAME is an id or `candidate` (the default).
+    """
     from captcha_assets.models import registry
     from captcha_assets.models.predict_files import resolve
 

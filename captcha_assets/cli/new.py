@@ -49,9 +49,10 @@ from captcha_assets.paths import REPOSITORY
 def new(
     path: Path, template: str | None, template_version: str | None, defaults: bool, **options: Any
 ) -> None:
-    """Make a project for a data set of your own in PATH, a new or empty folder.
+    """Make a project for a data set of your own in PATH.
 
-    What no option answers is asked for. docs/template.md says what the project holds.
+    PATH is a new or an empty folder. What no option answers is asked for. docs/template.md says what the
+    project holds.
     """
     folder = path.expanduser().resolve()
     _check_folder(path, folder)

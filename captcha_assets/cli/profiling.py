@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def profile(settings: Settings, steps: int, config: Path | None, output: Path) -> None:
-    """Trace some training steps on this home's images, or on images of noise where there are none.
+    """Trace some training steps on this home's images.
 
-    Open the trace at https://ui.perfetto.dev or chrome://tracing; docs/training.md says what to look for.
+    Where there are none, images of noise are taken. Open the trace at https://ui.perfetto.dev or
+    chrome://tracing; docs/training.md says what to look for.
     """
     chosen = chosen_settings(settings.paths, config)
     pixels, labels = _images(settings, chosen, steps)

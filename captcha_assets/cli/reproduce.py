@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, and no progress.")
 @click.pass_obj
 def reproduce(settings: Settings, model: str, worktree: bool, as_json: bool) -> None:
-    """Train MODEL again from the recorded data, splits, settings and seed; say whether it is the same.
+    """Train MODEL again as recorded; say whether it is the same.
 
-    Exit status 0: the same model, bit for bit. 1: another one; what differs is listed. The registry
-    and the home's tables stay as they are.
+    The same are data, splits, settings and seed. Exit status 0: the same model, bit for bit. 1: another
+    one; what differs is listed. The registry and the home's tables stay as they are.
     """
     from captcha_assets.models.predict_files import resolve
     from captcha_assets.reproduction import reproduce as again

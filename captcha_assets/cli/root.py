@@ -9,9 +9,10 @@ import click
 from dotenv import dotenv_values
 
 from captcha_assets import interrupts
+from captcha_assets.atomic_files import MissingBucketError, file_errors
 from captcha_assets.cli import errors, process
 from captcha_assets.cli.orchestration import database_store
-from captcha_assets.dataset import load_dataset
+from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.paths import Paths
 from captcha_assets.project import project
 from captcha_assets.settings import Settings, SettingsError, load_settings
@@ -23,6 +24,12 @@ _HELP = f"{__name__}.help"
 _ARGUMENTS = f"{__name__}.arguments"
 #: The commands that make a home where there is none.
 _MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"], ["backup", "restore"])
+#: The commands that write nothing that depends on the data set.
+_READING = (
+    ["automation", "off"], ["automation", "show"], ["backup", "create"], ["batch", "list"], ["compute"],
+    ["lineage"], ["model", "history"], ["model", "list"], ["model", "show"], ["predict"], ["profile"],
+    ["reports"], ["status"], ["sweep", "show"],
+)  # fmt: skip
 
 
 class _Root(click.Group):
@@ -81,6 +88,31 @@ def _check_home(paths: Paths, arguments: list[str]) -> None:
         )
 
 
+def _check_dataset(paths: Paths, spec: DatasetSpec, arguments: list[str]) -> None:
+    """Reject a home that holds another data set, and a bucket that is not there.
+
+    Of another data set, a command that writes nothing only warns.
+    """
+    from captcha_assets import dataset_record
+
+    if arguments[:1] == ["graph"] or arguments[:2] == ["backup", "restore"]:
+        return
+    reads = any(arguments[: len(reading)] == reading for reading in _READING)
+    try:
+        if reads:
+            dataset_record.check(paths, spec)
+        else:
+            dataset_record.hold(paths, spec)
+    except dataset_record.OtherDatasetError as error:
+        if not reads:
+            raise
+        click.echo(f"warning: {error}", err=True)
+    except file_errors() as error:
+        # The service starts while its object store does not answer.
+        if arguments[:1] != ["serve"] or isinstance(error, MissingBucketError):
+            raise
+
+
 def _enter_project() -> None:
     """Read the `.env` of the project and make its modules importable, both as `dg` does."""
     own = project()
@@ -111,7 +143,9 @@ def main(ctx: click.Context) -> None:
     _check_home(settings.paths, arguments)
     if arguments[:2] != ["backup", "restore"]:  # which has a rule of its own
         database_store.check(settings.paths)
-    ctx.obj = settings.with_kaggle_dataset(load_dataset(settings.dataset).kaggle_dataset)
+    spec = load_dataset(settings.dataset)
+    ctx.obj = settings.with_kaggle_dataset(spec.kaggle_dataset)
+    _check_dataset(settings.paths, spec, arguments)
     prepared = inbox.prepare(ctx.obj.paths) if arguments[:1] != ["backup"] else None
     for problem in (prepared, ctx.obj.paths.unused_settings):
         if problem:

@@ -17,9 +17,9 @@ from captcha_assets.settings import Settings
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
 @click.pass_obj
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve the champion over HTTP until interrupted; a promotion or rollback takes effect without a restart.
+    """Serve the champion over HTTP until interrupted.
 
-    Settings are in docs/serving.md.
+    A promotion or rollback takes effect without a restart. Settings are in docs/serving.md.
     """
     from captcha_assets import alerts
     from captcha_assets.serving.server import listen

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from captcha_assets.cli.update import HOW_TO_BEGIN, is_empty
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -16,7 +17,10 @@ from captcha_assets.settings import Settings
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def status(settings: Settings, as_json: bool) -> None:
-    """Show which model serves, what is stale and why, what waits, and the last drift check."""
+    """Show what serves, what is stale and why, and what waits.
+
+    It shows the last training, what starts the next one, and the last drift check as well.
+    """
     found = {
         "champion": _champion(settings.paths),
         **_state(settings),
@@ -28,6 +32,8 @@ def status(settings: Settings, as_json: bool) -> None:
     else:
         for line in _lines(found):
             click.echo(line)
+        if is_empty(settings.paths):
+            click.echo(f"first    {HOW_TO_BEGIN}; or make demo, which adds one and trains a model")
 
 
 def _state(settings: Settings) -> dict[str, Any]:

@@ -75,10 +75,11 @@ def _register(paths: Paths, instance: "dg.DagsterInstance", chosen: "Sweep") -> 
 @_FILE
 @click.pass_obj
 def run(settings: Settings, file: Path | None) -> None:
-    """Register the trials of FILE, train those that are missing or out of date, and rank them.
+    """Train the trials of FILE that are missing or out of date.
 
-    Without FILE, it is configs/sweep.yaml of the home, or else the one that comes with the code. As many
-    train in parallel as the pool `sweep` has slots; one, unless it was given more.
+    All trials of FILE are registered first, and ranked at the end. Without FILE, it is configs/sweep.yaml
+    of the home, or else the one that comes with the code. As many train in parallel as the pool `sweep`
+    has slots; one, unless it was given more.
     """
     from captcha_assets.cli.orchestration import command_lock, execution, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
@@ -201,9 +202,10 @@ def _became(paths: Paths, trial: str, error: str | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all settings.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> None:
-    """Show all trials, the best first; those on other images than today's have no rank.
+    """Show all trials, the best first.
 
-    Trials that have not ended come last: they wait for `sweep run`, or are under way.
+    Those on other images than today's have no rank. Trials that have not ended come last: they wait for
+    `sweep run`, or are under way.
     """
     from captcha_assets.sweeps import leaderboard, trial_records
 
@@ -249,9 +251,10 @@ def _unpacked(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
 )
 @click.pass_obj
 def apply(settings: Settings, trial: str | None, only_varied: bool, target: Path | None) -> None:
-    """Make the settings of the best trial the production settings (configs/training.yaml of the home).
+    """Make the settings of the best trial the production settings.
 
-    From then on every training without --config uses them, automated ones too.
+    They are written to configs/training.yaml of the home. From then on every training without --config
+    uses them, automated ones too.
     """
     from captcha_assets.sweeps import best_trial
 

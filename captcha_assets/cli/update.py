@@ -1,11 +1,14 @@
 """`captcha-assets update`: materializes what is missing or stale, without a daemon."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from captcha_assets import interrupts
+from captcha_assets.cli import errors
 from captcha_assets.cli.process import Interrupted
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from captcha_assets.cli.orchestration.staleness import Step
 
 
-_HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
+HOW_TO_BEGIN = "there is no batch yet: captcha-assets batch add NAME SOURCE"
 
 
 @click.command()
@@ -39,12 +42,27 @@ def update(
     select: str = "*",
     config: Path | None = None,
 ) -> None:
-    """Materialize what is missing, damaged or stale, inputs first, and nothing else.
+    """Materialize what is missing, damaged or stale.
 
-    A training without --config takes the production settings; with it, a model that was trained with other
-    settings than those is trained again.
+    Nothing else is materialized, and inputs come first. A training without --config takes the production
+    settings; with it, a model that was trained with other settings than those is trained again.
     """
-    from captcha_assets.cli.orchestration import run_config, staleness
+    outcomes: list[execution.Outcome] = []
+    with nullcontext() if dry_run else _resumable(outcomes):
+        _plan_or_update(settings, outcomes, dry_run=dry_run, verify=verify, select=select, config=config)
+
+
+def _plan_or_update(
+    settings: Settings,
+    outcomes: "list[execution.Outcome]",
+    *,
+    dry_run: bool,
+    verify: bool,
+    select: str,
+    config: Path | None,
+) -> None:
+    """Do what `update` is asked for; append to `outcomes` what became of each step."""
+    from captcha_assets.cli.orchestration import execution, run_config, staleness
     from captcha_assets.cli.orchestration.instance import open_instance
     from captcha_assets.defs import lost_outputs
     from captcha_assets.sweeps.production_settings import production_settings
@@ -54,20 +72,39 @@ def update(
     if staleness.includes(definitions, selection, "resnet18"):
         production_settings(settings.paths)  # an error in them is reported before anything runs
     given = run_config.load(config, settings.paths, definitions, selection) if config else {}
-    if _is_empty(settings.paths) and not dry_run:
-        raise click.ClickException(_HOW_TO_BEGIN)
+    if is_empty(settings.paths) and not dry_run:
+        raise click.ClickException(HOW_TO_BEGIN)
     with open_instance(settings) as instance:
         if verify:
             lost_outputs.report(settings.paths, instance, verify=True)
         if dry_run:
             _dry_run(definitions, instance, selection, given)
-            if _is_empty(settings.paths):
-                click.echo(_HOW_TO_BEGIN)
+            if is_empty(settings.paths):
+                click.echo(HOW_TO_BEGIN)
         else:
-            _update(settings.paths, definitions, instance, selection, given)
+            events = execution.update(definitions, instance, selection, given)
+            _update(settings.paths, events, given, outcomes)
             _name_quarantined(settings.paths)
         if staleness.includes(definitions, selection, "prediction_log"):
             _name_unreadable_predictions(settings.paths)
+
+
+@contextmanager
+def _resumable(outcomes: "list[execution.Outcome]") -> Iterator[None]:
+    """Say how to go on after an interrupt, whatever a library made of it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise _interrupted(outcomes) from stop
+    except errors.known() as error:
+        if interrupts.received():
+            raise _interrupted(outcomes) from error
+        raise
+
+
+def _interrupted(outcomes: "Iterable[execution.Outcome]") -> Interrupted:
+    count = sum(not outcome.error for outcome in outcomes)
+    return Interrupted(f"interrupted after {count} were materialized; the same command continues from there")
 
 
 def _selection(definitions: "dg.Definitions", text: str) -> "dg.AssetSelection":
@@ -104,23 +141,16 @@ def _say_what_is_not_used(run_config: dict[str, Any], steps: "Iterable[Step]", h
 
 def _update(
     paths: Paths,
-    definitions: "dg.Definitions",
-    instance: "dg.DagsterInstance",
-    selection: "dg.AssetSelection",
+    events: "Iterable[tuple[Step, tuple[str, ...]] | execution.Outcome]",
     run_config: dict[str, Any],
+    outcomes: "list[execution.Outcome]",
 ) -> None:
     from captcha_assets.cli.orchestration import command_lock, execution
 
-    outcomes: list[execution.Outcome] = []
-    try:
-        with command_lock.alone(paths, click.echo):
-            for event in execution.update(definitions, instance, selection, run_config):
-                outcomes += [event] if isinstance(event, execution.Outcome) else []
-                _show(event)
-    except KeyboardInterrupt as stop:
-        count = sum(not outcome.error for outcome in outcomes)
-        message = f"interrupted after {count} were materialized; the same command continues from there"
-        raise Interrupted(message) from stop
+    with command_lock.alone(paths, click.echo):
+        for event in events:
+            outcomes += [event] if isinstance(event, execution.Outcome) else []
+            _show(event)
     failed = [outcome for outcome in outcomes if outcome.error]
     _say_what_is_not_used(run_config, [outcome.step for outcome in outcomes], "was not")
     if not outcomes:
@@ -132,7 +162,7 @@ def _update(
         click.echo(f"{len(outcomes)} materialized")
 
 
-def _is_empty(paths: Paths) -> bool:
+def is_empty(paths: Paths) -> bool:
     """Whether there is no batch and never was one."""
     from captcha_assets.images import table_parts
     from captcha_assets.sources.batch_registration import known_batches

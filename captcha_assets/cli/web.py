@@ -1,6 +1,7 @@
 """`captcha-assets ui` and `reports`: the web pages of a home."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,12 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import click
 import psutil
 
 from captcha_assets import interrupts
 from captcha_assets.settings import Settings
+
+#: What an error of Dagster looks like on its console; the lines of a traceback are in the log alone.
+_ERROR = re.compile(r" - (ERROR|CRITICAL) - |^Error\b")
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+#: Seconds to wait for the last lines of a command that has ended.
+_LAST_LINES = 5.0
 
 
 @click.command()
@@ -24,15 +32,18 @@ from captcha_assets.settings import Settings
 )
 @click.pass_obj
 def ui(settings: Settings, port: int) -> None:
-    """Start the Dagster UI (`dg dev`) for this home, with the report server beside it.
+    """Start the Dagster UI and the report server of this home.
 
-    Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end with it.
+    The UI is that of `dg dev`. Of what Dagster prints, only errors are shown; all is in ui.log of the
+    instance's folder. Ctrl-C ends it with exit status 0, SIGTERM with 143; all processes of the UI end
+    with it.
     """
     from captcha_assets.cli.orchestration.code_location import folder
     from captcha_assets.cli.orchestration.instance import dagster_home, open_instance
     from captcha_assets.reports import serving
 
     location = folder()
+    _check_free(port)
     with open_instance(settings):
         pass
     if "CAPTCHA_UI_URL" not in os.environ:  # reports and alerts lead to this UI
@@ -53,10 +64,23 @@ def ui(settings: Settings, port: int) -> None:
         "warning",
     ]
     click.echo("the Dagster UI is starting (half a minute, longer on a busy machine)")
-    ready = f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}   (Ctrl-C stops)"
+    log = dagster_home(settings.paths) / "ui.log"
+    ready = f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}   log: {log}   (Ctrl-C stops)"
     with serving(settings):
         threading.Thread(target=_say_when_it_answers, args=(port, ready), daemon=True).start()
-        sys.exit(_attended(command, os.environ | homes, location))
+        sys.exit(_attended(command, os.environ | homes, location, log))
+
+
+def _check_free(port: int) -> None:
+    """Reject a port that another program has: Dagster would take another one without a word."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise click.ClickException(
+                f"port {port} cannot be used: {error.strerror}; give another one by --port"
+            ) from error
 
 
 def _say_when_it_answers(port: int, line: str) -> None:
@@ -67,16 +91,38 @@ def _say_when_it_answers(port: int, line: str) -> None:
     click.echo(line)
 
 
-def _attended(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> int:
+def _attended(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    log: Path | None = None,
+) -> int:
     """Run a command until it ends or this process is stopped; none of its processes is left.
+
+    Args:
+        command: the command.
+        environment: its variables.
+        folder: its working directory.
+        log: file for what it prints, of which errors alone are shown then.
 
     Returns:
         The exit status: its own, 128 and the number of the signal that ended it, 0 after Ctrl-C.
     """
     # A session of its own, since `dg dev` starts processes: all of them are stopped, or killed.
     tethered = [sys.executable, "-m", "captcha_assets.cli.parent_death_signal", str(os.getpid()), *command]
-    process = subprocess.Popen(tethered, env=environment, cwd=folder, start_new_session=True)
+    kept = log.open("wb") if log else None
+    process = subprocess.Popen(
+        tethered,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE if kept else None,
+        stderr=subprocess.STDOUT if kept else None,
+    )
     stops: list[int] = []
+    reader = threading.Thread(target=_write_log, args=(process.stdout, kept, stops), daemon=True)
+    if kept:
+        reader.start()
 
     def stop(number: int, _frame: object) -> None:
         stops.append(number)
@@ -87,9 +133,25 @@ def _attended(command: Sequence[str], environment: Mapping[str, str], folder: Pa
     status = process.wait()
     _end_all(process.pid)
     interrupts.answered()
+    if kept:
+        reader.join(_LAST_LINES)
+        if status and not stops:
+            click.echo(f"Error: the UI has ended by itself: {log} says why", err=True)
     if stops:
         return 0 if stops[0] == signal.SIGINT else 128 + stops[0]
     return status if status >= 0 else 128 - status
+
+
+def _write_log(output: IO[bytes], log: IO[bytes], stops: Sequence[int]) -> None:
+    """Write what is printed to a file, and show errors, until this process is stopped."""
+    for coloured in output:
+        line = _COLOURS.sub(b"", coloured)
+        with suppress(OSError):  # a full disk: what prints must not wait for its reader
+            log.write(line)
+            log.flush()
+        text = line.decode(errors="replace").rstrip()
+        if _ERROR.search(text) and not stops:
+            click.echo(f"{text} (more in {log.name})", err=True)
 
 
 def _signal(group: int, number: int) -> None:

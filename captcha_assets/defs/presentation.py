@@ -143,6 +143,6 @@ def _check_result(
         check_name=result.name,
         passed=result.success,
         severity=dg.AssetCheckSeverity.ERROR if result.blocking else dg.AssetCheckSeverity.WARN,
-        description=f"expected {result.expected}; found {result.observed}",
+        description=result.problem or f"expected {result.expected}; found {result.observed}",
         metadata=metadata,
     )

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from captcha_assets import dataset_record
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.compute.kubernetes_cluster import KubernetesCluster
 from captcha_assets.defs.compute.local_compute import Compute, LocalCompute
@@ -37,11 +38,16 @@ def cluster_of(settings: Settings) -> Cluster | None:
 
 
 def settings_for(spec: DatasetSpec) -> dg.ResourceDefinition:
-    """Return a resource that reads the settings when a run starts; loading the definitions needs none."""
+    """Return a resource that reads the settings when a run starts; loading the definitions needs none.
+
+    A run in a home that holds another data set fails before its first step.
+    """
 
     @dg.resource(description="Where things are kept, read from the CAPTCHA_* variables.")
     def settings(_context: dg.InitResourceContext) -> Settings:
-        return load_settings().with_kaggle_dataset(spec.kaggle_dataset)
+        found = load_settings()
+        dataset_record.hold(found.paths, spec)
+        return found.with_kaggle_dataset(spec.kaggle_dataset)
 
     return settings
 

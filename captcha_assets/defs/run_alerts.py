@@ -156,7 +156,7 @@ def _drifted(instance: dg.DagsterInstance, run: dg.DagsterRun, events: _Events) 
 
 
 def _in_words(checks: Sequence[dg.AssetCheckEvaluation]) -> list[str]:
-    return [f"{check.check_name}: {check.description}" for check in checks]
+    return [f"{check.description} ({check.check_name})" for check in checks]
 
 
 def _report(check: dg.AssetCheckEvaluation) -> str:

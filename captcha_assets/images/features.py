@@ -1,4 +1,4 @@
-"""What is computed from pixels: identity, statistics, perceptual hash, signature.
+"""What is computed from pixels: identity, statistics, perceptual hash, descriptors and their signature.
 
 All of it works on a stack of images at once, gray (n, height, width) or RGB (n, height, width, 3). Of an RGB
 image its gray version counts, but for the identity. Sums are taken over whole numbers that floating point
@@ -35,18 +35,22 @@ BORDER = 2
 CROPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 DOWN, ACROSS = (0, 1, 2), (0, 3, 4)
 
-#: Tables of the locality-sensitive hashing: each divides all descriptions into buckets of its own, and two
+#: Tables of the locality-sensitive hashing: each divides all descriptors into buckets of its own, and two
 #: images of one bucket are a candidate pair. Copies (shift, noise of 10, JPEG 50, brightness by 20, resize to
 #: three quarters and back) share a bucket in 998 of 1,000 cases or more; of pairs of distinct real images of
 #: one class one in 5,000 does, of generated ones one in 300,000.
 TABLES = 12
 
-#: Width of a bucket in each direction; descriptions have length 1. Of CAPTCHA characters, with 34 directions,
+#: Width of a bucket in each direction; descriptors have length 1. Of CAPTCHA characters, with 34 directions,
 #: copies differ by 0.03 in all, distinct images of a class by 0.9.
 _BUCKET = 0.17
 
-#: Raised when signatures are computed otherwise: groups found with another version are found again.
-SIGNATURE_VERSION = 2
+#: What 1 is in a stored descriptor, which holds whole numbers. Rounding moves the distance of two by 0.02.
+DESCRIPTOR_SCALE = 127
+
+#: Raised when descriptors or signatures are computed otherwise: groups found with another version are found
+#: again.
+SIGNATURE_VERSION = 3
 
 _SCALE = 512  # of the integer basis: nine bits keep every sum exact and the basis true to 0.1 %
 
@@ -165,7 +169,7 @@ def _tables(directions: int) -> tuple[Floats, Floats]:
     return _drawn("offset", TABLES, directions) / 2**32, _drawn("factor", TABLES, directions)
 
 
-def descriptions(pixels: Pixels) -> Floats:
+def descriptors(pixels: Pixels) -> Floats:
     """Return the coarse structure of each crop of each image: float64 (n, 5, directions) of length 1.
 
     Low frequencies of the cosine transform without the mean: brightness and contrast cancel. A crop
@@ -184,11 +188,23 @@ def descriptions(pixels: Pixels) -> Floats:
     return np.divide(found, length, out=np.zeros_like(found), where=length > 0)
 
 
-def signatures(pixels: Pixels) -> npt.NDArray[np.uint32]:
-    """Return the signature of each image, uint32 (n, 12, 5): for every table, the bucket of every crop."""
-    positions = descriptions(pixels) / _BUCKET
+def rounded(descriptors: Floats) -> npt.NDArray[np.int8]:
+    """Return descriptors (n, 5, directions) as they are stored: int8 of the same shape, 127 for 1."""
+    return np.rint(DESCRIPTOR_SCALE * descriptors).astype(np.int8)
+
+
+def signatures(descriptors: Floats) -> npt.NDArray[np.uint32]:
+    """Return the signature of each image: for every table, the bucket of every crop.
+
+    Args:
+        descriptors: float64 (n, 5, directions), not rounded.
+
+    Returns:
+        uint32 (n, 12, 5).
+    """
+    positions = descriptors / _BUCKET
     offsets, factors = _tables(positions.shape[2])
-    result = np.empty((len(pixels), TABLES, len(CROPS)), np.uint32)
+    result = np.empty((len(positions), TABLES, len(CROPS)), np.uint32)
     for table in range(TABLES):
         buckets = np.floor(positions + offsets[table])
         # whole numbers far below 2**53: the product is exact

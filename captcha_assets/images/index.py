@@ -7,7 +7,7 @@ order they came; what is known about near-duplicates from the index before only 
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from captcha_assets.images.near_duplicates import (
     rule,
 )
 from captcha_assets.images.table_files import StaleTableError, require_columns, require_table
-from captcha_assets.images.table_parts import Manifest, Writer, of_earlier_version
+from captcha_assets.images.table_parts import Manifest, WaitingRows, Writer, of_earlier_version, waiting_rows
 
 USABLE = "usable"
 LABEL_CONFLICT = "label_conflict"
@@ -73,7 +73,7 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
     "image_id": [("image_table", "image_id")],
     "label": [("image_table", "label"), ("label_decisions", "decision"), ("label_decisions", "label")],
     "status": [("image_table", "label"), ("label_decisions", "decision")],
-    "group": [("image_table", name) for name in ("image_id", "label", "signature", "pixels")],
+    "group": [("image_table", name) for name in ("image_id", "label", "signature", "descriptors", "pixels")],
     "batch": [("image_table", "batch")],
     "member": [("image_table", "member")],
     "copies": [("image_table", "image_id")],
@@ -85,13 +85,14 @@ COLUMN_ORIGINS: dict[str, list[tuple[str, str]]] = {
 
 _REPETITIVE = ["label", "status", "batch", "sources.list.element.batch", "sources.list.element.label"]
 _COLUMNS = ["image_id", "batch", "member", "label", "brightness", "contrast", "foreground_fraction"]
+_COMPARED = ["signature", "descriptors", "pixels"]
 #: Decoded row groups kept at hand while one class is searched, some 3.5 MB each.
 _ROW_GROUPS_AT_HAND = 32
 _FILES_AT_HAND = 128
 #: Row groups whose signatures are read together, some 0.4 MB each.
 _ROW_GROUPS_AT_ONCE = 8
 #: Images that are sorted and merged together, some 0.4 KB each while it lasts.
-_ROWS_TOGETHER = 2_000_000
+_ROWS_TOGETHER = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def build_image_index(
     with ExitStack() as stack:
         paths = {name: require_table(tables[name]) for name in sorted(tables)}
         local = {
-            name: require_columns(Path(stack.enter_context(fetched(path))), _COLUMNS)
+            name: require_columns(Path(stack.enter_context(fetched(path))), [*_COLUMNS, *_COMPARED])
             for name, path in paths.items()
         }
         decided = read_decisions(decisions, spec)
@@ -157,13 +158,36 @@ def build_image_index(
         writer, before = stack.enter_context(table_parts.writing(target, INDEX_SCHEMA, _REPETITIVE, _counted))
         then = _Inputs(**before.about) if before else None
         sources = _Sources(local, decided, spec)
-        if before is None or then is None or then.rule != now.rule:
-            _write_whole(writer, sources)
-        else:
-            _write_touched(writer, before, _touched(before, then, now, local), sources)
+        with _none_replaced(local, now.tables):
+            if before is None or then is None or then.rule != now.rule:
+                _write_whole(writer, sources)
+            else:
+                _write_touched(writer, before, _touched(before, then, now, local), sources)
         index = writer.commit(vars(now))
     remove(of_earlier_version(target))
     return replace(_summarize(index, spec), idle_decisions=idle)
+
+
+@contextmanager
+def _none_replaced(tables: Mapping[str, Path], versions: dict[str, str]) -> Iterator[None]:
+    """Notice tables that are replaced while they are read, whatever error that leads to.
+
+    Raises:
+        StaleTableError: one was.
+    """
+
+    def require_versions(error: Exception | None = None) -> None:
+        if versions != {name: table_version(path) for name, path in tables.items()}:
+            raise StaleTableError(
+                "an image table was replaced while it was read: materialize image_index again"
+            ) from error
+
+    try:
+        yield
+    except Exception as error:
+        require_versions(error)
+        raise
+    require_versions()
 
 
 @dataclass(frozen=True)
@@ -191,11 +215,13 @@ class _Sources:
 
 
 def _write_whole(writer: Writer, sources: _Sources) -> None:
-    """Write the index of all images."""
-    labelled = _labelled(sources.tables, sources.decided)
-    images = pl.concat([_narrow(rows) for rows in labelled()])
-    groups = _groups(images, list(sources.tables.values()), sources.spec)
-    writer.write_all(_with_groups(labelled(), images["image_id"], groups))
+    """Write the index of all images; their rows wait on the disk until the groups are known."""
+    with waiting_rows() as waiting:
+        rows = (_with_labels(some, sources.decided) for some in _by_image(sources.tables))
+        images = _set_aside(rows, waiting)
+        groups = images["image_id"].gather(_groups(images, list(sources.tables.values()), sources.spec))
+        for batch, some in waiting.batches():
+            writer.write(batch, some.with_columns(group=groups.gather(some["number"])))
 
 
 def _touched(before: Manifest, then: _Inputs, now: _Inputs, tables: Mapping[str, Path]) -> pl.Series:
@@ -317,21 +343,13 @@ def list_conflicts(target: AnyPath) -> pl.DataFrame:
     )
 
 
-def _labelled(tables: Mapping[str, Path], decided: pl.DataFrame) -> Callable[[], Iterable[pl.DataFrame]]:
-    """Return what gives a row per image, but for its group, as often as it is asked.
-
-    The rows are in order of `image_id` and say where the first source lies (`table`, `row`). Of many images
-    a range at a time is computed, each time anew: all of them together would fill the memory.
-    """
-
-    def labelled() -> Iterator[pl.DataFrame]:
-        for images in _by_image(tables):
-            yield _with_labels(images, decided)
-
-    if _rows(tables) > _ROWS_TOGETHER:
-        return labelled
-    kept = list(labelled())
-    return lambda: kept
+def _set_aside(labelled: Iterable[pl.DataFrame], waiting: WaitingRows) -> pl.DataFrame:
+    """Number rows, and let them wait; return what is kept of all of them at once."""
+    images: list[pl.DataFrame] = []
+    for rows in labelled:
+        waiting.add(rows.with_row_index("number", sum(map(len, images))))
+        images.append(_narrow(rows))
+    return pl.concat(images)
 
 
 def _with_labels(images: pl.DataFrame, decided: pl.DataFrame) -> pl.DataFrame:
@@ -348,21 +366,6 @@ def _narrow(rows: pl.DataFrame) -> pl.DataFrame:
     """Return what is kept of all images at once, its texts in buffers that hold nothing else."""
     texts = (pl.Series(name, rows[name].to_arrow().cast(pa.large_string())) for name in ("image_id", "label"))
     return rows.select(*texts, "table", "row", "copies")
-
-
-def _with_groups(
-    labelled: Iterable[pl.DataFrame], image_id: pl.Series, groups: npt.NDArray[np.int64]
-) -> Iterator[pl.DataFrame]:
-    """Yield the rows of the index, each group named after its first image."""
-    start = 0
-    for rows in labelled:
-        if not rows["image_id"].equals(image_id[start : start + len(rows)]):
-            raise StaleTableError(
-                "an image table was replaced while it was read: materialize image_index again"
-            )
-        named = image_id.gather(groups[start : start + len(rows)])
-        yield rows.with_columns(group=named).select(INDEX_SCHEMA.names)
-        start += len(rows)
 
 
 def _idle(tables: Mapping[str, Path], decided: pl.DataFrame, path: AnyPath | None) -> tuple[str, ...]:
@@ -509,6 +512,7 @@ def _search(
     table, row = members["table"].to_numpy(), members["row"].to_numpy()
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     signatures = _as_buckets(reader.read("signature", table, row))
+    descriptors = reader.read("descriptors", table, row).view(np.int8).reshape(len(row), len(CROPS), -1)
 
     def small(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         return thumbnails(pixels.reshape(-1, *spec.shape))
@@ -516,8 +520,14 @@ def _search(
     def thumbnails_of(rows: Rows) -> npt.NDArray[np.uint8]:
         return reader.read("pixels", table[rows], row[rows], small)
 
-    correlation = spec.near_duplicate_correlation
-    found = near_duplicate_groups(signatures, thumbnails_of, correlation, first[inverse], fresh)
+    found = near_duplicate_groups(
+        signatures,
+        descriptors,
+        thumbnails_of,
+        spec.near_duplicate_correlation,
+        known=first[inverse],
+        fresh=fresh,
+    )
     smallest = np.full(len(members), np.iinfo(np.int64).max)
     np.minimum.at(smallest, found, groups)
     return smallest[found]

@@ -20,7 +20,15 @@ import xxhash
 from captcha_assets.dataset import DatasetSpec, LabelError
 from captcha_assets.images.archive_reader import ArchiveReader, Entry
 from captcha_assets.images.decode import decode
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures, thumbnails
+from captcha_assets.images.features import (
+    Statistics,
+    descriptors,
+    dhash,
+    image_id,
+    rounded,
+    signatures,
+    thumbnails,
+)
 from captcha_assets.images.rejection import Reason, Rejection
 
 #: Most members of a chunk, and rows of a row group ...
@@ -36,6 +44,7 @@ ROW_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
         pa.field("pixels", pa.binary()),
         pa.field("signature", pa.binary()),
+        pa.field("descriptors", pa.binary()),
         pa.field("dhash", pa.uint64()),
         pa.field("brightness", pa.float32()),
         pa.field("contrast", pa.float32()),
@@ -96,6 +105,7 @@ def _assemble(
     pixels: npt.NDArray[np.uint8], rejections: _Rejections, found: dict[str, object]
 ) -> pa.RecordBatch:
     statistics, small = Statistics(pixels), thumbnails(pixels)
+    described = descriptors(small)
     for position in np.flatnonzero(statistics.blank):
         if rejections.reasons[position] is None:
             value = pixels[position, 0, 0].tolist()
@@ -104,7 +114,8 @@ def _assemble(
         **found,
         "image_id": [image_id(image) for image in pixels],
         "pixels": binary_array(pixels),
-        "signature": binary_array(signatures(small)),
+        "signature": binary_array(signatures(described)),
+        "descriptors": binary_array(rounded(described)),
         "dhash": dhash(small),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,

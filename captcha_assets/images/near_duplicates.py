@@ -1,10 +1,11 @@
 """Near-duplicates: the same image shifted by a pixel, brightened, re-encoded, resized and back.
 
 Candidate pairs are found by locality-sensitive hashing: two images of a class that share a bucket in one of
-the tables of their signatures. They are near-duplicates if their pixels correlate as well. Both depend on the
-two images alone, never on what else there is. Comparing all pairs would be quadratic; buckets are sorted, so
-that only candidate pairs are compared. Only groups are asked for, so pairs of one group are passed over: a
-thousand copies of one image cost no more than a thousand images.
+the tables of their signatures. Most share it by chance: their descriptors, which lie in memory, are farther
+apart than those of copies are. Of the others, images are near-duplicates if their pixels correlate. All of
+it depends on the two images alone, never on what else there is. Comparing all pairs would be quadratic;
+buckets are sorted, so that only candidate pairs are compared. Only groups are asked for, so pairs of one
+group are passed over: a thousand copies of one image cost no more than a thousand images.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captcha_assets.images.features import ACROSS, BORDER, CROPS, DOWN, SIGNATURE_VERSION
+from captcha_assets.images.features import ACROSS, BORDER, CROPS, DESCRIPTOR_SCALE, DOWN, SIGNATURE_VERSION
 
 
 def rule(correlation: float) -> str:
@@ -23,6 +24,7 @@ def rule(correlation: float) -> str:
 
 Pixels = npt.NDArray[np.uint8]
 Signatures = npt.NDArray[np.uint32]
+Descriptors = npt.NDArray[np.int8]
 Rows = npt.NDArray[np.int64]
 
 #: Candidate pairs processed at once, candidate pairs that wait until pixels are compared, pairs whose pixels
@@ -31,22 +33,25 @@ _CANDIDATES = 1 << 20
 _WAITING = 1 << 16
 _PAIRS = 1 << 18
 _CALCULATED = 1 << 10
+#: Candidate pairs whose descriptors are compared together.
+_DESCRIBED = 1 << 14
 
 #: The first partner of a row counts as a quarter of a further one: of images that have hardly anything in
 #: common, four times as many pairs are then read together, each row group once instead of several times.
 _FIRST_WEIGHS = 0.25
 
 #: A filter of so many bits, a byte each, tells which buckets may be among the wanted ones.
-_FILTER_BITS = 20
-_BUCKETS_FILTER_BITS = 21
+_FILTER_BITS = 21
 #: So many rows are looked at together: what is calculated of them stays in the processor's cache.
 _ROWS_AT_ONCE = 1 << 12
 
 
 def near_duplicate_groups(
     signatures: Signatures,
+    descriptors: Descriptors,
     thumbnails_of: Callable[[Rows], Pixels],
     correlation: float,
+    *,
     known: Rows | None = None,
     fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Rows:
@@ -54,6 +59,7 @@ def near_duplicate_groups(
 
     Args:
         signatures: uint32 (n, 12, 5), see `features.signatures`.
+        descriptors: int8 (n, 5, directions), see `features.rounded`.
         thumbnails_of: gives the thumbnails (m, h, w) of rows, see `features.thumbnails`; asked for those of
             candidate pairs, some at a time.
         correlation: of smoothed pixels, from which two images are near-duplicates.
@@ -65,7 +71,7 @@ def near_duplicate_groups(
     """
     everyone = np.arange(len(signatures))
     new = np.ones(len(signatures), bool) if fresh is None else fresh
-    groups = _Groups(everyone if known is None else known, thumbnails_of, correlation)
+    groups = _Groups(everyone if known is None else known, descriptors, thumbnails_of, correlation)
     for buckets in np.moveaxis(signatures, 1, 0):
         shared = _shared(buckets, new)
         down, across = shared.some_of(DOWN), shared.some_of(ACROSS)
@@ -83,7 +89,7 @@ class Buckets:
         """Take the signatures of the images, uint32 (n, 12, 5)."""
         numbered = signatures.astype(np.uint64) | _numbers_of_tables(signatures.shape[1])[:, None]
         self._wanted = np.sort(numbered.ravel())
-        self._known = np.zeros(1 << _BUCKETS_FILTER_BITS, bool)
+        self._known = np.zeros(1 << _FILTER_BITS, bool)
         self._known[self._wanted & np.uint64(len(self._known) - 1)] = True
 
     def sharing(self, signatures: Signatures) -> Rows:
@@ -137,11 +143,18 @@ def _shared(buckets: npt.NDArray[np.uint32], new: npt.NDArray[np.bool_]) -> _Cro
     Of millions they are a handful: all that comes after looks at these alone.
     """
     flat = np.ascontiguousarray(buckets).ravel()
-    positions = np.arange(len(flat)) if new.all() else _among(flat, np.unique(buckets[new]))
-    values = np.sort(flat[positions])
-    several = np.unique(values[1:][values[1:] == values[:-1]])
-    positions = positions[_among(flat[positions], several)]
+    if new.all():
+        positions = _among(flat, _repeated(flat))
+    else:
+        positions = _among(flat, np.unique(buckets[new]))
+        positions = positions[_among(flat[positions], _repeated(flat[positions]))]
     return _Crops(flat[positions], positions // len(CROPS), positions % len(CROPS))
+
+
+def _repeated(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return the values that stand there several times, once each, sorted."""
+    values = np.sort(values)
+    return np.unique(values[1:][values[1:] == values[:-1]])
 
 
 def _among(values: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]) -> Rows:
@@ -156,8 +169,15 @@ def _among(values: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]) -> Ro
 class _Groups:
     """The near-duplicate groups of one class, as far as they are known."""
 
-    def __init__(self, first: Rows, thumbnails_of: Callable[[Rows], Pixels], correlation: float) -> None:
+    def __init__(
+        self,
+        first: Rows,
+        descriptors: Descriptors,
+        thumbnails_of: Callable[[Rows], Pixels],
+        correlation: float,
+    ) -> None:
         self.first = first
+        self._descriptors = descriptors
         self._thumbnails_of = thumbnails_of
         self._correlation = correlation
         self._waiting: list[Rows] = []
@@ -178,8 +198,11 @@ class _Groups:
                 return
             number = np.minimum(end - begin, few)
             pair, other = np.repeat(one, number), np.repeat(begin, number) + _counted(number)
+            apart = self.first[ones.row[pair]] != self.first[others.row[other]]
+            pair, other = pair[apart], other[apart]
             found = np.stack([ones.row[pair], others.row[other], ones.crop[pair], others.crop[other]])
-            self._waiting.append(found[:, self.first[found[0]] != self.first[found[1]]])
+            close = distances(self._descriptors, *found) <= farthest_apart(self._correlation)
+            self._waiting.append(found[:, close])
             self._weight += self._waiting[-1].shape[1] * (_FIRST_WEIGHS if few == 1 else 1)
             if self._weight >= _WAITING:
                 self.compare()
@@ -225,6 +248,37 @@ def _counted(numbers: Rows) -> Rows:
     """Return 0, 1, ... for each number, one after the other: [2, 3] gives [0, 1, 0, 1, 2]."""
     starts = np.cumsum(numbers) - numbers
     return np.arange(numbers.sum()) - np.repeat(starts, numbers)
+
+
+def farthest_apart(correlation: float) -> float:
+    """Return how far apart the descriptors of images are at most whose smoothed pixels correlate so well.
+
+    Two vectors of length 1 that correlate lie `sqrt(2 - 2 * correlation)` apart. Descriptors see less of an
+    image than smoothed pixels do, and are rounded: hence the factor and 0.02 more, which none of the copies
+    of real and of generated characters exceeded that `python -m benchmarks.ingest.duplicates` makes.
+    """
+    return float(1.05 * np.sqrt(2 - 2 * correlation) + 0.02)
+
+
+def distances(
+    descriptors: Descriptors, one: Rows, other: Rows, one_crop: Rows, other_crop: Rows
+) -> npt.NDArray[np.float64]:
+    """Return how far apart the descriptors of pairs are: float64 (n,), from 0 to 2.
+
+    Args:
+        descriptors: int8 (m, 5, directions), see `features.rounded`.
+        one: rows of images, int (n,).
+        other: rows of their partners.
+        one_crop: which of `CROPS` to take, int (n,).
+        other_crop: the same for the partners.
+    """
+    squares = np.empty(len(one), np.int32)
+    for start in range(0, len(one), _DESCRIBED):
+        here = slice(start, start + _DESCRIBED)
+        difference = descriptors[one[here], one_crop[here]].astype(np.int32)
+        difference -= descriptors[other[here], other_crop[here]]
+        np.einsum("ij,ij->i", difference, difference, out=squares[here])
+    return np.sqrt(squares) / DESCRIPTOR_SCALE
 
 
 def _agreement(pixels: Pixels, positions: Rows, crops: Rows) -> npt.NDArray[np.float64]:

@@ -440,7 +440,7 @@ def update_splits(
         if before is None or changed is None:
             splits, is_known = _assign(table_parts.scan(index), known, ratios, regroup)
             new = _append_new(record, splits, is_known)
-            writer.write_all([splits])
+            writer.write_all(splits)
         else:
             old = _rows_of(before, changed)
             others = _without(_count_splits(before.parts.values()), _count_splits([_part_of(old)]))

@@ -52,6 +52,7 @@ IMAGE_TABLE_SCHEMA = pa.schema(
         pa.field("label", _TEXT, nullable=False),
         pa.field("pixels", pa.binary(), nullable=False),
         pa.field("signature", pa.binary(), nullable=False),
+        pa.field("descriptors", pa.binary(), nullable=False),
         pa.field("dhash", pa.uint64(), nullable=False),
         pa.field("brightness", _REAL, nullable=False),
         pa.field("contrast", _REAL, nullable=False),
@@ -66,7 +67,7 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 _REPETITIVE = {"batch", "label", "source_mode", "reason"}
-_BINARY = {"pixels", "signature"}
+_BINARY = {"pixels", "signature", "descriptors"}
 
 #: Of both tables.
 COLUMN_DESCRIPTIONS: dict[str, str] = {
@@ -76,6 +77,7 @@ COLUMN_DESCRIPTIONS: dict[str, str] = {
     "label": "The class that its path states.",
     "pixels": "Row by row, a byte for each gray value (0 is black), or three for red, green, blue.",
     "signature": "12 by 5 uint32 buckets: images of a class that share one are a candidate pair.",
+    "descriptors": "Low frequencies of the image and of it shifted by a pixel, int8: alike in copies.",
     "dhash": "Difference hash of a 9x8 thumbnail.",
     "brightness": "Mean gray value, 0 to 255.",
     "contrast": "Standard deviation of the gray values.",

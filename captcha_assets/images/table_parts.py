@@ -233,6 +233,34 @@ def write_one_file(table: AnyPath, target: Path) -> None:
         writer.close()
 
 
+@dataclass
+class WaitingRows:
+    """Rows of a table that wait on the disk while others of their batch may come."""
+
+    folder: Path
+    _frames: int = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add rows of any batches."""
+        for (batch,), rows in frame.group_by("batch", maintain_order=True):
+            (self.folder / str(batch)).mkdir(exist_ok=True)
+            rows.write_ipc(self.folder / str(batch) / f"{self._frames:06}.arrow")
+        self._frames += 1
+
+    def batches(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield each batch and its rows, in the order in which they came."""
+        for folder in sorted(self.folder.iterdir()):
+            files = sorted(folder.iterdir())
+            yield folder.name, pl.concat(pl.read_ipc(file, memory_map=False) for file in files)
+
+
+@contextmanager
+def waiting_rows() -> Iterator[WaitingRows]:
+    """Yield an empty store of rows, which is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
+        yield WaitingRows(Path(name))
+
+
 #: Counts what an asset wants to know of a part.
 Count = Callable[[pl.DataFrame], Any]
 
@@ -269,20 +297,10 @@ class Writer:
                 write_frame(rows, self.schema, target, self.repetitive)
             self._parts[batch] = Part(target.name, len(rows), name, self.count(rows))
 
-    def write_all(self, frames: Iterable[pl.DataFrame]) -> None:
-        """Write rows of any batches, in order of `image_id`, that come a range of ids at a time.
-
-        They wait on the disk while there may be others of their batch to come.
-        """
-        with tempfile.TemporaryDirectory(prefix="captcha-assets-") as name:
-            waiting = Path(name)
-            for number, frame in enumerate(frames):
-                for (batch,), rows in frame.group_by("batch", maintain_order=True):
-                    (waiting / str(batch)).mkdir(exist_ok=True)
-                    rows.write_ipc(waiting / str(batch) / f"{number:06}.arrow")
-            for folder in sorted(waiting.iterdir()):
-                files = sorted(folder.iterdir())
-                self.write(folder.name, pl.concat(pl.read_ipc(file, memory_map=False) for file in files))
+    def write_all(self, rows: pl.DataFrame) -> None:
+        """Write the rows of all batches, in order of `image_id`."""
+        for (batch,), some in rows.group_by("batch", maintain_order=True):
+            self.write(str(batch), some)
 
     def replace(self, before: Manifest, old: pl.DataFrame, new: pl.DataFrame) -> None:
         """Write the parts that differ from the table before, and keep the others.

@@ -25,7 +25,7 @@ from captcha_assets.quality import suites
 DerivedTables = Mapping[str, pl.DataFrame]
 
 #: Reading these costs more than all the others together.
-_WIDE = {"pixels", "signature", "sources", "image"}
+_WIDE = {"pixels", "signature", "descriptors", "sources", "image"}
 
 
 class ValidationError(ValueError):

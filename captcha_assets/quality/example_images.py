@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
-from captcha_assets.quality.validation_result import IMAGE_COLUMNS
+from captcha_assets.quality.expectation_problems import IMAGE_COLUMNS
 
 
 def of_rows(

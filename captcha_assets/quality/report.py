@@ -13,7 +13,8 @@ from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.html_templates import environment
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
-from captcha_assets.quality.validation_result import IMAGE_COLUMNS, ValidationResult, ValidationResultError
+from captcha_assets.quality.expectation_problems import IMAGE_COLUMNS
+from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
 
 #: At most so many batches are on the page of the history: each costs a file to open.
 _LATEST = 200

@@ -14,6 +14,12 @@ from typing import Any, Literal
 
 from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
 from captcha_assets.paths import Paths
+from captcha_assets.quality.expectation_problems import (
+    IMAGE_COLUMNS,
+    error_messages,
+    problem_of,
+    value_in_words,
+)
 
 #: Names of the files of stored validation results: the results, their page, the runs that a large table was
 #: validated in, and the SHA-256 of all.
@@ -27,14 +33,6 @@ _EARLIER_FILE = "verdict.json"
 #: At most this many unexpected rows are kept of each expectation.
 MAX_EXAMPLES = 10
 
-#: The values of an unexpected row that name an image, each with the one that names its batch.
-IMAGE_COLUMNS = {
-    "image_id": "batch",
-    "near_duplicate": "batch_of_near_duplicate",
-    "missing_image": "batch",
-}
-
-
 #: The runs of each suite of a table, see `validation_runs`; JSON knows their values.
 Runs = Mapping[str, Sequence[Sequence[Any]]]
 
@@ -47,9 +45,7 @@ class QuarantinedError(RuntimeError):
     """A batch that failed a blocking check; the message says which, and what to do."""
 
     def __init__(self, batch: str, result: "ValidationResult") -> None:
-        failed = "; ".join(
-            f"{one.name}: expected {one.expected}; found {one.observed}" for one in result.failures
-        )
+        failed = "; ".join(f"{one.problem} ({one.name})" for one in result.failures)
         super().__init__(
             f"batch {batch} is quarantined ({failed}): the other batches are used without it; remove it "
             f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
@@ -69,6 +65,7 @@ class ExpectationResult:
         observed: what the table holds, in words.
         examples: up to ten unexpected rows: what identifies each, and its values.
         unexpected_count: how many there are.
+        problem: what is wrong, in plain words; empty where nothing is.
     """
 
     name: str
@@ -79,6 +76,7 @@ class ExpectationResult:
     observed: str
     examples: Sequence[Mapping[str, Any]] = ()
     unexpected_count: int = 0
+    problem: str = ""
 
     @property
     def blocking(self) -> bool:
@@ -162,6 +160,7 @@ def _result(stored: Mapping[str, Any]) -> ExpectationResult:
         observed=_observed(config["kwargs"], result, stored["exception_info"]),
         examples=result.get("partial_unexpected_index_list") or (),
         unexpected_count=result.get("unexpected_count", 0),
+        problem="" if stored["success"] else problem_of(stored),
     )
 
 
@@ -169,19 +168,11 @@ def _expected(type_: str, arguments: Mapping[str, Any]) -> str:
     """Return an expectation as words that lead to its documentation."""
     words = type_.removeprefix("expect_").replace("_", " ")
     shown = {name: value for name, value in arguments.items() if name not in _UNSHOWN}
-    given = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in shown.items())
+    given = ", ".join(f"{name.replace('_', ' ')} {value_in_words(value)}" for name, value in shown.items())
     return f"{words} ({given})" if given else words
 
 
 _UNSHOWN = {"batch_id", "condition_parser", "ignore_row_if"}
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):  # a row condition
-        return str(value.get("pass_through_filter", dict(value)))
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _observed(
@@ -190,10 +181,10 @@ def _observed(
     if errors := error_messages(exception_info):
         return f"could not be validated: {'; '.join(errors)}"
     if missing := result.get("partial_missing_list"):
-        return f"missing: {_value(missing)}"
+        return f"missing: {value_in_words(missing)}"
     if "unexpected_count" not in result:
         observed = result.get("observed_value")
-        return "as expected" if observed is None else _value(observed) or "nothing"
+        return "as expected" if observed is None else value_in_words(observed) or "nothing"
     unexpected, rows = result["unexpected_count"], result.get("element_count", 0)
     share = f" ({100 * unexpected / rows:.3g} %)" if unexpected and rows else ""
     return f"{unexpected:,} of {rows:,} rows unexpected{share}{_such_as(arguments, result)}"
@@ -205,14 +196,8 @@ def _such_as(arguments: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     names = [value for column, value in rows if column not in IMAGE_COLUMNS]
     if not names and "column" in arguments:
         names = [value for value in result.get("partial_unexpected_list") or () if value is not None]
-    listed = ", ".join(dict.fromkeys(shorten(_value(name), 60, placeholder="...") for name in names))
+    listed = ", ".join(dict.fromkeys(shorten(value_in_words(name), 60, placeholder="...") for name in names))
     return f": {listed}" if listed else ""
-
-
-def error_messages(exception_info: Mapping[str, Any]) -> list[str]:
-    """Return why an expectation could not be validated: one exception, or one for each metric."""
-    infos = [exception_info] if "raised_exception" in exception_info else exception_info.values()
-    return list(dict.fromkeys(str(one["exception_message"]) for one in infos if one["raised_exception"]))
 
 
 def save(result: ValidationResult, report_html: str, folder: AnyPath) -> None:

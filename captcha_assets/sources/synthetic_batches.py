@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.atomic_files import replacing
-from captcha_assets.dataset import CAPTCHA
+from captcha_assets.dataset import CAPTCHA, DatasetSpec
 from captcha_assets.sources.kaptcha_renderer import FACES, LENGTH, Faces, cut, draw
 
 #: Kaptcha's alphabet, in which n stands twice.
@@ -28,6 +28,27 @@ _ALPHABET = (*CAPTCHA.classes, "n")
 
 class GeneratorError(ValueError):
     """A request that the generator cannot fulfil."""
+
+
+def check_drawn(spec: DatasetSpec) -> None:
+    """Accept a data set that takes every image that the generator draws.
+
+    Raises:
+        GeneratorError: its classes, image size or file names are others; the message says which.
+    """
+    problem = None
+    if not set(CAPTCHA.classes) <= set(spec.classes):
+        problem = f"its classes are {spec.classes_in_words}"
+    elif spec.size != CAPTCHA.size and spec.other_sizes == "reject":
+        problem = f"its images are {spec.size}"
+    elif "png" not in spec.formats or spec.label_from != "file_name":
+        problem = f"its files are named {spec.layout}"
+    if problem:
+        raise GeneratorError(
+            f"the generator draws {CAPTCHA.name} only ({CAPTCHA.classes_in_words}, {CAPTCHA.size}, "
+            f"{CAPTCHA.layout}), and the data set {spec.name} rejects them: {problem}; give a zip or a "
+            "folder of its images"
+        )
 
 
 def _stream(*key: int) -> np.random.Generator:

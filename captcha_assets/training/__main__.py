@@ -94,7 +94,7 @@ def is_done(job: TrainingJob) -> bool:
 def _train(path: Path, channel: Channel, stop: _Stop) -> None:
     job = stop.job = TrainingJob.load(path)
     if is_done(job):
-        channel.report(f"{job.output} is the model of this very job already")
+        channel.report("the model of this very job is there already")
     else:
         # Threads that wait by spinning take the cores from other processes.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -108,7 +108,7 @@ def _train(path: Path, channel: Channel, stop: _Stop) -> None:
     model_id, metrics = folder.model_id(job.output), folder.read_metrics(job.output)
     channel.report(
         f"{model_id}: validation accuracy {metrics['validation_accuracy']:.4f}, "
-        f"temperature {metrics['temperature']:.3f}, in {job.output}"
+        f"temperature {metrics['temperature']:.3f}"
     )
     channel.result({"model_id": model_id, "metrics": metrics, "folder": str(job.output)})
 

@@ -14,7 +14,7 @@ LAYERS = [
     ["cli", "__main__"],
     ["definitions"],
     ["defs"],
-    ["stored_outputs", "observed_files", "backup"],
+    ["stored_outputs", "observed_files", "backup", "dataset_record"],
     ["sweeps", "reproduction", "training_jobs", "served_predictions"],
     ["training", "evaluation", "serving", "monitoring", "reports", "alerts"],
     ["start_page"],

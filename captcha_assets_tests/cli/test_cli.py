@@ -61,11 +61,60 @@ def test_another_data_set_is_taken_by_one_variable(tmp_path: Path) -> None:
     assert (row["usable"], row["rejected"], row["checks"][:6]) == (300, 0, "passed")
 
 
+def test_generated_images_are_refused_for_a_data_set_that_rejects_them(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(REPOSITORY), "CAPTCHA_DATASET": DIGITS}
+    done = run(tmp_path, "batch", "add", "first", "synthetic:40", **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "and the data set digits rejects them: its classes are 0123456789; give a zip or a folder" in line
+    assert "there is no batch yet" in run(tmp_path, "batch", "list", **environment).stdout
+
+
 def test_a_data_set_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run(tmp_path, "status", CAPTCHA_DATASET="no_such_module:X")
     assert (done.returncode, done.stdout) == (1, "")
     expected = "Error: CAPTCHA_DATASET='no_such_module:X' cannot be used: No module named 'no_such_module'"
     assert done.stderr.strip() == expected
+
+
+@pytest.mark.parametrize("address", ["images", "images:", ":X", "images:X:Y", "./images:X", "images :X"])
+def test_the_name_of_a_data_set_is_checked_before_anything_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    (tmp_path / "images.py").write_text("print('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    done = run(tmp_path / "home", "status", CAPTCHA_DATASET=address, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: CAPTCHA_DATASET={address!r} cannot be used: give module:NAME of a DatasetSpec, such as "
+        "my_images.dataset:DATASET\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("1 / 0\n", "the import of images raises ZeroDivisionError: division by zero"),
+        ("def\n", "the import of images raises SyntaxError: invalid syntax (images.py, line 1)"),
+        ("import no_such_module\n", "No module named 'no_such_module'"),
+        ("Y = 1\n", "the module images has no X"),
+        ("X = 1\n", "X is no DatasetSpec"),
+    ],
+)
+def test_a_module_without_a_data_set_is_one_line_that_says_why(tmp_path: Path, source: str, why: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "images.py").write_text(source)
+    command = [str(Path(sys.executable).with_name("captcha-assets")), "batch", "list"]
+    environment = {
+        "CAPTCHA_HOME": str(tmp_path / "home"),
+        "CAPTCHA_DATASET": "images:X",
+        "PYTHONPATH": str(tmp_path),
+    }
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: CAPTCHA_DATASET='images:X' cannot be used: {why}\n"
 
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:

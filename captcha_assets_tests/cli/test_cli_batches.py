@@ -151,7 +151,7 @@ def test_one_member_whose_name_is_not_utf8_is_one_reject(tmp_path: Path) -> None
     succeeded(home, "batch", "add", "latin", str(tmp_path / "bad.zip"))
     said = succeeded(home, "update", "--select", "key:raw_batch or key:image_table").splitlines()
     assert "  image_table [latin]: 1 of 19 files rejected, see rejected_images" in said
-    warning = "  warning: image_table [latin]: few_rejects: expected "
+    warning = "  warning: image_table [latin]: few_rejects: the column reason is not empty in 1 of 19 rows "
     assert [line for line in said if line.startswith(warning)]
     rejected = pl.read_parquet(home / "artifacts" / "rejected_images" / "latin.parquet")
     assert rejected["reason"].to_list() == ["name_not_utf8"]

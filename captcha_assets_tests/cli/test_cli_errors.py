@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from captcha_assets.cli import errors
 from captcha_assets_tests.commands import run, succeeded
@@ -66,6 +67,38 @@ def test_settings_of_dagster_that_cannot_be_read_are_named(tmp_path: Path) -> No
     assert "no_such_setting" in rejected(tmp_path, "status")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("batch", "list"),
+        ("batch", "add", "one", "synthetic:3"),
+        ("model", "list"),
+        ("model", "history"),
+        ("sweep", "show"),
+        ("automation", "show"),
+        ("lineage", "champion"),
+        ("update",),
+        ("update", "--dry-run"),
+        ("backup", "create", "/tmp/never-written.zip"),
+        ("serve",),
+    ],
+)
+def test_a_bucket_that_does_not_exist_is_named(
+    tmp_path: Path, object_store: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    line = rejected(tmp_path, *arguments, CAPTCHA_ARTIFACTS="s3://no-such-bucket/here", **object_store)
+    assert line == (
+        "Error: the bucket s3://no-such-bucket does not exist: create it (aws s3 mb s3://no-such-bucket), or "
+        "correct the address"
+    )
+
+
+def test_a_bucket_without_anything_is_a_new_home(tmp_path: Path, bucket: UPath) -> None:
+    said = succeeded(tmp_path, "status", CAPTCHA_ARTIFACTS=f"s3://{bucket.path.strip('/')}/here")
+    assert "first    there is no batch yet" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("batch", "list"), ("update",)])
 def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
@@ -84,17 +117,6 @@ def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments
     assert line.startswith("Error: the object store: Could not connect to the endpoint URL")
     assert address in line
     assert "check CAPTCHA_ARTIFACTS" in line
-
-
-def test_a_bucket_that_does_not_exist_is_named_with_the_command_that_creates_it(
-    tmp_path: Path, object_store: dict[str, str]
-) -> None:
-    place = {"CAPTCHA_ARTIFACTS": "s3://no-such-team/captcha/artifacts"}
-    line = rejected(tmp_path, "batch", "add", "one", "synthetic:40:1", **object_store, **place)
-    assert line == (
-        "Error: one cannot be registered: the bucket s3://no-such-team does not exist: create it "
-        "(aws s3 mb s3://no-such-team), or correct the address"
-    )
 
 
 def test_what_an_error_says_is_not_said_twice() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from captcha_assets.cli import main
 from captcha_assets_tests.commands import run, succeeded
@@ -79,6 +80,15 @@ def ended(home: Path, lines: list[list[str]]) -> list[tuple[int, str]]:
 def test_every_command_of_the_tree_is_found() -> None:
     found = {" ".join(words) for words, _command in commands()}
     assert {"", "update", "batch add", "model rollback", "sweep run", "sweep trial", "ui"} <= found
+
+
+def test_no_line_of_a_help_text_is_cut_at_80_columns_and_every_option_is_explained() -> None:
+    for words, command in commands():
+        done = CliRunner().invoke(main, [*words, "--help"], terminal_width=80)
+        cut = [line for line in done.output.splitlines()[1:] if line.endswith("...")]
+        assert (words, cut) == (words, [])
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert (words, [one.name for one in options if not one.help]) == (words, [])
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -226,6 +236,68 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+LOGGED = """
+import sys, os
+from pathlib import Path
+from captcha_assets.cli.web import _attended
+sys.exit(_attended(sys.argv[2:], os.environ, None, Path(sys.argv[1])))
+"""
+PRINTED = """\
+All component YAML validated successfully.
+\x1b[32mnow\x1b[0m - dagster.daemon - \x1b[34mWARNING\x1b[0m - no cursor
+\x1b[32mnow\x1b[0m - dagster.code_server - \x1b[34mERROR\x1b[0m - \x1b[31mno module
+Stack Trace:
+  File "definitions.py", line 1
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (None, 3)])
+def test_of_what_the_ui_prints_errors_are_shown_until_it_is_stopped(
+    tmp_path: Path, number: int | None, status: int
+) -> None:
+    (tmp_path / "printed").write_text(PRINTED)
+    log = tmp_path / "ui.log"
+    ends = (
+        "trap 'echo now - dagster - ERROR - interrupted; exit 1' INT; sleep 300 & wait"
+        if number
+        else "exit 3"
+    )
+    command = ["bash", "-c", f"cat {tmp_path}/printed >&2; {ends}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOGGED, str(log), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if number is not None:
+        assert process.stderr
+        shown = process.stderr.readline()
+        process.send_signal(number)
+        output, more = process.communicate(timeout=60)
+    else:
+        output, shown = process.communicate(timeout=60)
+        shown, more = shown.splitlines(keepends=True)
+    assert (process.returncode, output) == (status, "")
+    assert shown == f"now - dagster.code_server - ERROR - no module (more in {log})\n"
+    assert more == ("" if number else f"Error: the UI has ended by itself: {log} says why\n")
+    logged = log.read_text().splitlines()
+    assert logged[1] == "now - dagster.daemon - WARNING - no cursor"
+    assert logged[4:5] == ['  File "definitions.py", line 1']
+    assert logged[5:] == (["now - dagster - ERROR - interrupted"] if number else [])
+
+
+def test_a_port_that_another_program_has_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(tmp_path, "ui", "--port", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: port {port} cannot be used: Address already in use; give another one by --port\n"
+    )
 
 
 @pytest.mark.slow

@@ -47,6 +47,12 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
     assert status()["champion"] is None
     assert "image_index: never materialized" in agree()
     assert "no model yet" in said("status")
+    assert said("status").splitlines()[-1] == (
+        "first    there is no batch yet: captcha-assets batch add NAME SOURCE; or make demo, which adds one "
+        "and trains a model"
+    )
+    home.add("one", "synthetic:40:1")
+    assert "there is no batch yet" not in said("status")
 
 
 @pytest.mark.slow

@@ -37,6 +37,23 @@ def backed_up(home: Path, *options: str) -> Path:
     return target
 
 
+@pytest.mark.parametrize("folder", ["data/raw", "artifacts/models", "inbox", ".dagster", ".serving"])
+def test_a_backup_into_a_folder_that_is_backed_up_is_refused(home: Path, folder: str) -> None:
+    (home / folder).mkdir(parents=True, exist_ok=True)
+    before = files(home)
+    target = home / folder / ".." / Path(folder).name / "backup.zip"
+    line = fails(home, "backup", "create", str(target))
+    kept = home / Path(folder).parts[0]
+    assert line == f"Error: {target} lies in {kept}, which is backed up: name a file outside of it"
+    assert {name for name in files(home) if name.endswith(".zip")} == set()
+    assert before.keys() <= files(home).keys()
+
+
+def test_a_backup_beside_what_is_backed_up_is_made(home: Path) -> None:
+    (home / "backups").mkdir()
+    succeeded(home, "backup", "create", str(home / "backups" / "backup.zip"))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
 
 TINY = TrainingSettings(epochs=3, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
 #: Long enough to be interrupted.
-LONG = TINY.replaced(epochs=60)
+LONG = TINY.replaced(epochs=30)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_job_whose_process_is_killed_is_submitted_again_and_ends_in_the_model_
     killer.join()
     assert any("attempt 1 of 3: the training process on the Ray cluster was ended" in line for line in log)
     assert any(line.startswith("resuming from ") for line in log)
-    assert any(line.startswith("epoch 60/60: ") for line in log)
+    assert any(line.startswith("epoch 30/30: ") for line in log)
 
     here = job_on(batch, tmp_path / "here", LONG)
     run(LocalCompute(), here)

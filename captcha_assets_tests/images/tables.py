@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets.atomic_files import AnyPath
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.features import Statistics, descriptors, dhash, image_id, rounded, signatures
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
 from captcha_assets.images.table_parts import MANIFEST, read_manifest, scan
 
@@ -28,14 +28,15 @@ def rows_of(table: AnyPath) -> pl.DataFrame:
 def write_table(path: Path, batch: str, images: Sequence[tuple[str, np.ndarray]]) -> Path:
     """Write the image table of a batch of labelled images."""
     pixels = np.stack([image for _, image in images]) if images else np.zeros((0, 52, 32), np.uint8)
-    statistics = Statistics(pixels)
+    statistics, described = Statistics(pixels), descriptors(pixels)
     columns = {
         "image_id": [image_id(image) for image in pixels],
         "batch": [batch] * len(pixels),
         "member": [f"{label}_{n}.png" for n, (label, _) in enumerate(images)],
         "label": [label for label, _ in images],
         "pixels": [image.tobytes() for image in pixels],
-        "signature": [signature.tobytes() for signature in signatures(pixels)],
+        "signature": [signature.tobytes() for signature in signatures(described)],
+        "descriptors": [descriptor.tobytes() for descriptor in rounded(described)],
         "dhash": dhash(pixels),
         "brightness": statistics.brightness,
         "contrast": statistics.contrast,

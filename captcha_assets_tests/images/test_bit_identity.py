@@ -9,7 +9,7 @@ import pytest
 import xxhash
 
 from captcha_assets.images import near_duplicates
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures
+from captcha_assets.images.features import Statistics, descriptors, dhash, image_id, rounded, signatures
 from captcha_assets_tests.images.copies import COPIES
 from captcha_assets_tests.images.files import characters
 
@@ -42,17 +42,26 @@ def test_difference_hashes_stay(images):
 
 
 def test_signatures_stay(images):
-    found = signatures(images)
+    found = signatures(descriptors(images))
     assert (found.dtype, found.shape) == (np.uint32, (120, 12, 5))
     assert _hash(found) == "9f5e5579d8561e7f"
 
 
+def test_descriptors_stay(images):
+    found = rounded(descriptors(images))
+    assert (found.dtype, found.shape) == (np.int8, (120, 5, 34))
+    assert _hash(found) == "340164045cbfe752"
+
+
 def test_near_duplicate_groups_stay(images):
     copied = np.concatenate([images, *(make(images) for make in COPIES.values())])
-    groups = near_duplicates.near_duplicate_groups(signatures(copied), lambda rows: copied[rows], 0.996)
+    described = descriptors(copied)
+    groups = near_duplicates.near_duplicate_groups(
+        signatures(described), rounded(described), lambda rows: copied[rows], 0.996
+    )
     assert len(np.unique(groups)) == 180
     assert _hash(groups) == "6acde1be379da2bc"
 
 
 def test_the_rule_of_the_groups_stays():
-    assert near_duplicates.rule(0.996) == "2/0.996"
+    assert near_duplicates.rule(0.996) == "3/0.996"

@@ -9,7 +9,7 @@ import pytest
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import PIXEL_LIMIT, decode
-from captcha_assets.images.features import Statistics, dhash, image_id, signatures, thumbnails
+from captcha_assets.images.features import Statistics, descriptors, dhash, image_id, signatures, thumbnails
 from captcha_assets.images.ingest_worker import chunk_size
 from captcha_assets.images.rejection import Reason, Rejection
 from captcha_assets_tests.images.files import encode
@@ -105,8 +105,9 @@ def test_a_jpeg_file_in_cmyk_is_rejected():
 def test_features_are_computed_of_any_size(shape):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape)).astype(np.uint8)
     assert max(thumbnails(images).shape[1:]) <= 64
-    assert signatures(images).shape == (6, 12, 5)
-    assert np.array_equal(signatures(images), signatures(thumbnails(images)))
+    described = descriptors(images)
+    assert signatures(described).shape == (6, 12, 5)
+    assert np.array_equal(described, descriptors(thumbnails(images)))
     assert np.array_equal(dhash(images), np.concatenate([dhash(image[None]) for image in images]))
     assert len({image_id(image) for image in images}) == 6
     found = Statistics(images)

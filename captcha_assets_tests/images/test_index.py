@@ -192,6 +192,23 @@ def test_a_table_of_another_version_is_named(index, tmp_path):
         build_image_index({"one": tmp_path / "one.parquet"}, tmp_path / "new.parquet", CAPTCHA)
 
 
+@pytest.mark.parametrize("before", [[], list(pool())[:4]])
+def test_a_table_that_is_replaced_while_it_is_read_gives_no_index(tmp_path, monkeypatch, before):
+    tables = {"one": write_table(tmp_path / "one.parquet", "one", before)}
+    earlier = build_image_index(tables, tmp_path / "index", CAPTCHA).version
+    tables["two"] = write_table(tmp_path / "two.parquet", "two", list(pool()))
+    original = image_index._BinaryReader.read
+
+    def replaced_meanwhile(*arguments):
+        write_table(tables["one"], "one", [("b", B)])
+        return original(*arguments)
+
+    monkeypatch.setattr(image_index._BinaryReader, "read", replaced_meanwhile)
+    with pytest.raises(StaleTableError, match="was replaced while it was read: materialize image_index"):
+        build_image_index(tables, tmp_path / "index", CAPTCHA)
+    assert read_manifest(tmp_path / "index").version == earlier
+
+
 def test_a_damaged_index_is_built_again(index, tmp_path):
     summary, _ = index({"one": list(pool())})
     (tmp_path / "index" / "manifest.json").write_bytes(b"damaged")

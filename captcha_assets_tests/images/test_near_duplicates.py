@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.features import ACROSS, DOWN, signatures
+from captcha_assets.images.features import ACROSS, DOWN, descriptors, rounded, signatures
 from captcha_assets.images.near_duplicates import (
     components,
     correlations,
@@ -23,7 +23,12 @@ from captcha_assets_tests.images.copies import COPIES, shifted
 
 def groups_of(images, **known):
     """The near-duplicate groups of some images of one class, as the index finds them."""
-    return near_duplicate_groups(signatures(images), lambda rows: images[rows], 0.996, **known).tolist()
+    return search(images, lambda rows: images[rows], **known).tolist()
+
+
+def search(images, thumbnails_of, **known):
+    described = descriptors(images)
+    return near_duplicate_groups(signatures(described), rounded(described), thumbnails_of, 0.996, **known)
 
 
 def by_definition(images):
@@ -110,8 +115,27 @@ def test_many_copies_of_one_image_are_one_group():
         asked.append(len(rows))
         return crowd[rows]
 
-    assert set(near_duplicate_groups(signatures(crowd), pixels_of, 0.996).tolist()) == {0}
+    assert set(search(crowd, pixels_of).tolist()) == {0}
     assert sum(asked) < 30 * len(crowd)  # not 1,500 times
+
+
+def test_pixels_of_images_that_share_a_bucket_by_chance_are_not_read():
+    images = generated("w", 1500)
+    buckets = np.moveaxis(signatures(descriptors(images)), 1, 0)
+    shared = sum(
+        np.count_nonzero((table[:, down, None] == table[:, across]) & ~np.eye(len(images), dtype=bool))
+        for table in buckets
+        for down, across in product(DOWN, ACROSS)
+    )
+    asked = []
+
+    def pixels_of(rows):
+        asked.extend(rows)
+        return images[rows]
+
+    search(images, pixels_of)
+    assert shared > 0
+    assert asked == []
 
 
 def test_images_without_structure_are_nobodys_copy():

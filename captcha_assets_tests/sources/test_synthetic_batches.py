@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,13 @@ from PIL import Image
 
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.sources import kaptcha_renderer
-from captcha_assets.sources.synthetic_batches import GeneratorError, generate, render, write_archive
+from captcha_assets.sources.synthetic_batches import (
+    GeneratorError,
+    check_drawn,
+    generate,
+    render,
+    write_archive,
+)
 
 #: The committed `data.dvc` is the hash of such an archive: a new value here means a new one there.
 RECORDED = "cf55a8817956e691fc3f153c0d79d685ce6978ff24aee232720cff813bf377f4"
@@ -33,6 +40,25 @@ def archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("generator") / "archive.zip"
     write_archive(path, 420, seed=3)
     return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"classes": ("0", "1")}, "its classes are 01"),
+        ({"width": 48}, "its images are 48x52"),
+        ({"formats": ("jpeg",)}, "its files are named <label>_<n>.jpg or <label>_<n>.jpeg"),
+        ({"label_from": "folder"}, "its files are named <label>/<any name>"),
+    ],
+)
+def test_a_data_set_that_rejects_what_is_drawn_is_refused(changed, problem):
+    with pytest.raises(GeneratorError, match=f"captcha_characters rejects them: {problem}; give a zip"):
+        check_drawn(replace(CAPTCHA, class_shares=None, **changed))
+
+
+def test_a_data_set_that_takes_what_is_drawn_and_more_is_accepted():
+    more = replace(CAPTCHA, name="more", classes=(*CAPTCHA.classes, "z"), class_shares=None, channels=3)
+    check_drawn(replace(more, width=48, other_sizes="resize", formats=("png", "jpeg")))
 
 
 def test_the_archive_is_the_same_to_the_byte_on_every_machine(archive):

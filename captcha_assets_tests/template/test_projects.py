@@ -78,6 +78,10 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return made
 
 
+#: For what does not depend on the spec.
+one_project = pytest.mark.parametrize("example", [_alone(digits, "digits")], indirect=True)
+
+
 def test_the_spec_is_short_and_nothing_else_was_changed(example: Example) -> None:
     spec = example.folder / example.folder.name / "dataset.py"
     assert len(spec.read_text().splitlines()) < 40
@@ -131,6 +135,7 @@ def test_the_style_and_the_tests_of_the_project_pass(example: Example) -> None:
     said(example.folder, "hadolint", *map(str, example.folder.glob("dockerfiles/*.Dockerfile")))
 
 
+@one_project
 def test_predict_and_status_know_the_project_from_any_of_its_folders(example: Example) -> None:
     package = example.folder / example.folder.name
     assert re.match(r"serves +resnet18-", said(package, "captcha-assets", "status"))
@@ -140,6 +145,7 @@ def test_predict_and_status_know_the_project_from_any_of_its_folders(example: Ex
     assert answer["label"] == label
 
 
+@one_project
 def test_runs_of_dg_are_runs_of_the_project(example: Example) -> None:
     state = example.folder / ".dagster" / "history" / "runs"
     before = set(state.iterdir())
@@ -147,6 +153,7 @@ def test_runs_of_dg_are_runs_of_the_project(example: Example) -> None:
     assert len(set(state.iterdir()) - before) >= 1
 
 
+@one_project
 def test_the_ui_shows_the_project_and_obeys_the_automation(example: Example) -> None:
     assert "automation: on" in said(example.folder, "captcha-assets", "automation", "on")
     with user_interface(example.folder) as (address, process):
@@ -193,6 +200,7 @@ def loaded(address: str, process: "subprocess.Popen[bytes]") -> tuple[str, dict[
     pytest.fail("the UI ended")
 
 
+@one_project
 def test_a_demo_without_images_is_one_line(example: Example) -> None:
     for images, words in (
         ("", "name a folder or zip of labelled images"),
@@ -207,6 +215,7 @@ def test_a_demo_without_images_is_one_line(example: Example) -> None:
         assert words in done.stderr
 
 
+@one_project
 def test_another_home_wins_over_the_project(example: Example, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -196,10 +196,16 @@ def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_pa
     assert content(tmp_path) == content(undisturbed)
 
 
+def test_no_line_names_the_folder_of_the_run_from_which_the_model_is_moved(undisturbed):
+    last = (undisturbed / "log").read_text().splitlines()[-1]
+    assert "validation accuracy" in last
+    assert str(undisturbed) not in (undisturbed / "log").read_text()
+
+
 def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
     before = (undisturbed / "model" / "manifest.json").stat().st_ino
     assert finish(undisturbed / "job.json", tmp_path / "log") == 0
-    assert "is the model of this very job already" in (tmp_path / "log").read_text()
+    assert "the model of this very job is there already" in (tmp_path / "log").read_text()
     assert (undisturbed / "model" / "manifest.json").stat().st_ino == before
 
 

@@ -92,7 +92,7 @@ class StagedCompute:
         # The caller removes this folder with the model.
         job.output.parent.mkdir(parents=True, exist_ok=True)
         if is_done(job):
-            context.log.info(f"{job.output} is the model of this very job already")
+            context.log.info("the model of this very job is there already")
             return []
         folder = staging.staged_folder(self.store, job)
         self.cluster.stop_earlier(context, folder)
