@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; both create the environment themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-loop test test-all coverage lint types ui serve docs docs-serve docs-pages load-test lock clean
+.PHONY: help setup demo demo-loop test test-all coverage lint types ui serve docs docs-serve docs-pages benchmarks benchmarks-page load-test lock clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 export UV_PYTHON_DOWNLOADS := never
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the environment in .venv, exactly as locked
 	@:
@@ -67,6 +67,8 @@ lint: setup ## Check style: Python, YAML, Dockerfiles, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint --config .hadolint.yaml dockerfiles/*.Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
 types: setup ## Check types
@@ -86,6 +88,12 @@ docs-serve: setup ## Show the documentation on port 8001, and build it again aft
 
 docs-pages: setup ## Write the parts of docs/ that are made from the code
 	$(BIN)/python -m docs_pages
+
+benchmarks: setup ## Run the benchmarks that do not take long, and write docs/benchmarks.md of the results
+	$(BIN)/python -m benchmarks
+
+benchmarks-page: setup ## Write docs/benchmarks.md of the results in benchmarks/results
+	$(BIN)/python -m benchmarks.page
 
 load-test: setup ## Measure the service under 10, 64 and 256 users of locust: a table and a plot
 	$(BIN)/python -m benchmarks.serving.load_test

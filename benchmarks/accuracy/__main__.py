@@ -12,9 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import results
 from benchmarks.accuracy.data import GENERATED, KAGGLE, REAL, TEST, all_of, deliver, new_home, of_batch, split
 from benchmarks.accuracy.measure import Trial, trial
-from benchmarks.accuracy.report import cells, headings, lined_up, report
+from benchmarks.accuracy.report import cells, headings, lined_up, recorded, report
+from benchmarks.results import Recording
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.reader import SplitImages, read_split
@@ -41,6 +43,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--generated-only", action="store_true", help="train on generated images alone")
     parser.add_argument("--real", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch" / "benchmarks" / "accuracy")
+    results.add_option(parser)
     return parser.parse_args()
 
 
@@ -82,7 +85,7 @@ def _title(options: argparse.Namespace, data: LocalTables, settings: TrainingSet
 
 
 def main() -> None:
-    options = _options()
+    options, recording = _options(), Recording("benchmarks.accuracy", ("pytorch-lightning", "timm", "torch"))
     settings = _settings(options)
     data, sets = _data(options)
     if REAL not in sets:
@@ -92,7 +95,10 @@ def main() -> None:
         trials.append(trial(data, settings.replaced(seed=seed), sets, options.scratch / f"seed-{seed}"))
         print(lined_up([top, cells(trials[-1])]), flush=True)
     title = _title(options, data, settings, trials[0].learnt_from)
-    print("", report(title, trials, MIXED_TARGET if REAL in data.batches else GENERATED_TARGET), sep="\n")
+    target = MIXED_TARGET if REAL in data.batches else GENERATED_TARGET
+    print("", report(title, trials, target), sep="\n")
+    recorded(recording, trials, target)
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

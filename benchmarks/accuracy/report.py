@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.accuracy.data import KAGGLE, REAL, TEST
 from benchmarks.accuracy.measure import Trial, pooled
+from benchmarks.results import Recording
 from captcha_assets.evaluation.metrics import CALIBRATION_BINS
 
 #: Most that the calibration error on the test split may be.
@@ -72,6 +73,30 @@ def _verdicts(trials: Sequence[Trial], target: float) -> list[str]:
         all_right = all(one.answers[KAGGLE].right == len(one.answers[KAGGLE].labels) for one in trials)
         found.append((all_right, "every Kaggle sample right by every seed"))
     return [f"{'met' if met else 'MISSED':8}{words}" for met, words in found]
+
+
+def recorded(recording: Recording, trials: Sequence[Trial], target: float) -> None:
+    """Record the mean accuracy on real images and on the test split, and the mean calibration error."""
+    seeds = f"mean of {len(trials)} seeds"
+    for name, what in ((REAL, "real images"), (TEST, "images of the test split")):
+        if name in trials[0].answers:
+            share = statistics.mean(one.answers[name].metrics.accuracy for one in trials)
+            count = len(trials[0].answers[name].labels)
+            aim = {"target": f"{target:g}", "met": share >= target} if name == REAL else {}
+            recording.claim(
+                name, f"share of {count:,} {what} read right, {seeds}", share, "", better="more", **aim
+            )
+    calibrated, raw = (
+        statistics.mean(answers.metrics.ece for answers in each)
+        for each in (
+            [one.answers[TEST] for one in trials],
+            [one.answers[TEST].without(one.temperature) for one in trials],
+        )
+    )
+    recording.claim(
+        "ece", f"calibration error on the test split, {seeds}", calibrated, "", alternative=raw,
+        alternative_name="without the temperature", target=f"{ECE_TARGET:g}", met=calibrated <= ECE_TARGET,
+    )  # fmt: skip
 
 
 def report(title: str, trials: Sequence[Trial], target: float) -> str:

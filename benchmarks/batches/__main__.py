@@ -16,7 +16,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from benchmarks import results
 from benchmarks.batches.home import SELECTION, Home, archives
+from benchmarks.results import Recording
 from captcha_assets.cli.orchestration import instance_status, staleness
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.defs.automation_history import automation_history
@@ -64,7 +66,9 @@ def measured(home: Home) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batches", description=__doc__)
     parser.add_argument("batches", type=int, nargs="*", default=SIZES, help="numbers of batches, growing")
-    sizes = parser.parse_args().batches
+    results.add_option(parser)
+    options = parser.parse_args()
+    sizes, recording = options.batches, Recording("benchmarks.batches", ("dagster", "polars", "sqlalchemy"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "home"
         folder.mkdir()
@@ -88,6 +92,26 @@ def main() -> None:
             }
             print(size, found[size], flush=True)
     show(found)
+    recorded(recording, found)
+    recording.write(options.result)
+
+
+def recorded(recording: Recording, found: dict[int, dict[str, float]]) -> None:
+    """Record what each thing costs at each size, and a batch more at the largest."""
+    sizes = list(found)
+    rows = [(name, *(f"{found[size][name]:.2f}" for size in sizes)) for name in found[sizes[0]]]
+    columns = ["CPU seconds at so many batches", *(f"{size:,}" for size in sizes)]
+    recording.table("What runs again and again, by the number of batches", columns, rows)
+    if len(sizes) > 2:
+        for name in ("status", "update, nothing to do"):
+            first, last = (
+                1000 * (found[after][name] - found[before][name]) / (after - before)
+                for before, after in (sizes[:2], sizes[-2:])
+            )
+            recording.claim(
+                name, f"`{name}`: a batch more, from {sizes[-2]:,} batches on", last, "CPU ms",
+                alternative=first, alternative_name=f"from {sizes[0]:,} on",
+            )  # fmt: skip
 
 
 def show(found: dict[int, dict[str, float]]) -> None:

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import results
+from benchmarks.results import Recording
+
 IMAGES = 200
 #: What a batch is taken through, models aside.
 SELECTION = '+key:"splits"'
@@ -114,7 +117,9 @@ def steps(home: Path, repeat: int) -> dict[str, Cost]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dagster", description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (3); the fastest counts")
-    repeat = parser.parse_args().repeat
+    results.add_option(parser)
+    options = parser.parse_args()
+    repeat, recording = options.repeat, Recording("benchmarks.dagster", ("dagster", "polars", "sqlalchemy"))
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         inside = steps(home, repeat)
@@ -133,6 +138,17 @@ def main() -> None:
         print(f"{name:48}{more.wall / less.wall:>10.2f}{more.cpu / less.cpu:>10.2f}")
     added = f"{run.wall - library.wall:.2f} s on the wall, {run.cpu - library.cpu:.2f} s of CPU"
     print(f"a run adds {added}, of which nothing grows with the batch")
+    rows = [(name, f"{cost.wall:.2f}", f"{cost.cpu:.2f}") for name, cost in costs.items()]
+    recording.table("What it costs to start, and to do nothing", ("what", "seconds", "CPU, s"), rows)
+    recording.claim(
+        "update", "`captcha-assets update` with nothing to do", update.cpu, "CPU s", alternative=imported.cpu,
+        alternative_name="`import dagster`, and nothing else",
+    )  # fmt: skip
+    recording.claim(
+        "run", f"image_table of {IMAGES} images and its validation as a run: two assets, eleven checks",
+        run.cpu, "CPU s", alternative=library.cpu, alternative_name="the calls of the library alone",
+    )  # fmt: skip
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

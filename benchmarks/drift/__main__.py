@@ -21,9 +21,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.drift.model import ROOT, exported_model
 from benchmarks.drift.pool import CHANGES, INVERSE, NEW_FONT, Pool, pools
 from benchmarks.drift.replay import FREQUENT, TRAINING, VALIDATION, Day, Outcome, outcome
+from benchmarks.results import Recording
 from captcha_assets.confidence_intervals import wilson
 from captcha_assets.monitoring.drift_detection import FALSE_ALARMS
 from captcha_assets.monitoring.error_rate import p_value
@@ -51,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--disturbed-pool", type=int, default=4000, help="of each disturbance (4,000)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--scratch", type=Path, default=ROOT / ".scratch" / "benchmarks" / "drift")
+    results.add_option(parser)
     return parser.parse_args()
 
 
@@ -76,7 +79,7 @@ def _families(found: Sequence[Outcome]) -> str:
     return ", ".join(f"{family} {number}" for family, number in count.most_common()) or "none"
 
 
-def false_alarms(options: argparse.Namespace) -> str:
+def false_alarms(options: argparse.Namespace, recording: Recording) -> str:
     rows = []
     for size in SIZES:
         found = _replayed([Day(size, seed) for seed in range(options.days)], options.jobs)
@@ -87,11 +90,18 @@ def false_alarms(options: argparse.Namespace) -> str:
         rows.append(
             [f"{size:,}", f"{len(found):,}", rate, f"{100 * alone / len(found):.1f} %", _families(found)]
         )
+        recording.claim(
+            f"false-alarms-{size}",
+            f"false alarms on {len(found):,} undisturbed days of {size:,} predictions",
+            100 * alarms / len(found), "%", alternative=100 * alone / len(found),
+            alternative_name="the p-values alone", target=f"{FALSE_ALARMS:.0%}",
+            met=alarms / len(found) <= FALSE_ALARMS,
+        )  # fmt: skip
     head = ["predictions a day", "days", "false alarms (95 %)", "by the p-value alone", "alarms by family"]
     return _table(head, rows)
 
 
-def power(options: argparse.Namespace) -> str:
+def power(options: argparse.Namespace, recording: Recording) -> str:
     whole = {
         f"{name} {how}": {"disturbed": f"{name} {how}"} for name, each in CHANGES.items() for how in each
     }
@@ -112,7 +122,9 @@ def power(options: argparse.Namespace) -> str:
             cells.append(f"{100 * alarms / len(each):.0f} % ({100 * critical / len(each):.0f} %)")
         rows.append([*cells, _families(each)])
     sizes = [f"{size:,} a day" for size in SIZES]
-    return _table(["disturbance", *sizes, f"alarms of {options.disturbed_days} days of {SIZES[-1]:,}"], rows)
+    head = ["disturbance", *sizes, f"alarms of {options.disturbed_days} days of {SIZES[-1]:,}"]
+    recording.table("Days with an alarm (with a critical one), by disturbance", head, rows)
+    return _table(head, rows)
 
 
 def _first_alarm(
@@ -126,7 +138,7 @@ def _first_alarm(
     return None
 
 
-def error_rates(options: argparse.Namespace, models: int = 500) -> str:
+def error_rates(options: argparse.Namespace, recording: Recording, models: int = 500) -> str:
     rng, tolerated, size, rows = np.random.default_rng(1), 0.03, 100, []
     for true in (tolerated, 0.04, 0.05, 0.08):
         found = [_first_alarm(rng, options.looks, true, tolerated, size) for _ in range(models)]
@@ -134,11 +146,13 @@ def error_rates(options: argparse.Namespace, models: int = 500) -> str:
         share = f"{100 * len(days) / models:.1f} %"
         rows.append([f"{100 * true:g} %", share, days[len(days) // 2] if days else "none"])
     head = ["true error rate", f"alarm within {options.looks} days", "median day of the alarm"]
+    recording.table("Error rates that are looked at every day, 3 % tolerated", head, rows)
     return _table(head, rows)
 
 
 def main() -> None:
     options, start = _options(), time.monotonic()
+    recording = Recording("benchmarks.drift", ("numpy", "onnxruntime", "scipy"))
     model = exported_model(options.scratch, options.images)
     _POOLS.update(pools(options.scratch, model, options.pool, options.disturbed_pool))
     said = partial(print, flush=True)
@@ -151,7 +165,8 @@ def main() -> None:
         ("Disturbed days: alarms (of them critical)", power),
         ("Error rate, 100 predictions a day, all of them looked at, 3 % tolerated", error_rates),
     ):
-        said(f"\n{title}\n\n{table(options)}\n\n{time.monotonic() - start:.0f} s so far")
+        said(f"\n{title}\n\n{table(options, recording)}\n\n{time.monotonic() - start:.0f} s so far")
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,22 @@ import sysconfig
 import textwrap
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from benchmarks import results
+from benchmarks.results import Claim, Recording
 from captcha_assets.sources.synthetic_batches import write_archive
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SCRATCH = ROOT / ".scratch" / "benchmarks"
 TOOLS = SCRATCH / "tools"
+#: Seconds on the wall and on the processor.
+Cost = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -130,15 +134,23 @@ def make_tools() -> None:
     (inside / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 
-def tool_rates(source: Path, sample: int) -> Iterator[tuple[str, float | None]]:
-    """Yield each tool's name and images a second, None where its environment is missing."""
+def seconds(line: str) -> Cost:
+    """Return the seconds on the wall and on the processor that a program has printed."""
+    wall, cpu = map(float, line.split())
+    return wall, cpu
+
+
+def tool_costs(source: Path, sample: int) -> Iterator[tuple[str, Cost | None]]:
+    """Yield each tool's name and seconds for the sample, None where its environment is missing."""
     for name in ("cleanvision", "imagededup"):
         if not TOOLS.exists():
             yield name, None
             continue
         line, _ = run(TOOLS / "bin" / "python", HERE / f"{name}_run.py", loose_files(source, sample))
-        yield name, sample / float(line)
+        yield name, seconds(line)
 
+
+PACKAGES = ("great-expectations", "numpy", "opencv-python-headless", "pandas", "pillow", "polars", "pyarrow")
 
 #: What each of them looks at that the others do not.
 CHECKED = {
@@ -154,15 +166,75 @@ CHECKED = {
 }
 
 
-def table(rows: list[tuple[str, str, str, str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
     )
 
 
-def met_or_missed(met: bool) -> str:
-    return "met" if met else "MISSED"
+def measured(claim: Claim) -> tuple[str, str, str, str]:
+    """Return the line of a claim."""
+    ratio = f", {claim.ratio:.2f} times as good as {claim.alternative_name}" if claim.ratio else ""
+    return claim.claim, f"{claim.ours:.4g} {claim.unit}{ratio}", claim.target, met_or_missed(claim.met)
+
+
+def met_or_missed(met: bool | None) -> str:
+    return {True: "met", False: "MISSED", None: ""}[met]
+
+
+def claims(recording: Recording, whole: Ingestion, added: Ingestion, large: Ingestion) -> None:
+    """Compare the figures with the targets."""
+    images = f"{whole.images:,} images"
+    names = [
+        "from a zip to checked, hashed, deduplicated and validated tables",
+        "highest memory, all processes",
+    ]
+    claim, total = recording.claim, whole.total
+    claim("seconds", f"{images} {names[0]}", total, "s", target="20 s", met=total <= 20)
+    peak = whole.peak / 1e9
+    claim("memory", f"the same: {names[1]}", peak, "GB", target="1.5 GB", met=peak <= 1.5)
+    growth = large.peak / whole.peak
+    claim(
+        "memory-twice", "highest memory with twice the images", large.peak / 1e9, "GB", alternative=peak,
+        alternative_name=f"with {images}", target="1.2 times at most", met=growth <= 1.2,
+    )  # fmt: skip
+    share = added.total / total
+    claim(
+        "more", "1,000 more images", added.total, "s", alternative=total, alternative_name="everything anew",
+        target="a tenth", met=share <= 0.1,
+    )  # fmt: skip
+
+
+def beside(
+    recording: Recording, whole: Ingestion, loop: Cost, tools: Iterable[tuple[str, Cost | None]], sample: int
+) -> None:
+    """Compare the figures with those of a plain loop and of the other tools."""
+    # the loop does what the image table needs and no more: no duplicates but exact ones, no validation
+    ours = whole.seconds["image_table"], whole.cpu["image_table"]
+    others = [("the same by a plain loop over Pillow, one core", "the image table", ours, loop, 3)]
+    everything = tuple(sample * sum(one.values()) / whole.images for one in (whole.seconds, whole.cpu))
+    others += [
+        (f"{name}, on {sample:,} alone", f"{sample:,} images of it, all steps", everything, cost, least)
+        for (name, cost), least in zip(tools, (15, 5), strict=True)
+        if cost
+    ]
+    for name, claim, our_costs, costs, least in others:
+        for unit, mine, other in zip(("s", "CPU s"), our_costs, costs, strict=True):
+            recording.claim(
+                f"{name}, {unit}", claim, mine, unit, alternative=other, alternative_name=name,
+                target=f"{least} times", met=other / mine >= least,
+            )  # fmt: skip
+
+
+def steps(recording: Recording, whole: Ingestion, added: Ingestion) -> None:
+    """Say where the seconds go."""
+    rows = [
+        (step, *(f"{figure:.2f}" for one in (whole, added) for figure in (one.seconds[step], one.cpu[step])))
+        for step in whole.seconds
+    ]
+    columns = ("step", f"{whole.images:,} images, s", "its CPU, s", "+1,000, s", "its CPU, s")
+    recording.table("Where the seconds go", columns, rows)
 
 
 def main() -> None:
@@ -170,7 +242,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=118_000, help="images of the first batch (118,000)")
     parser.add_argument("--sample", type=int, default=2_000, help="images for the other tools (2,000)")
     parser.add_argument("--tools", action="store_true", help="create the other tools' environment first")
+    results.add_option(parser)
     arguments = parser.parse_args()
+    recording = Recording("benchmarks.ingest", PACKAGES)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     if arguments.tools:
         make_tools()
@@ -185,37 +259,19 @@ def main() -> None:
     loop, _ = run(
         sys.executable, "-m", "benchmarks.ingest.pillow_loop", first, SCRATCH / "pillow.parquet", cores=[0]
     )
-    print(f"{'seconds':25s}{whole.images:>10,}{'CPU':>10}{'+1,000':>10}{'CPU':>10}")
-    for step, seconds in whole.seconds.items():
-        print(
-            f"{step:25s}{seconds:10.2f}{whole.cpu[step]:10.2f}{added.seconds[step]:10.2f}{added.cpu[step]:10.2f}"
-        )
-    print(f"{'together':25s}{whole.total:10.2f}{sum(whole.cpu.values()):10.2f}", end="")
-    print(f"{added.total:10.2f}{sum(added.cpu.values()):10.2f}")
-    rows = [("", "measured", "target", "")]
-    rate = whole.images / whole.total
-    rows.append(
-        (f"{whole.images:,} images", f"{whole.total:.1f} s", "20 s", met_or_missed(whole.total <= 20))
-    )
-    rows.append(
-        ("peak of memory", f"{whole.peak / 1e9:.2f} GB", "1.5 GB", met_or_missed(whole.peak <= 1.5e9))
-    )
-    growth = large.peak / whole.peak
-    rows.append(
-        ("peak with twice the images", f"{growth:.2f} times", "1.2 times", met_or_missed(growth <= 1.2))
-    )
-    share = added.total / whole.total
-    rows.append(("1,000 more images", f"{share:.1%} of the first", "10%", met_or_missed(share <= 0.1)))
-    # the loop does what the image table needs and no more: no duplicates but exact ones, no validation
-    ratio = float(loop) / whole.seconds["image_table"]
-    rows.append(("Pillow loop, one core", f"{ratio:.1f} times as long", "3 times", met_or_missed(ratio >= 3)))
-    for (name, other), least in zip(tool_rates(first, arguments.sample), (15, 5), strict=True):
-        measured = f"{rate / other:.1f} times as long" if other else "not measured: --tools"
-        rows.append((name, measured, f"{least} times", met_or_missed(rate / other >= least) if other else ""))
+    tools = list(tool_costs(first, arguments.sample))
+    claims(recording, whole, added, large)
+    beside(recording, whole, seconds(loop), tools, arguments.sample)
+    steps(recording, whole, added)
+    for table in recording.tables:
+        print(aligned([table.columns, *table.rows]), end="\n\n")
     print("\nWhat each looks at that the others do not:")
     for name, looked_at in CHECKED.items():
         print(textwrap.fill(f"{name}: {looked_at}", 110, initial_indent="  ", subsequent_indent="    "))
-    print(f"\n{table(rows)}")
+    print(f"\n{aligned(list(map(measured, recording.claims)))}")
+    for name in (name for name, cost in tools if cost is None):
+        print(f"{name} was not measured: --tools")
+    recording.write(arguments.result)
 
 
 if __name__ == "__main__":

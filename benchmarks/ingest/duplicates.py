@@ -5,6 +5,7 @@ thresholds how many copies are found, kind by kind, and how many pairs of distin
 taken for copies. Real characters are looked for in `../shared/data`.
 """
 
+import argparse
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +13,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks import results
+from benchmarks.results import Recording
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.decode import decode
-from captcha_assets.images.features import ACROSS, DOWN, descriptors, rounded, signatures
+from captcha_assets.images.features import ACROSS, DOWN, descriptors, dhash, rounded, signatures
 from captcha_assets.images.near_duplicates import correlations, distances, farthest_apart, smoothed
 from captcha_assets.sources.synthetic_batches import generate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "kaptcha_characters.zip"
 THRESHOLDS = [0.95, 0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999]
+#: What imagededup allows by default.
+HASH_BITS = 10
 Images = np.ndarray
 
 
@@ -94,6 +99,45 @@ def distinct_pairs(images: Images, labels: np.ndarray) -> tuple[np.ndarray, int]
     return np.concatenate(found), total
 
 
+def bits_apart(one: Images, other: Images) -> np.ndarray:
+    """Return by how many of 64 bits the difference hashes of each pair differ."""
+    return np.bitwise_count(np.asarray(dhash(one), np.uint64) ^ np.asarray(dhash(other), np.uint64))
+
+
+def by_hash(images: Images, labels: np.ndarray) -> tuple[float, int]:
+    """Return what a difference hash finds: the share of all copies, and the distinct pairs it mistakes."""
+    copies = [(bits_apart(images, copy(images)) <= HASH_BITS).mean() for copy in KINDS.values()]
+    mistaken = 0
+    for label in np.unique(labels):
+        of_class = images[labels == label]
+        one, other = np.triu_indices(len(of_class), 1)
+        mistaken += int((bits_apart(of_class[one], of_class[other]) <= HASH_BITS).sum())
+    return float(np.mean(copies)), mistaken
+
+
+def recorded(
+    recording: Recording,
+    name: str,
+    found: dict[str, np.ndarray],
+    distinct: np.ndarray,
+    hashed: tuple[float, int],
+) -> None:
+    """Record what the index finds at its threshold, beside a difference hash."""
+    threshold, other = (
+        CAPTCHA.near_duplicate_correlation,
+        f"a difference hash, {HASH_BITS} bits apart at most",
+    )
+    share = float(np.mean([(agreed >= threshold).mean() for agreed in found.values()]))
+    recording.claim(
+        f"copies of {name}", f"{name}: share of their copies of {len(KINDS)} kinds that are found", share, "",
+        alternative=hashed[0], alternative_name=other, better="more",
+    )  # fmt: skip
+    recording.claim(
+        f"mistaken of {name}", f"{name}: distinct pairs of a class taken for copies",
+        int((distinct >= threshold).sum()), "pairs", alternative=hashed[1], alternative_name=other,
+    )  # fmt: skip
+
+
 def sets() -> Iterator[tuple[str, Images, np.ndarray]]:
     if REAL.exists():
         with zipfile.ZipFile(REAL) as archive:
@@ -105,6 +149,9 @@ def sets() -> Iterator[tuple[str, Images, np.ndarray]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest.duplicates", description=__doc__)
+    results.add_option(parser)
+    options, recording = parser.parse_args(), Recording("benchmarks.ingest.duplicates", ("numpy",))
     for name, images, labels in sets():
         found = {kind: agreement(images, copy(images)) for kind, copy in KINDS.items()}
         distinct, total = distinct_pairs(images, labels)
@@ -117,6 +164,8 @@ def main() -> None:
             mark = " <" if threshold == CAPTCHA.near_duplicate_correlation else ""
             print(f"{threshold:>10}{shares}{(distinct >= threshold).sum():>14}{mark}")
         print(f"the most alike distinct pair: {distinct.max(initial=0):.4f}\n")
+        recorded(recording, name, found, distinct, by_hash(images, labels))
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Decodes, checks size and label, hashes pixels and file, takes the same statistics and the same difference
 hash, counts exact duplicates, writes Parquet. It has no near-duplicate search, no checks of the archive and
-no validation. Prints the seconds, from the moment the libraries are loaded.
+no validation. Prints the seconds on the wall and on the processor, from the moment the libraries are loaded.
 """
 
 import io
@@ -39,12 +39,12 @@ def describe(member: str, data: bytes) -> dict[str, object]:
 
 
 def main(archive: str, table: str) -> None:
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with zipfile.ZipFile(archive) as members:
         rows = [describe(name, members.read(name)) for name in members.namelist()]
     frame = pl.DataFrame(rows, schema_overrides={"dhash": pl.UInt64})
     frame.unique("image_id").write_parquet(table)
-    print(time.perf_counter() - began)
+    print(time.perf_counter() - began, time.process_time() - cpu)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks import results as benchmark_results
+from benchmarks.results import Recording
 from captcha_assets.atomic_files import replacing
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.images.features import Statistics, descriptors, dhash, image_id, rounded, signatures
@@ -140,10 +143,12 @@ def main() -> None:
     parser.add_argument("rows", type=int, nargs="*", default=SIZES, help="numbers of rows")
     parser.add_argument("--clean", action="store_true", help="remove the tables at the end")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    benchmark_results.add_option(parser)
     arguments = parser.parse_args()
     if arguments.measure:
         measure(arguments.measure)
         return
+    recording = Recording("benchmarks.ingest.scaling", ("numpy", "polars", "pyarrow"))
     results = []
     for rows in arguments.rows:
         build_missing(rows)
@@ -161,8 +166,33 @@ def main() -> None:
             *(f"{result[name] / before[name]:>13.1f}" for name in ("total", "cpu") if before),
         )
         before = result
+    recorded(recording, results)
+    recording.write(arguments.result)
     if arguments.clean:
         shutil.rmtree(SCRATCH / "scaling")
+
+
+def recorded(recording: Recording, found: list[dict[str, float]]) -> None:
+    """Record what each size takes, and how the last grew from the one before it."""
+    columns = ("images", "index, s", "splits, s", "both, CPU s", "highest memory, GB")
+    rows = [
+        (
+            f"{one['rows']:,}",
+            *(f"{one[name]:.2f}" for name in ("index", "splits", "cpu")),
+            f"{one['peak'] / 1e9:.2f}",
+        )
+        for one in found
+    ]
+    recording.table("Index and splits, by the number of images", columns, rows)
+    for before, after in pairwise(found):
+        recording.claim(
+            f"scaling-{after['rows']}",
+            f"index and splits of {after['rows']:,} images, each image",
+            after["cpu"] / after["rows"] * 1e6,
+            "CPU microseconds",
+            alternative=before["cpu"] / before["rows"] * 1e6,
+            alternative_name=f"an image of {before['rows']:,}",
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks import results
 from benchmarks.loop.processes import Home, LoopError
+from benchmarks.results import Recording
 from captcha_assets.serving.client import PredictionClient
 from captcha_assets.sources.kaptcha_renderer import FACES, Face, Faces
 from captcha_assets.sources.synthetic_batches import generate
@@ -187,7 +189,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="fewer images and epochs")
     parser.add_argument("--home", type=Path, help="an empty folder, which is kept; default a temporary one")
     parser.add_argument("--json", type=Path, help="where the figures are written")
-    chosen = parser.parse_args()
+    results.add_option(parser)
+    chosen, recording = parser.parse_args(), Recording("benchmarks.loop", ("dagster", "torch"))
     with tempfile.TemporaryDirectory(prefix="loop-", ignore_cleanup_errors=True) as temporary:
         story = Story()
         try:
@@ -196,6 +199,13 @@ def main() -> None:
             sys.exit(f"error: {error}")
         if chosen.json:
             chosen.json.write_text(json.dumps(story.figures, indent=1))
+        for kind, where in (("fresh", "a font that it had not seen"), ("usual", "images as it knew them")):
+            before, after = (float(story.figures[f"{kind}_{when}"]) for when in ("before", "after"))
+            recording.claim(
+                kind, f"accuracy in {where}, after drift, corrections and a training", after, "",
+                alternative=before, alternative_name="the model before", better="more",
+            )  # fmt: skip
+        recording.write(chosen.result)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
+from benchmarks import results
+from benchmarks.results import Recording
 from captcha_assets.evaluation.candidate_comparison import (
     PairedCounts,
     PromotionLimits,
@@ -79,11 +81,12 @@ def capped(accuracy: float) -> float:
 
 @dataclass(frozen=True)
 class Once:
-    """Shares of candidates: promoted with newer data, without, and vetoed by a class."""
+    """Shares of candidates: promoted with newer data, without, vetoed by a class, and measured as better."""
 
     newer: float
     same: float
     vetoed: float
+    higher: float
 
 
 def once(images: int, difference: float, rounds: int, options: argparse.Namespace) -> Once:
@@ -92,10 +95,12 @@ def once(images: int, difference: float, rounds: int, options: argparse.Namespac
     for _ in range(rounds):
         world = World.drawn(images, options.shared, rng)
         champion = world.answers(options.accuracy)
-        counts = world.count(champion, world.answers(capped(options.accuracy + difference / 100)))
+        candidate = world.answers(capped(options.accuracy + difference / 100))
+        counts = world.count(champion, candidate)
         no_worse, newer, recall = accuracy_criteria(counts, options.limits, newer_data=NEWER)
         fit = no_worse.passed and recall.passed
-        outcomes.append((fit, fit and bool(newer.figures["superior"]), not recall.passed))
+        higher = bool(candidate.sum() > champion.sum())
+        outcomes.append((fit, fit and bool(newer.figures["superior"]), not recall.passed, higher))
     return Once(*(fmean(column) for column in zip(*outcomes, strict=True)))
 
 
@@ -168,17 +173,33 @@ def discordant(shared: float, accuracy: float) -> float:
     return float((world.answers(accuracy) != world.answers(accuracy)).mean())
 
 
-def lines_once(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+def lines_once(options: argparse.Namespace, recording: Recording) -> Iterator[tuple[str, ...]]:
     """Judge one candidate for each size and difference."""
     for images in options.images:
         for difference in DIFFERENCES:
             rounds = max(200, options.rounds // max(1, images // 3000))
             found = once(images, difference, rounds, options)
+            if -1 <= difference <= 0:
+                recorded(recording, images, difference, found)
             newer, same = (
                 f"promoted {percent(share)}" if difference <= 0 else f"not promoted {percent(1 - share)}"
                 for share in (found.newer, found.same)
             )
             yield f"{images:,}", f"{difference:+g}", newer, same, percent(found.vetoed)
+
+
+def recorded(recording: Recording, images: int, difference: float, found: Once) -> None:
+    """Record how often a candidate that is no better is promoted without newer data."""
+    points = "1 point" if difference == -1 else f"{-difference:g} points"
+    truly = f"truly {points} worse" if difference else "truly as good"
+    recording.claim(
+        f"promoted-{images}{difference:+g}",
+        f"promoted although {truly}, on {images:,} test images",
+        100 * found.same,
+        "%",
+        alternative=100 * found.higher,
+        alternative_name="the higher of two accuracies wins",
+    )
 
 
 def lines_in_a_row(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -219,7 +240,8 @@ def main() -> None:
         help="do without the criterion that small losses must not add up",
     )
     parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    results.add_option(parser)
+    options, recording = parser.parse_args(), Recording("benchmarks.promotion", ("numpy", "scipy"))
     options.limits = PromotionLimits(margin=options.margin, level=options.level)
     differ = percent(discordant(options.shared, options.accuracy))
     print(
@@ -228,7 +250,7 @@ def main() -> None:
         f"Two models of that accuracy differ on {differ} of the images.\n"
     )
     headings = ("test images", "candidate, points", "newer data", "same data", "vetoed by a class")
-    table(headings, lines_once(options))
+    table(headings, lines_once(options, recording))
     headings = (
         "test images",
         "candidate, points",
@@ -239,6 +261,7 @@ def main() -> None:
         "its measured accuracy is too high by, points",
     )
     table(headings, lines_in_a_row(options))
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import results
+from benchmarks.results import Recording, processor
 from benchmarks.serving.model import make_home
 from captcha_assets.atomic_files import fetched
 from captcha_assets.dataset import CAPTCHA
@@ -36,14 +38,11 @@ COLUMNS = (
 FORMATS: tuple[Format, ...] = ("QDQ", "QOperator")
 
 
-def processor() -> str:
-    """Return the processor's name, and what it has for int8."""
-    text = Path("/proc/cpuinfo").read_text()
-    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in text.splitlines())}
-    int8 = [
-        flag for flag in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if flag in facts["flags"].split()
-    ]
-    return f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']}; {', '.join(int8)})"
+def for_int8() -> str:
+    """Return what the processor has for int8."""
+    flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    known = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8")
+    return ", ".join(flag for flag in known if flag in flags)
 
 
 def splits() -> tuple[SplitImages, SplitImages]:
@@ -69,28 +68,40 @@ def main() -> None:
     )
     parser.add_argument("--generated", type=int, default=6000, help="images that are generated anew")
     parser.add_argument("--rounds", type=int, default=100, help="calls of each export and batch size")
+    results.add_option(parser)
     told = parser.parse_args()
+    recording = Recording("benchmarks.quantization", ("numpy", "onnxruntime"))
     paths = load_settings().paths
     train, test = splits()
     calibration = calibration_images(train)
     known = [(test.pixels, test.labels), generated(told.generated)]
     print(
-        f"{processor()}, {len(os.sched_getaffinity(0))} cores, load of the machine {os.getloadavg()[0]:.1f}"
+        f"{processor()} ({for_int8()}), {len(os.sched_getaffinity(0))} cores, "
+        f"load of the machine {os.getloadavg()[0]:.1f}"
     )
     print(f"\nThe champion, {len(test):,} test images, {told.generated:,} generated:\n")
     model_id = resolve(paths, "champion")
     with fetched(paths.onnx_model(model_id)) as export:
-        compare(export / "model.onnx", calibration, known, told.rounds)
+        recorded(recording, "the champion", *compare(export / "model.onnx", calibration, known, told.rounds))
     print("\nA resnet18 of full size, never trained:\n")
     with tempfile.TemporaryDirectory() as home:
-        compare(make_home(Path(home)) / "model.onnx", calibration, [], told.rounds)
+        export = make_home(Path(home)) / "model.onnx"
+        recorded(recording, "a resnet18 of full size", *compare(export, calibration, [], told.rounds))
+    recording.write(told.result)
 
 
 Known = list[tuple[np.ndarray, np.ndarray]]
 
 
-def compare(fp32: Path, calibration: np.ndarray, known: Known, rounds: int) -> None:
-    """Print a row for fp32, and one for each format of int8."""
+def compare(
+    fp32: Path, calibration: np.ndarray, known: Known, rounds: int
+) -> tuple[list[list[str]], list[np.ndarray]]:
+    """Print a row for fp32, and one for each format of int8.
+
+    Returns:
+        The rows, and the median times at mini-batches of 1 and of 32.
+    """
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = {"fp32": fp32, **{f"int8, {form}": Path(folder, form) for form in FORMATS}}
         for form in FORMATS:
@@ -106,6 +117,19 @@ def compare(fp32: Path, calibration: np.ndarray, known: Known, rounds: int) -> N
                 ratios = medians[0] / medians[number]
                 cells += [f"{size / medians[number][0]:,.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
             print(f"| {' | '.join(cells)} |", flush=True)
+            rows.append(cells)
+    return rows, times
+
+
+def recorded(recording: Recording, model: str, rows: list[list[str]], times: list[np.ndarray]) -> None:
+    """Record what `compare` returned."""
+    recording.table(f"fp32 and int8, {model}", COLUMNS, rows)
+    for size, medians in zip((1, 32), times, strict=True):
+        claim, alternative = f"int8 of {model}, a mini-batch of {size}", medians[0][1] * 1000
+        recording.claim(
+            f"{model}, {size}", claim, medians[-1][1] * 1000, "CPU ms", alternative=alternative,
+            alternative_name="fp32, in turns",
+        )  # fmt: skip
 
 
 def median_times(sessions: list, batch: np.ndarray, rounds: int) -> np.ndarray:

@@ -28,12 +28,16 @@ from urllib.request import Request, urlopen
 import numpy as np
 import psutil
 
+from benchmarks import results
+from benchmarks.results import Recording
 from benchmarks.serving.load import Load
 from benchmarks.serving.model import VARIABLE, as_json, images, in_base64, make_home, png_files
 from captcha_assets.models.predictor import OnnxPredictor
 
 BIN = Path(sys.executable).parent
 FILES = 64
+SERVICE = "captcha-assets serve"
+PACKAGES = ("bentoml", "fastapi", "granian", "litserve", "mosec", "numpy", "onnxruntime", "uvicorn")
 COLUMNS = (
     "server", "connections", "requests/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "p50 over session",
     "CPU ms", "failed",
@@ -68,7 +72,7 @@ def servers(port: int) -> list[Server]:
     python, number = sys.executable, str(port)
     ours = [str(BIN / "captcha-assets"), "serve", "--port", number]
     return [
-        Server("captcha-assets serve", ours, "/v1/predict", "image/png", {}),
+        Server(SERVICE, ours, "/v1/predict", "image/png", {}),
         Server(
             "captcha-assets serve, no log",
             ours,
@@ -224,14 +228,31 @@ def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
     return sum(time.user + time.system for time in times)
 
 
-def row(server: Server, found: Load, cpu: float, around: float, one_ms: float) -> str:
-    """Return a row of the table."""
+def row(server: Server, found: Load, cpu: float, around: float, one_ms: float) -> list[str]:
+    """Return the cells of a row of the table."""
     times = [f"{found.milliseconds[name]:.1f}" for name in ("p50", "p95", "p99")]
     beyond = f"{found.milliseconds['p50'] - one_ms:+.1f} ms" if found.connections == 1 else ""
     ratio = f"{found.per_second / around:.2f}"
     cells = [server.name, found.connections, f"{found.per_second:.0f}", ratio, *times, beyond]
     cells += [f"{cpu / max(found.answered, 1) * 1000:.2f}", found.failed]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return list(map(str, cells))
+
+
+def recorded(recording: Recording, rows: list[list[str]]) -> None:
+    """Record the service beside each of the others."""
+    figures = {(row[0], row[1]): row for row in rows}
+    kinds = [("CPU ms", "CPU time for one request", "less"), ("requests/s", "requests a second", "more")]
+    for name, connections in figures:
+        ours = figures.get((SERVICE, connections))
+        if ours is None or name == SERVICE:
+            continue
+        for column, what, better in kinds:
+            place = COLUMNS.index(column)
+            recording.claim(
+                f"{name}, {connections}, {column}", f"{what}, {connections} connections", float(ours[place]),
+                column, alternative=float(figures[name, connections][place]), alternative_name=name,
+                better=better,
+            )  # fmt: skip
 
 
 def main() -> None:
@@ -242,13 +263,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--only", help="servers whose name holds this")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 10, 64])
-    options = parser.parse_args()
+    results.add_option(parser)
+    options, recording = parser.parse_args(), Recording("benchmarks.serving", PACKAGES)
     with tempfile.TemporaryDirectory() as home:
-        compare(Path(home), options)
+        recorded(recording, compare(Path(home), options))
+    recording.write(options.result)
 
 
-def compare(home: Path, options: argparse.Namespace) -> None:
-    """Measure each server and print its rows."""
+def compare(home: Path, options: argparse.Namespace) -> list[list[str]]:
+    """Measure each server, and print and return its rows."""
+    rows = []
     exported, files, pixels = make_home(home), png_files(FILES), images(FILES)
     predictor = OnnxPredictor(exported)
     environment = {**os.environ, "CAPTCHA_HOME": str(home), VARIABLE: str(exported)}
@@ -272,8 +296,10 @@ def compare(home: Path, options: argparse.Namespace) -> None:
                 cpu = cpu_seconds(process) - cpu
                 after = limit(predictor, pixels, options.seconds / 10)
                 around = (before.per_second + after.per_second) / 2
-                print(row(server, found, cpu, around, (before.one_ms + after.one_ms) / 2), flush=True)
+                rows.append(row(server, found, cpu, around, (before.one_ms + after.one_ms) / 2))
+                print(f"| {' | '.join(rows[-1])} |", flush=True)
                 before = after
+    return rows
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import results
+from benchmarks.results import Recording
 from benchmarks.serving.__main__ import BIN, free_port, servers, started
 from benchmarks.serving.model import make_home, png_files
 
@@ -84,7 +86,11 @@ def main() -> None:
     parser.add_argument("--url", help="of a service that runs")
     parser.add_argument("--seconds", type=int, default=20, help="of each number of users")
     parser.add_argument("--plot", type=Path, default=Path("load-test.png"))
-    options = parser.parse_args()
+    results.add_option(parser)
+    options, recording = (
+        parser.parse_args(),
+        Recording("benchmarks.serving.load_test", ("locust", "onnxruntime")),
+    )
     found: dict[int, dict[str, float]] = {}
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}\n")
     print(f"| users | {' | '.join(FIGURES)} |\n|---{'|---' * len(FIGURES)}|", flush=True)
@@ -94,6 +100,14 @@ def main() -> None:
             print(f"| {users} | {' | '.join(f'{one:.0f}' for one in found[users].values())} |", flush=True)
     plot(found, options.plot)
     print(f"\nplot: {options.plot}")
+    rows = [(users, *(f"{one:.0f}" for one in figures.values())) for users, figures in found.items()]
+    recording.table("The service under users of locust", ("users", *FIGURES), rows)
+    for users, figures in found.items():
+        recording.claim(
+            f"{users} users", f"requests a second of {users} users of locust, a resnet18 of full size",
+            figures["requests/s"], "requests/s", better="more",
+        )  # fmt: skip
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from urllib.request import Request, urlopen
 
 import psutil
 
+from benchmarks import results
+from benchmarks.results import Recording
 from benchmarks.serving.__main__ import FILES, free_port, load, servers, started
 from benchmarks.serving.model import make_home, png_files
 
@@ -30,14 +32,23 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--connections", type=int, default=512)
-    options = parser.parse_args()
+    results.add_option(parser)
+    options, recording = parser.parse_args(), Recording("benchmarks.serving.overload", ("onnxruntime",))
     with tempfile.TemporaryDirectory() as folder:
         make_home(Path(folder))
-        overload(Path(folder), options.minutes * 60, options.connections)
+        recovered, grown = overload(Path(folder), options.minutes * 60, options.connections)
+    after = f"after {options.minutes:g} minutes of {options.connections} connections"
+    recording.claim("recovery", f"a request is answered 200 again, {after}", recovered, "s")
+    recording.claim("memory", f"memory from the second minute to the last, {after}", grown, "MB more")
+    recording.write(options.result)
 
 
-def overload(home: Path, seconds: float, connections: int) -> None:
-    """Send load to a service of this home, and print what came of it."""
+def overload(home: Path, seconds: float, connections: int) -> tuple[float, float]:
+    """Send load to a service of this home, and print what came of it.
+
+    Returns:
+        Seconds until a request is answered 200 again, and the growth of the memory in MB.
+    """
     files, port = png_files(FILES), free_port()
     server = servers(port)[0]
     url = f"http://127.0.0.1:{port}{server.path}"
@@ -58,6 +69,7 @@ def overload(home: Path, seconds: float, connections: int) -> None:
         recovered = seconds_to_answer(url, files[0])
     grown = memory[-1] - memory[min(3, len(memory) - 1)]
     print(f"\n200 again {recovered:.2f} s after the load; memory grew by {grown:+.0f} MB")
+    return recovered, grown
 
 
 def megabytes(pid: int) -> float:

@@ -11,6 +11,8 @@ import logging
 import os
 import warnings
 
+from benchmarks import results
+from benchmarks.results import Recording
 from benchmarks.train import device, overhead, usual
 
 
@@ -30,26 +32,28 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpu-batch-size", type=int, default=1024)
     parser.add_argument("--gpu-epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=5)
+    results.add_option(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    options = _options()
+    options, recording = _options(), Recording("benchmarks.train", ("pytorch-lightning", "timm", "torch"))
     warnings.filterwarnings("ignore")
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     tables = {
-        "overhead": lambda: overhead.table(options.rounds, options.overhead_images),
+        "overhead": lambda: overhead.table(options.rounds, options.overhead_images, recording),
         "usual": lambda: usual.table(
-            options.images, options.workers, tuple(options.channels), options.rounds
+            options.images, options.workers, tuple(options.channels), options.rounds, recording
         ),
         "device": lambda: device.table(
-            options.gpu_images, options.gpu_epochs, options.gpu_batch_size, options.seeds
+            options.gpu_images, options.gpu_epochs, options.gpu_batch_size, options.seeds, recording
         ),
     }
     for name, table in tables.items():
         if options.only in (None, name):
             print(*table(), "", sep="\n", flush=True)
+    recording.write(options.result)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from benchmarks.results import Recording
 from benchmarks.train.common import DEVICE, characters, network, now, tensors, train, train_images
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.trainer import SplitData
@@ -25,7 +26,7 @@ def peak() -> float:
     return 20 * 2 * 8192**3 / (now() - start)
 
 
-def speeds(pixels: np.ndarray, labels: np.ndarray, sizes: list[int]) -> Iterator[str]:
+def speeds(pixels: np.ndarray, labels: np.ndarray, sizes: list[int], recording: Recording) -> Iterator[str]:
     """Images a second for several batch sizes."""
     best = peak()
     for size in sizes:
@@ -35,13 +36,20 @@ def speeds(pixels: np.ndarray, labels: np.ndarray, sizes: list[int]) -> Iterator
         )
         _, clock = train(network(settings), part, settings)
         rate = len(labels) // size * size / clock.warm
+        recording.claim(
+            f"peak-{size}", f"operations a second of a training, batch {size}", rate * FLOP_AN_IMAGE / 1e12,
+            "TFLOP/s", alternative=best / 1e12, alternative_name="the card's own bf16 matrix products",
+            better="more",
+        )  # fmt: skip
         yield (
             f"  batch {size:<32}{rate:8.0f} images/s   {rate * FLOP_AN_IMAGE / best:5.1%} of the peak "
             f"({best / 1e12:.0f} TFLOP/s)"
         )
 
 
-def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, seeds: int) -> Iterator[str]:
+def to_99(
+    pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, seeds: int, recording: Recording
+) -> Iterator[str]:
     """Seconds of fitting until 99 % of the validation images are read, the first time cold."""
     held = len(labels) * 2 // 10
     for seed in range(seeds):
@@ -53,6 +61,11 @@ def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, se
         module, clock = train(network(chosen), data, chosen)
         whole, accuracy = time.perf_counter() - start, [one["validation_accuracy"] for one in module.history]
         reached = next((number for number, value in enumerate(accuracy, 1) if value >= 0.99), None)
+        if reached:
+            recording.claim(
+                f"to-99-{seed}", f"from random weights to 99 % on {len(labels):,} images, seed {seed}",
+                sum(clock.epochs[:reached]), "s",
+            )  # fmt: skip
         seconds = f"{sum(clock.epochs[:reached]):8.2f} s" if reached else "   never"
         yield (
             f"  seed {seed} ({'warm' if seed else 'cold'}){'':<22}{seconds} of steps to 0.99; "
@@ -60,7 +73,7 @@ def to_99(pixels: np.ndarray, labels: np.ndarray, settings: TrainingSettings, se
         )
 
 
-def table(count: int, epochs: int, batch_size: int, seeds: int) -> list[str]:
+def table(count: int, epochs: int, batch_size: int, seeds: int, recording: Recording) -> list[str]:
     """Measure on the GPU, where there is one."""
     if DEVICE.type != "cuda":
         return [
@@ -73,6 +86,6 @@ def table(count: int, epochs: int, batch_size: int, seeds: int) -> list[str]:
     settings = TrainingSettings(epochs=epochs, batch_size=batch_size)
     return [
         f"On {torch.cuda.get_device_name()}: {count} generated images",
-        *speeds(pixels, labels, [64, 256, 1024, 4096]),
-        *to_99(pixels, labels, settings, seeds),
+        *speeds(pixels, labels, [64, 256, 1024, 4096], recording),
+        *to_99(pixels, labels, settings, seeds, recording),
     ]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from benchmarks.results import Recording
 from benchmarks.train.common import (
     DEVICE,
     characters,
@@ -102,7 +103,7 @@ class Comparison:
     limit: float
     """Times a bare loop's step that Lightning's may take."""
 
-    def lines(self, rounds: int) -> list[str]:
+    def lines(self, rounds: int, recording: Recording) -> list[str]:
         """Measure, rounds alternating, and return the lines of the table."""
         bare, ours = [], []
         for _ in range(rounds):
@@ -110,6 +111,12 @@ class Comparison:
             ours.append(with_lightning(self.model(), self.images))
         ratios = [one / other for one, other in zip(ours, bare, strict=True)]
         ratio = statistics.median(ratios)
+        middle = statistics.median(bare)
+        recording.claim(
+            self.name, f"a step of training with Lightning, {self.name}", middle * ratio * 1e3, "CPU ms",
+            alternative=middle * 1e3, alternative_name="a bare PyTorch loop, in turns",
+            target=f"{self.limit} times as long at most", met=ratio <= self.limit,
+        )  # fmt: skip
         return [
             f"  {self.name}",
             f"    bare loop {statistics.median(bare) * 1e3:10.3f} ms a step",
@@ -119,7 +126,7 @@ class Comparison:
         ]
 
 
-def table(rounds: int, resnet_images: int) -> list[str]:
+def table(rounds: int, resnet_images: int, recording: Recording) -> list[str]:
     """Measure both networks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,7 +140,7 @@ def table(rounds: int, resnet_images: int) -> list[str]:
     ]
     lines = [
         f"Lightning's overhead; {conditions(rounds)}",
-        *(line for one in comparisons for line in one.lines(rounds)),
+        *(line for one in comparisons for line in one.lines(rounds, recording)),
     ]
     torch.set_num_threads(threads)
     return lines

@@ -15,6 +15,7 @@ from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from captcha_assets.evaluation.staged_model import StagedModel
     from captcha_assets.models.predict_files import Reading
     from captcha_assets.models.registry import Champion
 
@@ -143,7 +144,7 @@ _reason = click.option("--reason", required=True, callback=_not_blank, help="The
 
 @click.group()
 def model() -> None:
-    """Models: list, show, promote, roll back, refuse, history."""
+    """Models: list, show, test, promote, roll back, refuse, history."""
 
 
 @model.command("list")
@@ -240,6 +241,54 @@ def export(settings: Settings, name: str) -> None:
         raise click.ClickException(
             "the export and the model give different predictions: do not serve the export"
         )
+
+
+@model.command("test")
+@click.argument("name", default="candidate")
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="Longest median CPU time for one image, whatever the champion takes; default: as for a promotion.",
+)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Compare on the labelled images of this folder; default: the test split.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def test_staged(
+    settings: Settings, name: str, latency: float | None, images: Path | None, as_json: bool
+) -> None:
+    """Test the model NAME (an id, or `candidate`) before it is promoted; change and record nothing.
+
+    The exported model is compared with the champion's: no less accurate by more than
+    CAPTCHA_PROMOTION_MARGIN, no class that falls, calibrated, the same answers as before the export, and
+    within the time for one image. The exit status is 1 where a criterion is not met.
+    """
+    from captcha_assets.evaluation.staged_model import check_staged
+
+    source = (images, load_dataset(settings.dataset)) if images else None
+    found = check_staged(settings, name, latency=latency, images=source)
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "passed": not found.failed}))
+    else:
+        _print_staged(found)
+    if found.failed:
+        words = "; ".join(one.words for one in found.failed)
+        raise click.ClickException(f"{found.model_id} is not ready to serve: {words}")
+
+
+def _print_staged(found: "StagedModel") -> None:
+    low, high = found.interval
+    click.echo(f"model     {found.model_id}")
+    click.echo(f"champion  {found.champion or 'none: there is nothing to compare with'}")
+    against = f", champion {found.champion_accuracy:.4f}" if found.champion_accuracy is not None else ""
+    click.echo(f"accuracy  {found.accuracy:.4f} ({low:.4f} to {high:.4f}, n = {found.images:,}){against}")
+    for one in found.criteria:
+        click.echo(f"{'met' if one.passed else 'NOT MET':8}  {one.name}: {one.words}")
 
 
 @model.command()

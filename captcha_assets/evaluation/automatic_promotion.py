@@ -1,30 +1,21 @@
 """The promotion of a candidate: the first model, then only one that meets the criteria."""
 
-import statistics
-import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import xxhash
 
-from captcha_assets.atomic_files import fetched
+from captcha_assets.evaluation import export_criteria
 from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
-from captcha_assets.evaluation.formatting import percent
 from captcha_assets.evaluation.recorded_criteria import FIRST_MODEL, criteria_of
 from captcha_assets.images.local_tables import LocalTables
 from captcha_assets.images.table_parts import version_of
 from captcha_assets.models import promotion_records, registry
-from captcha_assets.models.manifest import ModelFolderError, read_json
 from captcha_assets.models.newer_data import newer_data
-from captcha_assets.models.onnx_export import Parity
 from captcha_assets.models.overview import accuracy_figures, read_metrics
-from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import NEWER_DATA, Champion
 from captcha_assets.models.registry_records import now
@@ -69,7 +60,8 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
     returned. What a person refused, replaced or rolled back from is not promoted.
 
     Raises:
-        PromotionError: there is no candidate, or it is not exported.
+        PromotionError: there is no candidate, or it is not evaluated.
+        NotExportedError: it is not exported.
         RegistryError: a record of the registry is damaged.
         ModelFolderError: one of the models is damaged.
     """
@@ -127,14 +119,16 @@ def _decision(
     settings: Settings, data: LocalTables, new: str, champion: Champion | None, test_split: str
 ) -> Decision:
     """Return the decision on a candidate."""
-    parity = _parity(settings.paths, new)
-    comparison = _compared(settings, data, champion.model_id, new) if champion else None
-    criteria = (*(comparison.criteria if comparison else ()), parity, _latency(settings, champion, new))
+    against = champion.model_id if champion else None
+    parity = export_criteria.parity(settings.paths, new)
+    comparison = _compared(settings, data, against, new) if against else None
+    latency = export_criteria.latency(settings.paths, new, against, settings.promotion_latency)
+    criteria = (*(comparison.criteria if comparison else ()), parity, latency)
     failed = [criterion.words for criterion in criteria if not criterion.passed]
     ground = _ground(comparison)
     return Decision(
         candidate=new,
-        champion=champion.model_id if champion else None,
+        champion=against,
         test_split=test_split,
         splits_version=version_of(data.splits),
         since=now(),
@@ -158,17 +152,22 @@ def _reason(comparison: Comparison | None, ground: str) -> str:
     return f"{'a better test accuracy' if ground == SUPERIORITY else 'newer data, no worse'}: {accuracies}"
 
 
+def promotion_limits(settings: Settings) -> PromotionLimits:
+    """Return the limits that the settings name."""
+    return PromotionLimits(
+        margin=settings.promotion_margin,
+        level=settings.promotion_level,
+        calibration_error=settings.promotion_calibration_error,
+    )
+
+
 def _compared(settings: Settings, data: LocalTables, champion: str, candidate: str) -> Comparison:
     """Compare the candidate with the champion, both measured on today's test split."""
     reference = registry.reference(registry.history(settings.paths.models))
     return compare(
         evaluate_stored(settings.paths, data, champion).predictions,
         _predictions(settings.paths, data, candidate),
-        PromotionLimits(
-            margin=settings.promotion_margin,
-            level=settings.promotion_level,
-            calibration_error=settings.promotion_calibration_error,
-        ),
+        promotion_limits(settings),
         newer_data=newer_data(settings.paths, candidate, champion, version_of(data.splits)),
         reference_predictions=None
         if reference == champion
@@ -188,49 +187,3 @@ def _predictions(paths: Paths, data: LocalTables, model_id: str) -> pl.DataFrame
         return pl.read_parquet(str(path))
     except pl.exceptions.ComputeError as error:
         raise PromotionError(f"{path} is damaged ({error}): materialize evaluation again") from error
-
-
-def _parity(paths: Paths, candidate: str) -> Criterion:
-    path = paths.onnx_model(candidate) / "parity.json"
-    if not path.exists():
-        raise PromotionError(f"the candidate {candidate} is not exported: materialize onnx_model first")
-    with fetched(path) as local:
-        parity = Parity(**read_json(local))
-    figures = {"agreement": parity.agreement, "largest difference": parity.max_abs_difference}
-    words = f"the export agrees on {percent(parity.agreement, 2)} of {parity.images:,} images"
-    return Criterion("onnx_parity", parity.passed, figures, words)
-
-
-def _latency(settings: Settings, champion: Champion | None, candidate: str) -> Criterion:
-    limit = settings.promotion_latency
-    with ExitStack() as stack:
-        predictors = {candidate: _exported(settings.paths, stack, candidate)}
-        if champion:
-            # A champion that cannot be opened does not block a candidate.
-            with suppress(ModelFolderError, OSError):
-                predictors[champion.model_id] = _exported(settings.paths, stack, champion.model_id)
-        times = _median_times(predictors)
-    new, old = times[candidate], times.get(champion.model_id) if champion else None
-    passed = new <= max(limit, old or 0)
-    words = f"{new:.1f} ms for one image, {limit:g} ms are allowed"
-    figures = {"candidate": new, "limit": limit} | ({"champion": old} if old else {})
-    return Criterion("latency", passed, figures, f"{words} (champion {old:.1f} ms)" if old else words)
-
-
-def _exported(paths: Paths, stack: ExitStack, model_id: str) -> OnnxPredictor:
-    return OnnxPredictor(stack.enter_context(fetched(paths.onnx_model(model_id))), threads=1)
-
-
-def _median_times(predictors: Mapping[str, OnnxPredictor], rounds: int = 50) -> dict[str, float]:
-    """Median time of the exported models for one image, in ms, measured in turns on one thread.
-
-    The processor's time: a machine that is busy otherwise is no reason not to promote a model.
-    """
-    times: dict[str, list[float]] = {model: [] for model in predictors}
-    for _ in range(rounds):
-        for model, predictor in predictors.items():
-            image = np.zeros((1, *predictor.config.image_shape), np.uint8)
-            began = time.process_time()
-            predictor.predict(image)
-            times[model].append(1000 * (time.process_time() - began))
-    return {model: statistics.median(measured) for model, measured in times.items()}

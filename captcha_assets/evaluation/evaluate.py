@@ -88,10 +88,10 @@ def evaluate(
     """
     name = model_id(model_folder)
     predictor = TorchPredictor(model_folder)
-    images = _images(tables, splits, split, predictor.config)
+    images = images_of_split(tables, splits, split, predictor.config)
     probabilities = predictor.predict(images.pixels)
     metrics = compute_metrics(probabilities, images.labels, images.classes)
-    predictions = _predictions(images, probabilities, split)
+    predictions = predictions_of(images, probabilities, split)
     mistakes = _mistakes(images, predictions)
     plot_images = _plot_images(metrics, mistakes, read_history(model_folder))
     page = render(
@@ -148,7 +148,13 @@ def evaluate_named(paths: Paths, name: str) -> Evaluation:
         return evaluate_stored(paths, data, model_id)
 
 
-def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
+def images_of_split(tables: Sequence[Path], splits: Path, split: str, config: ModelConfig) -> SplitImages:
+    """Return the images of a split, for a model.
+
+    Raises:
+        EvaluationError: the split has no images.
+        ReaderError: the tables are damaged, or not of one state with the splits.
+    """
     images = read_split(tables, splits, split, classes=config.classes, shape=config.image_shape)
     if len(images) == 0:
         raise EvaluationError(
@@ -158,7 +164,8 @@ def _images(tables: Sequence[Path], splits: Path, split: str, config: ModelConfi
     return images
 
 
-def _predictions(images: SplitImages, probabilities: npt.NDArray[np.float32], split: str) -> pl.DataFrame:
+def predictions_of(images: SplitImages, probabilities: npt.NDArray[np.float32], split: str) -> pl.DataFrame:
+    """Return a row per image: see `Evaluation.predictions`."""
     classes = np.array(images.classes)
     return pl.DataFrame(
         {
