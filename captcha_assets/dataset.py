@@ -196,8 +196,12 @@ CAPTCHA = DatasetSpec(
 )
 
 
-def load_dataset(address: str | None) -> DatasetSpec:
+def load_dataset(address: str | None, setting: str = "CAPTCHA_DATASET") -> DatasetSpec:
     """Return the data set at `module:name`, CAPTCHA characters for None.
+
+    Args:
+        address: where it is; without a name, `DATASET` of the module.
+        setting: what gives the address, for messages.
 
     Raises:
         DatasetError: there is no such module, or nothing of this name in it that is a `DatasetSpec`.
@@ -208,7 +212,7 @@ def load_dataset(address: str | None) -> DatasetSpec:
     try:
         found = getattr(importlib.import_module(module), name or "DATASET")
     except (ImportError, AttributeError, ValueError) as error:
-        raise DatasetError(f"CAPTCHA_DATASET={address!r} cannot be used: {error}") from error
+        raise DatasetError(f"{setting}={address!r} cannot be used: {error}") from error
     if not isinstance(found, DatasetSpec):
-        raise DatasetError(f"CAPTCHA_DATASET={address!r} cannot be used: it is no DatasetSpec")
+        raise DatasetError(f"{setting}={address!r} cannot be used: it is no DatasetSpec")
     return found

@@ -65,7 +65,7 @@ def test_dagster_is_imported_in_defs_definitions_and_the_command_line_only() -> 
         for module in modules()
         for node, name in imports(module)
         if _of_dagster(name)
-        and module.package not in {"defs", "definitions", "cli"}
+        and module.package not in {"defs", "definitions", "component", "cli"}
         and not (module.inside == "training/__main__.py" and name.startswith("dagster_pipes"))
     ]
     assert elsewhere == []
