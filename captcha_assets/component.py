@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from captcha_assets.dataset import DatasetError, load_dataset
 from captcha_assets.definitions import build_definitions
-from captcha_assets.defs.names import Names
+from captcha_assets.defs.names import PREFIX, Names
 from captcha_assets.defs.prefixed_assets import PrefixedDataset
 from captcha_assets.defs.prefixed_definitions import prefixed_definitions
 from captcha_assets.settings import Settings, load_settings
@@ -73,6 +73,7 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
         examples=["homes/digits"],
     )
     prefix: str = Field(
+        pattern=PREFIX,
         description="First part of the asset keys: small letters, digits and underscores.",
         examples=["digits"],
     )
@@ -87,18 +88,18 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
         """Return the assets, checks, jobs and sensors of the data set.
 
         Raises:
-            DagsterInvalidDefinitionError: an attribute cannot be used; the message names it.
+            DagsterInvalidDefinitionError: there is no such data set.
         """
         try:
-            spec, names = load_dataset(self.dataset, "dataset"), Names(self.prefix)
+            spec = load_dataset(self.dataset, "dataset")
         except DatasetError as error:
             raise dg.DagsterInvalidDefinitionError(str(error)) from error
-        except ValueError as error:
-            raise dg.DagsterInvalidDefinitionError(f"prefix={error}") from error
         home = (context.project_root / Path(self.home).expanduser()).resolve()
         reports = {"reports_url": self.reports_url} if self.reports_url else {}
         plain = [one for one in build_definitions(spec).assets or [] if isinstance(one, dg.AssetsDefinition)]
-        of = PrefixedDataset(names, spec, lambda: settings_of(home, spec.kaggle_dataset, **reports))
+        of = PrefixedDataset(
+            Names(self.prefix), spec, lambda: settings_of(home, spec.kaggle_dataset, **reports)
+        )
         return prefixed_definitions(plain, of)
 
 

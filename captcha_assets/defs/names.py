@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-_PREFIX = re.compile(r"[a-z][a-z0-9_]*")
+#: What a prefix is.
+PREFIX = r"^[a-z][a-z0-9_]*$"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Names:
     prefix: str | None = None
 
     def __post_init__(self) -> None:
-        if self.prefix is not None and not _PREFIX.fullmatch(self.prefix):
+        if self.prefix is not None and not re.fullmatch(PREFIX, self.prefix):
             raise ValueError(
                 f"{self.prefix!r} cannot be used: begin with a small letter, and go on with small letters, "
                 "digits and underscores"
