@@ -84,17 +84,27 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
         examples=["http://localhost:3002"],
     )
 
+    def home_in(self, project: Path) -> Path:
+        """Return the absolute folder of the home in a project."""
+        return (project / Path(self.home).expanduser()).resolve()
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the assets, checks, jobs and sensors of the data set.
 
         Raises:
-            DagsterInvalidDefinitionError: there is no such data set.
+            DagsterInvalidDefinitionError: there is no such data set, or its home is that of another one.
         """
         try:
             spec = load_dataset(self.dataset, "dataset")
         except DatasetError as error:
-            raise dg.DagsterInvalidDefinitionError(str(error)) from error
-        home = (context.project_root / Path(self.home).expanduser()).resolve()
+            raise dg.DagsterInvalidDefinitionError(str(error)) from None  # it says it all
+        home = self.home_in(context.project_root)
+        for other in context.component_tree.get_all_components(ImageClassification):
+            if other.prefix != self.prefix and other.home_in(context.project_root) == home:
+                raise dg.DagsterInvalidDefinitionError(
+                    f"home={self.home!r} cannot be used for {self.prefix} and {other.prefix}: one home holds "
+                    "one data set, name another folder"
+                )
         reports = {"reports_url": self.reports_url} if self.reports_url else {}
         plain = [one for one in build_definitions(spec).assets or [] if isinstance(one, dg.AssetsDefinition)]
         of = PrefixedDataset(

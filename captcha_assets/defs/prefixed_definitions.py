@@ -149,6 +149,8 @@ def follow_registrations(paths: Paths, instance: dg.DagsterInstance, names: Name
     there = set(instance.get_dynamic_partitions(partitions))  # first: a batch is registered before it is here
     if not paths.registrations.exists():
         return
+    if not paths.component.exists():  # commands read it
+        paths.component.write_text(f"{names.prefix}\n")
     known = set(batch_registration.known_batches(paths))
     if new := sorted(known - there):
         instance.add_dynamic_partitions(partitions, new)
