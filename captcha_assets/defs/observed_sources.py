@@ -4,7 +4,7 @@ A change is an observation of the source, logged without a run: by the next comm
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -131,8 +131,7 @@ def observed_sources(
     automated = is_on(context.instance, "automation")
     requests = list(restorations(settings, context.instance)) if automated else []
     unusable = problems(settings.paths)
-    alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
-    alerts += drift_alerts(settings, context.instance)
+    alerts = [*file_alerts(unusable), *drift_alerts(settings, context.instance)]
     skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
         asset_events=observed,
@@ -140,6 +139,11 @@ def observed_sources(
         skip_reason=None if observed or requests else skipped,
         cursor=send_new(settings, alerts, context.cursor),
     )
+
+
+def file_alerts(unusable: Sequence[str]) -> list[Alert]:
+    """Return an alert of each file that cannot be used."""
+    return [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
 
 
 #: Losses that no run can restore: a person has to act.

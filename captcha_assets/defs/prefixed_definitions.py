@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.alerts import send_new
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import automation
 from captcha_assets.defs.jobs import everything
@@ -21,6 +22,7 @@ from captcha_assets.defs.model.retraining_sensor import (
 from captcha_assets.defs.names import Names
 from captcha_assets.defs.observed_sources import (
     changed_sources,
+    file_alerts,
     observed_sources,
     report_losses,
     restorations,
@@ -120,7 +122,7 @@ def _sources_sensor(of: PrefixedDataset, materializable: Sequence[dg.AssetKey]) 
         "Observes the batch catalog, `label_decisions.csv`, `configs/training.yaml` and the files of all "
         "assets, so that the UI shows what is missing, damaged or stale. While the sensor "
         f"`{of.names.name(automation.name)}` is on, it starts a run for what is missing or damaged, once for "
-        "each loss.",
+        "each loss. Alerts once of a file that cannot be used.",
     )
     def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         settings, instance = of.settings(), context.instance
@@ -129,12 +131,13 @@ def _sources_sensor(of: PrefixedDataset, materializable: Sequence[dg.AssetKey]) 
         report_losses(settings, instance, of.names)
         automated = is_on(instance, of.names.name(automation.name))
         requests = list(restorations(settings, instance, of.names)) if automated else []
-        unusable = "; ".join(problems(settings.paths))
-        skipped = unusable or "the sources are as they were observed last"
+        unusable = problems(settings.paths)
+        skipped = "; ".join(unusable) or "the sources are as they were observed last"
         return dg.SensorResult(
             asset_events=observed,
             run_requests=requests,
             skip_reason=None if observed or requests else skipped,
+            cursor=send_new(settings, file_alerts(unusable), context.cursor),
         )
 
     return look

@@ -145,7 +145,13 @@ def test_only_the_data_set_and_its_generator_know_the_characters() -> None:
 
 
 #: What chooses the data set; the generator draws CAPTCHA characters and nothing else.
-CHOOSES_THE_DATA_SET = {"definitions", "cli", "sources/synthetic_batches.py", "sources/kaptcha_renderer.py"}
+CHOOSES_THE_DATA_SET = {
+    "definitions",
+    "component",
+    "cli",
+    "sources/synthetic_batches.py",
+    "sources/kaptcha_renderer.py",
+}
 
 
 def test_the_library_is_given_its_data_set() -> None:
