@@ -5,33 +5,38 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import xxhash
 import yaml
 
 from captcha_assets.component import ImageClassificationScaffolder, ScaffoldParams, settings_of
+from captcha_assets.dataset import CAPTCHA, DatasetSpec
 from captcha_assets.definitions import build_definitions
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE, open_instance_at
 from captcha_assets.defs.names import Names
 from captcha_assets.defs.prefixed_assets import PrefixedDataset, prefixed_asset
 from captcha_assets.defs.prefixed_definitions import prefixed_definitions
+from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests.commands import run
 from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.defs import recorded_interface
 from captcha_assets_tests.defs.digits import DATASET as DIGITS
+from captcha_assets_tests.serving.predictions import prediction
 
-LEFT_OUT = {"serving", "sweep"}
+LEFT_OUT = {"sweep"}
 
 
-def prefixed(prefix: str, home: Path) -> dg.Definitions:
-    of = PrefixedDataset(Names(prefix), DIGITS, lambda: settings_of(home, None))
-    return prefixed_definitions(list(build_definitions(DIGITS).assets or ()), of)
+def prefixed(prefix: str, home: Path, spec: DatasetSpec = DIGITS) -> dg.Definitions:
+    of = PrefixedDataset(Names(prefix), spec, lambda: settings_of(home, None))
+    return prefixed_definitions(list(build_definitions(spec).assets or ()), of)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +97,7 @@ def test_a_training_is_configured_as_in_a_code_location_of_its_own(both: dg.Defi
 
 def test_sensors_that_act_are_off_until_switched_on(both: dg.Definitions) -> None:
     on = {sensor.name: sensor.default_status.value == "RUNNING" for sensor in both.sensors or ()}
-    acting = ("automation", "inbox_sensor", "retraining")
+    acting = ("automation", "inbox_sensor", "retraining", "automatic_rollback")
     expected = {f"{prefix}_{name}": False for prefix in ("one", "two") for name in acting}
     assert on == expected | {"one_observed_sources": True, "two_observed_sources": True}
 
@@ -262,6 +267,47 @@ def test_a_home_that_is_not_mounted_has_lost_no_batch(
     (tmp_path / "one").rename(tmp_path / "unmounted")
     tick("one_observed_sources")
     assert instance.get_dynamic_partitions("one_batch") == ["october"]
+
+
+@pytest.mark.slow
+def test_corrections_of_a_service_become_a_batch_of_its_own_data_set(
+    tmp_path: Path, instance: dg.DagsterInstance, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTCHA_CORRECTIONS_IN_BATCH", "1")
+    day, home = "2026-11-28", tmp_path / "one"
+    synthetic_batches.write_archive(tmp_path / "served.zip", 10, seed=77)
+    with (
+        zipfile.ZipFile(tmp_path / "served.zip") as archive,
+        open_prediction_log(f"sqlite:///{home}/.serving/predictions.db") as log,
+    ):
+        for number, member in enumerate(sorted(archive.namelist())):
+            image = archive.read(member)
+            hashed = xxhash.xxh3_128_hexdigest(image)
+            assert log.record(prediction(number, image=image, image_hash=hashed, statistics={}))
+        assert log.flush()
+        log.correct("id-0", "a", "ann")
+    for name in ("one", "two"):
+        tick(f"{name}_observed_sources")
+    assert instance.get_dynamic_partitions("one_day") == [day]
+    made = prefixed("one", home, CAPTCHA)
+    keys = [dg.AssetKey(["one", asset]) for asset in ("prediction_log", "corrections")]
+    job = made.resolve_implicit_global_asset_job_def().get_subset(asset_selection=set(keys))
+    assert job.execute_in_process(instance=instance, partition_key=day).success
+    assert instance.get_dynamic_partitions("one_batch") == [f"corrections-{day}"]
+    for partition_set in ("two_day", "two_batch", "day", "batch"):
+        assert instance.get_dynamic_partitions(partition_set) == []
+
+
+def test_a_log_that_is_named_for_the_whole_process_gives_no_data_set_days(
+    tmp_path: Path, instance: dg.DagsterInstance, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"sqlite:///{tmp_path}/predictions.db"
+    with open_prediction_log(address) as log:
+        assert log.record(prediction(0))
+        assert log.flush()
+    monkeypatch.setenv("CAPTCHA_SERVING_PREDICTION_LOG", address)
+    tick("one_observed_sources")
+    assert instance.get_dynamic_partitions("one_day") == []
 
 
 def test_a_command_that_knows_no_prefix_leaves_the_instance_of_the_project_alone(
