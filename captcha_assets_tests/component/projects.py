@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
+from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.defs.test_other_datasets import crops, encoded, write
 from captcha_assets_tests.template.projects import said
 
@@ -78,7 +79,8 @@ def dg_said(folder: Path, *arguments: str) -> str:
 
 def variables(folder: Path) -> dict[str, str]:
     """Environment of a project that is not installed, with an instance of its own."""
-    return {"DAGSTER_HOME": str(folder / ".dagster"), "PYTHONPATH": str(folder / "src"), "COLUMNS": "200"}
+    modules = f"{folder / 'src'}:{REPOSITORY}"
+    return {"DAGSTER_HOME": str(folder / ".dagster"), "PYTHONPATH": modules, "COLUMNS": "200"}
 
 
 def digits_archive(path: Path) -> str:
