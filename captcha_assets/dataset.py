@@ -203,10 +203,14 @@ CAPTCHA = DatasetSpec(
 )
 
 
-def load_dataset(address: str | None) -> DatasetSpec:
+def load_dataset(address: str | None, setting: str = "CAPTCHA_DATASET") -> DatasetSpec:
     """Return the data set at `module:name`, CAPTCHA characters for None.
 
     The module is imported, and so executed.
+
+    Args:
+        address: where it is.
+        setting: what gives the address, for messages.
 
     Raises:
         DatasetError: the address is none, the module cannot be imported, or nothing of this name in it is a
@@ -214,7 +218,7 @@ def load_dataset(address: str | None) -> DatasetSpec:
     """
     if address is None:
         return CAPTCHA
-    rejected = f"CAPTCHA_DATASET={address!r} cannot be used:"
+    rejected = f"{setting}={address!r} cannot be used:"
     if not _ADDRESS.fullmatch(address):
         raise DatasetError(f"{rejected} give module:NAME of a DatasetSpec, such as my_images.dataset:DATASET")
     module, _, name = address.partition(":")

@@ -225,6 +225,11 @@ class Paths(BaseSettings):
         return self.home / ".restoring"
 
     @property
+    def component(self) -> Path:
+        """File with the prefix of the component that this home belongs to, in a project with other assets."""
+        return self.home / ".component"
+
+    @property
     def dagster_home(self) -> Path:
         """Folder of the Dagster instance."""
         return self.home / ".dagster"

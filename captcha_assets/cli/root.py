@@ -27,8 +27,8 @@ _MAKING_A_HOME = (["batch", "add"], ["automation", "on"], ["ui"], ["backup", "re
 #: The commands that write nothing that depends on the data set.
 _READING = (
     ["automation", "off"], ["automation", "show"], ["backup", "create"], ["batch", "list"], ["compute"],
-    ["lineage"], ["model", "history"], ["model", "list"], ["model", "show"], ["predict"], ["profile"],
-    ["reports"], ["status"], ["sweep", "show"],
+    ["lineage"], ["model", "history"], ["model", "list"], ["model", "show"], ["model", "test"], ["predict"],
+    ["profile"], ["reports"], ["status"], ["sweep", "show"],
 )  # fmt: skip
 
 

@@ -8,21 +8,13 @@ from typing import Any
 
 import dagster as dg
 
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.serving.settings import wanted_precision
 
 # Every command would repeat it; an upgrade of Dagster is tested like any other.
 warnings.filterwarnings("ignore", ".*map_resolved_asset_specs", dg.PreviewWarning)
 
 OWNERS = ["team:captcha-assets"]
-
-# `image_index` leaves out a batch that failed its checks. Such a batch must not block the others, so the
-# policy of the index ignores the checks of `image_table`.
-_BLOCKING_CHECKS_PASSED = dg.AutomationCondition.all_deps_blocking_checks_passed().ignore(
-    dg.AssetSelection.assets("image_table")
-)
-
-# A source that was never observed blocks nothing: no batch was removed, there is no decision.
-_OPTIONAL = dg.AssetSelection.assets("label_decisions", "batch_catalog", "served_predictions")
 
 # Content, not events: materializing the same content again changes nothing downstream.
 _NEW: dg.AutomationCondition[Any] = (
@@ -36,20 +28,37 @@ _MISSING: dg.AutomationCondition[Any] = dg.AutomationCondition.newly_missing().s
     dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
 )
 
-# No input is missing or being materialized.
-_READY = (
-    ~dg.AutomationCondition.any_deps_missing().ignore(_OPTIONAL)
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-    & _BLOCKING_CHECKS_PASSED
-)
-
 # No input is requested in the same tick: what depends on the index and on its tables waits for the index.
 _NO_INPUT_REQUESTED = ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
 
+
+def _ready(names: Names) -> dg.AutomationCondition[Any]:
+    """No input is missing or being materialized, and the blocking checks of all inputs have passed."""
+    # A source that was never observed blocks nothing: no batch was removed, there is no decision.
+    optional = names.keys("label_decisions", "batch_catalog", "served_predictions")
+    # `image_index` leaves out a batch that failed its checks. Such a batch must not block the others, so the
+    # policy of the index ignores the checks of `image_table`.
+    blocking_checks_passed = dg.AutomationCondition.all_deps_blocking_checks_passed().ignore(
+        names.keys("image_table")
+    )
+    return (
+        ~dg.AutomationCondition.any_deps_missing().ignore(optional)
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+        & blocking_checks_passed
+    )
+
+
 # One request for each change, whether the run succeeds or not: a failing step is not repeated for ever.
-ON_NEW_CONTENT = (_NEW.since_last_handled() & _READY & _NO_INPUT_REQUESTED).with_label("on_new_content")
-ON_NEW_BATCH = ((_NEW.since_last_handled() | _MISSING) & _READY).with_label("on_new_batch")
+def on_new_content(names: Names) -> dg.AutomationCondition[Any]:
+    """Return the policy of assets over all batches."""
+    return (_NEW.since_last_handled() & _ready(names) & _NO_INPUT_REQUESTED).with_label("on_new_content")
+
+
+def on_new_batch(names: Names) -> dg.AutomationCondition[Any]:
+    """Return the policy of assets that are partitioned."""
+    return ((_NEW.since_last_handled() | _MISSING) & _ready(names)).with_label("on_new_batch")
+
 
 #: They cost as many trainings as there are trials.
 SWEEPS = (dg.AssetKey("sweep_trial"), dg.AssetKey("sweep_leaderboard"))
@@ -83,9 +92,14 @@ automation = dg.AutomationConditionSensorDefinition(
 def with_policies(definitions: dg.Definitions) -> dg.Definitions:
     """Give every materializable asset its owners and its automation policy, in one place."""
     return definitions.map_resolved_asset_specs(
-        func=lambda spec: spec.replace_attributes(owners=OWNERS, automation_condition=_condition(spec)),
+        func=_with_policy,
         selection=dg.AssetSelection.all(),
     )
+
+
+def _with_policy(spec: dg.AssetSpec) -> dg.AssetSpec:
+    policy = policy_of(spec.key.to_user_string(), partitioned=spec.partitions_def is not None)
+    return spec.replace_attributes(owners=OWNERS, automation_condition=policy)
 
 
 def without_policy() -> frozenset[dg.AssetKey]:
@@ -93,7 +107,8 @@ def without_policy() -> frozenset[dg.AssetKey]:
     return frozenset({_TRAINED, *only_when_asked()})
 
 
-def _condition(spec: dg.AssetSpec) -> dg.AutomationCondition[Any] | None:
-    if spec.key in without_policy():
+def policy_of(asset: str, *, partitioned: bool, names: Names = PLAIN) -> dg.AutomationCondition[Any] | None:
+    """Return the automation policy of an asset, None for one that the sensor never materializes."""
+    if dg.AssetKey(asset) in without_policy():
         return None
-    return ON_NEW_BATCH if spec.partitions_def is not None else ON_NEW_CONTENT
+    return on_new_batch(names) if partitioned else on_new_content(names)

@@ -3,7 +3,7 @@
 `captcha_assets_tests/defs/test_dagster_internals.py` notices an upgrade that changes one of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ __all__ = [
     "StaleCause",
     "StaleCauseCategory",
     "StaleStatus",
+    "body_of",
     "input_version_tag",
     "is_reserved_asset_job_name",
     "last_ended",
@@ -110,15 +111,15 @@ def stale_status_resolver(instance: dg.DagsterInstance, graph: BaseAssetGraph) -
     return CachingStaleStatusResolver(instance, graph, _Lookup(instance))
 
 
-def observed_version(instance: dg.DagsterInstance, source: str) -> dg.DataVersion | None:
+def observed_version(instance: dg.DagsterInstance, source: str | dg.AssetKey) -> dg.DataVersion | None:
     """Return the data version that an observable source was observed with last; None for never."""
-    record = instance.get_latest_data_version_record(dg.AssetKey(source), is_source=True)
+    record = instance.get_latest_data_version_record(dg.AssetKey.from_coercible(source), is_source=True)
     return extract_data_version_from_entry(record.event_log_entry) if record else None
 
 
-def input_version_tag(asset: str) -> str:
+def input_version_tag(asset: str | dg.AssetKey) -> str:
     """Return the tag by which a materialization says which version of an input asset it has read."""
-    return get_input_data_version_tag(dg.AssetKey(asset))
+    return get_input_data_version_tag(dg.AssetKey.from_coercible(asset))
 
 
 def reads_latest_inputs(
@@ -139,6 +140,11 @@ def reads_latest_inputs(
         and known == {get_input_data_version_tag(key) for key in latest}
         and all(read[key].isdecimal() and (now or 0) <= int(read[key]) for key, now in latest.items())
     )
+
+
+def body_of(definition: dg.AssetsDefinition) -> Callable[..., Any]:
+    """Return the function that an asset's decorator was given: it names the resources that it takes."""
+    return definition.op.compute_fn.decorated_fn  # type: ignore[union-attr]
 
 
 def last_ended(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:

@@ -17,6 +17,7 @@ from captcha_assets.defs.input_versions import recorded_versions, version_of
 from captcha_assets.defs.materializations import last_materialized, records_of
 from captcha_assets.defs.model.champion_checks import RECORD
 from captcha_assets.defs.model.champion_events import report_champion, report_criteria
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
@@ -60,7 +61,7 @@ _STEPS = {
 
 
 def report(
-    paths: Paths, instance: dg.DagsterInstance, *, verify: bool = False
+    paths: Paths, instance: dg.DagsterInstance, names: Names = PLAIN, *, verify: bool = False
 ) -> list[dg.AssetMaterialization]:
     """Report the events that make Dagster's record agree with the disk, and return those of the outputs.
 
@@ -70,65 +71,66 @@ def report(
     Args:
         paths: where things are kept.
         instance: where it is reported.
+        names: how the assets are called there.
         verify: read every file, whatever its size and times say.
     """
-    writing, recorded = _being_written(instance), _recorded(instance)
+    writing, recorded = _being_written(instance, names), _recorded(instance, names)
     versions = StoredVersions(paths, verify=verify)
     if verify and paths.profile == "local":
         dvc_snapshot.verify_remote(paths.home, paths.dvc_remote)
-    found = {output: _look(paths, instance, output, versions) for output in recorded}
+    found = {output: _look(paths, instance, output, versions, names) for output in recorded}
     versions.save()
-    writing |= _being_written(instance)
-    now = _recorded(instance)
+    writing |= _being_written(instance, names)
+    now = _recorded(instance, names)
     settled = {
         output: stored
         for output, stored in found.items()
         if output.asset not in writing and now.get(output) == recorded[output]
     }
-    if _champion_changed(instance, settled.get(_CHAMPION, Stored())):
+    if _champion_changed(instance, settled.get(_CHAMPION, Stored()), names):
         del settled[_CHAMPION]
         if serves := registry.champion(paths.models):
-            report_champion(paths, instance, serves)
+            report_champion(paths, instance, serves, names)
     events = [
         event
         for output, stored in settled.items()
-        for event in _event(instance, output, recorded[output], stored)
+        for event in _event(instance, output, recorded[output], stored, names)
     ]
     for event in events:
         instance.report_runless_asset_event(event)
     restored = settled.get(_CHAMPION, Stored()).version
     if restored and recorded[_CHAMPION] == NO_VALUE and (serves := registry.champion(paths.models)):
-        report_criteria(paths, instance, serves)
+        report_criteria(paths, instance, serves, names)
     return events
 
 
-def _champion_changed(instance: dg.DagsterInstance, stored: Stored) -> bool:
+def _champion_changed(instance: dg.DagsterInstance, stored: Stored, names: Names) -> bool:
     """Whether another champion serves than Dagster knows, and is whole: a change, no loss.
 
     The command that changes it reports it as well, a moment after the change.
     """
     if stored.version in (None, NO_CHAMPION):
         return False
-    last = last_materialized(instance, _CHAMPION)
+    last = last_materialized(instance, _CHAMPION, names)
     return last is not None and (last.tags or {})[DATA_VERSION_TAG] != stored.version
 
 
-def _being_written(instance: dg.DagsterInstance) -> set[str]:
+def _being_written(instance: dg.DagsterInstance, names: Names) -> set[str]:
     """Return the assets whose steps are under way now, in whatever run."""
-    found: set[str] = set()
+    found: set[dg.AssetKey] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_WRITING)):
         logs = instance.all_logs(run.run_id, of_type=_STEPS)
         found |= _assets_of_active_steps(entry.dagster_event for entry in logs if entry.dagster_event)
-    return found
+    return {asset for key in found if (asset := names.asset(key))}
 
 
-def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[str]:
+def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[dg.AssetKey]:
     """Return the assets of the steps that have started and not ended."""
-    assets: dict[str | None, set[str]] = {}
+    assets: dict[str | None, set[dg.AssetKey]] = {}
     active: set[str | None] = set()
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and event.asset_key:
-            assets.setdefault(event.step_key, set()).add(event.asset_key.to_user_string())
+            assets.setdefault(event.step_key, set()).add(event.asset_key)
         elif event.event_type == dg.DagsterEventType.STEP_START:
             active.add(event.step_key)
         else:
@@ -136,31 +138,33 @@ def _assets_of_active_steps(events: Iterable[dg.DagsterEvent]) -> set[str]:
     return set().union(*(assets.get(step, set()) for step in active))
 
 
-def _recorded(instance: dg.DagsterInstance) -> dict[Output, str]:
+def _recorded(instance: dg.DagsterInstance, names: Names) -> dict[Output, str]:
     """Return the data version that Dagster knows of every output that was ever materialized."""
     found: dict[Output, str] = {}
     for asset, partition_set in _PARTITIONED.items():
-        there = set(instance.get_dynamic_partitions(partition_set))
-        versions = recorded_versions(instance, asset)
+        there = set(instance.get_dynamic_partitions(names.name(partition_set)))
+        versions = recorded_versions(instance, asset, names)
         found |= {Output(asset, key): version for key, version in versions.items() if key in there}
-    others = [dg.AssetKey(asset) for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys())]
-    events = instance.event_log_storage.get_latest_materialization_events(others)  # one query for all
-    for key in others:
+    others = {names.key(asset): asset for asset in sorted(KNOWN_ASSETS - _PARTITIONED.keys())}
+    events = instance.event_log_storage.get_latest_materialization_events(list(others))  # one query for all
+    for key, asset in others.items():
         event = events.get(key)
         known = event.asset_materialization if event else None
         if known and DATA_VERSION_TAG in (known.tags or {}):
             model = known.metadata.get(_MODEL)
-            output = Output(key.to_user_string(), model=str(model.value) if model else None)
+            output = Output(asset, model=str(model.value) if model else None)
             found[output] = (known.tags or {})[DATA_VERSION_TAG]
     return found
 
 
-def _look(paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions) -> Stored:
+def _look(
+    paths: Paths, instance: dg.DagsterInstance, output: Output, versions: StoredVersions, names: Names
+) -> Stored:
     """Return the state on disk, where it agrees with what only Dagster recorded."""
     stored = versions.look(output)
     if stored.version is None or output.asset not in _RECORDED_IN_DAGSTER:
         return stored
-    last = last_materialized(instance, output)
+    last = last_materialized(instance, output, names)
     problem = last and _RECORDED_IN_DAGSTER[output.asset](paths, last)
     return Stored(problem=problem) if problem else stored
 
@@ -190,18 +194,18 @@ _RECORDED_IN_DAGSTER = {"data_snapshot": _not_pushed, "champion": _lost_record}
 
 
 def _event(
-    instance: dg.DagsterInstance, output: Output, recorded: str, stored: Stored
+    instance: dg.DagsterInstance, output: Output, recorded: str, stored: Stored, names: Names
 ) -> Iterator[dg.AssetMaterialization]:
     """Yield the event that Dagster lacks of one output, if any."""
     if stored.version == recorded:
         return
     if recorded != NO_VALUE:
         changed = f"changed: {stored.path} does not hold what was materialized"
-        yield lost(output, stored.problem or changed)
+        yield lost(output, stored.problem or changed, names)
     elif stored.version is not None:
-        yield from _restored(instance, output, stored.version)
-    elif stored.problem and _is_another(stored.problem, problem_of(instance, output)):
-        yield lost(output, stored.problem)
+        yield from _restored(instance, output, stored.version, names)
+    elif stored.problem and _is_another(stored.problem, problem_of(instance, output, names)):
+        yield lost(output, stored.problem, names)
 
 
 def _is_another(problem: str, reported: str | None) -> bool:
@@ -209,13 +213,13 @@ def _is_another(problem: str, reported: str | None) -> bool:
     return reported is None or (problem != reported and not reported.startswith(REMOVED))
 
 
-def lost(output: Output, problem: str) -> dg.AssetMaterialization:
+def lost(output: Output, problem: str, names: Names = PLAIN) -> dg.AssetMaterialization:
     """Return the event that says that an output is not there any more, and why."""
     metadata: dict[str, Any] = {PROBLEM: problem}
     if output.model:
         metadata[_MODEL] = output.model
     return dg.AssetMaterialization(
-        output.asset,
+        names.key(output.asset),
         partition=output.partition,
         description=problem,
         metadata=metadata,
@@ -224,31 +228,31 @@ def lost(output: Output, problem: str) -> dg.AssetMaterialization:
 
 
 def _restored(
-    instance: dg.DagsterInstance, output: Output, version: str
+    instance: dg.DagsterInstance, output: Output, version: str, names: Names
 ) -> Iterator[dg.AssetMaterialization]:
     """Yield the last materialization that had a value again, if its content is back."""
-    event = last_materialized(instance, output)
+    event = last_materialized(instance, output, names)
     if event is not None and (event.tags or {})[DATA_VERSION_TAG] == version:
         words = dg.MetadataValue.text("restored: the same content is back")
         yield event._replace(metadata={**event.metadata, PROBLEM: words})
 
 
-def problem_of(instance: dg.DagsterInstance, output: Output) -> str | None:
+def problem_of(instance: dg.DagsterInstance, output: Output, names: Names = PLAIN) -> str | None:
     """Return what is wrong with an output that was materialized once; None where nothing was reported."""
-    for record in instance.fetch_materializations(records_of(output), limit=1).records:
+    for record in instance.fetch_materializations(records_of(output, names), limit=1).records:
         event = record.asset_materialization
         if event and (event.tags or {}).get(DATA_VERSION_TAG) == NO_VALUE:
             return str(event.metadata[PROBLEM].value)
     return None
 
 
-def report_removed(instance: dg.DagsterInstance, batch: str) -> None:
+def report_removed(instance: dg.DagsterInstance, batch: str, names: Names = PLAIN) -> None:
     """Report that all of a batch is gone, and delete its partition. The same again changes nothing."""
     for asset, partition_set in _PARTITIONED.items():
-        if partition_set == BATCH and version_of(instance, asset, batch) is not None:
-            event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed")
+        if partition_set == BATCH and version_of(instance, asset, batch, names) is not None:
+            event = lost(Output(asset, batch), f"{REMOVED} batch {batch} was removed", names)
             instance.report_runless_asset_event(event)
-    instance.delete_dynamic_partition(BATCH, batch)
+    instance.delete_dynamic_partition(names.name(BATCH), batch)
 
 
 @dataclass(frozen=True)
@@ -263,12 +267,12 @@ class Loss:
     removed: bool = False
 
 
-def losses(instance: dg.DagsterInstance) -> list[Loss]:
+def losses(instance: dg.DagsterInstance, names: Names = PLAIN) -> list[Loss]:
     """Return what was materialized once and is missing, damaged or out of date on disk."""
     found = []
-    for output, recorded in _recorded(instance).items():
+    for output, recorded in _recorded(instance, names).items():
         if recorded == NO_VALUE:
-            (record,) = instance.fetch_materializations(records_of(output), limit=1).records
+            (record,) = instance.fetch_materializations(records_of(output, names), limit=1).records
             event = record.asset_materialization
             problem = str(event.metadata[PROBLEM].value) if event else ""
             found.append(Loss(output, record.storage_id, problem.startswith(REMOVED)))

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import dagster as dg
 
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.images import table_parts
 from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import GO_ON, AssignmentError, AssignmentRecord
@@ -19,14 +20,16 @@ def named(record: AssignmentRecord) -> dict[str, Any]:
     return {_FILES: dg.MetadataValue.json(record.files())}
 
 
-def require_known(instance: dg.DagsterInstance, paths: Paths, record: AssignmentRecord) -> None:
+def require_known(
+    instance: dg.DagsterInstance, paths: Paths, record: AssignmentRecord, names: Names = PLAIN
+) -> None:
     """Raise an error if the record lacks a file that the last materialization of `splits` names.
 
     Raises:
         AssignmentError: assignments are lost.
     """
     record.require(files_named_by(paths.splits) or (), str(paths.splits))
-    known = instance.fetch_materializations(dg.AssetKey("splits"), limit=_LOOKED_AT).records
+    known = instance.fetch_materializations(names.key("splits"), limit=_LOOKED_AT).records
     for event in known:
         files = event.asset_materialization and event.asset_materialization.metadata.get(_FILES)
         if files:

@@ -4,7 +4,7 @@ A change is an observation of the source, logged without a run: by the next comm
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -19,6 +19,7 @@ from captcha_assets.defs.dagster_internals import (
     observed_version,
 )
 from captcha_assets.defs.killed_runs import fail_killed_runs
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.defs.run_alerts import alert_about
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.defs.serving.drift_alerts import drift_alerts
@@ -47,15 +48,17 @@ def _metadata(file: ObservedFile, settings: Settings) -> dict[str, dg.MetadataVa
     return {"path": dg.MetadataValue.path(str(file.path(settings.paths)))}
 
 
-def changed_sources(settings: Settings, instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
+def changed_sources(
+    settings: Settings, instance: dg.DagsterInstance, names: Names = PLAIN
+) -> list[dg.AssetObservation]:
     """The observations of the sources that have changed, except those that cannot be used."""
     now = {file: _data_version(file, settings) for file in OBSERVED_FILES if not file.problem(settings.paths)}
     return [
         dg.AssetObservation(
-            file.name, tags={DATA_VERSION_TAG: version.value}, metadata=_metadata(file, settings)
+            names.key(file.name), tags={DATA_VERSION_TAG: version.value}, metadata=_metadata(file, settings)
         )
         for file, version in now.items()
-        if version != observed_version(instance, file.name)
+        if version != observed_version(instance, names.key(file.name))
     ]
 
 
@@ -124,13 +127,11 @@ def observed_sources(
     apply_remote_removals(settings.paths, context.instance)
     observed = changed_sources(settings, context.instance)
     observed += changed_days(settings.paths, context.instance, SENSOR_INTERVAL)
-    for event in lost_outputs.report(settings.paths, context.instance):
-        _alert(settings, event)
+    report_losses(settings, context.instance)
     automated = is_on(context.instance, "automation")
-    requests = list(_restorations(settings, context.instance)) if automated else []
+    requests = list(restorations(settings, context.instance)) if automated else []
     unusable = problems(settings.paths)
-    alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
-    alerts += drift_alerts(settings, context.instance)
+    alerts = [*file_alerts(unusable), *drift_alerts(settings, context.instance)]
     skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
         asset_events=observed,
@@ -140,30 +141,38 @@ def observed_sources(
     )
 
 
+def file_alerts(unusable: Sequence[str]) -> list[Alert]:
+    """Return an alert of each file that cannot be used."""
+    return [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
+
+
 #: Losses that no run can restore: a person has to act.
 _ALERTED = {"champion": "files of the champion are missing or damaged", "raw_batch": "an archive is lost"}
 
 
-def _alert(settings: Settings, event: dg.AssetMaterialization) -> None:
-    """Send an alert about a loss that a person must act on."""
-    asset = event.asset_key.to_user_string()
-    title, problem = _ALERTED.get(asset), event.description
-    if title and problem and (event.tags or {})[DATA_VERSION_TAG] == NO_VALUE:
-        send(settings, Alert(title, (problem,), f"{settings.ui_url}/assets/{asset}"))
+def report_losses(settings: Settings, instance: dg.DagsterInstance, names: Names = PLAIN) -> None:
+    """Report what is missing or damaged, and send an alert about what a person must act on."""
+    for event in lost_outputs.report(settings.paths, instance, names):
+        title, problem = _ALERTED.get(event.asset_key.path[-1]), event.description
+        if title and problem and (event.tags or {})[DATA_VERSION_TAG] == NO_VALUE:
+            address = f"{settings.ui_url}/assets/{event.asset_key.to_user_string()}"
+            send(settings, Alert(title, (problem,), address))
 
 
 #: The assets of one function: Dagster runs both of them, or none.
 _IMAGE_TABLES = {"image_table", "rejected_images"}
 
 
-def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
+def restorations(
+    settings: Settings, instance: dg.DagsterInstance, names: Names = PLAIN
+) -> Iterator[dg.RunRequest]:
     """Yield a run request for each partition that lost something, and one for what is not partitioned.
 
     A batch that was removed and lies in the inbox again is left to the inbox sensor. The champion is whole
     again when its folder and its export are, and no run of `champion` can restore these.
     """
     wanted: dict[str | None, list[lost_outputs.Loss]] = {}
-    for loss in lost_outputs.losses(instance):
+    for loss in lost_outputs.losses(instance, names):
         if loss.removed and batch_registration.came_by_inbox(settings.paths, str(loss.output.partition)):
             continue
         if loss.output.asset in lost_outputs.OF_DAYS:
@@ -176,6 +185,6 @@ def _restorations(settings: Settings, instance: dg.DagsterInstance) -> Iterator[
         yield dg.RunRequest(
             # One run for each loss, even if it fails: what cannot be restored is not tried for ever.
             run_key="-".join(["restore", *(str(loss.event_id) for loss in lost)]),
-            asset_selection=[dg.AssetKey(asset) for asset in sorted(assets)],
+            asset_selection=[names.key(asset) for asset in sorted(assets)],
             partition_key=partition,
         )

@@ -11,7 +11,7 @@ PACKAGE = "captcha_assets"
 
 #: From the top down: a package imports what stands in the layers below it, and itself.
 LAYERS = [
-    ["cli", "__main__"],
+    ["cli", "__main__", "component"],
     ["definitions"],
     ["defs"],
     ["stored_outputs", "observed_files", "backup", "dataset_record"],

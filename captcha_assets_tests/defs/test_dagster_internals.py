@@ -10,6 +10,7 @@ from captcha_assets.defs.dagster_internals import (
     DEFAULT_DATA_VERSION,
     NO_VALUE,
     StaleStatus,
+    body_of,
     input_version_tag,
     last_ended,
     observed_version,
@@ -60,6 +61,10 @@ def test_staleness_and_versions_are_read_as_the_ui_reads_them() -> None:
         observed(instance, "two")
         assert observed_version(instance, "source") == dg.DataVersion("two")
         assert status(instance) == StaleStatus.STALE
+
+
+def test_the_function_of_an_asset_is_the_one_that_was_decorated() -> None:
+    assert body_of(table)().data_version == dg.DataVersion("made")
 
 
 def test_a_materialization_without_a_value_is_missing() -> None:

@@ -59,7 +59,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(home.parent / "unlearned", seed=1)
     unlearned = registry.add_candidate(paths.models, home.parent / "unlearned")
     onnx_export.export(home.parent / "unlearned", paths.onnx_model(unlearned), drawn(40, seed=1)[0])
-    succeeded(home, "model", "list")  # records the data set of the home
     (home / "names.json").write_text(json.dumps({"learned": learned, "unlearned": unlearned}))
     return home
 

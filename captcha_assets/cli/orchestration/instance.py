@@ -135,6 +135,12 @@ def _check_owner(paths: Paths, home: Path) -> None:
     """Reject an instance of another home: all its outputs would be recorded as missing."""
     if home == paths.dagster_home.resolve():  # wherever the home has been moved to
         return
+    if paths.component.exists():
+        raise InstanceError(
+            f"DAGSTER_HOME={home} cannot be used with {paths.home}, the home of the component "
+            f"{paths.component.read_text().strip()}: there, other assets have the names "
+            f"that this command knows; unset DAGSTER_HOME (then it is {paths.dagster_home})"
+        )
     owner = home / "captcha_home"
     known = owner.read_text().strip() if owner.exists() else None
     if known is None and home.name == paths.dagster_home.name and (home.parent / "data").is_dir():

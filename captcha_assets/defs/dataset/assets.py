@@ -7,6 +7,7 @@ from pydantic import Field
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import input_versions, lost_split_record
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import (
     check_specs,
@@ -73,9 +74,9 @@ def image_index(spec: DatasetSpec) -> dg.AssetsDefinition:
         """Index the batches that passed their checks; the metadata names the quarantined ones."""
         from captcha_assets.quality import conflicts, validation
 
-        paths = settings.paths
-        versions = input_versions.versions_now(context.instance, "image_table")
-        batches = context.instance.get_dynamic_partitions(BATCH)
+        paths, names = settings.paths, names_of(context)
+        versions = input_versions.versions_now(context.instance, "image_table", names)
+        batches = context.instance.get_dynamic_partitions(names.name(BATCH))
         if not versions:
             require_materialized(paths, paths.image_index, "image_table")
         folders = {name: paths.validation_results("image_table", name) for name in batches}
@@ -145,7 +146,7 @@ def splits(spec: DatasetSpec) -> dg.AssetsDefinition:
         require_materialized(paths, paths.image_index, "image_index")
         record = AssignmentRecord.of(paths)
         if not config.accept_loss:
-            lost_split_record.require_known(context.instance, paths, record)
+            lost_split_record.require_known(context.instance, paths, record, names_of(context))
         summary = split_table.update_splits(
             paths.image_index,
             paths.splits,

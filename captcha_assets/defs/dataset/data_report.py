@@ -4,6 +4,7 @@ import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import input_versions
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.presentation import counts, link
 from captcha_assets.settings import Settings
@@ -28,10 +29,11 @@ def data_report(
     """Write the page from the tables as they are."""
     from captcha_assets.quality.data_report import write_data_report
 
-    paths = settings.paths
+    paths, names = settings.paths, names_of(context)
     require_materialized(paths, paths.splits, "splits")
-    versions = {name: input_versions.versions_now(context.instance, name) for name in _TABLES}
-    written = write_data_report(paths, context.instance.get_dynamic_partitions(BATCH), dataset)
+    versions = {name: input_versions.versions_now(context.instance, name, names) for name in _TABLES}
+    batches = context.instance.get_dynamic_partitions(names.name(BATCH))
+    written = write_data_report(paths, batches, dataset)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(written.version),
         metadata={

@@ -9,6 +9,7 @@ from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.images.checks import DRIFT, drift_result
 from captcha_assets.defs.images.quarantine import show_as_failed
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import BATCH, batches
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, link, published
 from captcha_assets.images import features, table
@@ -57,14 +58,15 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
         from captcha_assets.models import batch_drift
         from captcha_assets.quality import report, validation
 
-        batch = context.partition_key
+        batch, names = context.partition_key, names_of(context)
         image_table, rejected = settings.paths.image_table(batch), settings.paths.rejected_images(batch)
         with fetched(settings.paths.raw / f"{batch}.zip") as archive:
             summary = table.build_image_table(archive, batch, image_table, rejected, spec)
         found = validation.validate_image_table(image_table, rejected, spec)
         results, address = published(settings, found, "image_table", batch)
         drift = batch_drift.compare_with_champion(settings.paths, batch, spec)
-        history = report.publish_history(settings.paths, context.instance.get_dynamic_partitions(BATCH))
+        batches_now = context.instance.get_dynamic_partitions(names.name(BATCH))
+        history = report.publish_history(settings.paths, batches_now)
         yield dg.MaterializeResult(
             "image_table",
             data_version=dg.DataVersion(summary.table_version),
@@ -79,7 +81,7 @@ def image_tables(spec: DatasetSpec) -> dg.AssetsDefinition:
         )
         yield _rejected(summary, rejected)
         if not found.passed:
-            show_as_failed(context, dg.AssetKey("image_table"))
+            show_as_failed(context, names.key("image_table"))
             raise QuarantinedError(batch, found)
 
     return image_tables

@@ -13,6 +13,7 @@ from captcha_assets.defs.model.champion_checks import (
 )
 from captcha_assets.defs.model.config import TRAINING_CONFIG
 from captcha_assets.defs.model.training import trained_meanwhile, trained_with
+from captcha_assets.defs.names import Names, names_of
 from captcha_assets.defs.presentation import figures, image, link
 from captcha_assets.images import local_tables
 from captcha_assets.images.split_assignment import require_images
@@ -54,10 +55,10 @@ def resnet18(
         if model_id is None:
             compute.run(context, job)
             model_id = register(settings.paths, dataset, data, job.output)
-    return _trained(settings.paths, model_id, job)
+    return _trained(settings.paths, model_id, job, names_of(context))
 
 
-def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeResult:
+def _trained(paths: Paths, model_id: str, job: TrainingJob, names: Names) -> dg.MaterializeResult:
     """Return a registered model as Dagster shows it."""
     from captcha_assets.evaluation import plots
 
@@ -65,7 +66,7 @@ def _trained(paths: Paths, model_id: str, job: TrainingJob) -> dg.MaterializeRes
         metrics, history = folder.read_metrics(model), folder.read_history(model)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model_id),
-        tags=trained_with(job.settings),
+        tags=trained_with(job.settings, names),
         metadata={
             "model": model_id,
             "path": dg.MetadataValue.path(str(registry.model_folder(paths.models, model_id))),

@@ -36,11 +36,13 @@ def criteria_results(criteria: Iterable[Criterion], without: str) -> list[dg.Ass
     ]
 
 
-def criteria_evaluations(criteria: Iterable[Criterion], without: str) -> list[dg.AssetCheckEvaluation]:
+def criteria_evaluations(
+    criteria: Iterable[Criterion], without: str, champion: dg.AssetKey
+) -> list[dg.AssetCheckEvaluation]:
     """The same as `criteria_results`, for a change of the champion without a run."""
     return [
         dg.AssetCheckEvaluation(
-            asset_key=_CHAMPION,
+            asset_key=champion,
             check_name=str(result.check_name),
             passed=result.passed,
             severity=result.severity,

@@ -7,6 +7,7 @@ import dagster as dg
 
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED, assets_of
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.models import retraining_policy, served_drift
 from captcha_assets.models.retraining_policy import Limits, Reason, Situation
 from captcha_assets.served_predictions import log_access
@@ -16,9 +17,12 @@ from captcha_assets.sweeps.production_settings import problem, situation_now
 #: Tag of a run that says why it was started.
 WHY_TAG = "captcha_assets/why"
 
+#: What the job `retrain` materializes.
+RETRAINED = ("resnet18", "evaluation", "onnx_model", "champion")
+
 retrain = dg.define_asset_job(
     "retrain",
-    selection=["resnet18", "evaluation", "onnx_model", "champion"],
+    selection=RETRAINED,
     description="Train, measure, export, and promote if the model is better. "
     f"The tag {WHY_TAG} of a run says why it was started.",
 )
@@ -38,6 +42,13 @@ def retraining_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Apply the policy; the cursor holds the situation of the last request."""
+    return request_training(context, settings)
+
+
+def request_training(
+    context: dg.SensorEvaluationContext, settings: Settings, names: Names = PLAIN
+) -> dg.SensorResult | dg.SkipReason:
+    """Return the run that the policy asks for, or why it asks for none."""
     if unusable := problem(settings.paths):
         return dg.SkipReason(f"no training: {unusable}")  # `observed_sources` alerts of it
     now = situation_now(settings.paths)
@@ -47,17 +58,17 @@ def retraining_sensor(
         readable = log_access.is_readable(settings.paths)
         quiet = served_drift.without_alarm(settings.paths, is_log_readable=readable)
         words = retraining_policy.in_words(now, limits, without_alarm=quiet)
-        return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance)]))
-    if under_way := unfinished_training(context.instance):
+        return dg.SkipReason("; ".join([words, *last_unsuccessful_training(context.instance, names)]))
+    if under_way := unfinished_training(context.instance, names):
         return dg.SkipReason(f"a training is under way already: run {under_way}")
     return dg.SensorResult(run_requests=[_request(now, why)], cursor=now.to_json())
 
 
-def last_unsuccessful_training(instance: dg.DagsterInstance) -> list[str]:
+def last_unsuccessful_training(instance: dg.DagsterInstance, names: Names = PLAIN) -> list[str]:
     """Return how the last automatic training ended, where no model was trained since, and what follows."""
-    records = instance.get_run_records(dg.RunsFilter(job_name=retrain.name), limit=1)
+    records = instance.get_run_records(dg.RunsFilter(job_name=names.name(retrain.name)), limit=1)
     how = {dg.DagsterRunStatus.CANCELED: "was canceled", dg.DagsterRunStatus.FAILURE: "failed"}
-    trained = instance.fetch_materializations(dg.AssetKey("resnet18"), limit=100).records
+    trained = instance.fetch_materializations(names.key("resnet18"), limit=100).records
     if not records or records[0].dagster_run.status not in how:
         return []
     run, began = records[0].dagster_run, records[0].create_timestamp.timestamp()
@@ -82,10 +93,10 @@ def _request(now: Situation, why: Sequence[Reason]) -> dg.RunRequest:
     )
 
 
-def unfinished_training(instance: dg.DagsterInstance) -> str | None:
+def unfinished_training(instance: dg.DagsterInstance, names: Names = PLAIN) -> str | None:
     """Return the id of a run that trains or is going to, whoever started it; None where there is none."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        trains = "resnet18" in (assets_of(run) or ())
-        if trains or run.job_name in (retrain.name, jobs.everything.name):
+        trains = names.key("resnet18").to_user_string() in (assets_of(run) or ())
+        if trains or run.job_name in map(names.name, (retrain.name, jobs.everything.name)):
             return run.run_id
     return None

@@ -6,6 +6,7 @@ import dagster as dg
 
 from captcha_assets.alerts import Alert, send_new
 from captcha_assets.defs.model.champion_events import report_champion
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.models import registry
 from captcha_assets.models.registry import Champion
 from captcha_assets.serving.prediction_log import PredictionLogUnavailableError, PredictionLogUrlError
@@ -23,6 +24,13 @@ def automatic_rollback(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult | dg.SkipReason:
     """Compare the champion with its predecessor; the cursor holds the alerts that were sent."""
+    return roll_back_worse_champion(context, settings)
+
+
+def roll_back_worse_champion(
+    context: dg.SensorEvaluationContext, settings: Settings, names: Names = PLAIN
+) -> dg.SensorResult | dg.SkipReason:
+    """Roll the champion back if it is worse by corrections than the one before, and return what was found."""
     from captcha_assets.served_predictions.automatic_rollback import compare, roll_back, was_automatic
 
     if settings.rollback == "off":
@@ -38,7 +46,7 @@ def automatic_rollback(
     serves = registry.champion(settings.paths.models)
     alerts = [_not_rolled_back(finding.champion, obstacle)] if finding.champion and obstacle else []
     if serves and was_automatic(serves):
-        report_champion(settings.paths, context.instance, serves)
+        report_champion(settings.paths, context.instance, serves, names)
         alerts.append(_rolled_back(serves))
     since = datetime.fromisoformat(serves.since) if serves else None
     cursor = send_new(settings, alerts, context.cursor, since)

@@ -5,6 +5,7 @@ import dagster as dg
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs.dagster_internals import input_version_tag
 from captcha_assets.defs.materializations import last_materialized
+from captcha_assets.defs.names import Names, names_of
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.stored_outputs import Output
@@ -12,13 +13,13 @@ from captcha_assets.training.config import TrainingJob, TrainingSettings
 from captcha_assets.training_jobs import is_whole
 
 
-def trained_with(training: TrainingSettings) -> dict[str, str]:
+def trained_with(training: TrainingSettings, names: Names) -> dict[str, str]:
     """Return the tags of a model's materialization that say which settings it was trained with.
 
     For Dagster, the model has then read the version of `training_settings` that it was trained with: a model
     that was trained with other settings, by run config, is stale for the UI, `status` and `update` alike.
     """
-    return {input_version_tag("training_settings"): training.version}
+    return {input_version_tag(names.key("training_settings")): training.version}
 
 
 def trained_meanwhile(
@@ -34,7 +35,7 @@ def trained_meanwhile(
 
     record = context.instance.get_run_record_by_id(context.run_id)
     event = context.instance.get_latest_materialization_event(context.asset_key)
-    before = last_materialized(context.instance, Output("resnet18"))
+    before = last_materialized(context.instance, Output("resnet18"), names_of(context))
     model = before.metadata.get("model") if before else None
     if event is None or model is None or record is None:
         return None

@@ -11,6 +11,7 @@ import dagster as dg
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.defs import lost_outputs, presentation
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import BATCH, days
 from captcha_assets.defs.presentation import check_specs, column_schema, counts, published
 from captcha_assets.defs.serving.correction_checks import CORRECTION_CHECKS, correction_results
@@ -141,8 +142,9 @@ def _registered(
     if not found.images:
         return None
     batch_registration.register(settings, batch, FileSource(archive), progress=context.log.info)
-    context.instance.add_dynamic_partitions(BATCH, [batch])
-    lost_outputs.report(settings.paths, context.instance)  # the archive of an earlier registration
+    names = names_of(context)
+    context.instance.add_dynamic_partitions(names.name(BATCH), [batch])
+    lost_outputs.report(settings.paths, context.instance, names)  # the archive of an earlier registration
     daily_tables.record_batch(_address(settings.paths), found.correction_ids, batch)
     return batch
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from captcha_assets.dataset import DatasetSpec
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import DAY, days
 from captcha_assets.defs.presentation import image, link, table
 from captcha_assets.served_predictions.log_access import require_valid
@@ -52,7 +53,7 @@ def drift_report(
 
     day = context.partition_key
     require_valid(settings.paths, day)
-    known = context.instance.get_dynamic_partitions(DAY)
+    known = context.instance.get_dynamic_partitions(names_of(context).name(DAY))
     drift = drift_report.report_of_day(settings.paths, day, known, dataset)
     folder = settings.paths.drift_report(day)
     with fetched(folder) as local:

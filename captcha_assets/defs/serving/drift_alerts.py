@@ -6,6 +6,7 @@ import dagster as dg
 
 from captcha_assets.alerts import Alert
 from captcha_assets.defs.model.retraining_sensor import unfinished_training
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.defs.sensor_states import is_on
 from captcha_assets.models import retraining_policy, served_drift
 from captcha_assets.models.folder import ModelFolderError
@@ -16,30 +17,34 @@ from captcha_assets.settings import Settings
 from captcha_assets.sweeps.production_settings import problem, situation_now
 
 
-def drift_alerts(settings: Settings, instance: dg.DagsterInstance) -> list[Alert]:
+def drift_alerts(settings: Settings, instance: dg.DagsterInstance, names: Names = PLAIN) -> list[Alert]:
     """Return the alert of drift that a person must act on: by labels, or by a training. None while one runs.
 
     Its text stays the same as long as the model drifts, so that it is sent once.
     """
     try:
         alarm = served_drift.alarm(settings.paths)
-        if alarm is None or problem(settings.paths) or unfinished_training(instance):
+        if alarm is None or problem(settings.paths) or unfinished_training(instance, names):
             return []
         now = situation_now(settings.paths)
     except (RegistryError, ModelFolderError):
         return []  # the sensor `retraining` and the status say so
-    advice = _advice(settings, instance, now)
+    advice = _advice(settings, _off(instance, names), now)
     if advice is None:
         return []
     report = settings.public_url(settings.paths.drift_report(alarm.day) / "report.html")
     return [Alert(f"the predictions of {alarm.model_id} drift", (advice,), report)]
 
 
-def _advice(settings: Settings, instance: dg.DagsterInstance, now: Situation) -> str | None:
+def _advice(settings: Settings, off: Sequence[str], now: Situation) -> str | None:
     """Return what a person must do; None where the sensors do all of it."""
-    enough, off = settings.retrain_corrections, _off(instance)
+    enough = settings.retrain_corrections
     if not retraining_policy.waits_for_labels(now, retraining_policy.Limits.of(settings)):
-        found = "there is new data to learn from" if "retraining" in off else None
+        found = (
+            "there is new data to learn from"
+            if any(sensor.endswith("retraining") for sensor in off)
+            else None
+        )
     elif now.corrections + waiting_labels(settings.paths) >= enough:
         found = "enough predictions are labelled" if off else None
     else:
@@ -55,9 +60,10 @@ _LABEL = (
 )
 
 
-def _off(instance: dg.DagsterInstance) -> list[str]:
+def _off(instance: dg.DagsterInstance, names: Names) -> list[str]:
     """Return which of the sensors that lead from labels to a training are off."""
-    return [sensor for sensor in ("automation", "retraining") if not is_on(instance, sensor)]
+    sensors = map(names.name, ("automation", "retraining"))
+    return [sensor for sensor in sensors if not is_on(instance, sensor)]
 
 
 def _train(off: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from captcha_assets.atomic_files import remove
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import OWNERS
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG
+from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.defs.partitions import DAY, days
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions.log_access import day_versions
@@ -52,7 +53,10 @@ def served_predictions(
 
 
 def changed_days(
-    paths: Paths, instance: dg.DagsterInstance, at_most_every: timedelta | None = None
+    paths: Paths,
+    instance: dg.DagsterInstance,
+    at_most_every: timedelta | None = None,
+    names: Names = PLAIN,
 ) -> list[dg.AssetObservation]:
     """Give every day its partition, and return the observations of the days that have changed.
 
@@ -62,6 +66,7 @@ def changed_days(
         paths: where things are kept.
         instance: the Dagster instance.
         at_most_every: a day that was observed less than this ago is not observed again yet.
+        names: how the assets are called there.
     """
     try:
         versions = day_versions(paths)
@@ -69,28 +74,28 @@ def changed_days(
         return []
     if not versions:
         return []
-    known = set(instance.get_dynamic_partitions(DAY))
+    known = set(instance.get_dynamic_partitions(names.name(DAY)))
     if new := sorted(versions.keys() - known):
-        instance.add_dynamic_partitions(DAY, new)
-    _remove_outputs(paths, instance, known - versions.keys())
+        instance.add_dynamic_partitions(names.name(DAY), new)
+    _remove_outputs(paths, instance, known - versions.keys(), names)
     observed = instance.event_log_storage.get_latest_tags_by_partition(
-        dg.AssetKey(SERVED), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
+        names.key(SERVED), dg.DagsterEventType.ASSET_OBSERVATION, [DATA_VERSION_TAG]
     )
     return [
-        dg.AssetObservation(SERVED, partition=day, tags={DATA_VERSION_TAG: version})
+        dg.AssetObservation(names.key(SERVED), partition=day, tags={DATA_VERSION_TAG: version})
         for day, version in versions.items()
         if observed.get(day, {}).get(DATA_VERSION_TAG) != version
-        if not (at_most_every and _is_recent(instance, day, at_most_every))
+        if not (at_most_every and _is_recent(instance, day, at_most_every, names))
     ]
 
 
-def _is_recent(instance: dg.DagsterInstance, day: str, interval: timedelta) -> bool:
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(SERVED), asset_partitions=[day])
+def _is_recent(instance: dg.DagsterInstance, day: str, interval: timedelta, names: Names) -> bool:
+    wanted = dg.AssetRecordsFilter(names.key(SERVED), asset_partitions=[day])
     records = instance.fetch_observations(wanted, limit=1).records
     return any(datetime.now(UTC).timestamp() - one.timestamp < interval.total_seconds() for one in records)
 
 
-def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) -> None:
+def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str], names: Names) -> None:
     """Remove the outputs of days that the retention has removed from the log.
 
     A day that is missing for another reason keeps its outputs.
@@ -106,5 +111,5 @@ def _remove_outputs(paths: Paths, instance: dg.DagsterInstance, gone: set[str]) 
         remove(paths.drift_report(day))
         problem = f"{lost_outputs.REMOVED} the retention removed the predictions of {day}"
         for asset in ("prediction_log", "drift_report"):
-            instance.report_runless_asset_event(lost_outputs.lost(Output(asset, day), problem))
-        instance.delete_dynamic_partition(DAY, day)
+            instance.report_runless_asset_event(lost_outputs.lost(Output(asset, day), problem, names))
+        instance.delete_dynamic_partition(names.name(DAY), day)

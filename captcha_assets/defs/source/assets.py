@@ -6,6 +6,7 @@ import dagster as dg
 
 from captcha_assets.defs import input_versions, lost_outputs, lost_split_record
 from captcha_assets.defs.automation import OWNERS
+from captcha_assets.defs.names import names_of
 from captcha_assets.defs.partitions import batches
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.settings import Settings
@@ -81,10 +82,12 @@ def data_snapshot(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
 ) -> dg.MaterializeResult:
     """Run `dvc add`, and `dvc push` where a remote is configured; the data version is DVC's md5."""
-    versions = input_versions.versions_now(context.instance, "raw_batch")
+    names = names_of(context)
+    versions = input_versions.versions_now(context.instance, "raw_batch", names)
     batch_registration.require_archives(settings.paths, versions)
     record = AssignmentRecord.of(settings.paths)
-    lost_split_record.require_known(context.instance, settings.paths, record)  # a loss is not recorded
+    # a loss is not recorded
+    lost_split_record.require_known(context.instance, settings.paths, record, names)
     record.read()  # nor is damage
     taken = dvc_snapshot.snapshot(settings.paths)
     return dg.MaterializeResult(

@@ -3,12 +3,15 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 
 from captcha_assets.alerts import Alert, send_new
+from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED
-from captcha_assets.defs.partitions import batches
+from captcha_assets.defs.names import PLAIN, Names
+from captcha_assets.defs.partitions import batches, in_names
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration, inbox
@@ -23,9 +26,12 @@ RETRY_AFTER = (60, 300, 1800, 7200)
 
 _PARTITION_TAG = "dagster/partition"
 
+#: What the job `ingest_batch` materializes.
+INGESTED = ("raw_batch", "image_table", "rejected_images", "image_index", "splits", "data_snapshot")
+
 ingest_batch = dg.define_asset_job(
     "ingest_batch",
-    selection=["raw_batch", "image_table", "rejected_images", "image_index", "splits", "data_snapshot"],
+    selection=INGESTED,
     description="One batch, from its archive to the split of each of its images.",
 )
 
@@ -49,13 +55,20 @@ def inbox_sensor(
     context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
 ) -> dg.SensorResult:
     """Register the complete files of the inbox; a file that is still being copied waits for the next tick."""
+    return take_arrivals(context, settings)
+
+
+def take_arrivals(
+    context: dg.SensorEvaluationContext, settings: Settings, names: Names = PLAIN
+) -> dg.SensorResult:
+    """Register what has arrived, and return the runs that ingest it. The cursor holds the alerts."""
     inbox.prepare(settings.paths)
     found = inbox.scan(settings.paths)
     requests, waiting, stuck = [], [], [*_unfinished(settings.paths), *map(str, found.problems)]
     for arrival in found.arrivals:
         name = arrival.path.name
         try:
-            requests.append(_request(context.instance, settings.paths, arrival))
+            requests.append(_request(context.instance, settings.paths, arrival, names))
         except BatchError as error:
             waiting.append(f"{name}: {error}")
         except _NotNowError as error:
@@ -70,7 +83,9 @@ def inbox_sensor(
         context.log.info(line)
     keys = [str(request.partition_key) for request in requests]
     return dg.SensorResult(
-        run_requests=requests, dynamic_partitions_requests=[batches.build_add_request(keys)], cursor=cursor
+        run_requests=requests,
+        dynamic_partitions_requests=[_partitions(names).build_add_request(keys)],
+        cursor=cursor,
     )
 
 
@@ -83,17 +98,30 @@ def _unfinished(paths: Paths) -> list[str]:
     return []
 
 
-def _request(instance: dg.DagsterInstance, paths: Paths, arrival: Arrival) -> dg.RunRequest:
+def _partitions(names: Names) -> dg.DynamicPartitionsDefinition:
+    return cast("dg.DynamicPartitionsDefinition", in_names(batches, names))
+
+
+def _is_under_way(instance: dg.DagsterInstance, batch: str, names: Names) -> bool:
+    """Whether a run works on a batch; another data set may have a batch of the same name."""
+    runs = instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: batch}, statuses=UNFINISHED))
+    if names == PLAIN:
+        return bool(runs)
+    ours = {names.name(ingest_batch.name), names.name(jobs.everything.name)}
+    return any(run.job_name in ours or any(map(names.asset, run.asset_selection or ())) for run in runs)
+
+
+def _request(instance: dg.DagsterInstance, paths: Paths, arrival: Arrival, names: Names) -> dg.RunRequest:
     """Register an arrival and return the run that ingests it.
 
     The run's key names the run before it, if any: two ticks ask for one run, and what is dropped again
     after its batch was removed, or after a failure, is ingested again.
     """
     batch = arrival.batch
-    if instance.get_runs(dg.RunsFilter(tags={_PARTITION_TAG: batch}, statuses=UNFINISHED), limit=1):
+    if _is_under_way(instance, batch, names):
         raise _NotNowError(f"a run for {batch} is under way")
     before = instance.get_run_records(
-        dg.RunsFilter(job_name=ingest_batch.name, tags={_PARTITION_TAG: batch}), limit=50
+        dg.RunsFilter(job_name=names.name(ingest_batch.name), tags={_PARTITION_TAG: batch}), limit=50
     )
     key = f"{arrival.sha256[:16]}-{arrival.fingerprint[:16]}"
     _check_attempts([one for one in before if one.dagster_run.tags.get(ARRIVAL_TAG) == key], arrival)
