@@ -61,9 +61,9 @@ def check(paths: Paths, spec: DatasetSpec) -> None:
     if str(paths.artifacts) != str(paths.home / "artifacts"):
         place += f" with the artifacts in {paths.artifacts}"
     raise OtherDatasetError(
-        f"the home {place} holds the data set {_in_words(held)}, not {_in_words(now)}: set CAPTCHA_DATASET "
-        f"to the data set of the home; or, for {now['name']}, unset CAPTCHA_HOME and CAPTCHA_ARTIFACTS, or name "
-        "its own home or a new folder there"
+        f"the home {place} holds the data set {_in_words(held)}, not {_in_words(now)}: set "
+        f"CAPTCHA_DATASET to the data set of the home; or, for {now['name']}, unset CAPTCHA_HOME and "
+        "CAPTCHA_ARTIFACTS, or name its own home or a new folder there"
     )
 
 

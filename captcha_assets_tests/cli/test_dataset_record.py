@@ -75,8 +75,8 @@ def test_a_command_that_writes_is_refused_in_a_home_of_another_data_set(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"Error: the home {home} holds the data set captcha_characters (20 classes, 32x52 grayscale), not "
-        "digits (10 classes, 8x8 grayscale): set CAPTCHA_DATASET to the data set of the home; or, for digits, "
-        "unset CAPTCHA_HOME and CAPTCHA_ARTIFACTS, or name its own home or a new folder there\n"
+        "digits (10 classes, 8x8 grayscale): set CAPTCHA_DATASET to the data set of the home; or, for "
+        "digits, unset CAPTCHA_HOME and CAPTCHA_ARTIFACTS, or name its own home or a new folder there\n"
     )
     assert files(home) == before
 
