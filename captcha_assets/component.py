@@ -88,6 +88,24 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
         """Return the absolute folder of the home in a project."""
         return (project / Path(self.home).expanduser()).resolve()
 
+    def _own_home(self, project: Path) -> Path:
+        """Return the folder of the home, where it can be one.
+
+        Raises:
+            DagsterInvalidDefinitionError: it cannot.
+        """
+        rejected = f"home={self.home!r} cannot be used for {self.prefix}:"
+        if "\0" in self.home:
+            raise dg.DagsterInvalidDefinitionError(f"{rejected} it is no name of a folder")
+        home, project = self.home_in(project), project.resolve()
+        if home in (project, *project.parents):
+            raise dg.DagsterInvalidDefinitionError(
+                f"{rejected} name a folder of its own, such as homes/{self.prefix}"
+            )
+        if home.exists() and not home.is_dir():
+            raise dg.DagsterInvalidDefinitionError(f"{rejected} it is a file, name a folder")
+        return home
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return the assets, checks, jobs and sensors of the data set.
 
@@ -98,12 +116,15 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
             spec = load_dataset(self.dataset, "dataset")
         except DatasetError as error:
             raise dg.DagsterInvalidDefinitionError(str(error)) from None  # it says it all
-        home = self.home_in(context.project_root)
+        home = self._own_home(context.project_root)
         for other in context.component_tree.get_all_components(ImageClassification):
-            if other.prefix != self.prefix and other.home_in(context.project_root) == home:
+            its_home = other.home_in(context.project_root)
+            if other.prefix != self.prefix and (
+                its_home in (home, *home.parents) or home in its_home.parents
+            ):
                 raise dg.DagsterInvalidDefinitionError(
                     f"home={self.home!r} cannot be used for {self.prefix} and {other.prefix}: one home holds "
-                    "one data set, name another folder"
+                    "one data set and lies in no other, name another folder"
                 )
         reports = {"reports_url": self.reports_url} if self.reports_url else {}
         plain = [one for one in build_definitions(spec).assets or [] if isinstance(one, dg.AssetsDefinition)]

@@ -226,6 +226,8 @@ def load_dataset(address: str | None, setting: str = "CAPTCHA_DATASET") -> Datas
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise DatasetError(f"{rejected} {error}") from error
+    except SystemExit as error:
+        raise DatasetError(f"{rejected} the import of {module} ends the program") from error
     except _OF_A_MODULE as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(f"{rejected} the import of {module} raises {words}") from error

@@ -47,12 +47,15 @@ def add(ctx: click.Context, name: str, source: str, materialize: bool) -> None:
 
         synthetic_batches.check_drawn(spec)
     batch_registration.register(ctx.obj, name, wanted, progress=_say)
-    dataset_record.hold(ctx.obj.paths, spec)
+    if held := dataset_record.hold(ctx.obj.paths, spec):
+        click.echo(f"the home {ctx.obj.paths.home} now holds the data set {held}")
     ctx.obj.paths.home.mkdir(parents=True, exist_ok=True)  # the registration may lie on a store
     if isinstance(wanted, batch_registration.KaggleSource) and (problem := kaggle.credentials_problem()):
         click.echo(f"batch {name} cannot be fetched yet: {problem}")
     if materialize:
         ctx.invoke(update, select=_THROUGH_SPLITS)
+    elif ctx.obj.paths.component.exists():
+        click.echo("next: materialize it in your Dagster project")
     else:
         click.echo("next: captcha-assets update")
 

@@ -1,6 +1,7 @@
 """`captcha-assets predict` and `model`: using models, and choosing the one that serves."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -262,12 +263,15 @@ def export(settings: Settings, name: str) -> None:
 def test_staged(
     settings: Settings, name: str, latency: float | None, images: Path | None, as_json: bool
 ) -> None:
-    """Test the model NAME (an id, or `candidate`) before it is promoted; change and record nothing.
+    """Test a model before it is promoted.
 
-    The exported model is compared with the champion's: no less accurate by more than
-    CAPTCHA_PROMOTION_MARGIN, no class that falls, calibrated, the same answers as before the export, and
-    within the time for one image. The exit status is 1 where a criterion is not met.
+    NAME is an id, or `candidate` (the default). Nothing is changed or recorded. The exported model is
+    compared with the champion's: no less accurate by more than CAPTCHA_PROMOTION_MARGIN, no class that
+    falls, calibrated, the same answers as before the export, and within the time for one image. The exit
+    status is 1 where a criterion is not met.
     """
+    if latency is not None and not math.isfinite(latency):
+        raise click.BadParameter("it is no number of milliseconds", param_hint="--latency")
     from captcha_assets.evaluation.staged_model import check_staged
 
     source = (images, load_dataset(settings.dataset)) if images else None

@@ -99,10 +99,7 @@ def _check_dataset(paths: Paths, spec: DatasetSpec, arguments: list[str]) -> Non
         return
     reads = any(arguments[: len(reading)] == reading for reading in _READING)
     try:
-        if reads:
-            dataset_record.check(paths, spec)
-        else:
-            dataset_record.hold(paths, spec)
+        dataset_record.check(paths, spec)
     except dataset_record.OtherDatasetError as error:
         if not reads:
             raise

@@ -91,7 +91,10 @@ def check_staged(
     serving = registry.champion(paths.models)
     champion = serving.model_id if serving else None
     if model_id == champion:
-        raise StagedModelError(f"{model_id} is the champion: test a candidate, or the id of another model")
+        raise StagedModelError(
+            f"{model_id} is the champion, which serves already: train another model with captcha-assets "
+            "update, or give the id of an earlier one (captcha-assets model list)"
+        )
     _require_whole(paths, model_id)
     with _images(paths, images) as source:
         answers = _answers(paths, model_id, source)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from captcha_assets.atomic_files import AnyPath, remove
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images import table_parts
-from captcha_assets.images.index import LABEL_CONFLICT, USABLE
+from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT, USABLE
 from captcha_assets.images.near_duplicate_subsets import Regroup, regroup_in
 from captcha_assets.images.split_record import (
     GO_ON,
@@ -470,7 +470,7 @@ class _State:
 
 def _files(index: AnyPath) -> dict[str, str]:
     """Return the file of each part of an index; nothing where it is one file."""
-    found = table_parts.find_manifest(index)
+    found = table_parts.find_manifest(index, INDEX_SCHEMA)
     return {name: part.file for name, part in found.parts.items()} if found else {}
 
 
@@ -572,7 +572,7 @@ def files_named_by(splits: AnyPath) -> list[str] | None:
     Returns:
         None where there are no splits that can be read, or a version without a record wrote them.
     """
-    if found := table_parts.find_manifest(splits):
+    if found := table_parts.find_manifest(splits, SPLITS_SCHEMA):
         return list(found.about["split_assignments"])
     earlier = of_earlier_version(splits)
     if not earlier.is_file():

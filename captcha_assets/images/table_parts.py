@@ -122,12 +122,14 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json_text(values).encode()).hexdigest()
 
 
-def find_manifest(folder: AnyPath) -> Manifest | None:
-    """Return what the table in a folder consists of; None where there is none that can be used."""
+def find_manifest(folder: AnyPath, schema: pa.Schema) -> Manifest | None:
+    """Return what the table in a folder consists of; None where there is none of this schema that can be used."""
     try:
-        return read_manifest(folder)
+        found = read_manifest(folder)
     except (FileNotFoundError, DamagedTableError):
         return None
+    hashes = {name: part.hash for name, part in found.parts.items()}
+    return found if found.version == _version(schema, hashes) else None
 
 
 def of_earlier_version(folder: AnyPath) -> AnyPath:
@@ -352,7 +354,7 @@ def writing(
     """
     writer = Writer(folder, schema, repetitive, count)
     if not isinstance(folder, Path):
-        yield writer, _swept(folder)
+        yield writer, _swept(folder, schema)
         return
     if folder.is_file():  # damaged
         folder.unlink()
@@ -360,15 +362,16 @@ def writing(
     lock = folder / ".lock"
     lock.touch()
     with locked(lock):
-        yield writer, _swept(folder)
+        yield writer, _swept(folder, schema)
 
 
-def _swept(folder: AnyPath) -> Manifest | None:
+def _swept(folder: AnyPath, schema: pa.Schema) -> Manifest | None:
     """Remove the files that the manifest does not name; return it where every file that it names is whole.
 
-    A damaged file is removed too: a file of its name counts as written.
+    A damaged file is removed too: a file of its name counts as written. The manifest of another table counts
+    as none.
     """
-    manifest = find_manifest(folder)
+    manifest = find_manifest(folder, schema)
     hashes = {part.file: part.hash for part in manifest.parts.values()} if manifest else {}
     found: list[Any] = list(folder.glob("*.parquet"))
     whole = {file.name for file in found if _holds(file, hashes.get(file.name))}

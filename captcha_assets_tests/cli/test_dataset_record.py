@@ -166,3 +166,36 @@ def test_the_record_lies_on_the_object_store_beside_the_tables(tmp_path: Path, b
     done = run(tmp_path / "other", "batch", "add", "more", "synthetic:3", **store, **OTHER)
     assert done.returncode == 1
     assert f"with the artifacts in {store['CAPTCHA_ARTIFACTS']} holds the data set captcha_" in done.stderr
+
+
+def test_a_home_without_a_record_is_claimed_by_no_other_data_set(home: Path) -> None:
+    succeeded(home, "update", "--select", "+key:image_index")
+    record = home / "artifacts" / "dataset.json"
+    record.unlink()
+    before = files(home / "artifacts")
+    for arguments in (("update", "--dry-run"), ("update",)):
+        done = run(home, *arguments, **OTHER)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "which are not those of digits" in done.stderr
+    assert files(home / "artifacts") == before
+    succeeded(home, "batch", "add", "later", "synthetic:20:9")
+    assert "captcha_characters" in record.read_text()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"name": 5, "classes": "abc"}', None])
+def test_a_damaged_record_is_one_line_that_names_it(home: Path, content: str | None) -> None:
+    record = home / "artifacts" / "dataset.json"
+    record.unlink()
+    if content is None:
+        record.symlink_to("/nonexistent")
+    else:
+        record.write_text(content)
+    done = run(home, "batch", "add", "later", "synthetic:20:9")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: {record} cannot be read: remove it, and the next command that writes records the data set "
+        "again\n"
+    )
+    listed = run(home, "batch", "list")
+    assert listed.returncode == 0
+    assert listed.stderr.startswith("warning: ")

@@ -73,7 +73,11 @@ def test_dg_scaffolds_a_file_of_a_dozen_lines_and_knows_the_component(folder: Pa
     [
         ("prefix: photos", "prefix: My-Photos", "defs.yaml:9"),
         ("datasets:PHOTOS", "datasets:CATS", "dataset='my_project.datasets:CATS' cannot be used: "),
-        ("homes/photos", "homes/digits", "one home holds one data set, name another folder"),
+        (
+            "homes/photos",
+            "homes/digits",
+            "one home holds one data set and lies in no other, name another folder",
+        ),
     ],
 )
 def test_dg_check_defs_says_which_attribute_cannot_be_used(

@@ -149,7 +149,9 @@ def test_an_unknown_version_fails_with_one_line(better: Staged) -> None:
 
 
 def test_the_champion_is_not_tested_against_itself(better: Staged) -> None:
-    assert "is the champion: test a candidate" in better.fails(better.names["unlearned"])
+    assert "is the champion, which serves already: train another model" in better.fails(
+        better.names["unlearned"]
+    )
 
 
 @pytest.mark.parametrize("export", [True, False], ids=["the export", "the model"])

@@ -23,7 +23,7 @@ from captcha_assets.images.index import INDEX_SCHEMA, build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table_files import MissingTableError
-from captcha_assets.images.table_parts import DamagedTableError, Writer
+from captcha_assets.images.table_parts import MANIFEST, DamagedTableError, Writer
 from captcha_assets_tests.images.tables import content, rows_of, write_table
 from captcha_assets_tests.images.test_index import labelled, pool
 
@@ -268,3 +268,15 @@ def test_tables_on_an_object_store_grow_as_local_ones(tmp_path: Path, bucket: UP
         for home in (here, there):
             home.update({name: tables[name] for name in names}, tmp_path / "none.csv")
         assert here.content() == there.content()
+
+
+def test_the_manifest_of_another_table_counts_as_none(tmp_path):
+    tables = {"one": write_table(tmp_path / "one.parquet", "one", list(pool()))}
+    index, splits = tmp_path / "image_index", tmp_path / "splits"
+    record = AssignmentRecord(tmp_path / "data", tmp_path / "scratch")
+    build_image_index(tables, index, CAPTCHA)
+    update_splits(index, splits, record, CAPTCHA)
+    before = content(splits)
+    (splits / MANIFEST).write_bytes((index / MANIFEST).read_bytes())
+    update_splits(index, splits, record, CAPTCHA)
+    assert content(splits) == before
