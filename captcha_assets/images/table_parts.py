@@ -123,7 +123,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def find_manifest(folder: AnyPath, schema: pa.Schema) -> Manifest | None:
-    """Return what the table in a folder consists of; None where there is none of this schema that can be used."""
+    """Return what the table of this schema in a folder consists of; None where none can be used."""
     try:
         found = read_manifest(folder)
     except (FileNotFoundError, DamagedTableError):
