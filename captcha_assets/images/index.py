@@ -92,7 +92,7 @@ _FILES_AT_HAND = 128
 #: Row groups whose signatures are read together, some 0.4 MB each.
 _ROW_GROUPS_AT_ONCE = 8
 #: Images that are sorted and merged together, some 0.4 KB each while it lasts.
-_ROWS_TOGETHER = 4_000_000
+_ROWS_TOGETHER = 6_000_000
 
 
 @dataclass(frozen=True)
