@@ -71,6 +71,7 @@ RIGHTS = {
         "build": {"contents": "read"},
         "publish": {"contents": "read", "packages": "write", "id-token": "write"},
     },
+    "model": {"test": {"contents": "read"}},
     "tests": {"tests": {"contents": "read"}, "hooks": {"contents": "read"}},
 }
 
