@@ -51,7 +51,12 @@ def test_a_backup_into_a_folder_that_is_backed_up_is_refused(home: Path, folder:
 
 def test_a_backup_beside_what_is_backed_up_is_made(home: Path) -> None:
     (home / "backups").mkdir()
-    succeeded(home, "backup", "create", str(home / "backups" / "backup.zip"))
+    before = files(home)
+    target = home / "backups" / "backup.zip"
+    succeeded(home, "backup", "create", str(target))
+    with zipfile.ZipFile(target) as made:
+        assert made.testzip() is None
+        assert set(made.namelist()) & before.keys()
 
 
 def files(folder: Path) -> dict[str, bytes]:
