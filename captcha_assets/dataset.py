@@ -21,6 +21,8 @@ _SUFFIXES: dict[Format, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", "
 _SMALLEST = 8
 #: So many classes are named in a message.
 _NAMED = 30
+#: What decides nothing, and is only shown to people.
+_SHOWN_ONLY = ("description", "license")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: What a module raises that has a mistake.
 _OF_A_MODULE = (
@@ -60,6 +62,9 @@ class DatasetSpec:
         near_duplicate_correlation: correlation of smoothed pixels from which two images of a class are
             near-duplicates.
         kaggle_dataset: `owner/slug`; None where the data set is not on Kaggle.
+        description: what the images show and where they come from, for people: the data report states it.
+        license: what the images may be used for, such as "CC BY 4.0"; the data report states it. Empty where
+            it is not known.
 
     Raises:
         DatasetError: a value cannot be used.
@@ -80,6 +85,8 @@ class DatasetSpec:
     foreground_fraction: tuple[float, float] | None = None
     near_duplicate_correlation: float = 0.996
     kaggle_dataset: str | None = None
+    description: str = ""
+    license: str = ""
 
     def __post_init__(self) -> None:
         for holds, problem in self._conditions():
@@ -147,7 +154,13 @@ class DatasetSpec:
     @property
     def version(self) -> str:
         """A hash of everything that decides what becomes of a file: 8 hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        decides = {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
+        return _hash(decides)
+
+    @property
+    def shown_version(self) -> str:
+        """A hash of what is only shown to people: 8 hex digits."""
+        return _hash({name: getattr(self, name) for name in _SHOWN_ONLY})
 
     def label_of(self, member: str) -> str:
         """Return the class that a file's path states.
@@ -178,6 +191,10 @@ class DatasetSpec:
         return label if named else None
 
 
+def _hash(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def _is_plain(name: str) -> bool:
     return bool(name) and name.isprintable() and "/" not in name and "\\" not in name
 
@@ -200,6 +217,7 @@ CAPTCHA = DatasetSpec(
     foreground_fraction=(0.01, 0.85),
     near_duplicate_correlation=0.996,
     kaggle_dataset="tahabakhtari/captcha-characters-dataset-118k-images",
+    description="Single characters, cut out of CAPTCHA images that the Java library Kaptcha draws.",
 )
 
 

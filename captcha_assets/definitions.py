@@ -9,6 +9,7 @@ from captcha_assets import defs as defs_package
 from captcha_assets.dataset import CAPTCHA, DatasetSpec, load_dataset
 from captcha_assets.defs.automation import with_policies
 from captcha_assets.defs.dataset.assets import image_index, splits
+from captcha_assets.defs.dataset.data_report import data_report
 from captcha_assets.defs.images.assets import image_tables
 from captcha_assets.defs.resources import of_every_run, settings_for
 from captcha_assets.defs.serving.assets import prediction_log
@@ -27,7 +28,7 @@ def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
     """
     of_any = dg.load_definitions_from_package_module(defs_package)
     of_this = dg.Definitions(
-        assets=[image_tables(spec), image_index(spec), splits(spec), prediction_log(spec)],
+        assets=[image_tables(spec), image_index(spec), splits(spec), data_report(spec), prediction_log(spec)],
         resources={"dataset": spec, "settings": settings_for(spec)},
     )
     return with_policies(dg.Definitions.merge(of_any, of_every_run(), of_this))

@@ -68,6 +68,10 @@ def test_worker_processes_get_an_equal_spec() -> None:
 def test_another_spec_has_another_version() -> None:
     assert CAPTCHA.version == replace(CAPTCHA).version
     assert CAPTCHA.version != replace(CAPTCHA, other_sizes="resize").version
+    assert CAPTCHA.version == replace(CAPTCHA, license="CC0-1.0").version, (
+        "what is only shown makes nothing stale"
+    )
+    assert CAPTCHA.shown_version != replace(CAPTCHA, license="CC0-1.0").shown_version
 
 
 @pytest.mark.parametrize(

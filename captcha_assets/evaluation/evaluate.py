@@ -67,6 +67,7 @@ def evaluate(
     *,
     splits_version: str | None = None,
     batch_link: str | None = None,
+    data_report: str | None = None,
     compared: int = 1,
 ) -> Evaluation:
     """Measure a model on a split and write what was found, complete or not at all.
@@ -78,8 +79,7 @@ def evaluate(
         target: folder to write; an existing one is replaced.
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
-        batch_link: see `report.render`.
-        compared: see `report.render`.
+        batch_link, data_report, compared: see `report.render`.
 
     Raises:
         EvaluationError: the split has no images.
@@ -104,6 +104,7 @@ def evaluate(
         facts=_facts(predictor.config, splits_version),
         shape=predictor.config.image_shape,
         batch_link=batch_link,
+        data_report=data_report,
         compared=compared,
     )
     figures = {"model_id": name, "split": split, **metrics.to_dict()}
@@ -132,6 +133,7 @@ def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluatio
             paths.evaluation(model_id),
             splits_version=version_of(data.splits),
             batch_link="../../quality/image_table/{batch}/report.html",
+            data_report="../../data_report/report.html",
             compared=len(compared),
         )
 

@@ -34,6 +34,7 @@ def render(
     facts: Mapping[str, Mapping[str, Any]],
     shape: Sequence[int],
     batch_link: str | None = None,
+    data_report: str | None = None,
     compared: int = 1,
 ) -> str:
     """Return the report as HTML.
@@ -49,6 +50,7 @@ def render(
         shape: of an image: height, width and, of an RGB image, 3.
         batch_link: address of a batch's own page, `{batch}` in the place of its name, relative to
             the report; without it a batch's name leads nowhere.
+        data_report: address of the data report, relative to this one; None where there is none.
         compared: how many models were compared on these images by now, this one included: the interval of the
             best of several is wider than that of one.
     """
@@ -66,6 +68,7 @@ def render(
             confusions=most_confused(metrics.confusion, metrics.classes),
             batches=batches,
             batch_link=batch_link,
+            data_report=data_report,
             facts=facts,
             shape=shape,
             limits=limits(metrics, batches),
