@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
+from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation import validate_image_index, validate_image_table, validate_splits
 
 
@@ -45,10 +47,15 @@ def main(folder: Path, *batches: str) -> None:
         watch.time("validation of image_table", validate_image_table, table, rejected, CAPTCHA)
     record = AssignmentRecord(folder / "data", folder / "scratch")
     tables = {path.stem.removeprefix("table-"): path for path in sorted(folder.glob("table-*.parquet"))}
+    before = {name: folder / "quality" / name for name in ("image_index", "splits")}
     summary = watch.time("image_index", build_image_index, tables, index, CAPTCHA)
-    watch.time("validation of image_index", validate_image_index, index, CAPTCHA, tables)
+    validate = partial(validate_image_index, before=before["image_index"])
+    found = watch.time("validation of image_index", validate, index, CAPTCHA, tables)
+    validation_result.save(found, "", before["image_index"])
     watch.time("splits", update_splits, index, splits, record, CAPTCHA, tables.__getitem__)
-    watch.time("validation of splits", validate_splits, splits, index, record, CAPTCHA, tables)
+    validate = partial(validate_splits, before=before["splits"])
+    found = watch.time("validation of splits", validate, splits, index, record, CAPTCHA, tables)
+    validation_result.save(found, "", before["splits"])
     print(json.dumps({"images": summary.images, "seconds": watch.seconds, "cpu": watch.cpu}))
 
 

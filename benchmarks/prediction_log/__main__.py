@@ -87,7 +87,7 @@ def export(folder: Path) -> Path:
     path = folder / "model.onnx"
     batch = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
-        Scaled(),
+        Scaled().eval(),
         (images,),
         input_names=["images"],
         dynamo=True,

@@ -74,14 +74,14 @@ def servers(port: int) -> list[Server]:
     return [
         Server(SERVICE, ours, "/v1/predict", "image/png", {}),
         Server(
-            "captcha-assets serve, no log",
+            "captcha-assets serve, with its log off",
             ours,
             "/v1/predict",
             "image/png",
             {"CAPTCHA_SERVING_PREDICTION_LOG": "off"},
         ),
         Server(
-            "the same on granian",
+            "captcha-assets serve on granian (uvicorn otherwise)",
             [python, "-m", "benchmarks.serving.granian_server", number],
             "/v1/predict",
             "image/png",
@@ -239,20 +239,19 @@ def row(server: Server, found: Load, cpu: float, around: float, one_ms: float) -
 
 
 def recorded(recording: Recording, rows: list[list[str]]) -> None:
-    """Record the service beside each of the others."""
-    figures = {(row[0], row[1]): row for row in rows}
+    """Record the service beside each of the others with 10 connections, and all figures as a table."""
+    figures = {row[0]: row for row in rows if row[1] == "10"}
     kinds = [("CPU ms", "CPU time for one request", "less"), ("requests/s", "requests a second", "more")]
-    for name, connections in figures:
-        ours = figures.get((SERVICE, connections))
-        if ours is None or name == SERVICE:
-            continue
-        for column, what, better in kinds:
-            place = COLUMNS.index(column)
-            recording.claim(
-                f"{name}, {connections}, {column}", f"{what}, {connections} connections", float(ours[place]),
-                column, alternative=float(figures[name, connections][place]), alternative_name=name,
-                better=better,
-            )  # fmt: skip
+    for column, what, better in kinds:
+        place = COLUMNS.index(column)
+        for name in figures:
+            if name != SERVICE and SERVICE in figures:
+                ours, other = (float(figures[one][place]) for one in (SERVICE, name))
+                recording.claim(
+                    f"{name}, {column}", f"{what}, 10 connections", ours, column, alternative=other,
+                    alternative_name=name, better=better,
+                )  # fmt: skip
+    recording.table("All of them", COLUMNS, rows)
 
 
 def main() -> None:

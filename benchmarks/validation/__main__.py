@@ -134,11 +134,15 @@ def main(images: int, repeat: int, result: Path | None) -> None:
                     f"{kind:8} {asset:12} {seconds:5.2f} s ({met}: {MOST_SECONDS} s), "
                     f"{seconds / least:5.1f} times a count of the values ({least:.3f} s)"
                 )
+                claim = f"Great Expectations validates {images:,} {kind} rows of {asset}"
+                counting = "Polars counts the values of each column"
                 recording.claim(
-                    f"{kind}-{asset}", f"Great Expectations validates {images:,} {kind} rows of {asset}", cpu,
-                    "CPU s", alternative=count, alternative_name="Polars counts the values of each column",
-                    target=f"{MOST_SECONDS} s", met=cpu <= MOST_SECONDS,
+                    f"{kind}-{asset}", claim, seconds, "s", alternative=least, alternative_name=counting,
+                    target=f"{MOST_SECONDS} s", met=seconds <= MOST_SECONDS,
                 )  # fmt: skip
+                recording.claim(
+                    f"{kind}-{asset}, CPU", claim, cpu, "CPU s", alternative=count, alternative_name=counting
+                )
     recording.write(result)
 
 
