@@ -106,11 +106,20 @@ def _workshop(target: Path) -> Iterator[Path]:
         # Under the parent's lock no process deletes a folder that is created but not locked yet.
         with locked(target.parent):
             _sweep(target)
-            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+            folder = _created_beside(target)
             stack.enter_context(locked(folder))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         (folder / "new").mkdir()
         yield folder
+
+
+def _created_beside(target: Path) -> Path:
+    """Create an empty folder beside a target; an error names the target."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        error.filename = str(target)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from captcha_assets.dataset import load_dataset
 from captcha_assets.settings import Settings
 
 
@@ -43,6 +44,7 @@ def restore(settings: Settings, path: Path) -> None:
     The home has not been used yet.
     """
     from captcha_assets import backup as backups
+    from captcha_assets import dataset_record
     from captcha_assets.cli.orchestration.instance import dagster_home
 
     backups.read(path, settings.paths.profile)  # before anything is created in the home
@@ -52,6 +54,10 @@ def restore(settings: Settings, path: Path) -> None:
         click.echo(f"not restored: {line}")
     if not settings.paths.raw.exists():
         click.echo("bring the archives back: dvc pull")
+    try:
+        dataset_record.check(settings.paths, load_dataset(settings.dataset))
+    except dataset_record.OtherDatasetError as error:
+        click.echo(f"warning: {error}", err=True)
     click.echo(
         "compute the tables again: captcha-assets update, with the --config that the model was trained with, "
         "if any"

@@ -57,9 +57,9 @@ def latency(paths: Paths, model_id: str, champion: str | None, limit: float) -> 
         times = _median_times(predictors)
     new, old = times[model_id], times.get(champion) if champion else None
     passed = new <= max(limit, old or 0)
-    words = f"{new:.1f} ms for one image, {limit:g} ms are allowed"
+    words = f"{new:.3g} ms for one image, {limit:g} ms are allowed"
     figures = {"candidate": new, "limit": limit} | ({"champion": old} if old else {})
-    return Criterion("latency", passed, figures, f"{words} (champion {old:.1f} ms)" if old else words)
+    return Criterion("latency", passed, figures, f"{words} (champion {old:.3g} ms)" if old else words)
 
 
 def _exported(paths: Paths, stack: ExitStack, model_id: str) -> OnnxPredictor:

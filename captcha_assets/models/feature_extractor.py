@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from captcha_assets.models.folder import read_config
-from captcha_assets.models.manifest import EXPORT_AGAIN, ModelFolderError, verify_files
+from captcha_assets.models.manifest import ModelFolderError, how_to_export_again, verify_files
 from captcha_assets.models.predictor import channels_first, checked, open_session
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ class FeatureExtractor:
     def __init__(self, folder: Path, batch_size: int = 256, threads: int | None = None) -> None:
         import onnx  # noqa: PLC0415
 
-        if "model.onnx" not in verify_files(folder, EXPORT_AGAIN)["files"]:
-            raise ModelFolderError(f"{folder} holds no model.onnx: {EXPORT_AGAIN}")
+        advice = how_to_export_again(folder)
+        if "model.onnx" not in verify_files(folder, advice)["files"]:
+            raise ModelFolderError(f"{folder} holds no model.onnx: {advice}")
         self.config = read_config(folder)
         self._batch_size = batch_size
         model = onnx.load(folder / "model.onnx")

@@ -19,8 +19,6 @@ _NAMED = 5
 
 #: What to do where the int8 export of a model is damaged.
 QUANTIZE_AGAIN = "quantize the model again: captcha-assets update --select quantized_model"
-#: What to do where the export of a model is lost.
-EXPORT_AGAIN = "export the model again: captcha-assets model export MODEL"
 
 
 class ModelFolderError(RuntimeError):
@@ -31,6 +29,11 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def how_to_export_again(export: Path) -> str:
+    """Return what to do where the export of a model, a folder that has the name of the model, is damaged."""
+    return f"export the model again: captcha-assets model export {export.name}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.models import folder as model_folder
 from captcha_assets.models.folder import ModelConfig
-from captcha_assets.models.manifest import EXPORT_AGAIN, ModelFolderError, verify_files
+from captcha_assets.models.manifest import ModelFolderError, how_to_export_again, verify_files
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -131,7 +131,7 @@ class OnnxPredictor:
         folder: local folder that `onnx.export` wrote.
         batch_size: most images at once.
         threads: threads of one call; by default as many as the process may use cores.
-        advice: what to do where a file is missing or damaged.
+        advice: what to do where a file is missing or damaged; default: to export the model again.
 
     Raises:
         ModelFolderError: the folder is damaged.
@@ -143,8 +143,9 @@ class OnnxPredictor:
         batch_size: int = 256,
         threads: int | None = None,
         *,
-        advice: str = EXPORT_AGAIN,
+        advice: str | None = None,
     ) -> None:
+        advice = advice or how_to_export_again(folder)
         if "model.onnx" not in verify_files(folder, advice)["files"]:
             raise ModelFolderError(f"{folder} holds no model.onnx: {advice}")
         self.config = model_folder.read_config(folder)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from captcha_assets.atomic_files import AnyPath, json_text
 from captcha_assets.models.manifest import (
-    EXPORT_AGAIN,
     ModelFolderError,
+    how_to_export_again,
     read_json,
     sha256,
     verify_files,
@@ -134,7 +134,7 @@ def quantize(
     for name, given in (("calibrated", calibration), ("measured", images)):
         if len(given) == 0:
             raise QuantizationError(f"int8 cannot be {name} on no images: add a batch, and update")
-    model_id = verify_files(export, EXPORT_AGAIN).get("model_id")
+    model_id = verify_files(export, how_to_export_again(export)).get("model_id")
     with writing_folder(target, model_id=model_id) as part:
         write_quantized(export / "model.onnx", part / "model.onnx", calibration)
         (part / "config.json").write_bytes((export / "config.json").read_bytes())

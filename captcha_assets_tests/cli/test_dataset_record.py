@@ -90,6 +90,16 @@ def test_a_command_that_only_reads_warns(home: Path) -> None:
     assert run(home, "batch", "list").stderr == ""
 
 
+def test_a_backup_of_another_data_set_is_restored_with_a_warning(home: Path, tmp_path: Path) -> None:
+    succeeded(home, "backup", "create", str(tmp_path / "home.zip"))
+    done = run(tmp_path / "new", "backup", "restore", str(tmp_path / "home.zip"), **OTHER)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: the home {tmp_path / 'new'} holds the data set captcha_characters")
+    again = run(tmp_path / "other", "backup", "restore", str(tmp_path / "home.zip"))
+    assert (again.returncode, again.stderr) == (0, "")
+
+
 def test_a_home_that_was_exported_for_another_data_set_is_refused_in_a_project(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

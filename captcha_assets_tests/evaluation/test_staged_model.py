@@ -18,7 +18,7 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
-from captcha_assets.models import onnx_export, registry
+from captcha_assets.models import onnx_export, promotion_records, registry
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.models.conftest import make_model
@@ -130,6 +130,20 @@ def test_the_first_model_is_compared_with_none(made: Path, tmp_path: Path) -> No
     assert "onnx_parity" in said
 
 
+def test_where_the_record_of_what_serves_is_lost_no_model_passes_as_the_first(
+    made: Path, tmp_path: Path
+) -> None:
+    staged = Staged(made, tmp_path / "home", None)
+    decision = promotion_records.Decision(
+        candidate=staged.names["unlearned"], champion=None, test_split="0" * 32, splits_version="",
+        since="2026-11-30T12:00:00+00:00", promoted=True, ground="first", reason="first model", criteria=[],
+    )  # fmt: skip
+    promotion_records.record(staged.paths.models, decision)
+    line = staged.fails("candidate")
+    assert line.startswith(f"Error: {staged.paths.models / 'history'} is missing")
+    assert line.endswith("restore it from a backup")
+
+
 def test_a_less_accurate_model_fails_with_one_line(worse: Staged) -> None:
     line = worse.fails(worse.candidate)
     assert line.startswith(f"Error: {worse.candidate} is not ready to serve: accuracy ")
@@ -161,7 +175,8 @@ def test_a_damaged_file_fails_with_one_line(better: Staged, export: bool) -> Non
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     line = better.fails(better.candidate)
     assert f"{file.name}" in line
-    assert "restore the folder" in line
+    advice = f"captcha-assets model export {better.candidate}" if export else "restore the folder"
+    assert advice in line
 
 
 def test_a_model_that_is_not_exported_fails_with_one_line(better: Staged) -> None:
