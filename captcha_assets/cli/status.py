@@ -1,6 +1,9 @@
 """`captcha-assets status`: the state of the home."""
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -31,9 +34,19 @@ def status(settings: Settings, as_json: bool) -> None:
         click.echo(json.dumps(found))
     else:
         for line in _lines(found):
-            click.echo(line)
+            click.echo(_wrapped(line))
         if is_empty(settings.paths):
-            click.echo(f"first    {HOW_TO_BEGIN}; or make demo, which adds one and trains a model")
+            click.echo(_wrapped(f"first    {HOW_TO_BEGIN}; or make demo, which adds one and trains a model"))
+
+
+def _wrapped(line: str) -> str:
+    """Wrap a line to the width of the terminal, below its text; what is piped stays in one line."""
+    if not sys.stdout.isatty():
+        return line
+    columns = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        line, columns, subsequent_indent=9 * " ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _state(settings: Settings) -> dict[str, Any]:
@@ -137,8 +150,9 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
     yield f"drift    {_drift(found['last_drift'])}"
-    if found["drifted"]:
-        yield f"         batches that drifted: {', '.join(found['drifted'])}"
+    set_aside = {batch["batch"] for batch in found["quarantined"]}
+    if drifted := [name for name in found["drifted"] if name not in set_aside]:
+        yield f"         batches that drifted: {', '.join(drifted)}"
     if found["served_drift"]:
         yield f"         served predictions: {found['served_drift']}"
     if found["automatic_rollback"]:

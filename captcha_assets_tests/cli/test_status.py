@@ -1,9 +1,14 @@
 """`status` says what `update` would do."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import dagster as dg
 import pytest
@@ -53,6 +58,32 @@ def test_an_empty_home_has_no_model_and_everything_to_make(home: Home) -> None:
     )
     home.add("one", "synthetic:40:1")
     assert "there is no batch yet" not in said("status")
+
+
+def test_on_a_terminal_its_lines_are_as_wide_as_that(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-m", "captcha_assets.cli", "status"]
+    environment = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "60", "TERM": "dumb"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as process:
+        os.close(theirs)
+        with os.fdopen(ours, errors="replace") as terminal:
+            shown = _read(terminal)
+    assert process.returncode == 0
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "first    there is no batch yet: captcha-assets batch add" in lines
+    assert "         NAME SOURCE; or make demo, which adds one and" in lines
+
+
+def _read(terminal: TextIO) -> str:
+    """Read until the other side is closed, which a terminal reports as an error."""
+    found = ""
+    with suppress(OSError):
+        while text := terminal.readline():
+            found += text
+    return found
 
 
 @pytest.mark.slow
