@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from captcha_assets.dataset import DatasetError, load_dataset
 from captcha_assets.definitions import build_definitions
-from captcha_assets.defs.names import PREFIX, Names
+from captcha_assets.defs.names import LONGEST_PREFIX, PREFIX, Names
 from captcha_assets.defs.prefixed_assets import PrefixedDataset
 from captcha_assets.defs.prefixed_definitions import prefixed_definitions
 from captcha_assets.settings import Settings, load_settings
@@ -57,7 +57,8 @@ class ImageClassificationScaffolder(dg.Scaffolder[ScaffoldParams]):
 def _prefix_of(name: str) -> str:
     """Return a prefix that is like the name of a folder."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    return plain if plain[:1].isalpha() else f"dataset_{plain}".rstrip("_")
+    named = plain if plain[:1].isalpha() else f"dataset_{plain}"
+    return named[:LONGEST_PREFIX].rstrip("_")
 
 
 @dg.scaffold_with(ImageClassificationScaffolder)
@@ -74,7 +75,7 @@ class ImageClassification(dg.Component, dg.Model, dg.Resolvable):
     )
     prefix: str = Field(
         pattern=PREFIX,
-        description="First part of the asset keys: small letters, digits and underscores.",
+        description="First part of the asset keys: up to 50 small letters, digits and underscores.",
         examples=["digits"],
     )
     reports_url: str | None = Field(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-#: What a prefix is.
-PREFIX = r"^[a-z][a-z0-9_]*$"
+LONGEST_PREFIX = 50
+#: What a prefix is: names of files and of partition sets begin with it.
+PREFIX = rf"^[a-z][a-z0-9_]{{0,{LONGEST_PREFIX - 1}}}$"
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Names:
     """How the assets, partition sets, jobs, sensors and pools of one data set are called.
 
     Attributes:
-        prefix: small letters, digits and underscores; None for the data set of a code location of its own.
+        prefix: up to 50 small letters, digits and underscores; None for the data set of a code location of
+            its own.
 
     Raises:
         ValueError: the prefix cannot be used.
@@ -26,7 +28,7 @@ class Names:
         if self.prefix is not None and not re.fullmatch(PREFIX, self.prefix):
             raise ValueError(
                 f"{self.prefix!r} cannot be used: begin with a small letter, and go on with small letters, "
-                "digits and underscores"
+                f"digits and underscores, {LONGEST_PREFIX} at most"
             )
 
     def key(self, asset: str) -> dg.AssetKey:

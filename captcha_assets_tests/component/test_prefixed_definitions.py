@@ -113,7 +113,7 @@ def test_an_asset_that_takes_another_resource_is_an_error() -> None:
         prefixed_asset(thumbnails, of)
 
 
-@pytest.mark.parametrize("prefix", ["", "Digits", "my-digits", "1st", "digits\n"])
+@pytest.mark.parametrize("prefix", ["", "Digits", "my-digits", "1st", "digits\n", 51 * "d"])
 def test_a_prefix_that_cannot_name_a_partition_set_is_an_error(prefix: str) -> None:
     with pytest.raises(ValueError, match="cannot be used: begin with a small letter"):
         Names(prefix)
