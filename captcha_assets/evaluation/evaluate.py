@@ -79,15 +79,16 @@ def evaluate(
         target: folder to write; an existing one is replaced.
         split: "test", "validation" or "train".
         splits_version: data version of the splits, shown in the report.
-        batch_link, data_report, compared: see `report.render`.
+        batch_link: see `report.render`.
+        data_report: the same.
+        compared: the same.
 
     Raises:
         EvaluationError: the split has no images.
         ModelFolderError: the model folder is damaged.
         ReaderError: the tables are damaged, or not of one state with the splits.
     """
-    name = model_id(model_folder)
-    predictor = TorchPredictor(model_folder)
+    name, predictor = model_id(model_folder), TorchPredictor(model_folder)
     images = images_of_split(tables, splits, split, predictor.config)
     probabilities = predictor.predict(images.pixels)
     metrics = compute_metrics(probabilities, images.labels, images.classes)

@@ -50,9 +50,8 @@ def render(
         shape: of an image: height, width and, of an RGB image, 3.
         batch_link: address of a batch's own page, `{batch}` in the place of its name, relative to
             the report; without it a batch's name leads nowhere.
-        data_report: address of the data report, relative to this one; None where there is none.
-        compared: how many models were compared on these images by now, this one included: the interval of the
-            best of several is wider than that of one.
+        data_report: that of the data report.
+        compared: how many models were compared on these images, this one included: it widens the interval.
     """
     tested = [entry for entry in metrics.per_class if entry.support]
     return (

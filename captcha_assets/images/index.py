@@ -5,8 +5,10 @@ near-duplicates of one class form groups. The same batches give the same index, 
 order they came; what is known about near-duplicates from the index before only saves work.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -286,7 +288,9 @@ def _to_search(
     same = usable.join(named, on=["image_id", "label"])
     lost = named.join(same, on="image_id", how="anti")["group"].unique()
     torn = pl.col("group").is_in(lost.implode())
-    again = before.scan().filter(torn & ~is_touched).select("image_id", "label").collect()
+    again = usable.clear()
+    if not lost.is_empty():
+        again = before.scan().filter(torn & ~is_touched).select("image_id", "label").collect()
     known = same.filter(~torn)
     fresh = usable.join(known, on="image_id", how="anti")
     return again, pl.concat([fresh, again]), known
@@ -461,14 +465,21 @@ def _near(tables: list[Path], reader: "_BinaryReader", image_ids: pl.Series) -> 
     ]
     own = pl.concat(places).filter(is_own).collect().unique("image_id", keep="first", maintain_order=True)
     wanted = Buckets(_as_buckets(reader.read("signature", own["table"].to_numpy(), own["row"].to_numpy())))
-    found = [own]
-    for path, place in zip(tables, places, strict=True):
-        with pq.ParquetFile(path) as file:
-            rows = [start + wanted.sharing(some) for start, some in _signatures(file)]
-        if any(map(len, rows)):
-            near = pl.DataFrame({"row": np.concatenate(rows)}, schema={"row": pl.UInt32})
-            found.append(place.collect()[near["row"]])
-    return pl.concat(found).unique("image_id", keep="first", maintain_order=True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        rows = list(pool.map(partial(_rows_sharing, wanted), tables))
+    near = [
+        place.filter(pl.col("row").is_in(pl.Series(some, dtype=pl.UInt32).implode()))
+        for place, some in zip(places, rows, strict=True)
+        if len(some)
+    ]
+    return pl.concat([own.lazy(), *near]).collect().unique("image_id", keep="first", maintain_order=True)
+
+
+def _rows_sharing(wanted: Buckets, table: Path) -> npt.NDArray[np.int64]:
+    """Return the rows of an image table that share a bucket with one of the wanted."""
+    with pq.ParquetFile(table) as file:
+        found = [start + wanted.sharing(some) for start, some in _signatures(file)]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def _signatures(file: pq.ParquetFile) -> Iterator[tuple[int, Signatures]]:

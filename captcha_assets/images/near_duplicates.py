@@ -42,6 +42,8 @@ _FIRST_WEIGHS = 0.25
 
 #: A filter of so many bits, a byte each, tells which buckets may be among the wanted ones.
 _FILTER_BITS = 21
+#: A second filter looks at the first bits of those that the last bits do not rule out.
+_OTHER_BITS = 32 - _FILTER_BITS
 #: So many rows are looked at together: what is calculated of them stays in the processor's cache.
 _ROWS_AT_ONCE = 1 << 12
 
@@ -89,8 +91,9 @@ class Buckets:
         """Take the signatures of the images, uint32 (n, 12, 5)."""
         numbered = signatures.astype(np.uint64) | _numbers_of_tables(signatures.shape[1])[:, None]
         self._wanted = np.sort(numbered.ravel())
-        self._known = np.zeros(1 << _FILTER_BITS, bool)
-        self._known[self._wanted & np.uint64(len(self._known) - 1)] = True
+        self._last, self._first = (np.zeros(1 << _FILTER_BITS, bool) for _ in range(2))
+        self._last[self._wanted & np.uint64(len(self._last) - 1)] = True
+        self._first[(self._wanted & np.uint64(0xFFFFFFFF)) >> np.uint64(_OTHER_BITS)] = True
 
     def sharing(self, signatures: Signatures) -> Rows:
         """Return the rows of others, uint32 (m, 12, 5), that share a bucket with one of the images."""
@@ -100,7 +103,8 @@ class Buckets:
 
     def _sharing(self, signatures: Signatures) -> Rows:
         flat = signatures.ravel()
-        suspects = np.flatnonzero(self._known.take(flat & np.uint32(len(self._known) - 1)))
+        suspects = np.flatnonzero(self._last.take(flat & np.uint32(len(self._last) - 1), mode="clip"))
+        suspects = suspects[self._first.take(flat[suspects] >> np.uint32(_OTHER_BITS), mode="clip")]
         row, place = np.divmod(suspects, signatures[0].size)
         values = flat[suspects].astype(np.uint64)
         values |= _numbers_of_tables(signatures.shape[1])[place // signatures.shape[2]]

@@ -29,7 +29,7 @@ from captcha_assets.images.split_record import (
     AssignmentRecord,
     no_assignments,
 )
-from captcha_assets.images.table_files import repeated
+from captcha_assets.images.table_files import shares_group
 from captcha_assets.images.table_parts import DamagedTableError, Manifest, Part, of_earlier_version
 
 SPLITS = ("train", "validation", "test")
@@ -161,7 +161,7 @@ def _assign(
     images = _with_assignments(index.lazy(), record)
     is_known = images["round"].is_not_null()
     # most images are alone in their group: only the others need to know of each other
-    shared = repeated(images["group"])
+    shared = shares_group(images)
     together = _without_connecting(images.filter(shared), regroup or (lambda some: some["group"]))
     images = _put_back(images.drop("label_then", "batch_then", "round", "table"), shared, together)
     assigned = _assign_new(images, ratios, others or {})

@@ -11,7 +11,7 @@ materialization of `splits` in Dagster.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -102,19 +102,22 @@ class AssignmentRecord:
 
         Returns:
             `image_id`, `split`, `label` and `batch` as they were when it was assigned, `round`, and
-            `contradicted`: two machines gave it different splits.
+            `contradicted`: two machines gave it different splits. In order of `image_id`.
 
         Raises:
             AssignmentError: a file is damaged.
         """
-        files = (read_file(self.folder / name) for name in self.files())
-        rows = [no_assignments().drop("contradicted"), *files]
-        every = pl.concat(rows).with_columns(contradicted=pl.lit(value=False))
+        files = [read_file(self.folder / name) for name in self.files()]
+        every = _in_order(files).with_columns(contradicted=pl.lit(value=False))
         again = repeated(every["image_id"])  # hardly ever any: machines that were merged
-        several = every.filter(again).with_columns(
+        if not again.any():
+            return every
+        are_several = pl.col("image_id").is_in(every["image_id"].filter(again).unique().implode())
+        several = pl.concat(file.filter(are_several) for file in files).with_columns(
             contradicted=pl.col("split").n_unique().over("image_id") > 1
         )
-        return pl.concat([every.filter(~again), several.unique("image_id", keep="first")])
+        first = several.unique("image_id", keep="first", maintain_order=True)
+        return pl.concat([every.filter(~again), first]).sort("image_id")
 
     def append(self, assigned: pl.DataFrame) -> str | None:
         """Add a file with the assignments of a round, and return its name; None where there is none.
@@ -160,8 +163,16 @@ class AssignmentRecord:
             )
 
 
+def _in_order(files: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of files, each in order of `image_id`, in this order."""
+    nothing = no_assignments().drop("contradicted")
+    *small, largest = sorted([nothing, *files], key=len)
+    others = pl.concat([nothing, *small])
+    return largest.merge_sorted(others.sort("image_id"), "image_id") if len(others) else largest
+
+
 def read_file(path: AnyPath) -> pl.DataFrame:
-    """Return the rows of one file of the record, whose name says what it must hold.
+    """Return the rows of one file of the record, in order of `image_id`; its name says what it must hold.
 
     Raises:
         AssignmentError: it holds something else, or cannot be read.
@@ -177,7 +188,8 @@ def read_file(path: AnyPath) -> pl.DataFrame:
     if content.hexdigest() not in path.name:
         raise _damaged(path)
     frame = pl.DataFrame(pl.from_arrow(table))
-    return frame.with_columns(pl.col("image_id").bin.encode("hex"))
+    frame = frame.with_columns(pl.col("image_id").bin.encode("hex"))
+    return frame if frame["image_id"].is_sorted() else frame.sort("image_id")
 
 
 def _batches(table: pa.Table) -> Iterable[pa.RecordBatch]:

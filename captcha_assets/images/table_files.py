@@ -123,8 +123,24 @@ def _slices(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def repeated(values: pl.Series) -> pl.Series:
-    """Say of each value whether it stands there more than once; quick where hardly any does."""
+    """Say of each value whether it stands there more than once; quick where hardly any does, or in order."""
+    if values.null_count() == 0 and values.is_sorted():
+        as_before = (values == values.shift(1)).fill_null(value=False)
+        return as_before | as_before.shift(-1, fill_value=False)
     suspects = values.hash().is_duplicated().arg_true()
     result = np.zeros(len(values), bool)
     result[suspects.to_numpy()] = values.gather(suspects).is_duplicated().to_numpy()
+    return pl.Series(result)
+
+
+def shares_group(rows: pl.DataFrame) -> pl.Series:
+    """Say of each row with `image_id` and `group` whether its group stands there more than once.
+
+    Nearly all images are alone, and their groups are named after them.
+    """
+    image_id, group = rows["image_id"], rows["group"]
+    suspects = group.is_in(group.filter(group.ne_missing(image_id) | repeated(image_id)).unique().implode())
+    places = suspects.fill_null(value=True).arg_true()
+    result = np.zeros(len(rows), bool)
+    result[places.to_numpy()] = group.gather(places).is_duplicated().to_numpy()
     return pl.Series(result)

@@ -5,8 +5,10 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from captcha_assets.images.table_files import scan_tables
+from captcha_assets.images.table_files import repeated, scan_tables, shares_group
 
 NOW = pa.schema(
     [
@@ -46,3 +48,23 @@ def test_a_column_that_has_become_another_kind_of_value_is_an_error(tmp_path: Pa
     files = written(tmp_path, earlier={"image_id": [1]})
     with pytest.raises(pl.exceptions.SchemaError, match="image_id"):
         scan_tables(files, NOW).collect()
+
+
+FEW = st.one_of(st.none(), st.sampled_from(["a", "b", "c", "d", "e"]))
+
+
+@given(st.lists(FEW), st.booleans())
+def test_values_that_stand_there_twice_are_found_in_any_order(
+    values: list[str | None], in_order: bool
+) -> None:
+    column = pl.Series(values, dtype=pl.String)
+    column = column.sort() if in_order else column
+    assert repeated(column).to_list() == column.is_duplicated().to_list()
+
+
+@given(st.lists(st.tuples(FEW, FEW)))
+def test_rows_that_share_a_group_are_found_whatever_stands_there(
+    rows: list[tuple[str | None, str | None]],
+) -> None:
+    table = pl.DataFrame(rows, {"image_id": pl.String, "group": pl.String}, orient="row")
+    assert shares_group(table).to_list() == table["group"].is_duplicated().to_list()

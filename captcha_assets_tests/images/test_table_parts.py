@@ -160,6 +160,24 @@ def test_a_file_of_an_earlier_version_keeps_the_version_it_had(tmp_path):
     assert table_parts.version_of(file) == content_hash(file)
 
 
+def test_parts_of_a_version_that_noted_no_hash_of_their_files_are_verified_by_their_rows(tmp_path):
+    index = tmp_path / "index"
+    tables = table("one", "two", "three", folder=tmp_path)
+    build_image_index({name: tables[name] for name in ("one", "two")}, index, CAPTCHA)
+    manifest = json.loads((index / MANIFEST).read_text())
+    del manifest["checksum"]
+    for part in manifest["parts"].values():
+        assert part.pop("file_hash")
+    checksum = table_parts._checksum(manifest)
+    (index / MANIFEST).write_text(json.dumps(manifest | {"checksum": checksum}))
+    inodes = {file: file.stat().st_ino for file in index.glob("*.parquet")}
+    assert table_parts.verified_version(index) == table_parts.version_of(index)
+    build_image_index(tables, index, CAPTCHA)
+    assert all(file.stat().st_ino == inode for file, inode in inodes.items())
+    build_image_index(tables, tmp_path / "anew", CAPTCHA)
+    assert table_parts.version_of(index) == table_parts.version_of(tmp_path / "anew")
+
+
 def test_a_table_without_rows_has_its_columns(tmp_path):
     build_image_index({}, tmp_path / "index", CAPTCHA)
     assert rows_of(tmp_path / "index").columns == INDEX_SCHEMA.names
