@@ -508,7 +508,8 @@ def _as_buckets(stored: npt.NDArray[np.uint8]) -> Signatures:
 
 def _matrix(table: pa.Table) -> npt.NDArray[np.uint8]:
     """Return a view of the only column, whose values have one length, as (n, bytes)."""
-    values = table.column(0).combine_chunks()
+    column = table.column(0)
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies
     return np.frombuffer(values.buffers()[2] or b"", np.uint8).reshape(len(values), -1)
 
 

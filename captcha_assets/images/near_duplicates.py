@@ -40,10 +40,8 @@ _DESCRIBED = 1 << 14
 #: common, four times as many pairs are then read together, each row group once instead of several times.
 _FIRST_WEIGHS = 0.25
 
-#: A filter of so many bits, a byte each, tells which buckets may be among the wanted ones.
+#: Bits of a bucket that a filter looks at; it has a byte for each value of them.
 _FILTER_BITS = 21
-#: A second filter looks at the first bits of those that the last bits do not rule out.
-_OTHER_BITS = 32 - _FILTER_BITS
 #: So many rows are looked at together: what is calculated of them stays in the processor's cache.
 _ROWS_AT_ONCE = 1 << 12
 
@@ -84,6 +82,28 @@ def near_duplicate_groups(
     return groups.first
 
 
+class _Filter:
+    """Tells quickly which buckets may be among the wanted ones: nearly all others are ruled out."""
+
+    def __init__(self, wanted: npt.NDArray[np.uint32]) -> None:
+        self._last_bits, self._first_bits = (np.zeros(1 << _FILTER_BITS, bool) for _ in range(2))
+        self._last_bits[self._last(wanted)] = True
+        self._first_bits[self._first(wanted)] = True
+
+    def suspects(self, buckets: npt.NDArray[np.uint32]) -> Rows:
+        """Return the positions of those that may be among the wanted ones."""
+        found = np.flatnonzero(self._last_bits.take(self._last(buckets), mode="clip"))
+        return found[self._first_bits.take(self._first(buckets[found]), mode="clip")]
+
+    @staticmethod
+    def _last(buckets: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        return buckets & np.uint32((1 << _FILTER_BITS) - 1)
+
+    @staticmethod
+    def _first(buckets: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        return buckets >> np.uint32(32 - _FILTER_BITS)
+
+
 class Buckets:
     """The buckets of some images: which others share one with them? All that don't are no near-duplicates."""
 
@@ -91,9 +111,7 @@ class Buckets:
         """Take the signatures of the images, uint32 (n, 12, 5)."""
         numbered = signatures.astype(np.uint64) | _numbers_of_tables(signatures.shape[1])[:, None]
         self._wanted = np.sort(numbered.ravel())
-        self._last, self._first = (np.zeros(1 << _FILTER_BITS, bool) for _ in range(2))
-        self._last[self._wanted & np.uint64(len(self._last) - 1)] = True
-        self._first[(self._wanted & np.uint64(0xFFFFFFFF)) >> np.uint64(_OTHER_BITS)] = True
+        self._filter = _Filter(signatures.ravel())
 
     def sharing(self, signatures: Signatures) -> Rows:
         """Return the rows of others, uint32 (m, 12, 5), that share a bucket with one of the images."""
@@ -103,8 +121,7 @@ class Buckets:
 
     def _sharing(self, signatures: Signatures) -> Rows:
         flat = signatures.ravel()
-        suspects = np.flatnonzero(self._last.take(flat & np.uint32(len(self._last) - 1), mode="clip"))
-        suspects = suspects[self._first.take(flat[suspects] >> np.uint32(_OTHER_BITS), mode="clip")]
+        suspects = self._filter.suspects(flat)
         row, place = np.divmod(suspects, signatures[0].size)
         values = flat[suspects].astype(np.uint64)
         values |= _numbers_of_tables(signatures.shape[1])[place // signatures.shape[2]]
@@ -163,9 +180,7 @@ def _repeated(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 def _among(values: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]) -> Rows:
     """Return the positions of the values that are among the wanted ones, which are sorted."""
-    known = np.zeros(1 << _FILTER_BITS, bool)
-    known[wanted & (len(known) - 1)] = True
-    suspects = np.flatnonzero(known[values & (len(known) - 1)])  # their last bits rule out most
+    suspects = _Filter(wanted).suspects(values)
     place = np.searchsorted(wanted, values[suspects])
     return suspects[wanted[place.clip(max=len(wanted) - 1)] == values[suspects]] if len(wanted) else suspects
 

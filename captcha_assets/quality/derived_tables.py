@@ -18,7 +18,7 @@ from captcha_assets.images import table_parts
 from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT, USABLE
 from captcha_assets.images.split_assignment import SPLITS_SCHEMA
 from captcha_assets.images.table import IMAGE_TABLE_SCHEMA
-from captcha_assets.images.table_files import polars_schema, shares_group
+from captcha_assets.images.table_files import polars_schema, repeated
 from captcha_assets.quality import suites
 
 #: Tables by the name of the suite that validates them.
@@ -111,8 +111,9 @@ def of_splits(
         return {"columns": columns, "splits": rows}
     known = images.select("image_id", "label", "status", "group", "batch").collect(engine="streaming")
     rows = _with_recorded(_with_index(rows, known), recorded)
-    ratios = _split_ratios(rows, wanted, _uneven_classes(rows, recorded))
-    rows = _with_near_duplicates(_with_group_split(rows), known)
+    shared = repeated(rows["group"])
+    ratios = _split_ratios(rows, shared, wanted, _uneven_classes(rows, recorded))
+    rows = _with_near_duplicates(_with_group_split(rows, shared), known)
     rows = rows.with_columns(split_or_reason=_split_or_reason())
     return {
         "columns": columns,
@@ -270,12 +271,11 @@ def _with_recorded(rows: pl.DataFrame, recorded: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_group_split(rows: pl.DataFrame) -> pl.DataFrame:
+def _with_group_split(rows: pl.DataFrame, shared: pl.Series) -> pl.DataFrame:
     """Put the split of the first image of its group beside each image of a group of several rows."""
     numbered = rows.with_row_index("row")
-    shared = numbered.filter(shares_group(rows)).sort("image_id", "split")
     first = pl.col("split").drop_nulls().first().over("group")
-    named = shared.select("row", split_of_group=first)
+    named = numbered.filter(shared).sort("image_id", "split").select("row", split_of_group=first)
     return numbered.join(named, on="row", how="left", maintain_order="left").drop("row")
 
 
@@ -284,7 +284,7 @@ def _with_near_duplicates(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFra
 
     Groups that hold an excluded image are left out: without that image they are several groups.
     """
-    shared = known.filter(shares_group(known)).select("image_id", index_group="group")
+    shared = known.filter(repeated(known["group"])).select("image_id", index_group="group")
     here = rows.select("image_id", "split", "batch", "exclusion_reason")
     here = here.join(shared, on="image_id").sort("image_id", "split")
     excluded = here.filter(pl.col("exclusion_reason").is_not_null())
@@ -322,11 +322,13 @@ def _uneven_classes(rows: pl.DataFrame, recorded: pl.DataFrame) -> list[str]:
     return pl.concat([lost["label"], relabelled["label"]]).unique().sort().to_list()
 
 
-def _split_ratios(rows: pl.DataFrame, wanted: Mapping[str, float], uneven: list[str]) -> pl.DataFrame:
+def _split_ratios(
+    rows: pl.DataFrame, shared: pl.Series, wanted: Mapping[str, float], uneven: list[str]
+) -> pl.DataFrame:
     """Return a row for each class and split: how far its number of images is off, and how far it may be."""
-    assigned = rows.select("image_id", "label", "group", "split").drop_nulls(["label", "split"])
-    shared = assigned.filter(shares_group(assigned))
-    sizes = shared.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
+    assigned = rows.select("label", "group", "split").drop_nulls(["label", "split"])
+    together = rows.filter(shared).select("label", "group", "split").drop_nulls(["label", "split"])
+    sizes = together.group_by("label", "group").len().group_by("label").agg(largest_group=pl.col("len").max())
     counted = assigned.group_by("label", "split").len("images")
     totals = counted.group_by("label").agg(of_class=pl.col("images").sum())
     totals = totals.join(sizes, on="label", how="left").with_columns(pl.col("largest_group").fill_null(1))
