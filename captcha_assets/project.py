@@ -53,11 +53,22 @@ def project_of(folder: Path) -> Project | None:
 
 def project() -> Project | None:
     """Return the project that the working directory belongs to, None where it belongs to none."""
+    folder = _working_directory()
+    return project_of(folder) if folder else None
+
+
+def other_project() -> Path | None:
+    """Return the `pyproject.toml` of a Dagster project that the working directory lies in; None: of none."""
+    here = _working_directory()
+    files = [place / "pyproject.toml" for place in (here, *here.parents)] if here else []
+    return next((file for file in files if file.is_file() and "[tool.dg" in file.read_text()), None)
+
+
+def _working_directory() -> Path | None:
     try:
-        folder = Path.cwd()
+        return Path.cwd()
     except FileNotFoundError:  # it was removed meanwhile
         return None
-    return project_of(folder)
 
 
 def _read(file: Path, text: str) -> Project:

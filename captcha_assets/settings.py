@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from captcha_assets import settings_validation
 from captcha_assets.atomic_files import AnyPath, path_of
 from captcha_assets.paths import REPOSITORY, Paths, folder_or_store
-from captcha_assets.project import Project, project
+from captcha_assets.project import Project, other_project, project
 from captcha_assets.settings_validation import SettingsError
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
@@ -305,7 +305,15 @@ def _default_home(own: Project | None) -> Path:
             "CAPTCHA_HOME is not set, and this folder belongs to no project: set it, or change to the folder "
             "of a project (captcha-assets new PATH makes one)"
         )
-    return REPOSITORY if own is None else own.folder
+    if own is not None:
+        return own.folder
+    other = other_project()
+    if other is not None and other.parent != REPOSITORY:
+        raise SettingsError(
+            f"CAPTCHA_HOME is not set, and {other} is of a Dagster project whose data sets have homes of "
+            "their own: set it to one of them"
+        )
+    return REPOSITORY
 
 
 def _of_project(settings: Settings, own: Project) -> Settings:

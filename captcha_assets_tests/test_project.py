@@ -96,6 +96,22 @@ def test_the_project_is_the_home_and_has_the_data_set(folder: Path, monkeypatch:
         load_settings()
 
 
+def test_in_a_project_of_dagster_alone_the_home_has_to_be_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = folder.parent / "other"
+    (project / "defs").mkdir(parents=True)
+    (project / "pyproject.toml").write_text("[tool.dg]\ndirectory_type = 'project'\n")
+    monkeypatch.chdir(project / "defs")
+    with pytest.raises(
+        SettingsError, match="CAPTCHA_HOME is not set, and .* whose data sets have homes"
+    ) as one:
+        load_settings()
+    assert str(project / "pyproject.toml") in str(one.value)
+    monkeypatch.setenv("CAPTCHA_HOME", str(folder.parent / "home"))
+    assert load_settings().paths.home == folder.parent / "home"
+
+
 def test_commands_load_the_code_location_of_the_project(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
