@@ -109,6 +109,8 @@ class DatasetSpec:
             (self.other_sizes in {"reject", "resize"}, "other_sizes is reject or resize"),
             (self.largest_file > 0, "largest_file is a number of bytes above 0"),
             (shares is None or set(shares) == set(self.classes), "class_shares names each class once"),
+            (isinstance(self.description, str), "description is text"),
+            (isinstance(self.license, str), "license is text, such as CC BY 4.0"),
             (0 < self.near_duplicate_correlation <= 1, "near_duplicate_correlation is above 0, at most 1"),
         ]
 

@@ -88,6 +88,8 @@ def test_another_spec_has_another_version() -> None:
         ({"label_from": "path"}, "label_from"),
         ({"other_sizes": "crop"}, "other_sizes"),
         ({"largest_file": 0}, "largest_file"),
+        ({"license": None}, "license is text"),
+        ({"description": ("a", "b")}, "description is text"),
         ({"class_shares": {"a": 1.0}}, "class_shares names each class once"),
         ({"near_duplicate_correlation": 1.5}, "near_duplicate_correlation"),
     ],

@@ -3,7 +3,8 @@
 Builds image tables of batches of 100,000 images each (once, in `.scratch/benchmarks`; 2.2 GB per million):
 generated characters, shifted at random and under a random shade, one in fifty a noisy copy of another. Builds
 the index and the splits of the first ROWS in a process of its own each, and prints time and memory, and last
-how many times as long each took as the size before it. For ten million rows, and to leave nothing behind:
+how many times as long each took as the size before it. All but the last are measured after it once more, and
+the mean counts, since the speed of a machine drifts. For ten million rows, and to leave nothing behind:
 `python -m benchmarks.ingest.scaling 10000 100000 1000000 10000000 --clean`.
 """
 
@@ -19,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -140,6 +142,13 @@ def measure(rows: int) -> None:
     print(json.dumps({**times, "peak": peak, "groups": summary.groups}))
 
 
+def measured(rows: int) -> dict[str, Any]:
+    """Measure in a process of its own; return seconds, bytes and groups by name."""
+    command = [sys.executable, "-m", "benchmarks.ingest.scaling", "--measure", str(rows)]
+    line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return {"rows": rows, **json.loads(line)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest.scaling", description=__doc__)
     parser.add_argument("rows", type=int, nargs="*", default=SIZES, help="numbers of rows")
@@ -154,9 +163,10 @@ def main() -> None:
     results = []
     for rows in arguments.rows:
         build_missing(rows)
-        command = [sys.executable, "-m", "benchmarks.ingest.scaling", "--measure", str(rows)]
-        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        results.append({"rows": rows, **json.loads(line)})
+        results.append(measured(rows))
+    for place in reversed(range(len(results) - 1)):
+        before, after = results[place], measured(arguments.rows[place])
+        results[place] = {name: type(before[name])((before[name] + after[name]) / 2) for name in before}
     names = ("rows", "index, s", "splits, s", "CPU, s", "peak, GB", "groups", "times as long", "CPU")
     print("".join(f"{name:>14}" for name in names))
     before: dict[str, float] = {}
