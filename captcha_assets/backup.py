@@ -44,11 +44,11 @@ _OF_SHARED_ROOT = (
     "data.dvc", "data/splits", "label_decisions.csv", "configs/training.yaml", "corrections", "alerts",
 )  # fmt: skip
 _ARCHIVES = "data/raw"
-#: Artifacts that are kept, records before what they name.
+#: Artifacts that are kept, records before what they name; the number of the latest change before that.
 _OF_ARTIFACTS = (
-    "dataset.json", "deliveries", "models/history", "models/refused", "models/decisions", "models",
-    "training_summary", "evaluation", "onnx_model", "quantized_model", "drift_reference", "sweep",
-    "sweep_trial", "sweep_leaderboard.parquet",
+    "dataset.json", "deliveries", "models/latest_change.json", "models/history", "models/refused",
+    "models/decisions", "models", "training_summary", "evaluation", "onnx_model", "quantized_model",
+    "drift_reference", "sweep", "sweep_trial", "sweep_leaderboard.parquet",
 )  # fmt: skip
 #: Databases of Dagster's instance, and files beside them.
 _OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home")
@@ -287,6 +287,8 @@ def read(backup: Path, profile: str) -> Backup:
 
 
 def _read(backup: Path) -> Backup:
+    if backup.exists() and not backup.is_file():
+        raise BackupError(f"{backup} is no backup: it is no regular file")
     try:
         with zipfile.ZipFile(backup) as zipped:
             said: Any = json.loads(zipped.read(MANIFEST))
@@ -298,7 +300,7 @@ def _read(backup: Path) -> Backup:
         raise BackupError(f"{backup} does not exist") from error
     except (zipfile.BadZipFile, OSError) as error:
         raise BackupError(f"{backup} is no backup, or damaged: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackupError(f"{backup} is no backup: it has no {MANIFEST}, or another one") from error
 
 

@@ -15,7 +15,6 @@ import dagster as dg
 from captcha_assets.defs.dagster_internals import DATA_VERSION_TAG, NO_VALUE
 from captcha_assets.defs.input_versions import recorded_versions, version_of
 from captcha_assets.defs.materializations import last_materialized, records_of
-from captcha_assets.defs.model.champion_checks import RECORD
 from captcha_assets.defs.model.champion_events import report_champion, report_criteria
 from captcha_assets.defs.names import PLAIN, Names
 from captcha_assets.defs.partitions import BATCH, DAY, TRIAL
@@ -180,17 +179,8 @@ def _not_pushed(paths: Paths, last: dg.AssetMaterialization) -> str | None:
     return f"not pushed yet to the DVC remote {remote}"
 
 
-def _lost_record(paths: Paths, last: dg.AssetMaterialization) -> str | None:
-    """Say whether the registry has lost the record of the champion: the one before would serve unnoticed."""
-    recorded, serves = last.metadata.get(RECORD), registry.champion(paths.models)
-    if recorded is None or (serves and serves.number >= int(str(recorded.value))):
-        return None
-    path = registry.record_path(paths.models, int(str(recorded.value)))
-    return f"missing: {path}, the latest record of what serves: restore it from a backup"
-
-
 #: What is wrong with outputs of which Dagster knows more than the disk.
-_RECORDED_IN_DAGSTER = {"data_snapshot": _not_pushed, "champion": _lost_record}
+_RECORDED_IN_DAGSTER = {"data_snapshot": _not_pushed}
 
 
 def _event(

@@ -25,7 +25,7 @@ from captcha_assets.images.features import image_id
 from captcha_assets.images.local_tables import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
-from captcha_assets.models import folder, promotion_records, registry
+from captcha_assets.models import folder, registry
 from captcha_assets.models.predict_files import UnreadableFileError, read_image_file, resolve
 from captcha_assets.models.predictor import OnnxPredictor, spec_of_inputs
 from captcha_assets.models.servable import require_export
@@ -96,11 +96,6 @@ def check_staged(
             "update, or give the id of an earlier one (captcha-assets model list)"
         )
     _require_whole(paths, model_id)
-    if champion is None and (promoted := promotion_records.any_promoted(paths.models)):
-        raise StagedModelError(
-            f"{paths.models / 'history'} is missing, which says which model serves, and {promoted} was "
-            "promoted: restore it from a backup"
-        )
     with _images(paths, images) as source:
         answers = _answers(paths, model_id, source)
         against = _answers(paths, champion, source) if champion else None

@@ -65,16 +65,6 @@ def last(registry: AnyPath, candidate: str) -> Decision | None:
     return max(found, key=lambda decision: (decision.since, decision.test_split), default=None)
 
 
-def any_promoted(registry: AnyPath) -> str | None:
-    """Return a model that was promoted by a decision; None where none was.
-
-    Raises:
-        RegistryError: a decision is damaged.
-    """
-    decisions = (read(path, Decision) for path in _paths(registry))
-    return next((one.candidate for one in decisions if one.promoted), None)
-
-
 def compared(registry: AnyPath) -> set[str]:
     """Return every model that was compared on a test split, as candidate or as champion."""
     models = {model for path in _paths(registry) for model in path.name.split("--")[:2]}

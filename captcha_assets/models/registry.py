@@ -3,6 +3,7 @@
     <model id>/             a model folder, verified by its hashes when it comes and before it serves
     candidate.json          the model that was trained last
     history/000001.json     one file per change of the champion; the last one names the champion
+    latest_change.json      the number of the last one: where that is lost, the one before must not serve
     refused/<model id>.json models that a person does not want promoted, and why
     decisions/              what the promotion rule decided: see `promotion_records`
 
@@ -39,6 +40,14 @@ class Candidate:
     model_id: str
     since: str
     """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class LatestChange:
+    """The last change of the champion, which has to be in the history."""
+
+    number: int
+    """Its position there."""
 
 
 @dataclass(frozen=True)
@@ -161,19 +170,37 @@ def candidate(registry: AnyPath) -> Candidate | None:
 
 
 def _entries(registry: AnyPath) -> list[AnyPath]:
-    entries = registry / "history"
-    if not entries.exists():
-        return []
-    return sorted(
-        (path for path in entries.iterdir() if _ENTRY.fullmatch(path.name)), key=lambda path: path.name
-    )
+    """Return the records of the history, the first one first.
+
+    Raises:
+        RegistryError: the last one is lost.
+    """
+    latest = _latest_change(registry)  # first: a change is recorded before its number is
+    folder = registry / "history"
+    found = list(folder.iterdir()) if folder.exists() else []
+    entries = sorted((path for path in found if _ENTRY.fullmatch(path.name)), key=lambda path: path.name)
+    if latest and (not entries or int(entries[-1].stem) < latest.number):
+        raise RegistryError(
+            f"{record_path(registry, latest.number)} is missing, which says what serves: restore it from a "
+            f"backup (or remove {_latest_path(registry)}, and the change counts as never made)"
+        )
+    return entries
+
+
+def _latest_path(registry: AnyPath) -> AnyPath:
+    return registry / "latest_change.json"
+
+
+def _latest_change(registry: AnyPath) -> LatestChange | None:
+    path = _latest_path(registry)
+    return read(path, LatestChange, remedy="remove it; the next change writes it") if path.exists() else None
 
 
 def champion(registry: AnyPath) -> Champion | None:
     """Return the model that serves, or None where none was promoted yet.
 
     Raises:
-        RegistryError: the last entry of the history is damaged.
+        RegistryError: the last entry of the history is damaged or lost.
     """
     entries = _entries(registry)
     return _entry(entries[-1]) if entries else None
@@ -183,7 +210,7 @@ def history(registry: AnyPath) -> list[Champion]:
     """Return every change of the champion, the first one first.
 
     Raises:
-        RegistryError: an entry is damaged, or one between others is missing.
+        RegistryError: an entry is damaged or missing.
     """
     entries = [_entry(path) for path in _entries(registry)]
     for number, entry in enumerate(entries, start=1):
@@ -208,8 +235,12 @@ def _append(registry: AnyPath, before: Champion | None, **entry: Any) -> Champio
     """Make `entry` the champion after `before`; None where another process came first."""
     number = before.number + 1 if before else 1
     appended = Champion(number=number, since=now(), instead_of=before.model_id if before else None, **entry)
-    path = record_path(registry, number)
-    return appended if create(path, json_text(to_json(appended))) else None
+    if not create(record_path(registry, number), json_text(to_json(appended))):
+        return None
+    latest = _latest_change(registry)
+    if latest is None or latest.number < number:
+        write_json(_latest_path(registry), to_json(LatestChange(number)))
+    return appended
 
 
 def promote(

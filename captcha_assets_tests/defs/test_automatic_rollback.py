@@ -21,6 +21,7 @@ from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets.settings import Settings
 from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home, made_once
+from captcha_assets_tests.models.conftest import as_if_nothing_served
 from captcha_assets_tests.serving.predictions import prediction
 from captcha_assets_tests.serving.services import make_home
 
@@ -324,7 +325,7 @@ def test_a_decision_on_a_former_champion_rolls_nothing_back(worse: Served) -> No
 
 
 def test_the_first_champion_has_nobody_to_go_back_to(home: Home, served: Served) -> None:
-    shutil.rmtree(served.paths.models / "history")
+    as_if_nothing_served(served.paths.models)
     assert "no model has replaced another one" in served.tick()
     registry.promote(served.paths.models, served.first, "the first")
     assert "no model has replaced another one" in served.tick()

@@ -209,12 +209,26 @@ def test_a_backup_that_names_what_none_holds_is_rejected(tmp_path: Path, name: s
     assert not (tmp_path / "outside").exists()
 
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"format": 1, "files": 3, "left_out": []}', "no json"])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "[]",
+        "{}",
+        '{"format": 1, "files": 3, "left_out": []}',
+        "no json",
+        pytest.param(100_000 * "[", id="nested"),
+    ],
+)
 def test_a_zip_that_is_no_backup_is_called_so(tmp_path: Path, manifest: str) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as target:
         target.writestr("manifest.json", manifest)
     said = fails(tmp_path / "home", "backup", "restore", str(tmp_path / "other.zip"))
     assert said == f"Error: {tmp_path / 'other.zip'} is no backup: it has no manifest.json, or another one"
+
+
+def test_a_device_is_no_backup(tmp_path: Path) -> None:
+    said = fails(tmp_path / "home", "backup", "restore", "/dev/zero")
+    assert said == "Error: /dev/zero is no backup: it is no regular file"
 
 
 def test_a_backup_is_not_restored_among_other_files(home: Path, tmp_path: Path) -> None:

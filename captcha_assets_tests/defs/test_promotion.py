@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -18,7 +17,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.manual_promotion_and_rollback import promote_by_hand
 from captcha_assets.models.overview import read_metrics
 from captcha_assets_tests.defs.conftest import Home
-from captcha_assets_tests.models.conftest import make_model
+from captcha_assets_tests.models.conftest import as_if_nothing_served, make_model
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -130,7 +129,7 @@ def test_a_candidate_is_compared_once_on_a_test_split(
 
 def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out(finished: Home) -> None:
     model = serving(finished)
-    shutil.rmtree(finished.settings.paths.models / "history")
+    as_if_nothing_served(finished.settings.paths.models)
     assert finished.materialize("champion") is None
     assert serving(finished) == model
     assert len(list((finished.settings.paths.models / "decisions").iterdir())) == 1
@@ -231,7 +230,14 @@ def test_the_record_of_the_champion_is_named_where_it_is_lost_and_the_one_before
     record = registry.record_path(home.settings.paths.models, 2)
     kept = record.read_bytes()
     record.unlink()
-    assert f"missing: {record}, the latest record of what serves: restore it" in say("status")
+    lost = f"{record} is missing, which says what serves: restore it from a backup"
+    said = say("status")
+    assert f"serves   cannot be read: {lost}" in said
+    assert lost in fails("model", "rollback", "--reason", "back")
+    assert lost in fails("model", "promote", "candidate", "--reason", "again")
+    assert lost in fails("model", "history")
+    assert lost in str(home.materialize("champion"))
+    assert not record.exists(), "nothing takes the place of the lost record"
     record.write_bytes(kept)
     assert f"{record}" not in say("status")
     assert home.version("champion") == candidate

@@ -18,7 +18,7 @@ from captcha_assets.images.index import build_image_index
 from captcha_assets.images.split_assignment import update_splits
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.images.table import build_image_table
-from captcha_assets.models import onnx_export, promotion_records, registry
+from captcha_assets.models import onnx_export, registry
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.models.conftest import make_model
@@ -133,15 +133,11 @@ def test_the_first_model_is_compared_with_none(made: Path, tmp_path: Path) -> No
 def test_where_the_record_of_what_serves_is_lost_no_model_passes_as_the_first(
     made: Path, tmp_path: Path
 ) -> None:
-    staged = Staged(made, tmp_path / "home", None)
-    decision = promotion_records.Decision(
-        candidate=staged.names["unlearned"], champion=None, test_split="0" * 32, splits_version="",
-        since="2026-11-30T12:00:00+00:00", promoted=True, ground="first", reason="first model", criteria=[],
-    )  # fmt: skip
-    promotion_records.record(staged.paths.models, decision)
+    staged = Staged(made, tmp_path / "home", "unlearned")
+    shutil.rmtree(staged.paths.models / "history")
     line = staged.fails("candidate")
-    assert line.startswith(f"Error: {staged.paths.models / 'history'} is missing")
-    assert line.endswith("restore it from a backup")
+    assert line.startswith(f"Error: {staged.paths.models / 'history' / '000001.json'} is missing")
+    assert "restore it from a backup" in line
 
 
 def test_a_less_accurate_model_fails_with_one_line(worse: Staged) -> None:

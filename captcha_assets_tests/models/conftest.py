@@ -1,5 +1,6 @@
 """Models that were never trained: narrow networks, built in a moment."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,9 @@ def models(tmp_path_factory) -> list[Path]:
     for seed, place in enumerate(places):
         make_model(place, seed)
     return places
+
+
+def as_if_nothing_served(models: Path) -> None:
+    """Take the history of what served out of a registry, and what says that there was one."""
+    shutil.rmtree(models / "history")
+    (models / "latest_change.json").unlink()

@@ -474,6 +474,41 @@ def test_an_entry_that_is_missing_between_others_is_named_and_no_rollback_skips_
     assert registry.champion(place).model_id == three
 
 
+@pytest.mark.parametrize("lost", ["000003.json", ""], ids=["the last record", "the history"])
+def test_where_the_last_change_is_lost_the_model_before_does_not_serve_unnoticed(shelf, lost):
+    place, (one, two, three) = shelf
+    for model in (one, two, three):
+        registry.promote(place, model, "promoted")
+    kept = shutil.copytree(place / "history", place.parent / "kept")
+    shutil.rmtree(place / "history")
+    if lost:
+        shutil.copytree(kept, place / "history")
+        (place / "history" / lost).unlink()
+    looks = (
+        registry.champion, registry.history, lambda place: registry.rollback(place, "back"),
+        lambda place: registry.promote(place, one, "again"),
+    )  # fmt: skip
+    for look in looks:
+        with pytest.raises(
+            RegistryError, match=r"000003\.json is missing, which says what serves: restore it"
+        ):
+            look(place)
+    shutil.copytree(kept, place / "history", dirs_exist_ok=True)
+    assert registry.champion(place).model_id == three
+    shutil.rmtree(place / "history")
+    (place / "latest_change.json").unlink()  # as the message says, where there is no copy
+    assert registry.champion(place) is None
+
+
+def test_a_registry_of_a_version_that_kept_no_number_serves_as_it_did(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "promoted")
+    (place / "latest_change.json").unlink()
+    assert registry.champion(place).model_id == one
+    registry.promote(place, two, "promoted")
+    assert json.loads((place / "latest_change.json").read_text())["number"] == 2
+
+
 def test_the_history_is_files_that_anyone_can_read(shelf):
     place, (one, *_) = shelf
     registry.promote(place, one, "the first", {"accuracy": 0.9})

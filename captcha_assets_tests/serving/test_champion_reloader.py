@@ -13,6 +13,7 @@ import pytest
 from captcha_assets.models import registry
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.serving.client import PredictedImages, PredictionClient
+from captcha_assets_tests.models.conftest import as_if_nothing_served
 from captcha_assets_tests.serving.services import RunningService, png_files, running
 from captcha_assets_tests.training.examples import draw_many
 
@@ -28,7 +29,7 @@ def promote(service: RunningService, model_id: str) -> None:
 
 
 def test_a_service_without_a_champion_lives_and_says_what_to_do(served_home: Path) -> None:
-    shutil.rmtree(served_home / "artifacts" / "models" / "history")
+    as_if_nothing_served(served_home / "artifacts" / "models")
     with running(served_home, ready=False) as service:
         assert service.get("/v2/health/live").status_code == 200
         time.sleep(1)

@@ -11,9 +11,6 @@ from captcha_assets.stored_outputs import NO_CHAMPION
 
 _CHAMPION = dg.AssetKey("champion")
 
-#: Metadata of `champion`: the number of its record in the history of the registry.
-RECORD = "record"
-
 
 def criteria_specs() -> list[dg.AssetCheckSpec]:
     """A check for every criterion; a criterion that fails is a warning, since the champion keeps serving."""
@@ -64,5 +61,4 @@ def champion_metadata(champion: Champion | None) -> dict[str, Any]:
         "champion": champion.model_id if champion else "none",
         "since": champion.since if champion else "never",
         "instead of": (champion and champion.instead_of) or "none",
-        **({RECORD: champion.number} if champion else {}),
     }
