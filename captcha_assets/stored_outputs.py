@@ -26,7 +26,7 @@ from captcha_assets.images.split_assignment import files_named_by
 from captcha_assets.images.split_record import AssignmentRecord, read_file
 from captcha_assets.images.table_parts import of_earlier_version, verified_version, version_of
 from captcha_assets.models import folder, registry, training_summary
-from captcha_assets.models.manifest import first_of, sha256, verify_files
+from captcha_assets.models.manifest import ModelFolderError, first_of, sha256, verify_files
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.sources import archives, batch_registration
@@ -383,17 +383,23 @@ def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    path = paths.onnx_model(str(output.model))
-    return versions.version(
-        path, lambda local: str(verify_files(local, advice="")["files"]["model.onnx"])[:32]
-    )
+    return _version_of_export(versions, paths.onnx_model(str(output.model)), output)
 
 
 def _quantized(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    place = paths.quantized_model(str(output.model))
-    return versions.version(
-        place, lambda local: str(verify_files(local, advice="")["files"]["model.onnx"])[:32]
-    )
+    return _version_of_export(versions, paths.quantized_model(str(output.model)), output)
+
+
+def _version_of_export(versions: StoredVersions, place: AnyPath, output: Output) -> str:
+    """Return the data version of an exported model, whose folder has to be its own."""
+
+    def version_of(local: Path) -> str:
+        manifest = verify_files(local, advice="")
+        if manifest.get("model_id", output.model) != output.model:
+            raise ModelFolderError(f"{place} holds the export of {manifest['model_id']}")
+        return str(manifest["files"]["model.onnx"])[:32]
+
+    return versions.version(place, version_of)
 
 
 def _champion(versions: StoredVersions, paths: Paths, _output: Output) -> str:

@@ -10,7 +10,7 @@ from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images.decode import decode
 from captcha_assets.images.rejection import Rejection
 from captcha_assets.models import registry
-from captcha_assets.models.manifest import read_manifest
+from captcha_assets.models.manifest import ModelFolderError, how_to_export_again, read_manifest
 from captcha_assets.models.predictor import OnnxPredictor, Predictor, TorchPredictor, spec_of_inputs
 from captcha_assets.paths import Paths
 
@@ -43,17 +43,18 @@ def opened_predictor(paths: Paths, model: str) -> Iterator[Predictor]:
 
     Raises:
         ModelChoiceError: there is no such model.
-        ModelFolderError: the model is damaged.
+        ModelFolderError: the model is damaged, or its export is of another model.
     """
-    with fetched(_place(paths, model)) as folder:
-        is_export = "model.onnx" in read_manifest(folder)["files"]
-        yield OnnxPredictor(folder) if is_export else TorchPredictor(folder)
+    given = Path(model) if model and Path(model).is_dir() else None
+    with fetched(given or _place(paths, resolve(paths, model))) as folder:
+        manifest = read_manifest(folder)
+        if given is None and manifest.get("model_id", folder.name) != folder.name:
+            of_another = f"{folder} holds the export of {manifest['model_id']}"
+            raise ModelFolderError(f"{of_another}: {how_to_export_again(folder)}")
+        yield OnnxPredictor(folder) if "model.onnx" in manifest["files"] else TorchPredictor(folder)
 
 
-def _place(paths: Paths, model: str) -> AnyPath:
-    if model and Path(model).is_dir():
-        return Path(model)
-    model_id = resolve(paths, model)
+def _place(paths: Paths, model_id: str) -> AnyPath:
     exported = paths.onnx_model(model_id)
     return exported if exported.exists() else registry.model_folder(paths.models, model_id)
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from captcha_assets.models import registry
+from captcha_assets.models.manifest import writing_folder
+from captcha_assets.paths import Paths
+from captcha_assets.stored_outputs import Output, StoredVersions
 from captcha_assets_tests.commands import run
+from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.training.examples import draw_many
 
 
@@ -40,3 +45,17 @@ def test_an_empty_folder_is_an_error_and_not_silence(models: list[Path], tmp_pat
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert f"{tmp_path / 'images'} holds no PNG files" in line
+
+
+def test_the_export_of_another_model_never_answers_and_is_named(tmp_path: Path) -> None:
+    paths = Paths(home=tmp_path / "home")
+    make_model(tmp_path / "model")
+    model_id = registry.add_candidate(paths.models, tmp_path / "model")
+    with writing_folder(paths.onnx_model(model_id), model_id="resnet18-000000000000") as folder:
+        (folder / "model.onnx").write_bytes(b"of another model")
+    Image.fromarray(draw_many(1)[0][0]).save(tmp_path / "a.png")
+    done = run(paths.home, "predict", str(tmp_path / "a.png"), "--model", "candidate")
+    assert (done.returncode, done.stdout) == (1, "")
+    holds = f"{paths.onnx_model(model_id)} holds the export of resnet18-000000000000"
+    assert done.stderr == f"Error: {holds}: export the model again: captcha-assets model export {model_id}\n"
+    assert StoredVersions(paths).look(Output("onnx_model", model=model_id)).problem == f"damaged: {holds}"
