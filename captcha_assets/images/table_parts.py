@@ -25,11 +25,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from captcha_assets.atomic_files import AnyPath, fetched, json_text, locked, remove, replacing
+from captcha_assets.atomic_files import AnyPath, fetched, json_text, locked, regular, remove, replacing
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.table_files import MissingTableError, write_frame
 
 MANIFEST = "manifest.json"
+#: What reading a manifest raises that is none.
+_NO_MANIFEST = (AttributeError, KeyError, NotADirectoryError, RecursionError, TypeError, ValueError)
 #: The part of a table without rows, whose file says which columns there are.
 _NO_BATCH = ""
 
@@ -98,14 +100,14 @@ def read_manifest(folder: AnyPath) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = _checked(json.loads(path.read_text()))
+        values = _checked(json.loads(regular(path).read_text()))
         parts = {name: Part(**part) for name, part in values["parts"].items()}
         return Manifest(folder, values["version"], values["about"], parts)
     except FileNotFoundError:
         raise MissingTableError(
             f"{folder} is missing: materialize it again with captcha-assets update"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError, IsADirectoryError) as error:
+    except _NO_MANIFEST as error:
         raise DamagedTableError(f"{path} cannot be read ({error}): materialize the table again") from error
 
 
@@ -183,8 +185,9 @@ def verified_version(folder: Path) -> str:
     """
     manifest = read_manifest(folder)
     for part in manifest.parts.values():
-        if not (folder / part.file).exists():
-            raise DamagedTableError(f"{folder / part.file} is missing")
+        if not (folder / part.file).is_file():
+            there = (folder / part.file).exists()
+            raise DamagedTableError(f"{folder / part.file} is {'no regular file' if there else 'missing'}")
         if not _holds(folder / part.file, part):
             raise DamagedTableError(f"{folder / part.file} does not hold what {MANIFEST} says")
     first = next(iter(manifest.parts.values()))
@@ -357,6 +360,8 @@ def writing(
     if not isinstance(folder, Path):
         yield writer, _swept(folder, schema)
         return
+    if folder.is_symlink() and not folder.exists():
+        raise DamagedTableError(f"{folder} is a link to nothing: mount what it leads to, or remove the link")
     if folder.is_file():  # damaged
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
@@ -379,8 +384,9 @@ def _swept(folder: AnyPath, schema: pa.Schema) -> Manifest | None:
     for file in found:
         if file.name not in whole:
             remove(file)
-    if manifest is None and (folder / MANIFEST).is_dir():
-        remove(folder / MANIFEST)
+    place = folder / MANIFEST
+    if manifest is None and place.exists() and not place.is_file():
+        remove(place)
     if isinstance(folder, Path):  # under its lock, none of their writers lives
         for left in folder.glob(".*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
@@ -391,10 +397,11 @@ def _holds(file: AnyPath, part: Part) -> bool:
     """Whether a file is what was written as this part."""
     with fetched(file) as local:
         try:
+            regular(local)
             if part.file_hash:
                 return _file_hash(local) == part.file_hash
             return content_hash(local) == part.hash
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, ValueError):
             return False
 
 

@@ -1,6 +1,7 @@
 """Tables in parts: after any history the same bytes as from nothing, and at every moment a whole table."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -176,6 +177,38 @@ def test_parts_of_a_version_that_noted_no_hash_of_their_files_are_verified_by_th
     assert all(file.stat().st_ino == inode for file, inode in inodes.items())
     build_image_index(tables, tmp_path / "anew", CAPTCHA)
     assert table_parts.version_of(index) == table_parts.version_of(tmp_path / "anew")
+
+
+@pytest.mark.parametrize("name", ["manifest", "part"])
+def test_a_pipe_in_the_place_of_a_file_is_named_and_nobody_waits_for_it(tmp_path, name):
+    index = tmp_path / "index"
+    tables = table("one", "two", folder=tmp_path)
+    version = build_image_index(tables, index, CAPTCHA).version
+    file = index / MANIFEST if name == "manifest" else table_parts.read_manifest(index).files()[0]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DamagedTableError, match="no regular file"):
+        table_parts.verified_version(index)
+    assert build_image_index(tables, index, CAPTCHA).version == version
+    assert table_parts.verified_version(index) == version
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_damaged(tmp_path):
+    index = tmp_path / "index"
+    tables = table("one", folder=tmp_path)
+    version = build_image_index(tables, index, CAPTCHA).version
+    (index / MANIFEST).write_text(200_000 * "[")
+    with pytest.raises(DamagedTableError, match=rf"{index / MANIFEST} cannot be read"):
+        table_parts.verified_version(index)
+    assert build_image_index(tables, index, CAPTCHA).version == version
+
+
+def test_a_link_to_nothing_is_named_and_stays(tmp_path):
+    index = tmp_path / "index"
+    index.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(DamagedTableError, match=f"{index} is a link to nothing: mount what it leads to"):
+        build_image_index(table("one", folder=tmp_path), index, CAPTCHA)
+    assert index.is_symlink()
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path):
