@@ -7,8 +7,9 @@ The library takes any data set whose `DatasetSpec` it is given. `CAPTCHA` is the
 import hashlib
 import importlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -89,9 +90,32 @@ class DatasetSpec:
     license: str = ""
 
     def __post_init__(self) -> None:
-        for holds, problem in self._conditions():
-            if not holds:
-                raise DatasetError(f"data set {self.name!r}: {problem}")
+        for conditions in (self._types, self._conditions):  # the second ones rest on the first
+            for holds, problem in conditions():
+                if not holds:
+                    raise DatasetError(f"data set {self.name!r}: {problem}")
+
+    def _types(self) -> Iterator[tuple[bool, str]]:
+        """Yield whether each value is of its type, and what it has to be."""
+        for name in ("name", "description", "license"):
+            yield isinstance(getattr(self, name), str), f"{name} is text"
+        for name in ("height", "width", "channels", "largest_file"):
+            yield type(getattr(self, name)) is int, f"{name} is a whole number"
+        for name in ("classes", "formats"):
+            values = getattr(self, name)
+            texts = isinstance(values, tuple) and all(isinstance(one, str) for one in values)
+            yield texts, f"{name} is a tuple of texts"
+        for name in ("brightness", "contrast", "foreground_fraction"):
+            bounds = getattr(self, name)
+            yield (
+                bounds is None or _is_range(bounds),
+                f"{name} is a tuple of the lowest and the highest value",
+            )
+        shares, kaggle = self.class_shares, self.kaggle_dataset
+        are_shares = shares is None or (isinstance(shares, Mapping) and all(map(_is_number, shares.values())))
+        yield are_shares, "class_shares maps a class to a number"
+        yield _is_number(self.near_duplicate_correlation), "near_duplicate_correlation is a number"
+        yield kaggle is None or isinstance(kaggle, str), "kaggle_dataset is text"
 
     def _conditions(self) -> list[tuple[bool, str]]:
         """Return what must hold, each with what is wrong where it does not."""
@@ -109,8 +133,7 @@ class DatasetSpec:
             (self.other_sizes in {"reject", "resize"}, "other_sizes is reject or resize"),
             (self.largest_file > 0, "largest_file is a number of bytes above 0"),
             (shares is None or set(shares) == set(self.classes), "class_shares names each class once"),
-            (isinstance(self.description, str), "description is text"),
-            (isinstance(self.license, str), "license is text, such as CC BY 4.0"),
+            (min((shares or {}).values(), default=0) >= 0, "a share of class_shares is below 0"),
             (0 < self.near_duplicate_correlation <= 1, "near_duplicate_correlation is above 0, at most 1"),
         ]
 
@@ -191,6 +214,16 @@ class DatasetSpec:
         label, separator, number = stem.rpartition("_")
         named = label and separator and number and f"{dot}{suffix.lower()}" in self.suffixes
         return label if named else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+    )
 
 
 def _hash(values: Mapping[str, object]) -> str:
