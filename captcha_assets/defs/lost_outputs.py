@@ -161,10 +161,10 @@ def _look(
 ) -> Stored:
     """Return the state on disk, where it agrees with what only Dagster recorded."""
     stored = versions.look(output)
-    if stored.version is None or output.asset not in _RECORDED_IN_DAGSTER:
+    if stored.version is None or output.asset != "data_snapshot":
         return stored
     last = last_materialized(instance, output, names)
-    problem = last and _RECORDED_IN_DAGSTER[output.asset](paths, last)
+    problem = last and _not_pushed(paths, last)
     return Stored(problem=problem) if problem else stored
 
 
@@ -177,10 +177,6 @@ def _not_pushed(paths: Paths, last: dg.AssetMaterialization) -> str | None:
     if remote is None or pushed_to is None or pushed_to.value == remote:
         return None
     return f"not pushed yet to the DVC remote {remote}"
-
-
-#: What is wrong with outputs of which Dagster knows more than the disk.
-_RECORDED_IN_DAGSTER = {"data_snapshot": _not_pushed}
 
 
 def _event(

@@ -177,7 +177,7 @@ def _entries(registry: AnyPath) -> list[AnyPath]:
     """
     latest = _latest_change(registry)  # first: a change is recorded before its number is
     folder = registry / "history"
-    found = list(folder.iterdir()) if folder.exists() else []
+    found: list[Any] = list(folder.iterdir()) if folder.exists() else []
     entries = sorted((path for path in found if _ENTRY.fullmatch(path.name)), key=lambda path: path.name)
     if latest and (not entries or int(entries[-1].stem) < latest.number):
         raise RegistryError(
