@@ -31,7 +31,9 @@ from captcha_assets.images.table_files import MissingTableError, write_frame
 
 MANIFEST = "manifest.json"
 #: What reading a manifest raises that is none.
-_NO_MANIFEST = (AttributeError, KeyError, NotADirectoryError, RecursionError, TypeError, ValueError)
+_NO_MANIFEST = (
+    AttributeError, IsADirectoryError, KeyError, NotADirectoryError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 #: The part of a table without rows, whose file says which columns there are.
 _NO_BATCH = ""
 
