@@ -112,7 +112,10 @@ class Paths(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute_folder(cls, home: Path) -> Path:
-        home = home.expanduser().resolve()
+        try:
+            home = home.expanduser().resolve()
+        except RuntimeError as error:  # links that lead to each other, or a user that is not there
+            raise ValueError(f"it leads nowhere ({error})") from error
         if home.exists() and not home.is_dir():
             raise ValueError(f"{home} is not a folder")
         if set("?%") & set(str(home)):  # addresses of SQLite databases give them a meaning of their own

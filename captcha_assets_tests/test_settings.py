@@ -96,6 +96,16 @@ def test_a_home_that_is_a_file_is_rejected_by_name(monkeypatch: pytest.MonkeyPat
     assert str(caught.value) == f"CAPTCHA_HOME='{file}' cannot be used: {file} is not a folder"
 
 
+def test_a_home_that_is_a_loop_of_links_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    monkeypatch.setenv("CAPTCHA_HOME", str(tmp_path / "one"))
+    with pytest.raises(SettingsError, match=r"^CAPTCHA_HOME='.*one' cannot be used: it leads nowhere"):
+        load_settings()
+
+
 def test_reading_the_settings_creates_nothing(tmp_path: Path) -> None:
     _places(load_settings(home=tmp_path / "home"))
     assert list(tmp_path.iterdir()) == []
