@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 export UV_PYTHON_DOWNLOADS := never
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the environment in .venv, exactly as locked
 	@:
@@ -45,6 +45,7 @@ demo: setup ## Materialize every asset, from a batch of generated images to a pr
 	@$(BIN)/captcha-assets model show champion
 	@echo
 	@echo "Open the web UI with:                         make ui"
+	@echo "See the reports that are named above:         make ui, or $(BIN)/captcha-assets reports"
 	@echo "Serve the model, with a page to try it:       make serve"
 	@echo "Switch the automation on (inbox, retraining): $(BIN)/captcha-assets automation on"
 	@echo

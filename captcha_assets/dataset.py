@@ -252,7 +252,8 @@ CAPTCHA = DatasetSpec(
     foreground_fraction=(0.01, 0.85),
     near_duplicate_correlation=0.996,
     kaggle_dataset="tahabakhtari/captcha-characters-dataset-118k-images",
-    description="Single characters, cut out of CAPTCHA images that the Java library Kaptcha draws.",
+    description="Single characters of CAPTCHA images as the Java library Kaptcha draws them. Batches from "
+    "synthetic: are generated to look like them.",
 )
 
 

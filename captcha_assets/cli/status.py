@@ -4,13 +4,13 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from captcha_assets.cli.update import HOW_TO_BEGIN, is_empty
+from captcha_assets.cli.update import HOW_TO_BEGIN, conflicts_in_words, is_empty
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -149,8 +149,8 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         yield f"         candidate {candidate['model']} {state}: {candidate['reason']}"
     yield f"trained  {_training(found['last_training'])}"
     yield f"next     {found['next_training']}"
-    yield f"drift    {_drift(found['last_drift'])}"
     set_aside = {batch["batch"] for batch in found["quarantined"]}
+    yield f"drift    {_drift(found['last_drift'], set_aside)}"
     if drifted := [name for name in found["drifted"] if name not in set_aside]:
         yield f"         batches that drifted: {', '.join(drifted)}"
     if found["served_drift"]:
@@ -170,9 +170,7 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
     for line in [*found["unusable"], *found["idle_decisions"]]:
         yield f"waits    {line}"
     if found["label_conflicts"]:
-        count = found["label_conflicts"]
-        images = "1 image has" if count == 1 else f"{count:,} images have"
-        yield f"waits    {images} labels that contradict each other: decide in label_decisions.csv"
+        yield f"waits    {conflicts_in_words(found['label_conflicts'])}"
 
 
 #: The states of a run that executes nothing yet.
@@ -214,10 +212,11 @@ def _training(last: dict[str, Any] | None) -> str:
     return f"{last['model']} at {_time(last['at'])} in run {last['run_id'][:8]}{why}"
 
 
-def _drift(last: dict[str, Any] | None) -> str:
+def _drift(last: dict[str, Any] | None, set_aside: Collection[str]) -> str:
     if last is None:
         return "never checked"
-    return f"batch {last['batch']} at {_time(last['at'])}: {last['found']}"
+    quarantined = ", which is quarantined," if last["batch"] in set_aside else ""
+    return f"batch {last['batch']}{quarantined} at {_time(last['at'])}: {last['found']}"
 
 
 def _time(moment: float) -> str:

@@ -85,6 +85,7 @@ def _plan_or_update(
             events = execution.update(definitions, instance, selection, given)
             _update(settings.paths, events, given, outcomes)
             _name_quarantined(settings.paths)
+            _name_conflicts(instance)
         if staleness.includes(definitions, selection, "prediction_log"):
             _name_unreadable_predictions(settings.paths)
 
@@ -178,6 +179,20 @@ def _name_quarantined(paths: Paths) -> None:
     folders = {name: paths.validation_results("image_table", name) for name in known_batches(paths)}
     for batch, checks in quarantined(folders).items():
         click.echo(f"batch {batch} is quarantined: {', '.join(checks)} failed")
+
+
+def _name_conflicts(instance: "dg.DagsterInstance") -> None:
+    """Say how many images have no split because their labels contradict each other."""
+    from captcha_assets.cli.orchestration.instance_status import label_conflicts
+
+    if count := label_conflicts(instance):
+        click.echo(conflicts_in_words(count))
+
+
+def conflicts_in_words(count: int) -> str:
+    """Return that so many images wait for a decision, and where it is taken."""
+    images = "1 image has" if count == 1 else f"{count:,} images have"
+    return f"{images} labels that contradict each other: decide in label_decisions.csv (docs/quality.md)"
 
 
 def _name_unreadable_predictions(paths: Paths) -> None:

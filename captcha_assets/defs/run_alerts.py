@@ -100,8 +100,9 @@ def _quarantined(run: dg.DagsterRun, events: _Events) -> _Content:
         return None
     batch = failed[0].partition or _partition(run)
     advice = (
-        f"the other batches are used without it; see {_report(failed[0])}, then remove it "
-        f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
+        f"the other batches are used without it; see {_report(failed[0])}, correct its images and add it "
+        "again under the same name and path (captcha-assets batch add), or remove it "
+        f"(captcha-assets batch remove {batch})"
     )
     return f"batch {batch} is quarantined", [*_in_words(failed), advice]
 

@@ -47,8 +47,9 @@ class QuarantinedError(RuntimeError):
     def __init__(self, batch: str, result: "ValidationResult") -> None:
         failed = "; ".join(f"{one.problem} ({one.name})" for one in result.failures)
         super().__init__(
-            f"batch {batch} is quarantined ({failed}): the other batches are used without it; remove it "
-            f"(captcha-assets batch remove {batch}) and add it again when it is corrected"
+            f"batch {batch} is quarantined ({failed}): the other batches are used without it; correct its "
+            "images and add it again under the same name and path (captcha-assets batch add), or remove it "
+            f"(captcha-assets batch remove {batch})"
         )
 
 

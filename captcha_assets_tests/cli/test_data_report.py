@@ -62,7 +62,7 @@ def test_the_report_shows_images_of_every_class_and_no_name_as_markup(home: Path
     )
     assert "&lt;script&gt;alert(1)" in shown
     assert "<script>" not in shown
-    assert "that the Java library Kaptcha draws" in shown, "what the images show"
+    assert "as the Java library Kaptcha draws them" in shown, "what the images show"
     assert "Licence of the images: not stated" in shown
     assert "http" not in shown, "a page that needs nothing beside it"
 

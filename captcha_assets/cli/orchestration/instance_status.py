@@ -56,7 +56,7 @@ def look(
             for step, reasons in planned
         ],
         "runs": [_run(instance, record) for record in unfinished],
-        "label_conflicts": _label_conflicts(instance),
+        "label_conflicts": label_conflicts(instance),
         "idle_decisions": _idle_decisions(instance),
         "last_training": _last_training(instance),
         "last_drift": _last_drift(instance),
@@ -124,7 +124,8 @@ def _run(instance: dg.DagsterInstance, record: dg.RunRecord) -> dict[str, Any]:
     }
 
 
-def _label_conflicts(instance: dg.DagsterInstance) -> int:
+def label_conflicts(instance: dg.DagsterInstance) -> int:
+    """Return how many images wait for a decision, since their labels contradict each other."""
     event = instance.get_latest_materialization_event(dg.AssetKey("image_index"))
     if event is None or event.asset_materialization is None:
         return 0
