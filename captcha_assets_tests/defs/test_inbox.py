@@ -15,6 +15,7 @@ from captcha_assets.cli.orchestration import sensor_switches
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.observed_sources import observed_sources
 from captcha_assets.defs.source.inbox_sensor import RETRY_AFTER, inbox_sensor
+from captcha_assets.observed_files import BATCH_CATALOG
 from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets_tests.defs.conftest import Home, open_home
 
@@ -82,6 +83,15 @@ def alerts(home: Home) -> list[str]:
     if not home.settings.paths.alerts.exists():
         return []
     return [json.loads(line)["title"] for line in home.settings.paths.alerts.read_text().splitlines()]
+
+
+def test_the_catalog_is_observed_with_the_arrival_and_the_index_of_its_run_is_not_stale(home: Home) -> None:
+    drop(home, "october.zip", seed=1)
+    answer = tick(home)
+    assert requests(answer) == ["october"]
+    (observed,) = [one for one in answer.asset_events if one.asset_key == dg.AssetKey("batch_catalog")]
+    assert isinstance(observed, dg.AssetObservation)
+    assert observed.data_version == BATCH_CATALOG.version(home.settings.paths)
 
 
 def test_an_empty_inbox_starts_nothing_and_is_a_folder(home: Home) -> None:

@@ -11,6 +11,7 @@ from captcha_assets.alerts import Alert, send_new
 from captcha_assets.defs import jobs
 from captcha_assets.defs.killed_runs import UNFINISHED
 from captcha_assets.defs.names import PLAIN, Names
+from captcha_assets.defs.observed_sources import changed_sources
 from captcha_assets.defs.partitions import batches, in_names
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -85,6 +86,7 @@ def take_arrivals(
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[_partitions(names).build_add_request(keys)],
+        asset_events=changed_sources(settings, context.instance, names),  # before the runs that use them
         cursor=cursor,
     )
 
