@@ -45,6 +45,13 @@ def test_the_report_says_what_was_expected_and_found():
         assert words in page.text
 
 
+def test_the_report_says_what_is_wrong_in_the_words_of_the_terminal():
+    result = validated(stored("few_rejects"))
+    (failed,) = result.failures
+    assert failed.problem
+    assert f"Wrong{failed.problem}" in Page(report.page(result)).text
+
+
 @pytest.mark.parametrize(
     ("results", "outcome"),
     [
