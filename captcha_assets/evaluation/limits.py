@@ -44,6 +44,7 @@ def _of_classes(metrics: Metrics) -> Iterator[str]:
     few = [one.name for one in metrics.per_class if 0 < one.support < FEW_IMAGES]
     if few:
         words = ", ".join(few[:NAMED]) + (f" and {len(few) - NAMED} more classes" if len(few) > NAMED else "")
+        words = "any class" if len(few) == len(metrics.per_class) else words
         yield f"Fewer than {FEW_IMAGES} test images show {words}: their recall is known roughly."
     if metrics.missing:
         yield f"No test image shows {', '.join(metrics.missing)}: nothing is known of their recall."

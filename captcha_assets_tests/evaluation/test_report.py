@@ -107,6 +107,10 @@ def test_a_class_with_few_test_images_is_said_to_be_known_roughly():
     kept = np.setdiff1d(np.arange(len(labels)), few)
     metrics = compute_metrics(probabilities[kept], labels[kept], CLASSES)
     assert "Fewer than 50 test images show c: their recall is known roughly" in Page(rendered(metrics)).text
+    some = np.arange(len(labels))[:60]
+    assert set(labels[some]) == set(range(len(CLASSES)))
+    metrics = compute_metrics(probabilities[some], labels[some], CLASSES)
+    assert "Fewer than 50 test images show any class: " in Page(rendered(metrics)).text
 
 
 def test_a_mistake_leads_to_its_batch_and_the_batch_to_its_own_page():
