@@ -259,12 +259,10 @@ def test_of_what_the_ui_prints_errors_are_shown_until_it_is_stopped(
 ) -> None:
     (tmp_path / "printed").write_text(PRINTED)
     log = tmp_path / "ui.log"
-    ends = (
-        "trap 'echo now - dagster - ERROR - interrupted; exit 1' INT; sleep 300 & wait"
-        if number
-        else "exit 3"
-    )
-    command = ["bash", "-c", f"cat {tmp_path}/printed >&2; {ends}"]
+    prints = f"cat {tmp_path}/printed >&2"
+    # The trap comes first: the signal is sent as soon as the first line is shown.
+    interruptible = f"trap 'echo now - dagster - ERROR - interrupted; exit 1' INT; {prints}; sleep 300 & wait"
+    command = ["bash", "-c", interruptible if number else f"{prints}; exit 3"]
     process = subprocess.Popen(
         [sys.executable, "-c", LOGGED, str(log), *command],
         stdout=subprocess.PIPE,
