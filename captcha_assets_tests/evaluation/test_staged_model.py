@@ -21,6 +21,7 @@ from captcha_assets.images.table import build_image_table
 from captcha_assets.models import onnx_export, registry
 from captcha_assets.paths import REPOSITORY, Paths
 from captcha_assets_tests.commands import run, succeeded
+from captcha_assets_tests.defs.conftest import made_once
 from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.models.trained import drawn, trained
 
@@ -44,23 +45,33 @@ def split(paths: Paths, archive: Path) -> None:
     update_splits(paths.image_index, paths.splits, record, CAPTCHA, paths.image_table)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with splits and two exported models: one that has learned, and one that has not."""
-    home = tmp_path_factory.mktemp("staged") / "home"
+def make_home(home: Path) -> None:
+    """Make a home with splits and two exported models: one that has learned, and one that has not."""
     paths = Paths(home=home)
     paths.raw.mkdir(parents=True)
     with zipfile.ZipFile(paths.raw / "first.zip", "w") as archive:
         for name, data in png_files(900, seed=3).items():
             archive.writestr(name, data)
     split(paths, paths.raw / "first.zip")
-    learned = registry.add_candidate(paths.models, trained(tmp_path_factory) / "model")
-    shutil.copytree(trained(tmp_path_factory) / "onnx", paths.onnx_model(learned))
-    make_model(home.parent / "unlearned", seed=1)
-    unlearned = registry.add_candidate(paths.models, home.parent / "unlearned")
-    onnx_export.export(home.parent / "unlearned", paths.onnx_model(unlearned), drawn(40, seed=1)[0])
+    learned = registry.add_candidate(paths.models, home / "trained" / "model")
+    shutil.copytree(home / "trained" / "onnx", paths.onnx_model(learned))
+    make_model(home / "trained" / "unlearned", seed=1)
+    unlearned = registry.add_candidate(paths.models, home / "trained" / "unlearned")
+    onnx_export.export(home / "trained" / "unlearned", paths.onnx_model(unlearned), drawn(40, seed=1)[0])
+    shutil.rmtree(home / "trained")
     (home / "names.json").write_text(json.dumps({"learned": learned, "unlearned": unlearned}))
-    return home
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home, to be copied."""
+    model = trained(tmp_path_factory)
+
+    def make(home: Path) -> None:
+        shutil.copytree(model, home / "trained")
+        make_home(home)
+
+    return made_once(tmp_path_factory, "staged", make)
 
 
 class Staged:

@@ -8,6 +8,8 @@ import pytest
 from captcha_assets.dataset import CAPTCHA
 from captcha_assets.models import folder
 from captcha_assets.models.folder import ModelConfig
+from captcha_assets_tests.defs.conftest import made_once
+from captcha_assets_tests.training.examples import draw_many
 
 CHANNELS = (4, 4, 8, 8)
 
@@ -45,6 +47,18 @@ def models(tmp_path_factory) -> list[Path]:
     for seed, place in enumerate(places):
         make_model(place, seed)
     return places
+
+
+@pytest.fixture(scope="session")
+def exported(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of the first of them, compared with it on 70 drawn characters: not to be changed."""
+
+    def make(place: Path) -> None:
+        from captcha_assets.models import onnx_export
+
+        onnx_export.export(models[0], place, draw_many(70)[0])
+
+    return made_once(tmp_path_factory, "exported", make)
 
 
 def as_if_nothing_served(models: Path) -> None:

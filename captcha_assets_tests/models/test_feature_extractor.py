@@ -6,15 +6,7 @@ import pytest
 from captcha_assets.models import folder
 from captcha_assets.models.feature_extractor import FeatureExtractor
 from captcha_assets.models.manifest import ModelFolderError, sha256, writing_folder
-from captcha_assets.models.onnx_export import export
 from captcha_assets.models.predictor import ImageSizeError, OnnxPredictor
-
-
-@pytest.fixture(scope="module")
-def exported(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("exported") / "onnx"
-    export(models[0], place, _images(8))
-    return place
 
 
 def _images(count: int) -> np.ndarray:

@@ -30,6 +30,9 @@ from captcha_assets_tests.training.processes import (
 
 SETTINGS = TrainingSettings(epochs=4, batch_size=32, channels=(4, 8, 8, 8), accelerator="cpu")
 
+#: What is compared with the undisturbed training, which is done once.
+SHARED = pytest.mark.xdist_group("undisturbed")
+
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
@@ -63,16 +66,19 @@ def epochs_done(place: Path) -> int:
     return log.read_text().count("validation accuracy") if log.exists() else 0
 
 
+@SHARED
 def test_the_same_job_gives_the_same_folder_to_the_byte(undisturbed, job_in, tmp_path):
     assert finish(job_in(tmp_path), tmp_path / "log") == 0
     assert content(tmp_path) == content(undisturbed)
 
 
+@SHARED
 def test_another_seed_gives_another_model(undisturbed, job_in, tmp_path):
     assert finish(job_in(tmp_path, seed=1), tmp_path / "log") == 0
     assert content(tmp_path)["model.safetensors"] != content(undisturbed)["model.safetensors"]
 
 
+@SHARED
 @pytest.mark.slow
 def test_a_training_killed_in_every_epoch_ends_with_the_same_folder_as_an_undisturbed_one(
     undisturbed, job_in, tmp_path
@@ -91,6 +97,7 @@ def test_a_training_killed_in_every_epoch_ends_with_the_same_folder_as_an_undist
     assert content(tmp_path) == content(undisturbed)
 
 
+@SHARED
 def test_success_leaves_a_model_and_no_checkpoints(undisturbed):
     assert sorted(path.name for path in undisturbed.iterdir()) == ["job.json", "log", "model"]
     metrics, history = folder.read_metrics(undisturbed / "model"), folder.read_history(undisturbed / "model")
@@ -185,6 +192,7 @@ def test_a_training_whose_parent_is_killed_does_not_live_on(job_in, tmp_path):
     wait_until(lambda: not Path(f"/proc/{child}").exists())
 
 
+@SHARED
 @pytest.mark.slow
 def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_path):
     process = start(job_in(tmp_path, seed=7), tmp_path / "log")
@@ -196,12 +204,14 @@ def test_checkpoints_of_another_job_are_not_taken_up(undisturbed, job_in, tmp_pa
     assert content(tmp_path) == content(undisturbed)
 
 
+@SHARED
 def test_no_line_names_the_folder_of_the_run_from_which_the_model_is_moved(undisturbed):
     last = (undisturbed / "log").read_text().splitlines()[-1]
     assert "validation accuracy" in last
     assert str(undisturbed) not in (undisturbed / "log").read_text()
 
 
+@SHARED
 def test_a_job_that_is_done_is_not_done_again(undisturbed, tmp_path):
     before = (undisturbed / "model" / "manifest.json").stat().st_ino
     assert finish(undisturbed / "job.json", tmp_path / "log") == 0
@@ -218,6 +228,7 @@ def test_a_training_below_its_pruning_threshold_stops_cleanly_and_leaves_no_mode
     assert sorted(one.name for one in tmp_path.iterdir()) == ["job.json", "log"]
 
 
+@SHARED
 @pytest.mark.slow
 def test_pruning_thresholds_that_are_reached_change_nothing(undisturbed, job_in, tmp_path):
     path = job_in(tmp_path)
@@ -276,6 +287,7 @@ def test_a_job_that_cannot_be_used_is_rejected_in_one_line(job_in, tmp_path):
     assert "none.parquet, which does not exist" in ended.stderr
 
 
+@SHARED
 def test_progress_and_the_result_reach_dagster(undisturbed, job_in, tmp_path):
     messages = tmp_path / "messages"
     context = {
