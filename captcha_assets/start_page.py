@@ -91,11 +91,19 @@ def _dataset(settings: Settings) -> Section:
         "data report: classes, batches, rejected files, near-duplicates": settings.paths.data_report,
         "image index": settings.paths.validation_results("image_index") / "report.html",
         "splits": settings.paths.validation_results("splits") / "report.html",
-        "images whose labels contradict each other": settings.paths.label_conflicts,
     }
+    if _has_rows(settings.paths.label_conflicts):
+        pages["images whose labels contradict each other"] = settings.paths.label_conflicts
     rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]
     words = "The checks of all batches together." if rows else "Nothing is materialized yet."
     return Section("Data set", words, (), ("report",), rows)
+
+
+def _has_rows(csv: AnyPath) -> bool:
+    if not csv.exists():
+        return False
+    with csv.open(errors="replace") as lines:
+        return next(lines, "") != "" and next(lines, "") != ""
 
 
 def _address(settings: Settings, path: AnyPath) -> str:

@@ -76,6 +76,15 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]
         yield settings
 
 
+def test_the_start_page_leads_to_conflicts_when_there_are_some(served: Settings) -> None:
+    conflicts = served.paths.label_conflicts
+    conflicts.write_text("image_id,labels\n")
+    assert "label_conflicts.csv" not in ask(served, "/")[1]
+    conflicts.write_text("image_id,labels\n0a1b,a;b\n")
+    assert "label_conflicts.csv" in ask(served, "/")[1]
+    assert ask(served, "/label_conflicts.csv")[0] == 200
+
+
 def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(served: Settings) -> None:
     status, page, headers = ask(served, "/")
     assert status == 200

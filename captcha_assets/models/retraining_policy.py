@@ -325,7 +325,7 @@ def _changed(now: Situation, trigger: str, version: str, then: str) -> str:
 
 
 def in_words(now: Situation, limits: Limits, *, without_alarm: str = "no drift") -> str:
-    """Return the state of every trigger, in words.
+    """Return the state of every trigger, in words; which settings differ is said of the stale model.
 
     Args:
         now: the situation.
@@ -337,7 +337,7 @@ def in_words(now: Situation, limits: Limits, *, without_alarm: str = "no drift")
     if now.model_id is None:
         return "the first training: there is no model yet"
     changed = [
-        _changed(now, name, version, then)
+        NOT_PRODUCTION if name == "configuration" else _changed(now, name, version, then)
         for name, (version, then) in (("code", now.code), ("configuration", now.configuration))
         if then not in (None, version)
     ]
