@@ -59,6 +59,16 @@ hypothesis.settings.load_profile("captcha_assets")
 gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the tests that may take longest first, so that no worker is left alone with one at the end."""
+    items.sort(key=_most_seconds, reverse=True)
+
+
+def _most_seconds(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else 0.0
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported by now out of every later garbage collection."""
     gc.freeze()

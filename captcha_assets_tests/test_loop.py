@@ -11,6 +11,7 @@ from captcha_assets_tests.conftest import REPOSITORY
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.no_cover
 def test_a_stream_in_a_new_font_leads_to_a_model_that_reads_it(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
