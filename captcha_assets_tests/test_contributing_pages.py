@@ -24,7 +24,7 @@ def test_the_change_of_a_page_applies_and_passes_its_own_tests(page: Path, tmp_p
     (change,) = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
     (tests,) = re.findall(r"^\.venv/bin/pytest (.*)$", text, re.MULTILINE)
     for name in FOLDERS:
-        shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
 
     applied = subprocess.run(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -16,18 +18,51 @@ from captcha_assets.evaluation.criterion_descriptions import CRITERIA
 from captcha_assets.models import registry
 from captcha_assets.models.manual_promotion_and_rollback import promote_by_hand
 from captcha_assets.models.overview import read_metrics
-from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.defs.conftest import Home, made_once, open_home
 from captcha_assets_tests.models.conftest import as_if_nothing_served, make_model
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
 
 
+def challenge(home: Home, work: Path) -> str:
+    """Make a model that never learned anything the candidate, and return its id."""
+    make_model(work / "model", seed=5)
+    return registry.add_candidate(home.settings.paths.models, work / "model")
+
+
 @pytest.fixture
 def challenged(finished: Home, tmp_path: Path) -> tuple[Home, str]:
-    """A finished home with another candidate, one that never learned anything, and its id."""
-    make_model(tmp_path / "model", seed=5)
-    return finished, registry.add_candidate(finished.settings.paths.models, tmp_path / "model")
+    """A finished home with another candidate, and its id."""
+    return finished, challenge(finished, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def compared_folder(finished_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a home in which the candidate was compared with the champion."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(finished_folder, folder, symlinks=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            home = open_home(folder, monkeypatch)
+            with home.instance:
+                challenge(home, tmp_path_factory.mktemp("challenger"))
+                compare(home)
+
+    return made_once(tmp_path_factory, "compared", make)
+
+
+@pytest.fixture
+def compared(
+    compared_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Home, str]]:
+    """A copy of it, to change at will, and the id of the candidate."""
+    shutil.copytree(compared_folder, tmp_path / "home", symlinks=True)
+    home = open_home(tmp_path / "home", monkeypatch)
+    with home.instance:
+        candidate = registry.candidate(home.settings.paths.models)
+        assert candidate is not None
+        yield home, candidate.model_id
 
 
 def say(*arguments: str) -> str:
@@ -107,11 +142,10 @@ def test_a_worse_candidate_is_not_promoted_with_figures_and_an_alert(challenged:
 
 
 def test_a_candidate_is_compared_once_on_a_test_split(
-    challenged: tuple[Home, str], monkeypatch: pytest.MonkeyPatch
+    compared: tuple[Home, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, candidate = challenged
+    home, candidate = compared
     before = serving(home)
-    compare(home)
     (record,) = (home.settings.paths.models / "decisions").glob(f"{candidate}--*.json")
     content = record.read_bytes()
     for name, value in {"MARGIN": "0.99", "CALIBRATION_ERROR": "1", "LATENCY": "1000000"}.items():
@@ -135,21 +169,19 @@ def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out
     assert len(list((finished.settings.paths.models / "decisions").iterdir())) == 1
 
 
-def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(challenged: tuple[Home, str]) -> None:
-    home, candidate = challenged
-    compare(home)
-    compared = {name: evaluation.description for name, evaluation in checks(home).items()}
+def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(compared: tuple[Home, str]) -> None:
+    home, candidate = compared
+    shown = {name: evaluation.description for name, evaluation in checks(home).items()}
     say("model", "promote", "candidate", "--reason", "a try")
     assert home.materialize("champion") is None
     assert serving(home) == candidate
-    assert {name: evaluation.description for name, evaluation in checks(home).items()} == compared
+    assert {name: evaluation.description for name, evaluation in checks(home).items()} == shown
 
 
 def test_the_champions_report_keeps_its_links_and_says_what_its_interval_means(
-    challenged: tuple[Home, str],
+    compared: tuple[Home, str],
 ) -> None:
-    home, _ = challenged
-    compare(home)
+    home, _ = compared
     page = (home.settings.paths.evaluation(serving(home)) / "report.html").read_text()
     assert 'href="../../quality/image_table/first/report.html"' in page
     compare(home)
@@ -168,10 +200,9 @@ def test_a_report_says_of_how_many_models_it_tells(challenged: tuple[Home, str])
     assert "holds (Bonferroni)" in page
 
 
-def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Home, str]) -> None:
-    home, candidate = challenged
+def test_a_person_promotes_and_takes_back_and_dagster_knows(compared: tuple[Home, str]) -> None:
+    home, candidate = compared
     before = serving(home)
-    compare(home)
     said = say("model", "promote", "candidate", "--reason", "a try").splitlines()
     assert said[0] == f"champion: {candidate} (instead of {before})"
     shown = say("model", "show", "champion")
@@ -200,11 +231,10 @@ def test_a_person_promotes_and_takes_back_and_dagster_knows(challenged: tuple[Ho
 
 
 def test_a_champion_that_the_sensor_sees_before_the_command_reports_it_is_no_loss_and_reported_once(
-    challenged: tuple[Home, str],
+    compared: tuple[Home, str],
 ) -> None:
-    home, candidate = challenged
-    compare(home)
-    compared, reports = checks(home), home.runs_of("champion")
+    home, candidate = compared
+    shown, reports = checks(home), home.runs_of("champion")
     sent = home.settings.paths.alerts.read_text()
     promoted = promote_by_hand(home.settings.paths, candidate, "a try")
     with dg.build_sensor_context(home.instance, resources={"settings": home.settings}) as context:
@@ -214,7 +244,7 @@ def test_a_champion_that_the_sensor_sees_before_the_command_reports_it_is_no_los
     report_champion(home.settings.paths, home.instance, promoted)
     assert home.runs_of("champion") == reports + 1
     found = checks(home)
-    assert found["non_inferiority"].description == compared["non_inferiority"].description
+    assert found["non_inferiority"].description == shown["non_inferiority"].description
     key = dg.AssetCheckKey(dg.AssetKey("champion"), "non_inferiority")
     latest = home.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
     loading = LoadingContextForTest(home.instance)
@@ -222,10 +252,9 @@ def test_a_champion_that_the_sensor_sees_before_the_command_reports_it_is_no_los
 
 
 def test_the_record_of_the_champion_is_named_where_it_is_lost_and_the_one_before_would_serve(
-    challenged: tuple[Home, str],
+    compared: tuple[Home, str],
 ) -> None:
-    home, candidate = challenged
-    compare(home)
+    home, candidate = compared
     say("model", "promote", "candidate", "--reason", "a try")
     record = registry.record_path(home.settings.paths.models, 2)
     kept = record.read_bytes()
@@ -270,19 +299,17 @@ def test_what_was_never_evaluated_or_exported_is_promoted_by_force_only(challeng
     assert serving(home) == candidate
 
 
-def test_what_was_refused_is_promoted_by_force_only(challenged: tuple[Home, str]) -> None:
-    home, candidate = challenged
-    compare(home)
+def test_what_was_refused_is_promoted_by_force_only(compared: tuple[Home, str]) -> None:
+    home, candidate = compared
     say("model", "refuse", "--reason", "reads nothing")
     assert "was refused: reads nothing" in fails("model", "promote", "candidate", "--reason", "a try")
     say("model", "promote", "candidate", "--reason", "a try", "--force")
     assert serving(home) == candidate
 
 
-def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]) -> None:
-    home, candidate = challenged
+def test_a_truncated_export_is_never_put_in_service(compared: tuple[Home, str]) -> None:
+    home, candidate = compared
     before = serving(home)
-    compare(home)
     export = home.settings.paths.onnx_model(candidate) / "model.onnx"
     export.write_bytes(export.read_bytes()[:1000])
     said = fails("model", "promote", "candidate", "--reason", "a try", "--force")
@@ -303,10 +330,9 @@ def test_a_truncated_export_is_never_put_in_service(challenged: tuple[Home, str]
     assert serving(home) == before
 
 
-def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tuple[Home, str]) -> None:
-    home, candidate = challenged
+def test_a_rollback_to_a_refused_model_needs_its_name_and_force(compared: tuple[Home, str]) -> None:
+    home, candidate = compared
     before = serving(home)
-    compare(home)
     say("model", "promote", "candidate", "--reason", "a try")
     say("model", "refuse", before, "--reason", "trained on the wrong batches")
     said = fails("model", "rollback", "--reason", "back")
@@ -319,11 +345,10 @@ def test_a_rollback_to_a_refused_model_needs_its_name_and_force(challenged: tupl
 
 
 def test_what_would_change_nothing_is_rejected_and_so_is_a_reason_that_says_nothing(
-    challenged: tuple[Home, str],
+    compared: tuple[Home, str],
 ) -> None:
-    home, candidate = challenged
+    home, candidate = compared
     before = serving(home)
-    compare(home)
     assert f"{before} serves already" in fails("model", "promote", "champion", "--reason", "again")
     for command in ("promote", "rollback", "refuse"):
         named = [] if command == "rollback" else ["candidate"]

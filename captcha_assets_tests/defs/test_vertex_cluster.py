@@ -104,28 +104,24 @@ def test_a_job_that_is_lost_is_submitted_again_and_resumes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_the_job_of_a_run_that_ends_is_canceled_by_it_or_by_the_next_run(
+def test_the_job_of_a_run_that_was_killed_is_canceled_by_the_next_run_and_that_of_a_cancelled_one_by_it(
     vertex: Vertex,
     compute: StagedCompute,
     job: TrainingJob,  # noqa: F811
     tmp_path: Path,
-    end: signal.Signals,
 ) -> None:
     file = tmp_path / "job.json"
     job.model_copy(update={"settings": TINY.replaced(epochs=10_000)}).save(file)
     with subprocess.Popen([*trainings.COMMAND, str(file)], stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: list(compute.store.glob("*/checkpoints/last.ckpt")) != [], 300)
-        process.send_signal(end)
+        process.kill()
     (first,) = vertex.jobs.values()
-    if end == signal.SIGINT:
-        assert first.canceled
-        return
     assert first.process.poll() is None, "nobody could cancel it"
     with subprocess.Popen([*trainings.COMMAND, str(file)], stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: len(vertex.jobs) == 2, 300)
         assert first.canceled
         process.send_signal(signal.SIGINT)
+    assert all(one.canceled for one in vertex.jobs.values())
 
 
 def test_a_service_that_refuses_or_does_not_answer_is_one_clear_line(

@@ -103,13 +103,6 @@ def killed_and_finished(tmp_path: Path, kills: int) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_killed_ingestion_runs_again_to_the_same_bytes(tmp_path):
-    for folder in killed_and_finished(tmp_path, 2):
-        assert visible(folder) == visible(tmp_path / "reference")
-        assert files(folder) == files(tmp_path / "reference")
-
-
-@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.timeout(2400)
 def test_an_ingestion_killed_twenty_times_runs_again_to_the_same_bytes(tmp_path):
