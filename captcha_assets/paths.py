@@ -65,7 +65,7 @@ def how_to_restore(path: AnyPath, tracked: str) -> str:
         tracked: what DVC is asked for, of a home's own disk.
     """
     if isinstance(path, Path):
-        return f"with `dvc checkout {tracked}`, or with `dvc pull {tracked}`"
+        return f"with `dvc checkout {tracked}`, with `dvc pull {tracked}`, or from a backup"
     return "from the earlier versions that the bucket keeps, or from a backup of it"
 
 

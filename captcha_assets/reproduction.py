@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from captcha_assets import interrupts
-from captcha_assets.atomic_files import AnyPath, fetched, replacing
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images import table_parts
 from captcha_assets.images.table import build_image_table
@@ -109,8 +109,7 @@ def reproduce(
     work = settings.paths.scratch / "reproduce" / model_id
     shutil.rmtree(work, ignore_errors=True)
     try:
-        with fetched(registry.model_folder(settings.paths.models, model_id)) as model:
-            folder.verify(model)
+        with registry.verified(settings.paths.models, model_id) as model:
             config = folder.read_config(model)
             tables = [_table((settings, spec), work, origin, say) for origin in _origins(config)]
             with _code(config, work, code_version, worktree=worktree) as (code_path, version, code):

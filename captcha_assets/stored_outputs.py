@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import yaml
 
-from captcha_assets.atomic_files import AnyPath, fetched, write_json
+from captcha_assets.atomic_files import AnyPath, fetched, regular, write_json
 from captcha_assets.images import table_parts
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import list_conflicts
@@ -131,12 +131,14 @@ class StoredVersions:
         self._place = paths.scratch / "checksums.json"
         self._known = {} if verify else _read(self._place)
         self._current: dict[str, list[str]] = {}
+        self._last: str | None = None
 
     def look(self, output: Output) -> Stored:
         """Return the data version of an output as it lies on disk, or what is wrong with it."""
+        self._last = None
         try:
             version = _LOOKS[output.asset](self, self._paths, output)
-            return Stored(version=version, path=next(reversed(self._current), None))
+            return Stored(version=version, path=self._last)
         except _PROBLEMS as error:
             return Stored(problem=_in_words(error))
 
@@ -167,8 +169,7 @@ class StoredVersions:
             except _DAMAGED as error:
                 words = str(error) if key in str(error) else f"{key} cannot be read ({error})"
                 raise ValueError(words) from error
-        self._current.pop(key, None)  # what was looked up last stands last
-        self._current[key] = known
+        self._current[key], self._last = known, key
         return known[1]
 
 
@@ -205,7 +206,7 @@ def _last_of(*looks: Callable[[], str]) -> str:
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(regular(path).read_text()))
     except (OSError, ValueError, TypeError):
         return {}  # only time is lost
 
@@ -283,7 +284,10 @@ def _splits(versions: StoredVersions, paths: Paths, output: Output) -> str:
     Every file of the record is looked at: the next update reads them all.
     """
     named = files_named_by(paths.splits)
-    found = AssignmentRecord.of(paths).files()
+    record = AssignmentRecord.of(paths)
+    found = record.files()
+    if named is None and not found:
+        raise Missing(f"{paths.splits}, and every split assignment: {record.how_to_restore}")
 
     def assignments(name: str) -> str:
         place = paths.split_assignments / name
@@ -374,12 +378,24 @@ def _training_summary(versions: StoredVersions, paths: Paths, model_id: str) -> 
 
 
 def _model(versions: StoredVersions, paths: Paths, output: Output) -> str:
-    return versions.version(paths.models / str(output.model), lambda local: folder.verify(local, advice=""))
+    def version_of(local: Path) -> str:
+        found = folder.verify(local, advice="")
+        registry.check_id(found, str(output.model), paths.models)
+        return found
+
+    return versions.version(paths.models / str(output.model), version_of)
 
 
 def _evaluation(versions: StoredVersions, paths: Paths, output: Output) -> str:
     path = paths.evaluation(str(output.model))
-    return versions.version(path, lambda local: str(verify_files(local, advice="")["version"]))
+
+    def version_of(local: Path) -> str:
+        manifest = verify_files(local, advice="")
+        if manifest.get("model_id", output.model) != output.model:
+            raise ModelFolderError(f"{path} holds the evaluation of {manifest['model_id']}")
+        return str(manifest["version"])
+
+    return versions.version(path, version_of)
 
 
 def _export(versions: StoredVersions, paths: Paths, output: Output) -> str:

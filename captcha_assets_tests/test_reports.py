@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,7 +57,8 @@ def fill(settings: Settings, work: Path) -> str:
                 drift, report.page(drift), settings.paths.validation_results("drift", name)
             )
             for table in ("image_index", "splits"):
-                validation_result.save(found, report.page(found), settings.paths.validation_results(table))
+                whole = replace(found, subject=table)
+                validation_result.save(whole, report.page(whole), settings.paths.validation_results(table))
     (settings.paths.validation_results("image_table") / "index.html").write_text("<h1>history</h1>")
     make_model(work / "model")
     model_id = registry.add_candidate(settings.paths.models, work / "model")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 import xxhash
 
-from captcha_assets.atomic_files import AnyPath, fetched, json_text
+from captcha_assets.atomic_files import AnyPath, json_text
 from captcha_assets.evaluation import plots
 from captcha_assets.evaluation.metrics import DIGITS, BatchMetrics, Metrics, compute_metrics
 from captcha_assets.evaluation.mistakes import Mistake
@@ -126,7 +126,7 @@ def evaluate_stored(paths: Paths, data: LocalTables, model_id: str) -> Evaluatio
     compared = promotion_records.compared(paths.models) | {model_id}
     if candidate is not None:
         compared.add(candidate.model_id)  # it is compared with the champion on these images now
-    with fetched(registry.model_folder(paths.models, model_id)) as folder:
+    with registry.verified(paths.models, model_id) as folder:
         return evaluate(
             folder,
             data.tables,

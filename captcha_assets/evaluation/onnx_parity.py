@@ -1,6 +1,5 @@
 """Exporting a model of the registry as ONNX, compared with the original on the test split."""
 
-from captcha_assets.atomic_files import fetched
 from captcha_assets.images.local_tables import local_tables
 from captcha_assets.images.reader import read_split
 from captcha_assets.models import onnx_export, registry
@@ -21,7 +20,7 @@ def export_stored(paths: Paths, name: str) -> Parity:
     model_id = resolve(paths, name)
     with (
         local_tables(paths) as data,
-        fetched(registry.model_folder(paths.models, model_id)) as model,
+        registry.verified(paths.models, model_id) as model,
     ):
         config = read_config(model)
         images = read_split(

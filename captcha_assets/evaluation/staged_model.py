@@ -25,7 +25,7 @@ from captcha_assets.images.features import image_id
 from captcha_assets.images.local_tables import LocalTables, local_tables
 from captcha_assets.images.reader import SplitImages
 from captcha_assets.images.rejection import Rejection
-from captcha_assets.models import folder, registry
+from captcha_assets.models import registry
 from captcha_assets.models.predict_files import UnreadableFileError, read_image_file, resolve
 from captcha_assets.models.predictor import OnnxPredictor, spec_of_inputs
 from captcha_assets.models.servable import require_export
@@ -123,8 +123,8 @@ def _accuracy(answers: pl.DataFrame) -> float:
 
 
 def _require_whole(paths: Paths, model_id: str) -> None:
-    with fetched(registry.model_folder(paths.models, model_id)) as local:
-        folder.verify(local)
+    with registry.verified(paths.models, model_id):
+        pass
     require_export(paths, model_id)
 
 

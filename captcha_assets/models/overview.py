@@ -6,12 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.atomic_files import fetched
+from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.confidence_intervals import best_of
 from captcha_assets.images import table_parts
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.manifest import QUANTIZE_AGAIN, ModelFolderError, read_json, verify_files
+from captcha_assets.models.manifest import MANIFEST, QUANTIZE_AGAIN, ModelFolderError, read_json, verify_files
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
 from captcha_assets.models.registry import Champion
@@ -36,9 +36,22 @@ def read_metrics(paths: Paths, model_id: str) -> dict[str, Any] | None:
             metrics = read_json(local)
     except ModelFolderError as error:
         raise ModelFolderError(f"{error}; {_measure_again(model_id)}") from error
+    if (measured := _model_of(path.parent, model_id)) != model_id:
+        raise ModelFolderError(
+            f"{path.parent} holds the evaluation of {measured}; {_measure_again(model_id)}"
+        )
     if not isinstance(metrics, dict) or _figures_of(metrics) is None:
         raise ModelFolderError(f"{path} is damaged: it holds no figures; {_measure_again(model_id)}")
     return metrics
+
+
+def _model_of(evaluation: AnyPath, model_id: str) -> str:
+    """Return the model that an evaluation names; `model_id` where it names none."""
+    try:
+        with fetched(evaluation / MANIFEST) as local:
+            return str(read_json(local).get("model_id", model_id))
+    except (OSError, ModelFolderError, AttributeError):
+        return model_id  # status names what is damaged
 
 
 def _measure_again(model_id: str) -> str:

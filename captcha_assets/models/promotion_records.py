@@ -71,6 +71,11 @@ def compared(registry: AnyPath) -> set[str]:
     return models - {_NONE}
 
 
+def against_a_champion(registry: AnyPath) -> AnyPath | None:
+    """Return a decision that compares with a champion: one serves, or did; None where there is none."""
+    return next((path for path in _paths(registry) if path.name.split("--")[1:2] not in ([], [_NONE])), None)
+
+
 def _paths(registry: AnyPath) -> list[AnyPath]:
     folder = registry / "decisions"
     if not folder.exists():

@@ -15,13 +15,14 @@ is named as damaged. This holds on local disks and on object stores alike.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from captcha_assets.atomic_files import AnyPath, create, fetched, json_text, replacing_folder, write_json
-from captcha_assets.models import folder
+from captcha_assets.models import folder, promotion_records
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError
 from captcha_assets.models.registry_records import RegistryError, now, read, to_json
 
@@ -103,12 +104,32 @@ def list_models(registry: AnyPath) -> list[str]:
     )
 
 
-def _verify(registry: AnyPath, model_id: str) -> None:
-    """Raise an error if a model is missing, damaged, or another one than its folder's name says."""
+@contextmanager
+def verified(registry: AnyPath, model_id: str) -> Iterator[Path]:
+    """Give a local copy of a model's folder, which is whole and that of this model.
+
+    Raises:
+        RegistryError: there is no such model.
+        ModelFolderError: it is damaged, or another one than its folder's name says.
+    """
     with fetched(model_folder(registry, model_id)) as local:
-        found = folder.verify(local)
+        check_id(folder.verify(local), model_id, registry)
+        yield local
+
+
+def check_id(found: str, model_id: str, registry: AnyPath) -> None:
+    """Raise an error if the folder of a model holds another one, `found`.
+
+    Raises:
+        ModelFolderError: it does.
+    """
     if found != model_id:
         raise ModelFolderError(f"{registry / model_id} holds the model {found}: restore the folder")
+
+
+def _verify(registry: AnyPath, model_id: str) -> None:
+    with verified(registry, model_id):
+        pass
 
 
 def holds(registry: AnyPath, model_id: str) -> bool:
@@ -173,7 +194,7 @@ def _entries(registry: AnyPath) -> list[AnyPath]:
     """Return the records of the history, the first one first.
 
     Raises:
-        RegistryError: the last one is lost.
+        RegistryError: the last one, or all of them, are lost.
     """
     latest = _latest_change(registry)  # first: a change is recorded before its number is
     folder = registry / "history"
@@ -183,6 +204,11 @@ def _entries(registry: AnyPath) -> list[AnyPath]:
         raise RegistryError(
             f"{record_path(registry, latest.number)} is missing, which says what serves: restore it from a "
             f"backup (or remove {_latest_path(registry)}, and the change counts as never made)"
+        )
+    if not entries and (decision := promotion_records.against_a_champion(registry)):
+        raise RegistryError(
+            f"{folder} is missing, which says what serves ({decision} names a champion): restore it from a "
+            f"backup (or remove {decision.parent}, and no model counts as having served)"
         )
     return entries
 

@@ -17,6 +17,7 @@ from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.images import table_parts
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.split_assignment import lacking_images
+from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.models import registry, served_drift
 from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.training_provenance import trained_batches
@@ -171,11 +172,7 @@ def situation(paths: Paths, code: str, configuration: str, production: Mapping[s
 
 def _blocked(paths: Paths) -> Iterator[str]:
     if not table_parts.exists(paths.splits):
-        existed = any(paths.split_assignments.glob("*")) or registry.pointed_at(paths.models) is not None
-        lost = (
-            f"the splits are lost ({paths.splits} is missing): captcha-assets update materializes them again"
-        )
-        yield lost if existed else "there are no splits yet"
+        yield _without_splits(paths)
         return
     for table in ("image_index", "splits"):
         try:
@@ -193,6 +190,17 @@ def _blocked(paths: Paths) -> Iterator[str]:
             yield f"the splits hold images of batch {batch}, whose image_table is not there"
     if why := lacking_images(paths.splits):
         yield why
+
+
+def _without_splits(paths: Paths) -> str:
+    record = AssignmentRecord.of(paths)
+    if any(record.folder.glob("*")):
+        return (
+            f"the splits are lost ({paths.splits} is missing): captcha-assets update materializes them again"
+        )
+    if registry.pointed_at(paths.models) is None:
+        return "there are no splits yet"
+    return f"the splits and all split assignments ({record.folder}) are lost: {record.how_to_restore}"
 
 
 #: What is compared of the splits of two moments.

@@ -248,6 +248,7 @@ def load(folder: AnyPath) -> ValidationResult:
         values = json.loads(content.decode("utf-8"))
         found = _earlier(values) if earlier else ValidationResult(**values)
         len(found.results)  # what cannot be understood is noticed here
+        _check_subject(found, folder)
     except ValidationResultError:
         raise
     except FileNotFoundError as error:
@@ -255,6 +256,13 @@ def load(folder: AnyPath) -> ValidationResult:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unusable(path, str(error)) from error
     return found
+
+
+def _check_subject(found: ValidationResult, folder: AnyPath) -> None:
+    """Raise an error if the results of one table lie where those of another are kept."""
+    _, kept, subject = str(folder).rpartition("/quality/")
+    if kept and subject != found.subject:
+        raise ValueError(f"it is of {found.subject}")
 
 
 def load_batch(paths: Paths, batch: str) -> ValidationResult:

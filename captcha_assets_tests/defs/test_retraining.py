@@ -153,7 +153,8 @@ def test_a_failed_training_is_tried_again_by_its_run_and_then_there_is_silence(g
 def test_nothing_is_trained_while_a_blocking_check_fails(grown: Home) -> None:
     folder = grown.settings.paths.validation_results("splits")
     sound = validation_result.load(folder)
-    validation_result.save(validated(stored(success=False, severity="critical")), "", folder)
+    bad = validated(stored(success=False, severity="critical"), subject="splits")
+    validation_result.save(bad, "", folder)
     ticks = Ticks(grown, retrain_new_images=50)
     assert ticks.tick() == []
     assert ticks.said == "no training: a blocking check of splits fails"

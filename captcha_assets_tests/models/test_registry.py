@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from captcha_assets.atomic_files import fetched
-from captcha_assets.models import folder, registry
+from captcha_assets.models import folder, promotion_records, registry
 from captcha_assets.models.folder import ModelFolderError
+from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import RegistryError
 from captcha_assets_tests.forkserver import CONTEXT
+from captcha_assets_tests.models.conftest import as_if_nothing_served
 
 
 @pytest.fixture
@@ -101,6 +103,18 @@ def test_a_model_under_another_ones_name_never_serves(shelf):
     shutil.copytree(place / two, place / one)
     with pytest.raises(ModelFolderError, match=f"holds the model {two}"):
         registry.promote(place, one, "a try")
+
+
+def test_the_folder_of_a_model_that_holds_another_one_is_named_whoever_reads_it(shelf):
+    place, (one, two, _) = shelf
+    shutil.rmtree(place / one)
+    shutil.copytree(place / two, place / one)
+    with (
+        pytest.raises(ModelFolderError, match=rf"{one} holds the model {two}: restore the folder"),
+        registry.verified(place, one),
+    ):
+        pass
+    assert not registry.holds(place, one)
 
 
 def test_a_damaged_copy_is_replaced_when_the_model_comes_again(shelf, models):
@@ -498,6 +512,20 @@ def test_where_the_last_change_is_lost_the_model_before_does_not_serve_unnoticed
     shutil.rmtree(place / "history")
     (place / "latest_change.json").unlink()  # as the message says, where there is no copy
     assert registry.champion(place) is None
+
+
+def test_where_all_of_the_history_is_lost_and_a_decision_names_a_champion_nothing_is_the_first_model(shelf):
+    place, (one, two, _) = shelf
+    registry.promote(place, one, "the first")
+    promotion_records.record(
+        place, Decision(two, one, "split", "v1", registry.now(), False, None, "worse", [])
+    )
+    as_if_nothing_served(place)
+    for read in (registry.champion, registry.history):
+        with pytest.raises(RegistryError, match=r"history is missing, which says what .*restore it from"):
+            read(place)
+    with pytest.raises(RegistryError, match="history is missing"):
+        registry.promote(place, two, "the first model")
 
 
 def test_a_registry_of_a_version_that_kept_no_number_serves_as_it_did(shelf):

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
 from captcha_assets_tests.quality.stored_results import stored, validated
@@ -67,7 +69,7 @@ def test_saving_again_replaces_both_files(tmp_path):
 
 
 def test_validation_results_are_saved_in_an_object_store_too(bucket):
-    one = validated(stored(success=True))
+    one = validated(stored(success=True), subject="splits")
     validation_result.save(one, "report", bucket / "quality" / "splits")
     assert validation_result.load(bucket / "quality" / "splits") == one
 
@@ -169,3 +171,20 @@ def test_validating_again_replaces_what_an_earlier_version_found(tmp_path):
     validation_result.save(validated(stored(success=True)), "", folder)
     assert validation_result.has_passed(folder)
     assert not (folder / "verdict.json").exists()
+
+
+def test_results_of_another_batch_open_no_quarantine(tmp_path: Path) -> None:
+    paths = Paths(home=tmp_path)
+    bad = validated(stored("share_of_rejects", success=False), subject="image_table/bad")
+    good = validated(stored("share_of_rejects", success=True), subject="image_table/good")
+    for one in (bad, good):
+        folder = paths.validation_results(*one.subject.split("/"))
+        validation_result.save(one, "page", folder)
+    shutil.rmtree(paths.validation_results("image_table", "bad"))
+    shutil.copytree(
+        paths.validation_results("image_table", "good"), paths.validation_results("image_table", "bad")
+    )
+    assert not validation_result.has_passed(paths.validation_results("image_table", "bad"))
+    with pytest.raises(ValidationResultError, match="it is of image_table/good"):
+        validation_result.load_batch(paths, "bad")
+    assert validation_result.load_batch(paths, "good").passed
