@@ -5,7 +5,9 @@ from pathlib import Path
 import click
 
 from captcha_assets.dataset import load_dataset
+from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
+from captcha_assets.sources import dvc_snapshot
 
 
 @click.group()
@@ -53,7 +55,7 @@ def restore(settings: Settings, path: Path) -> None:
     for line in restored.left_out:
         click.echo(f"not restored: {line}")
     if not settings.paths.raw.exists():
-        click.echo("bring the archives back: dvc pull")
+        click.echo(_archives_come_back(settings.paths))
     try:
         dataset_record.check(settings.paths, load_dataset(settings.dataset))
     except dataset_record.OtherDatasetError as error:
@@ -62,6 +64,13 @@ def restore(settings: Settings, path: Path) -> None:
         "compute the tables again: captcha-assets update, with the --config that the model was trained with, "
         "if any"
     )
+
+
+def _archives_come_back(paths: Paths) -> str:
+    # Of data/ no more than this: what DVC does not know of data/splits, it would remove.
+    if dvc_snapshot.default_remote(paths.home, paths.dvc_remote):
+        return "bring the archives back: dvc pull data/raw, or let the update fetch them from their sources"
+    return "the archives are not in it: the update fetches them from their sources"
 
 
 def _log(settings: Settings) -> str | None:
