@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from captcha_assets.serving.prediction_api import DECIMALS
 from captcha_assets.serving.prediction_log import (
     INFERENCE_ID,
+    RECENT,
     LoggedPrediction,
     PredictionLog,
     PredictionLogUnavailableError,
@@ -21,8 +22,8 @@ from captcha_assets.serving.problems import ProblemError, described
 from captcha_assets.serving.service import Service
 from captcha_assets.serving.uploads import IMAGE_BODY, decoded
 
-#: Most predictions of one answer.
-MOST = 200
+#: Most predictions of one answer; the least certain are looked for among as many.
+MOST = RECENT
 #: Reads of the log at once; the threads are shared with the rest of the service.
 _READS = 2
 #: Reads that may wait for them.

@@ -51,7 +51,7 @@ def test_the_latest_predictions_are_listed_as_they_were_answered(
 def test_the_least_certain_come_first_and_no_corrected_one_among_them(
     service: RunningService, predicted: list[dict]
 ) -> None:
-    found = listed(service, order="least-certain", limit=200)
+    found = listed(service, order="least-certain", limit=1000)
     scores = [one["score"] for one in found]
     assert scores == sorted(scores)
     assert {one["inference_id"] for one in predicted} <= {one["inference_id"] for one in found}
@@ -60,7 +60,7 @@ def test_the_least_certain_come_first_and_no_corrected_one_among_them(
     assert [one["inference_id"] for one in left] == [one["inference_id"] for one in found[1:]]
 
 
-@pytest.mark.parametrize("question", [{"order": "best"}, {"limit": 0}, {"limit": 201}, {"limit": "many"}])
+@pytest.mark.parametrize("question", [{"order": "best"}, {"limit": 0}, {"limit": 1001}, {"limit": "many"}])
 def test_a_list_that_is_none_is_rejected(service: RunningService, question: dict) -> None:
     answer = service.get("/v1/predictions", params=question)
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")

@@ -5,6 +5,7 @@ const AT_ONCE = 4; // images that are sent at the same time
 const MOST_IMAGES = 500; // of the view "Try"; the oldest ones leave
 const MOST_CHARACTERS = 10; // of a whole CAPTCHA that is cut
 const QUEUE = 100; // predictions that are asked for at a time
+const MOST = 1000; // of one answer
 const BARS = 6;
 const TRIES = 6; // of a request that is answered 429
 
@@ -379,7 +380,8 @@ async function lookForMore() {
   show();
   const order = queue.order;
   try {
-    const { predictions } = await (await ask(`v1/predictions?order=${order}&limit=${QUEUE}`)).json();
+    const limit = Math.min(MOST, QUEUE + queue.items.filter(isOpen).length); // those that were skipped come again
+    const { predictions } = await (await ask(`v1/predictions?order=${order}&limit=${limit}`)).json();
     const known = new Set(queue.items.map((item) => item.prediction.inference_id));
     const found = predictions.filter((one) => !known.has(one.inference_id));
     const first = queue.items.length;
