@@ -7,6 +7,7 @@ process ends, within a minute where the host itself is gone.
 
 import fcntl
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -57,7 +58,7 @@ def locked_file(folder: Path, name: str, waiting: Callable[[], None] | None = No
     """Hold the lock of a file in `folder`, which is created, while the block runs; see `exclusive`."""
     path = folder / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "w") as lock:  # a pipe waits for no reader
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

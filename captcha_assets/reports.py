@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from captcha_assets import start_page
+from captcha_assets.atomic_files import regular
 from captcha_assets.settings import Settings
 
 
@@ -57,9 +58,9 @@ def _report(settings: Settings, parts: Sequence[str]) -> tuple[str, bytes] | Non
     try:
         if isinstance(path, Path) and not path.resolve().is_relative_to(str(root.resolve())):
             return None  # a link that leads out
-        return mimetypes.guess_type(path.name)[0] or "text/plain", path.read_bytes()
+        return mimetypes.guess_type(path.name)[0] or "text/plain", regular(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
-        return None  # a ValueError: no file can have such a name
+        return None  # a ValueError: no file can have such a name, or it is no regular file
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return None

@@ -94,3 +94,10 @@ def test_a_database_that_the_server_does_not_know_is_said_with_the_servers_word(
     assert message.startswith("the server of CAPTCHA_DATABASE refuses the connection: ")
     assert 'database "nowhere" does not exist' in message
     assert "\n" not in message
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    os.mkfifo(tmp_path / "locks" / "one.lock")
+    with locks.locked_file(tmp_path, "one"):
+        assert (tmp_path / "locks" / "one.lock").is_fifo()

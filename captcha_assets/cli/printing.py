@@ -31,6 +31,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> No
     console.print(table)
 
 
+def printable(text: str) -> str:
+    """Return a text on one line: a line break or another control character shows as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def print_fields(shown: Mapping[str, Any], *, as_json: bool) -> None:
     """Print one thing: a line a field, or one JSON object."""
     if as_json:

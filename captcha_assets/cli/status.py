@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from captcha_assets.cli.printing import printable
 from captcha_assets.cli.update import HOW_TO_BEGIN, conflicts_in_words, is_empty
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
@@ -166,7 +167,7 @@ def _waiting(found: dict[str, Any]) -> Iterator[str]:
         checks = ", ".join(batch["failed"])
         yield f"waits    batch {batch['batch']} is quarantined: {checks} failed"
     for file in found["inbox"]:
-        yield f"waits    in the inbox, {file['file']}: {file['reason']}"
+        yield f"waits    in the inbox, {printable(file['file'])}: {file['reason']}"
     for line in [*found["unusable"], *found["idle_decisions"]]:
         yield f"waits    {line}"
     if found["label_conflicts"]:
