@@ -82,10 +82,11 @@ serve: setup ## Serve the champion over HTTP on port 8000
 	$(BIN)/captcha-assets serve
 
 docs: setup ## Build the documentation as a site, into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+	@echo "The site is in site/, for a web server: make docs-serve shows it on http://localhost:8001"
 
 docs-serve: setup ## Show the documentation on port 8001, and build it again after each change
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr localhost:8001
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr localhost:8001
 
 docs-pages: setup ## Write the parts of docs/ that are made from the code
 	$(BIN)/python -m docs_pages

@@ -269,11 +269,12 @@ def _difference_in_words(counts: PairedCounts, limits: PromotionLimits, worse: S
     if high < -limits.margin:
         return f"{measured}; a loss of more than {margin} points is certain at this level"
     needed = images_needed(limits.margin, 1 - limits.level) if limits.margin else 0
+    too_few = counts.n < needed and counts.candidate_accuracy >= counts.champion_accuracy - limits.margin
     few = (
-        f": it takes {needed:,} images, a wider CAPTCHA_PROMOTION_MARGIN, or a person "
+        f": that takes {needed:,} test images, a wider CAPTCHA_PROMOTION_MARGIN, or a person "
         "(captcha-assets model promote)"
     )
-    return f"{measured}; a loss of {margin} points is not excluded{few if counts.n < needed else ''}"
+    return f"{measured}; a loss of {margin} points is not excluded{few if too_few else ''}"
 
 
 def _reason_to_change(counts: PairedCounts, limits: PromotionLimits, newer_data: str | None) -> Criterion:

@@ -93,7 +93,14 @@ def test_a_loss_within_the_margin_is_shown_by_many_images_only():
         found = criterion(compare(champion, candidate), "non_inferiority")
         assert found.passed == passed, n
         assert f"a loss of 0.50 points is {'' if passed else 'not '}excluded" in found.words
-        assert ("it takes 765 images" in found.words) == (n == 300)
+        assert ("that takes 765 test images" in found.words) == (n == 300)
+
+
+def test_of_a_model_that_is_worse_by_more_than_the_margin_nobody_is_told_that_more_images_would_do():
+    champion, candidate = (predictions(answers((right, True), (300 - right, False))) for right in (290, 288))
+    found = criterion(compare(champion, candidate), "non_inferiority")
+    assert not found.passed
+    assert found.words.endswith("a loss of 0.50 points is not excluded")
 
 
 def test_the_margin_and_the_level_decide_what_is_worse():
