@@ -36,6 +36,12 @@ def test_everything_is_made_from_a_batch_to_a_champion(finished: Home) -> None:
         assert finished.version(asset, "first"), asset
 
 
+def test_the_ui_shows_what_the_run_of_a_command_was_for(finished: Home) -> None:
+    targets = {run.asset_selection for run in finished.instance.get_runs()}
+    assert {frozenset([dg.AssetKey("image_table"), dg.AssetKey("rejected_images")])} < targets
+    assert None not in targets
+
+
 def test_nothing_is_made_when_nothing_changed(finished: Home) -> None:
     assert finished.update() == []
     assert finished.stale() == []

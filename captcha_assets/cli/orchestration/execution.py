@@ -69,6 +69,7 @@ def materialize(
             instance=instance,
             run_config=config,
             partition_key=step.partition,
+            asset_selection=sorted(keys),  # the UI shows it as the run's target
             tags={PROCESS_TAG: this_process(instance), STEP_TAG: str(step), **(tags or {})},
             raise_on_error=False,
         )
