@@ -355,8 +355,12 @@ def in_words(now: Situation, limits: Limits, *, without_alarm: str = "no drift")
         f"(a training starts at {enough(now, limits):,}){gone if now.removed_images else ''}; "
         f"drifted batches with new images: {', '.join(now.drifted) or 'none'}; "
         f"{_served_in_words(now, limits, without_alarm)}; "
-        f"{'; '.join(changed) or 'code and settings unchanged since the last training'}"
+        f"{_starting(changed) if changed else 'code and settings unchanged since the last training'}"
     )
+
+
+def _starting(reasons: list[str]) -> str:
+    return f"{'; '.join(reasons)} (a training starts)"
 
 
 def _served_in_words(now: Situation, limits: Limits, without_alarm: str) -> str:

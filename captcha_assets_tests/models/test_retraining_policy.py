@@ -69,7 +69,7 @@ def test_another_configuration_is_named_by_the_settings_that_differ() -> None:
     assert [reason.words for reason in reasons(other, None, LIMITS)] == [words]
     unknown = replace(other, differing="")
     for one in (other, unknown):
-        assert in_words(one, LIMITS).endswith("not trained with the production settings")
+        assert in_words(one, LIMITS).endswith("not trained with the production settings (a training starts)")
 
 
 def test_served_drift_is_a_reason_when_there_are_corrections_to_learn_from() -> None:

@@ -39,7 +39,7 @@ def test_the_page_says_what_drifted_and_shows_images(model: Model, tmp_path: Pat
     assert "Drift: critical" in page
     assert page.count("data:image/png;base64,") == len(pngs) + 1  # and the plot
     assert "brightness: mean" in page
-    assert "are corrected)" in page
+    assert "<dt>Corrected</dt>" in page
     assert "http://" not in page
     assert "https://" not in page
 
