@@ -189,7 +189,7 @@ def _left_out(paths: Paths, dagster_home: Path, *, archives: bool) -> Iterator[s
         kept = (
             "DVC has them where it has a remote" if isinstance(paths.raw, Path) else f"{paths.raw} has them"
         )
-        yield f"the archives of the batches: {kept}; --archives takes them along"
+        yield f"the archives of the batches: {kept} (backup create --archives takes them along)"
     configured = dagster_home / "dagster.yaml"
     if configured.exists() and "storage" in (yaml.safe_load(configured.read_text()) or {}):
         yield "Dagster's runs and events: the database that dagster.yaml names has them (use pg_dump)"

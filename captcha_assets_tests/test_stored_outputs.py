@@ -55,6 +55,14 @@ def test_the_figures_of_another_model_are_never_shown(paths: Paths) -> None:
     assert StoredVersions(paths).look(Output("evaluation", model="one")).problem == f"damaged: {holds}"
 
 
+def test_figures_that_were_edited_are_never_shown(paths: Paths) -> None:
+    evaluate(paths, "one")
+    metrics = paths.evaluation("one") / "metrics.json"
+    metrics.write_text(json.dumps({**FIGURES, "accuracy": 0.99}))
+    with pytest.raises(ModelFolderError, match=r"metrics.json is damaged .*; measure the model again"):
+        read_metrics(paths, "one")
+
+
 def test_a_look_names_no_file_of_an_earlier_look(paths: Paths) -> None:
     evaluate(paths, "one")
     versions = StoredVersions(paths)

@@ -53,7 +53,7 @@ def restore(settings: Settings, path: Path) -> None:
     restored = backups.restore(settings.paths, dagster_home(settings.paths), _log(settings), path)
     click.echo(f"{settings.paths.home} is as {restored.home} was at {restored.made}")
     for line in restored.left_out:
-        click.echo(f"not restored: {line}")
+        click.echo(f"not in it: {line}")
     if not settings.paths.raw.exists():
         click.echo(_archives_come_back(settings.paths))
     try:
@@ -70,7 +70,7 @@ def _archives_come_back(paths: Paths) -> str:
     # Of data/ no more than this: what DVC does not know of data/splits, it would remove.
     if dvc_snapshot.default_remote(paths.home, paths.dvc_remote):
         return "bring the archives back: dvc pull data/raw, or let the update fetch them from their sources"
-    return "the archives are not in it: the update fetches them from their sources"
+    return "the update fetches the archives from their sources"
 
 
 def _log(settings: Settings) -> str | None:

@@ -186,7 +186,8 @@ def _event(
     if stored.version == recorded:
         return
     if recorded != NO_VALUE:
-        changed = f"changed: {stored.path} does not hold what was materialized"
+        holds = f"{stored.path} does not hold" if stored.path else "nothing holds"
+        changed = f"changed: {holds} what was materialized"
         yield lost(output, stored.problem or changed, names)
     elif stored.version is not None:
         yield from _restored(instance, output, stored.version, names)

@@ -11,7 +11,14 @@ from captcha_assets.confidence_intervals import best_of
 from captcha_assets.images import table_parts
 from captcha_assets.models import promotion_records, registry
 from captcha_assets.models.folder import ModelConfig, read_config
-from captcha_assets.models.manifest import MANIFEST, QUANTIZE_AGAIN, ModelFolderError, read_json, verify_files
+from captcha_assets.models.manifest import (
+    MANIFEST,
+    QUANTIZE_AGAIN,
+    ModelFolderError,
+    read_json,
+    sha256,
+    verify_files,
+)
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
 from captcha_assets.models.registry import Champion
@@ -36,22 +43,26 @@ def read_metrics(paths: Paths, model_id: str) -> dict[str, Any] | None:
             metrics = read_json(local)
     except ModelFolderError as error:
         raise ModelFolderError(f"{error}; {_measure_again(model_id)}") from error
-    if (measured := _model_of(path.parent, model_id)) != model_id:
-        raise ModelFolderError(
-            f"{path.parent} holds the evaluation of {measured}; {_measure_again(model_id)}"
-        )
+    if fault := _fault(path, model_id):
+        raise ModelFolderError(f"{fault}; {_measure_again(model_id)}")
     if not isinstance(metrics, dict) or _figures_of(metrics) is None:
         raise ModelFolderError(f"{path} is damaged: it holds no figures; {_measure_again(model_id)}")
     return metrics
 
 
-def _model_of(evaluation: AnyPath, model_id: str) -> str:
-    """Return the model that an evaluation names; `model_id` where it names none."""
+def _fault(metrics: AnyPath, model_id: str) -> str | None:
+    """Return what the manifest beside the figures has against them; None for nothing, or without one."""
     try:
-        with fetched(evaluation / MANIFEST) as local:
-            return str(read_json(local).get("model_id", model_id))
-    except (OSError, ModelFolderError, AttributeError):
-        return model_id  # status names what is damaged
+        with fetched(metrics.parent / MANIFEST) as local:
+            manifest = read_json(local)
+        measured, recorded = manifest.get("model_id", model_id), manifest["files"].get(metrics.name)
+    except (OSError, ModelFolderError, AttributeError, KeyError, TypeError):
+        return None  # status names what is damaged
+    if measured != model_id:
+        return f"{metrics.parent} holds the evaluation of {measured}"
+    with fetched(metrics) as local:
+        is_as_stored = recorded in {None, sha256(local)}
+    return None if is_as_stored else f"{metrics} is damaged (its SHA-256 is not the manifest's)"
 
 
 def _measure_again(model_id: str) -> str:
@@ -106,11 +117,13 @@ _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))
 
 def _selection(paths: Paths, figures: Mapping[str, Any], others: Collection[str]) -> dict[str, Any]:
     """Return what the interval of a model means that was compared with others on the test split."""
-    accuracies = [accuracy for one in others if (accuracy := _known_accuracy(paths, one)) is not None]
+    accuracies = [_known_accuracy(paths, one) for one in others]
     compared = len(others) + 1
     where = f"{compared} models compared on this test split or an earlier state of it"
-    if any(accuracy > figures["accuracy"] for accuracy in accuracies):
+    if any(accuracy is not None and accuracy > figures["accuracy"] for accuracy in accuracies):
         return {**_NO_SELECTION, "selection": f"one of {where}; another one is more accurate"}
+    if None in accuracies:
+        return {**_NO_SELECTION, "selection": f"one of {where}; not all of their figures can be read"}
     found = best_of(compared, round(figures["accuracy"] * figures["n"]), round(figures["n"]))
     words = (
         f"the best of {where}, so the interval is optimistic; for the best of {compared}, "

@@ -71,9 +71,20 @@ def compared(registry: AnyPath) -> set[str]:
     return models - {_NONE}
 
 
-def against_a_champion(registry: AnyPath) -> AnyPath | None:
-    """Return a decision that compares with a champion: one serves, or did; None where there is none."""
-    return next((path for path in _paths(registry) if path.name.split("--")[1:2] not in ([], [_NONE])), None)
+def of_a_champion(registry: AnyPath, candidate: str | None) -> AnyPath | None:
+    """Return a decision from which a champion is known, now or then; None where there is none.
+
+    It compares with a champion, or promoted another model than the candidate of now. The decision on that one
+    may still have to be carried out.
+
+    Raises:
+        RegistryError: a decision is damaged.
+    """
+    for path in _paths(registry):
+        names = path.name.split("--")
+        if names[1:2] not in ([], [_NONE]) or (names[0] != candidate and read(path, Decision).promoted):
+            return path
+    return None
 
 
 def _paths(registry: AnyPath) -> list[AnyPath]:

@@ -205,10 +205,10 @@ def _entries(registry: AnyPath) -> list[AnyPath]:
             f"{record_path(registry, latest.number)} is missing, which says what serves: restore it from a "
             f"backup (or remove {_latest_path(registry)}, and the change counts as never made)"
         )
-    if not entries and (decision := promotion_records.against_a_champion(registry)):
+    if not entries and (decision := promotion_records.of_a_champion(registry, pointed_at(registry))):
         raise RegistryError(
-            f"{folder} is missing, which says what serves ({decision} names a champion): restore it from a "
-            f"backup (or remove {decision.parent}, and no model counts as having served)"
+            f"{folder} is missing, which says what serves ({decision} tells of a champion): restore it from "
+            f"a backup (or remove {decision.parent}, and no model counts as having served)"
         )
     return entries
 

@@ -108,7 +108,7 @@ def test_a_home_that_is_lost_comes_back_with_its_runs_models_and_predictions(
 def test_predictions_corrections_and_registrations_are_restored(home: Path, tmp_path: Path) -> None:
     saved = backed_up(home)
     said = succeeded(tmp_path / "other", "backup", "restore", str(saved))
-    assert "the archives are not in it: the update fetches them from their sources" in said
+    assert "the update fetches the archives from their sources" in said
     assert "dvc pull" not in said, "there is no remote"
     assert not (tmp_path / "other" / ".restoring").exists()
     with open_prediction_log(f"sqlite:///{tmp_path / 'other' / DATABASE}") as log:

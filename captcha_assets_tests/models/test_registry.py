@@ -528,6 +528,18 @@ def test_where_all_of_the_history_is_lost_and_a_decision_names_a_champion_nothin
         registry.promote(place, two, "the first model")
 
 
+def test_where_all_of_the_history_is_lost_another_candidate_is_not_the_first_model(shelf):
+    place, (one, two, three) = shelf
+    first = Decision(one, None, "split", "v1", registry.now(), True, "first", "the first", [])
+    promotion_records.record(place, first)
+    registry.make_candidate(place, one)
+    assert registry.champion(place) is None, "killed before the promotion: it is carried out yet"
+    for candidate in (two, three):
+        registry.make_candidate(place, candidate)
+        with pytest.raises(RegistryError, match=rf"history is missing, .*{one}--none--split.json tells of a"):
+            registry.promote(place, candidate, "the first model")
+
+
 def test_a_registry_of_a_version_that_kept_no_number_serves_as_it_did(shelf):
     place, (one, two, _) = shelf
     registry.promote(place, one, "promoted")
