@@ -250,6 +250,18 @@ def test_the_end_of_the_queue_is_said(browser: Browser, served_home: Path) -> No
         expect(page.get_by_text("1 of 1 labelled")).to_be_visible()
 
 
+@pytest.mark.slow
+def test_a_hundred_skipped_images_hide_none_of_the_others(browser: Browser, served_home: Path) -> None:
+    with running(served_home) as service:
+        for _ in range(110):
+            service.predict(PNG[0])
+        with opened(browser, service, "/#label") as page:
+            expect(page.get_by_text("0 of 100 labelled")).to_be_visible()
+            for _ in range(100):
+                page.keyboard.press("ArrowRight")
+            expect(page.get_by_text("0 of 110 labelled")).to_be_visible()
+
+
 # --- what is not there
 
 
