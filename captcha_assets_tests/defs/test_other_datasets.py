@@ -1,5 +1,6 @@
 """The whole pipeline takes another data set by another spec, and by no other change."""
 
+import io
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,17 +10,20 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_digits, load_sample_images
 
 from captcha_assets.cli.orchestration.console_logger import with_quiet_console
 from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.definitions import build_definitions
 from captcha_assets.models import registry
+from captcha_assets.models.folder import read_config
 from captcha_assets.models.predictor import OnnxPredictor
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets_tests.defs.conftest import Home
+from captcha_assets_tests.defs.digits import DATASET as DIGITS
+from captcha_assets_tests.images.tables import rows_of
 
 #: Whole pipelines, and processes of their own: CI runs them, `make test-all` here.
 pytestmark = pytest.mark.slow
@@ -66,6 +70,32 @@ def errors(home: Home, selection: str, **training: object) -> dict[str, str | No
     settings.parent.mkdir(parents=True)
     settings.write_text(yaml.safe_dump({**small, **training}))
     return {str(outcome.step): outcome.error for outcome in home.update(selection, {}) if outcome.error}
+
+
+def test_digits_become_a_champion(open_home: Open, tmp_path: Path) -> None:
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    members = {
+        f"{label}_{n}.png": encoded(image, ".png")
+        for n, (image, label) in enumerate(zip(images, digits.target, strict=True))
+    }
+    home = open_home(DIGITS)
+    home.add("digits", write(tmp_path / "digits.zip", members))
+    assert errors(home, "*champion", epochs=10, rotation=0.0, shift=0.5, scale=0.0) == {}
+    champion = registry.champion(home.settings.paths.models)
+    assert champion is not None
+    exported = Path(str(home.settings.paths.onnx_model(champion.model_id)))
+    known = read_config(exported)
+    assert (known.classes, known.image_shape) == (DIGITS.classes, (8, 8))
+    splits = rows_of(home.settings.paths.splits)
+    assert len(splits) > 1_700
+    predictions = pl.read_parquet(
+        io.BytesIO((home.settings.paths.evaluation(champion.model_id) / "predictions.parquet").read_bytes())
+    )
+    assert (predictions["label"] == predictions["predicted"]).mean() >= 0.9
+    probabilities = OnnxPredictor(exported).predict(images)
+    assert (probabilities.argmax(axis=1) == digits.target).mean() >= 0.9
+    assert home.stale() == ["data_report", "data_snapshot"]
 
 
 def crops(rng: np.random.Generator, number: int) -> Iterator[tuple[str, np.ndarray]]:
