@@ -64,7 +64,7 @@ def test_the_metrics_are_those_of_the_service() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built by the command of `make docs`."""
     target = tmp_path_factory.mktemp("site") / "site"
-    recipe = re.search(r"^docs:.*\n\t(.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    recipe = re.search(r"^docs:.*\n\t@(.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     assert recipe
     variable, _, *arguments = recipe[1].split()
     command = [sys.executable, *arguments, "--site-dir", str(target)]

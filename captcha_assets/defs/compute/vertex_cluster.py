@@ -96,11 +96,9 @@ class VertexCluster:
 
     def stop_earlier(self, context: dg.AssetExecutionContext, folder: AnyPath) -> None:
         """Cancel the custom job of an earlier run of the same training; see `Cluster`."""
-        listed = self._ask("GET", "customJobs", params={"filter": f"labels.{_TRAINING}={folder.name}"})
-        for job in listed.get("customJobs", []):
-            if job["state"] not in _ENDED:
-                context.log.warning(f"canceling the custom job {job['name']} of an earlier run")
-                self._cancel(job["name"])
+        for name in self._running(folder):
+            context.log.warning(f"canceling the custom job {name} of an earlier run")
+            self._cancel(name)
 
     def request(self, training: TrainingSettings, folder: AnyPath) -> dict[str, Any]:
         """Return the custom job that trains a staged job; see `Cluster`."""
@@ -136,15 +134,14 @@ class VertexCluster:
         reader = StoredMessageReader(folder, min(2.0, self.poll_interval))
         with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), reader) as session:
             body = _with_variables(self.request(training, folder), session.get_bootstrap_env_vars())
-            job = self._ask("POST", "customJobs", json=body)
-            context.log.info(f"the custom job {job['name']} waits for a {self._machine(training)}")
             try:
+                job = self._ask("POST", "customJobs", json=body)
+                context.log.info(f"the custom job {job['name']} waits for a {self._machine(training)}")
                 while job["state"] not in _ENDED:
                     time.sleep(self.poll_interval)
                     job = self._ask("GET", _relative(job["name"]))
             finally:
-                if job["state"] not in _ENDED:
-                    self._try_to_cancel(job["name"])
+                self._try_to_cancel(folder)
         if job["state"] != "JOB_STATE_SUCCEEDED":
             raise _failure(job, folder)
         return [dict(message) for message in session.get_custom_messages()]
@@ -176,10 +173,19 @@ class VertexCluster:
         while self._ask("GET", _relative(name))["state"] not in _ENDED and time.monotonic() < until:
             time.sleep(min(2.0, self.poll_interval))
 
-    def _try_to_cancel(self, name: str) -> None:
-        """Cancel a job; where the service does not answer, the next run of the training does."""
+    def _running(self, folder: AnyPath) -> list[str]:
+        """Return the names of the jobs of a training that have not ended."""
+        listed = self._ask("GET", "customJobs", params={"filter": f"labels.{_TRAINING}={folder.name}"})
+        return [job["name"] for job in listed.get("customJobs", []) if job["state"] not in _ENDED]
+
+    def _try_to_cancel(self, folder: AnyPath) -> None:
+        """Cancel the job of a training, also one whose name an interrupted request never learned.
+
+        Where the service does not answer, the next run of the training cancels it.
+        """
         with suppress(ClusterError):
-            self._cancel(name)
+            for name in self._running(folder):
+                self._cancel(name)
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Return the answer of the service to a request about the project and region.
