@@ -5,10 +5,7 @@ import click
 
 @click.command()
 def graph() -> None:
-    """Print the asset graph as a Mermaid flowchart.
-
-    It is the one in the README.
-    """
+    """Print the asset graph as a Mermaid flowchart."""
     from captcha_assets.cli.orchestration.code_location import definitions
     from captcha_assets.cli.orchestration.mermaid_graph import mermaid
 

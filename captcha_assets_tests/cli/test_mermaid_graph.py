@@ -1,16 +1,16 @@
-"""The asset graph in the README shows the assets as they are."""
+"""The asset graph as text shows the assets as they are."""
+
+from pathlib import Path
 
 import dagster as dg
 
 from captcha_assets.cli.orchestration.mermaid_graph import mermaid
-from captcha_assets.definitions import defs
-from captcha_assets_tests.conftest import REPOSITORY
+from captcha_assets_tests.commands import succeeded
+from docs_pages.blocks import BLOCKS
 
 
-def test_the_graph_in_the_readme_is_that_of_the_definitions() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    shown = readme.partition("```mermaid\n")[2].partition("```")[0]
-    assert shown == mermaid(defs()), "put the output of `captcha-assets graph` into README.md"
+def test_the_command_prints_the_graph_of_the_architecture_page(tmp_path: Path) -> None:
+    assert BLOCKS["asset-graph"]() == f"```mermaid\n{succeeded(tmp_path, 'graph')}```\n"
 
 
 def test_every_asset_is_a_box_of_its_group_and_every_input_an_arrow() -> None:
