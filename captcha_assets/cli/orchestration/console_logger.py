@@ -6,6 +6,9 @@ from contextlib import suppress
 import click
 import dagster as dg
 
+#: Name of the logger, in run config as well.
+ASSET_MESSAGES = "asset_messages"
+
 
 class _AssetMessages(logging.Handler):
     """Prints what assets log, and leaves out Dagster's events, which the UI shows."""
@@ -30,4 +33,4 @@ def _asset_messages(_context: dg.InitLoggerContext) -> logging.Logger:
 
 def with_quiet_console(definitions: dg.Definitions) -> dg.Definitions:
     """The same definitions, with a console that a person can read."""
-    return dg.Definitions.merge(definitions, dg.Definitions(loggers={"console": _asset_messages}))
+    return dg.Definitions.merge(definitions, dg.Definitions(loggers={ASSET_MESSAGES: _asset_messages}))

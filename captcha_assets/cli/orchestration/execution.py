@@ -9,6 +9,7 @@ import dagster as dg
 
 from captcha_assets import interrupts
 from captcha_assets.cli.orchestration.command_lock import cancel_own_runs, this_process
+from captcha_assets.cli.orchestration.console_logger import ASSET_MESSAGES
 from captcha_assets.cli.orchestration.run_findings import findings
 from captcha_assets.cli.orchestration.staleness import Step, partitions_of, stale_steps, steps_in_order
 from captcha_assets.defs import input_versions, lost_outputs
@@ -63,7 +64,7 @@ def materialize(
     ops = {node.name for node in subset.nodes}
     config = dict(run_config or {})
     config["ops"] = {name: value for name, value in config.get("ops", {}).items() if name in ops}
-    config.setdefault("loggers", {"console": {}})
+    config.setdefault("loggers", {ASSET_MESSAGES: {}})
     with _ended_when_interrupted(instance):
         result = subset.execute_in_process(
             instance=instance,
