@@ -30,7 +30,9 @@ import yaml
 from sqlalchemy.exc import SQLAlchemyError
 
 from captcha_assets.atomic_files import AnyPath, fetched, json_text, remove, replacing
+from captcha_assets.models import registry
 from captcha_assets.models.manifest import sha256
+from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.serving import prediction_log_tables
 
@@ -193,6 +195,10 @@ def _left_out(paths: Paths, dagster_home: Path, *, archives: bool) -> Iterator[s
     configured = dagster_home / "dagster.yaml"
     if configured.exists() and "storage" in (yaml.safe_load(configured.read_text()) or {}):
         yield "Dagster's runs and events: the database that dagster.yaml names has them (use pg_dump)"
+    try:
+        registry.history(paths.models)
+    except RegistryError as error:
+        yield f"the whole history of the champion: {error}"
 
 
 # --- the prediction log

@@ -16,6 +16,7 @@ from captcha_assets.models.manifest import (
     QUANTIZE_AGAIN,
     ModelFolderError,
     read_json,
+    read_manifest,
     sha256,
     verify_files,
 )
@@ -257,6 +258,7 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
 
 def _config(paths: Paths, model_id: str) -> ModelConfig:
     with fetched(registry.model_folder(paths.models, model_id)) as folder:
+        registry.check_id(str(read_manifest(folder).get("model_id")), model_id, paths.models)
         return read_config(folder)
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from captcha_assets import backup
+from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.serving.prediction_log import open_prediction_log
 from captcha_assets_tests.commands import run, succeeded
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.images.tables import content
+from captcha_assets_tests.models.conftest import make_model
 from captcha_assets_tests.serving.predictions import prediction
 
 DATABASE = ".serving/predictions.db"
@@ -57,6 +59,16 @@ def test_a_backup_beside_what_is_backed_up_is_made(home: Path) -> None:
     with zipfile.ZipFile(target) as made:
         assert made.testzip() is None
         assert set(made.namelist()) & before.keys()
+
+
+def test_a_backup_says_that_the_history_of_the_champion_is_lost(home: Path) -> None:
+    models = Paths(home=home).models
+    make_model(home.parent / "model", 1)
+    registry.promote(models, registry.add_candidate(models, home.parent / "model"), "the first")
+    lost = registry.record_path(models, 1)
+    lost.unlink()
+    said = succeeded(home, "backup", "create", str(home.parent / "backup.zip"))
+    assert f"not in it: the whole history of the champion: {lost} is missing" in said
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -59,3 +60,20 @@ def test_the_export_of_another_model_never_answers_and_is_named(tmp_path: Path) 
     holds = f"{paths.onnx_model(model_id)} holds the export of resnet18-000000000000"
     assert done.stderr == f"Error: {holds}: export the model again: captcha-assets model export {model_id}\n"
     assert StoredVersions(paths).look(Output("onnx_model", model=model_id)).problem == f"damaged: {holds}"
+
+
+def test_a_folder_that_holds_another_model_is_not_shown_as_the_model_of_its_name(
+    models: list[Path], tmp_path: Path
+) -> None:
+    place = Paths(home=tmp_path).models
+    one, two = (registry.add_candidate(place, model) for model in models[:2])
+    shutil.rmtree(place / one)
+    shutil.copytree(place / two, place / one)
+    shown = run(tmp_path, "model", "show", one)
+    assert shown.returncode == 1
+    assert f"{place / one} holds the model {two}: restore the folder" in shown.stderr
+    listed = [json.loads(line) for line in run(tmp_path, "model", "list", "--json").stdout.splitlines()]
+    assert {row["model"]: row["test accuracy"] for row in listed} == {
+        one: f"damaged: captcha-assets model show {one}",
+        two: None,
+    }
