@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
+from captcha_assets_tests import training_server
+
 _LOCK = Lock()
 #: Seconds that a command may take.
 _LONGEST = 300
@@ -19,14 +21,17 @@ _LONGEST = 300
 def _server() -> "subprocess.Popen[str]":
     """The process that forks the commands; it ends with this one, which holds its standard input."""
     command = [sys.executable, "-m", "captcha_assets_tests.command_server"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | training_server.variables()
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a home, a new folder where there is none; return how it ended and what it said."""
     if not home.exists():
         home.mkdir(parents=True)
-    variables = {**os.environ, "CAPTCHA_HOME": str(home), "COLUMNS": "120"}
+    variables = os.environ | training_server.variables() | {"CAPTCHA_HOME": str(home), "COLUMNS": "120"}
     variables.pop("DAGSTER_HOME", None)
     with tempfile.TemporaryDirectory() as folder, _LOCK:
         output, errors = Path(folder, "output"), Path(folder, "errors")

@@ -20,9 +20,10 @@ from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration, synthetic_batches
-from captcha_assets_tests import dagster_storage
+from captcha_assets_tests import dagster_storage, training_server
 
 dagster_storage.reuse()
+training_server.use()
 
 NARROW = {
     "epochs": 3,

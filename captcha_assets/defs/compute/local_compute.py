@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ import dagster as dg
 from captcha_assets.defs.dagster_internals import DagsterPipesExecutionError
 from captcha_assets.training.config import TrainingJob
 from captcha_assets.training.failures import process_error
+
+#: A training process; the path of its job follows.
+COMMAND: Iterable[str] = (sys.executable, "-m", "captcha_assets.training")
 
 
 class Compute(Protocol):
@@ -55,9 +59,8 @@ class LocalCompute:
         path = job.output.parent / "job.json"
         job.save(path)
         without_preview_warning()
-        command = [sys.executable, "-m", "captcha_assets.training", str(path)]
         try:
-            ended = self.pipes.run(context=context, command=command)
+            ended = self.pipes.run(context=context, command=[*COMMAND, str(path)])
         except DagsterPipesExecutionError as error:
             # Dagster's exception has the exit status in its message only.
             status = int(str(error).rpartition(" ")[2])
