@@ -34,7 +34,7 @@ def status(settings: Settings, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        for line in _lines(found):
+        for line in _once(_lines(found), found["champion"]):
             click.echo(_wrapped(line))
         if is_empty(settings.paths):
             click.echo(_wrapped(f"first    {HOW_TO_BEGIN}; or make demo, which adds one and trains a model"))
@@ -125,6 +125,18 @@ def _inbox(paths: Paths, *, watched: bool) -> list[dict[str, str]]:
     rows = [(one.path.name, taken) for one in found.arrivals]
     rows += [(one.name, one.reason) for one in found.left]
     return [{"file": name, "reason": reason} for name, reason in rows]
+
+
+def _once(lines: Iterator[str], champion: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the lines of a state; what is wrong with the champion's history stands in the first one only."""
+    if champion is None or champion["model"] is not None:
+        yield from lines
+        return
+    yield next(lines)
+    problem = champion["problem"]
+    yield from (
+        line.replace(problem, "what serves cannot be read") for line in lines if line != f"waits    {problem}"
+    )
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:

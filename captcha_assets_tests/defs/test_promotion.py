@@ -262,6 +262,8 @@ def test_the_record_of_the_champion_is_named_where_it_is_lost_and_the_one_before
     lost = f"{record} is missing, which says what serves: restore it from a backup"
     said = say("status")
     assert f"serves   cannot be read: {lost}" in said
+    assert said.count(lost) == 1
+    assert "next     no training: what serves cannot be read" in said
     assert lost in fails("model", "rollback", "--reason", "back")
     assert lost in fails("model", "promote", "candidate", "--reason", "again")
     assert lost in fails("model", "history")
