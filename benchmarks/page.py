@@ -24,8 +24,8 @@ what people use today. `make benchmarks` runs all that do not take long and writ
 below 1 the alternative is. Figures move with the machine and its load, so compare ratios, and of a
 busy machine (a load average above the number of its cores) those of CPU time: a target in seconds
 that is missed there may be met on a quiet one. *Not measured again* means that the figures were not
-measured by the command again: they are those of the page that is named, with the date and the
-machine that it states.
+measured by the command again: they were copied from the page that is named, with the date and the
+machine that it stated then, if any.
 """
 
 
