@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from upath import UPath
 
 #: The errors of the clients of object stores that are no OSError; a client that is not loaded raises none.
-_CLIENT_ERRORS = (
+CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp.client_exceptions", "ClientError"),
@@ -53,8 +53,29 @@ def path_of(location: str) -> AnyPath:
 
 def file_errors() -> tuple[type[Exception], ...]:
     """Return what reading or writing a path may raise: OSError, and the errors of the clients of stores."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _CLIENT_ERRORS)
+    found = (getattr(sys.modules.get(module), name, None) for module, name in CLIENT_ERRORS)
     return (OSError, *(one for one in found if one is not None))
+
+
+#: Numbers of system errors that say nothing of the file: too many open files, no memory, no space for a copy,
+#: a store or a network drive that does not answer.
+_PASSING = {
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EBUSY, errno.ESTALE,
+    errno.ETIMEDOUT, errno.ECONNRESET, errno.EREMOTEIO,
+}  # fmt: skip
+
+
+def raise_if_passing(error: Exception) -> None:
+    """Raise an error again that says nothing of the file, as when credentials have expired.
+
+    What catches errors of damaged files calls this first: such a file is not damaged.
+    """
+    if isinstance(error, TimeoutError | ConnectionError):
+        raise error
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise error
+    if isinstance(error, PermissionError) and error.errno is None:  # of the client of an object store
+        raise error
 
 
 @contextmanager

@@ -296,7 +296,7 @@ class Paths(BaseSettings):
 
     @property
     def models(self) -> AnyPath:
-        """The registry: one folder per model, the candidate and champion pointers, the history."""
+        """The registry: one folder per model, the candidate, the history of the champion."""
         return self.artifact_root / "models"
 
     @property

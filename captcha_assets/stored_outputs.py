@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import yaml
 
-from captcha_assets.atomic_files import AnyPath, fetched, regular, write_json
+from captcha_assets.atomic_files import AnyPath, fetched, raise_if_passing, regular, write_json
 from captcha_assets.images import table_parts
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.images.index import list_conflicts
@@ -134,12 +134,17 @@ class StoredVersions:
         self._last: str | None = None
 
     def look(self, output: Output) -> Stored:
-        """Return the data version of an output as it lies on disk, or what is wrong with it."""
+        """Return the data version of an output as it lies on disk, or what is wrong with it.
+
+        Raises:
+            OSError: the system or the object store has a passing problem: nothing is known of the output.
+        """
         self._last = None
         try:
             version = _LOOKS[output.asset](self, self._paths, output)
             return Stored(version=version, path=self._last)
         except _PROBLEMS as error:
+            raise_if_passing(error)
             return Stored(problem=_in_words(error))
 
     def save(self) -> None:
@@ -167,6 +172,7 @@ class StoredVersions:
                 with fetched(path) as local:
                     known = [stamp, compute(local)]
             except _DAMAGED as error:
+                raise_if_passing(error)
                 words = str(error) if key in str(error) else f"{key} cannot be read ({error})"
                 raise ValueError(words) from error
         self._current[key], self._last = known, key
@@ -198,6 +204,7 @@ def _last_of(*looks: Callable[[], str]) -> str:
         except _Unusable as error:
             problems += error.args
         except _PROBLEMS as error:
+            raise_if_passing(error)
             problems.append(_in_words(error))
     if problems:
         raise _Unusable(*problems)
@@ -240,7 +247,7 @@ def _validated_table(path: Callable[[Paths, Output], AnyPath]) -> "_Look":
 
     def look(versions: StoredVersions, paths: Paths, output: Output) -> str:
         return _last_of(
-            lambda: versions.version(paths.validation_results(output.asset, output.partition), _validation),
+            lambda: _validation(versions, paths.validation_results(output.asset, output.partition)),
             lambda: versions.version(path(paths, output), content_hash),
         )
 
@@ -259,7 +266,7 @@ def _parts(versions: StoredVersions, table: AnyPath) -> str:
 def _validated_parts(versions: StoredVersions, paths: Paths, asset: str, table: AnyPath) -> str:
     """Return the version of a table in parts, provided that its validation results are whole."""
     return _last_of(
-        lambda: versions.version(paths.validation_results(asset), _validation),
+        lambda: _validation(versions, paths.validation_results(asset)),
         lambda: _parts(versions, table),
     )
 
@@ -307,17 +314,24 @@ def _image_table(versions: StoredVersions, paths: Paths, output: Output) -> str:
     drift = paths.validation_results("drift", output.partition)
     table = _validated_table(lambda paths, output: paths.image_table(str(output.partition)))
     return _last_of(
-        lambda: versions.version(drift, _validation) if drift.exists() else "",
+        lambda: _validation(versions, drift) if drift.exists() else "",
         lambda: table(versions, paths, output),
     )
 
 
-def _validation(results: Path) -> str:
-    """Return how a table stands after its checks, provided the hash of the results is recorded."""
-    found = validation_result.load_with_report(results)
-    if validation_result.is_of_earlier_version(results):
-        raise Outdated(f"validated by an earlier version: no hash of the results is recorded in {results}")
-    return found.level
+def _validation(versions: StoredVersions, results: AnyPath) -> str:
+    """Return how a table stands after its checks, provided that the results are its own and whole."""
+
+    def level(local: Path) -> str:
+        found = validation_result.load_with_report(local)
+        validation_result.check_subject(found, results)  # a copy of them lies elsewhere
+        if validation_result.is_of_earlier_version(local):
+            raise Outdated(
+                f"validated by an earlier version: no hash of the results is recorded in {results}"
+            )
+        return found.level
+
+    return versions.version(results, level)
 
 
 def _archive(versions: StoredVersions, paths: Paths, output: Output) -> str:
@@ -360,9 +374,7 @@ def _training_splits(versions: StoredVersions, paths: Paths, model_id: str) -> s
     """Return the version of the splits that a model was trained on, provided that its config names it."""
     path = paths.training_splits(model_id)
     found = versions.version(path, version_of)
-    with fetched(paths.models / model_id) as local:
-        trained_on = folder.read_config(local).splits_version
-    if found != trained_on:
+    if found != registry.config(paths.models, model_id).splits_version:
         raise ValueError(f"{path} does not hold the splits that {model_id} was trained on")
     return found
 

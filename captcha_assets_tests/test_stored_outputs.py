@@ -2,6 +2,9 @@
 
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,26 @@ def test_without_splits_and_their_assignments_it_is_said_how_they_come_back(path
     assert problem is not None
     assert problem.startswith(f"missing: {paths.splits}, and every split assignment: restore the record with")
     assert "or from a backup" in problem
+
+
+@contextmanager
+def no_file_can_be_opened() -> Iterator[None]:
+    """Let the process have no more open files than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_system_that_can_open_no_more_files_makes_none_of_them_damaged(
+    paths: Paths, models: list[Path]
+) -> None:
+    one = Output("resnet18", model=registry.add_candidate(paths.models, models[0]))
+    versions = StoredVersions(paths)
+    with no_file_can_be_opened(), pytest.raises(OSError, match="Too many open files"):
+        versions.look(one)
+    assert "Too many open files" not in str(versions.look(one).problem)

@@ -108,7 +108,8 @@ def _shown(events: "Iterable[Step | Outcome]", total: int) -> "Iterator[Outcome]
 
     from captcha_assets.cli.orchestration.execution import Outcome
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    step = TextColumn("{task.description}", markup=False)  # the brackets of a partition are no markup
+    columns = (step, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()
     seen: set[Step] = set()
     latest: Step | None = None

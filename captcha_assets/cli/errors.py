@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from captcha_assets.atomic_files import CLIENT_ERRORS
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -23,7 +25,7 @@ _DATABASE_ADVICE = (
 )
 _SHARED_ADVICE = "check that the server runs and lets this user in (docs/shared.md)"
 _TABLE_ADVICE = "captcha-assets status names the damaged file, and update materializes it again"
-_STORE = "check CAPTCHA_ARTIFACTS, the credentials and AWS_ENDPOINT_URL"
+_STORE = "check CAPTCHA_ARTIFACTS, the credentials, and for s3:// AWS_ENDPOINT_URL"
 
 _PLACES = "CAPTCHA_HOME and CAPTCHA_ARTIFACTS say where things are kept: it must be possible to write there"
 
@@ -48,9 +50,7 @@ _KINDS = (
     _Kind("sqlite3", "Error", _DATABASE, _DATABASE_ADVICE),
     _Kind("polars.exceptions", "PolarsError", "a table: ", _TABLE_ADVICE),
     _Kind("pyarrow.lib", "ArrowException", "a table: ", _TABLE_ADVICE),
-    _Kind("botocore.exceptions", "BotoCoreError", "the object store: ", _STORE),
-    _Kind("botocore.exceptions", "ClientError", "the object store: ", _STORE),
-    _Kind("aiohttp.client_exceptions", "ClientError", "the object store: ", _STORE),
+    *(_Kind(module, name, "the object store: ", _STORE) for module, name in CLIENT_ERRORS),
     _Kind("zipfile", "BadZipFile", "an archive: "),
     _Kind("yaml.error", "YAMLError", "a YAML file: ", whole=True),
     _Kind("dagster", "DagsterError", "Dagster: ", whole=True),
@@ -88,6 +88,8 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         said_already = str(error.strerror).endswith("run it again")  # see `atomic_files.replacing`
         advice = None if said_already else _OF_FILES.get(error.errno or 0)
         return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
+    if type(error) is PermissionError and error.errno is None:  # of the client of an object store
+        return f"the object store: {_joined(str(error))}; {_STORE}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):
         return _joined(str(error)) or type(error).__name__
     original = getattr(error, "orig", None)  # SQLAlchemy's is the database's, with the statement

@@ -21,10 +21,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> No
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(str(row[name]) if row[name] is not None else "-" for name in columns))
+        table.add_row(*(Text("-" if row[name] is None else str(row[name])) for name in columns))
     console = Console()
     if not console.is_terminal:
         console.width = 160  # what is piped is not wrapped to the width of a screen

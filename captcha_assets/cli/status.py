@@ -93,7 +93,7 @@ def _remedy(problem: str | None, lost_export: str | None, *, lost_folder: bool) 
     """What restores the champion; None where nothing of it is damaged."""
     if problem is None:
         return None
-    if lost_export:
+    if lost_export and not lost_folder:
         return "export it again (captcha-assets model export champion)"
     if not lost_folder:
         return "captcha-assets update summarizes its training images again"

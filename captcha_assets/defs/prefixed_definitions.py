@@ -4,11 +4,13 @@ Left out is what belongs to the command line, or to the instance as a whole: swe
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from captcha_assets.alerts import send_new
+from captcha_assets.atomic_files import create
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import automation
 from captcha_assets.defs.jobs import everything
@@ -180,10 +182,10 @@ def follow_registrations(paths: Paths, instance: dg.DagsterInstance, names: Name
     """
     partitions = names.name(BATCH)
     there = set(instance.get_dynamic_partitions(partitions))  # first: a batch is registered before it is here
-    if not paths.registrations.exists():
+    if isinstance(paths.registrations, Path) and not paths.registrations.exists():  # a store has no folders
         return
     if not paths.component.exists():  # commands read it
-        paths.component.write_text(f"{names.prefix}\n")
+        create(paths.component, f"{names.prefix}\n")
     known = set(batch_registration.known_batches(paths))
     if new := sorted(known - there):
         instance.add_dynamic_partitions(partitions, new)

@@ -8,12 +8,15 @@ SENSORS = ("inbox_sensor", "automation", "retraining", "automatic_rollback")
 
 def switched_on(instance: dg.DagsterInstance) -> dict[str, bool]:
     """Which of `SENSORS` are on."""
-    return {name: is_on(instance, name) for name in SENSORS}
+    running = _running(instance)
+    return {name: name in running for name in SENSORS}
 
 
 def is_on(instance: dg.DagsterInstance, sensor: str) -> bool:
     """Whether a sensor was switched on."""
-    return any(
-        state.instigator_name == sensor and state.status.value == "RUNNING"
-        for state in instance.all_instigator_state()
-    )
+    return sensor in _running(instance)
+
+
+def _running(instance: dg.DagsterInstance) -> set[str]:
+    states = instance.all_instigator_state()
+    return {state.instigator_name for state in states if state.status.value == "RUNNING"}

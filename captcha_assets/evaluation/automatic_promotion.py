@@ -19,6 +19,7 @@ from captcha_assets.models.overview import accuracy_figures, read_metrics
 from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import NEWER_DATA, Champion
 from captcha_assets.models.registry_records import now
+from captcha_assets.models.servable import require_export
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
 
@@ -98,6 +99,7 @@ def _carried_out(paths: Paths, decision: Decision, champion: Champion | None, re
     new, criteria = decision.candidate, criteria_of(decision)
     if not decision.promoted:
         return Promotion(champion, new, promoted=False, reason=reason, criteria=criteria)
+    require_export(paths, new)
     promoted = registry.promote(
         paths.models,
         new,

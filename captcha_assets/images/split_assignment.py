@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from captcha_assets.atomic_files import AnyPath, remove
+from captcha_assets.atomic_files import AnyPath, raise_if_passing, remove
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images import table_parts
 from captcha_assets.images.index import INDEX_SCHEMA, LABEL_CONFLICT, USABLE
@@ -581,7 +581,8 @@ def files_named_by(splits: AnyPath) -> list[str] | None:
         with earlier.open("rb") as file:
             metadata = pq.read_schema(file).metadata or {}
         return json.loads(metadata[_ASSIGNMENT_FILES]) if _ASSIGNMENT_FILES in metadata else None
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise_if_passing(error)
         return None
 
 
@@ -609,7 +610,8 @@ def _assigned_before(splits: AnyPath) -> pl.DataFrame | None:
     columns = ["image_id", "split", "label", "batch"]
     try:
         return table_parts.scan(splits).select(columns).drop_nulls(["split", "label"]).collect()
-    except (pl.exceptions.PolarsError, OSError, DamagedTableError):
+    except (pl.exceptions.PolarsError, OSError, DamagedTableError) as error:
+        raise_if_passing(error)
         return None
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from captcha_assets import locks
-from captcha_assets.atomic_files import AnyPath, create, fetched, move
+from captcha_assets.atomic_files import AnyPath, create, fetched, move, raise_if_passing
 from captcha_assets.images.content_hash import ContentHash
 from captcha_assets.images.table_files import repeated, write_frame
 from captcha_assets.paths import Paths, how_to_restore
@@ -178,11 +178,12 @@ def read_file(path: AnyPath) -> pl.DataFrame:
         AssignmentError: it holds something else, or cannot be read.
     """
     content = ContentHash(ASSIGNMENTS_SCHEMA)
-    try:
-        with fetched(path) as local:
+    with fetched(path) as local:
+        try:
             table = pq.read_table(local)
-    except (pa.ArrowException, OSError):
-        raise _damaged(path) from None  # the reader's words say less
+        except (pa.ArrowException, OSError) as error:
+            raise_if_passing(error)
+            raise _damaged(path) from None  # the reader's words say less
     for batch in _batches(table):
         content.update(batch)
     if content.hexdigest() not in path.name:

@@ -25,7 +25,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from captcha_assets.atomic_files import AnyPath, fetched, json_text, locked, regular, remove, replacing
+from captcha_assets.atomic_files import (
+    AnyPath,
+    fetched,
+    json_text,
+    locked,
+    raise_if_passing,
+    regular,
+    remove,
+    replacing,
+)
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.table_files import MissingTableError, write_frame
 
@@ -403,7 +412,8 @@ def _holds(file: AnyPath, part: Part) -> bool:
             if part.file_hash:
                 return _file_hash(local) == part.file_hash
             return content_hash(local) == part.hash
-        except (pa.ArrowException, OSError, ValueError):
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise_if_passing(error)
             return False
 
 

@@ -24,7 +24,7 @@ class FeatureExtractor:
     The file stays as it is: the output is added to the graph in memory.
 
     Args:
-        folder: local folder that `onnx.export` wrote.
+        folder: local folder that `onnx_export.export` wrote.
         batch_size: most images at once.
         threads: threads of one call; by default as many as the process may use cores.
 

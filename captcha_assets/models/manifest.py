@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
+from captcha_assets.atomic_files import AnyPath, json_text, raise_if_passing, regular, replacing_folder
 
 MANIFEST = "manifest.json"
 
@@ -64,6 +64,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path} is missing: {path.parent} is no complete model folder") from error
     except (ValueError, OSError, RecursionError) as error:
+        raise_if_passing(error)
         raise ModelFolderError(f"{path} is damaged: {error}") from error
 
 

@@ -1,28 +1,27 @@
 """The models of the registry with their figures, as plain rows."""
 
-from collections.abc import Collection, Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import polars as pl
 
-from captcha_assets.atomic_files import AnyPath, fetched
+from captcha_assets.atomic_files import AnyPath, fetched, regular
 from captcha_assets.confidence_intervals import best_of
 from captcha_assets.images import table_parts
 from captcha_assets.models import promotion_records, registry
-from captcha_assets.models.folder import ModelConfig, read_config
 from captcha_assets.models.manifest import (
     MANIFEST,
     QUANTIZE_AGAIN,
     ModelFolderError,
     read_json,
-    read_manifest,
-    sha256,
     verify_files,
 )
 from captcha_assets.models.predict_files import resolve
 from captcha_assets.models.quantization import RefusedQuantizationError, require_passed
-from captcha_assets.models.registry import Champion
+from captcha_assets.models.registry import Candidate, Champion
 from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
@@ -36,34 +35,36 @@ def read_metrics(paths: Paths, model_id: str) -> dict[str, Any] | None:
     Raises:
         ModelFolderError: the file is damaged.
     """
-    path = paths.evaluation(model_id) / "metrics.json"
+    place = paths.evaluation(model_id)
+    path = place / "metrics.json"
     if not path.exists():
         return None
-    try:
-        with fetched(path) as local:
-            metrics = read_json(local)
-    except ModelFolderError as error:
-        raise ModelFolderError(f"{error}; {_measure_again(model_id)}") from error
-    if fault := _fault(path, model_id):
+    with fetched(path) as local:
+        try:
+            content = regular(local).read_bytes()
+            metrics = json.loads(content)
+        except (ValueError, OSError, RecursionError) as error:
+            raise ModelFolderError(f"{path} is damaged: {error}; {_measure_again(model_id)}") from error
+    if fault := _fault(place, model_id, content):
         raise ModelFolderError(f"{fault}; {_measure_again(model_id)}")
     if not isinstance(metrics, dict) or _figures_of(metrics) is None:
         raise ModelFolderError(f"{path} is damaged: it holds no figures; {_measure_again(model_id)}")
     return metrics
 
 
-def _fault(metrics: AnyPath, model_id: str) -> str | None:
-    """Return what the manifest beside the figures has against them; None for nothing, or without one."""
+def _fault(evaluation: AnyPath, model_id: str, metrics: bytes) -> str | None:
+    """Return what the manifest of an evaluation has against it; None for nothing, or without one."""
     try:
-        with fetched(metrics.parent / MANIFEST) as local:
+        with fetched(evaluation / MANIFEST) as local:
             manifest = read_json(local)
-        measured, recorded = manifest.get("model_id", model_id), manifest["files"].get(metrics.name)
+        measured, recorded = manifest.get("model_id", model_id), manifest["files"].get("metrics.json")
     except (OSError, ModelFolderError, AttributeError, KeyError, TypeError):
         return None  # status names what is damaged
     if measured != model_id:
-        return f"{metrics.parent} holds the evaluation of {measured}"
-    with fetched(metrics) as local:
-        is_as_stored = recorded in {None, sha256(local)}
-    return None if is_as_stored else f"{metrics} is damaged (its SHA-256 is not the manifest's)"
+        return f"{evaluation} holds the evaluation of {measured}"
+    if recorded in {None, hashlib.sha256(metrics).hexdigest()}:
+        return None
+    return f"{evaluation / 'metrics.json'} is damaged (its SHA-256 is not the manifest's)"
 
 
 def _measure_again(model_id: str) -> str:
@@ -143,10 +144,11 @@ def _known_accuracy(paths: Paths, model_id: str) -> float | None:
 
 def list_models(paths: Paths) -> list[dict[str, Any]]:
     """One row per model: its id, its role, its test accuracy with the interval, what it was trained on."""
+    candidate, history = registry.candidate(paths.models), registry.history(paths.models)
     return [
         {
             "model": model_id,
-            "role": ", ".join(_roles(paths, model_id)) or None,
+            "role": ", ".join(_roles(paths, model_id, candidate, history)) or None,
             **_accuracy_and_batches(paths, model_id),
         }
         for model_id in registry.list_models(paths.models)
@@ -158,7 +160,7 @@ def _accuracy_and_batches(paths: Paths, model_id: str) -> dict[str, Any]:
     try:
         return {
             "test accuracy": _accuracy(paths, model_id),
-            "trained on": ", ".join(trained_batches(_config(paths, model_id).provenance)),
+            "trained on": ", ".join(trained_batches(registry.config(paths.models, model_id).provenance)),
         }
     except ModelFolderError:
         return {"test accuracy": f"damaged: captcha-assets model show {model_id}", "trained on": None}
@@ -197,8 +199,12 @@ def show_model(settings: Settings, name: str) -> dict[str, Any]:
         ModelChoiceError: there is no such model.
     """
     model_id = resolve(settings.paths, name)
-    config, champion = _config(settings.paths, model_id), registry.champion(settings.paths.models)
-    shown: dict[str, Any] = {"model": model_id, "role": ", ".join(_roles(settings.paths, model_id)) or "none"}
+    models = settings.paths.models
+    config, candidate = registry.config(models, model_id), registry.candidate(models)
+    history = registry.history(models)
+    champion = history[-1] if history else None
+    roles = _roles(settings.paths, model_id, candidate, history)
+    shown: dict[str, Any] = {"model": model_id, "role": ", ".join(roles) or "none"}
     if champion and champion.model_id == model_id:
         shown |= {
             "champion since": champion.since,
@@ -256,19 +262,13 @@ def why_not_promoted(paths: Paths, model_id: str) -> str | None:
     return f"{decision.reason} (compared with {then}, which served then)" if then else decision.reason
 
 
-def _config(paths: Paths, model_id: str) -> ModelConfig:
-    with fetched(registry.model_folder(paths.models, model_id)) as folder:
-        registry.check_id(str(read_manifest(folder).get("model_id")), model_id, paths.models)
-        return read_config(folder)
-
-
-def _roles(paths: Paths, model_id: str) -> list[str]:
-    candidate, champion = registry.candidate(paths.models), registry.champion(paths.models)
-    pointers = {"champion": champion, "candidate": candidate}
-    roles = [role for role, pointer in pointers.items() if pointer and pointer.model_id == model_id]
-    if "champion" in roles:
+def _roles(
+    paths: Paths, model_id: str, candidate: Candidate | None, history: Sequence[Champion]
+) -> list[str]:
+    if history and history[-1].model_id == model_id:
         return ["champion"]  # that it was trained last as well says nothing more
-    barred = registry.barred(paths.models, model_id)
+    roles = ["candidate"] if candidate and candidate.model_id == model_id else []
+    barred = registry.barred(paths.models, model_id, history)
     return [*roles, barred.partition(":")[0]] if barred else roles
 
 

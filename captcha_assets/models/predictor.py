@@ -128,7 +128,7 @@ class OnnxPredictor:
     """An exported model (`model.onnx` and `config.json`), run by onnxruntime; imports no torch.
 
     Args:
-        folder: local folder that `onnx.export` wrote.
+        folder: local folder that `onnx_export.export` wrote.
         batch_size: most images at once.
         threads: threads of one call; by default as many as the process may use cores.
         advice: what to do where a file is missing or damaged; default: to export the model again.

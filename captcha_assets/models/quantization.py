@@ -120,7 +120,7 @@ def quantize(
     The folder appears complete or not at all; the same export and images give the same `model.onnx`.
 
     Args:
-        export: local folder that `onnx.export` wrote.
+        export: local folder that `onnx_export.export` wrote.
         target: folder to make.
         calibration: uint8 (N, H, W), or (N, H, W, 3) in RGB: what the ranges of int8 are taken from; real
             ones, none of them among `images`.

@@ -15,7 +15,7 @@ is named as damaged. This holds on local disks and on object stores alike.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from captcha_assets.atomic_files import AnyPath, create, fetched, json_text, replacing_folder, write_json
 from captcha_assets.models import folder, promotion_records
-from captcha_assets.models.manifest import MANIFEST, ModelFolderError
+from captcha_assets.models.folder import ModelConfig
+from captcha_assets.models.manifest import MANIFEST, ModelFolderError, read_manifest
 from captcha_assets.models.registry_records import RegistryError, now, read, to_json
 
 By = Literal["rule", "human"]
@@ -115,6 +116,20 @@ def verified(registry: AnyPath, model_id: str) -> Iterator[Path]:
     with fetched(model_folder(registry, model_id)) as local:
         check_id(folder.verify(local), model_id, registry)
         yield local
+
+
+def config(registry: AnyPath, model_id: str) -> ModelConfig:
+    """Return what a model is, by the manifest and the configuration in its folder; its weights are not read.
+
+    Raises:
+        RegistryError: there is no such model.
+        ModelFolderError: a file is missing or damaged, or the folder holds another model.
+    """
+    place = model_folder(registry, model_id)
+    with fetched(place / MANIFEST) as local:
+        check_id(str(read_manifest(local.parent).get("model_id")), model_id, registry)
+    with fetched(place / folder.CONFIG) as local:
+        return folder.read_config(local.parent)
 
 
 def check_id(found: str, model_id: str, registry: AnyPath) -> None:
@@ -448,15 +463,20 @@ def has_served(registry: AnyPath, model_id: str) -> bool:
     return any(entry.model_id == model_id for entry in history(registry))
 
 
-def barred(registry: AnyPath, model_id: str) -> str | None:
+def barred(registry: AnyPath, model_id: str, entries: Sequence[Champion] | None = None) -> str | None:
     """Why the rule may not promote a model: refused, rolled back, or replaced by a person; None if it may.
+
+    Args:
+        registry: folder or address of the registry.
+        model_id: the model.
+        entries: the history, where it has been read already.
 
     Raises:
         RegistryError: the history is damaged.
     """
     if refused := refusal(registry, model_id):
         return f"refused: {refused}"
-    entry = _replay(history(registry))[1].get(model_id)
+    entry = _replay(history(registry) if entries is None else entries)[1].get(model_id)
     if entry is None:
         return None
     how = "rolled back" if entry.action == "rollback" else "replaced by a person"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from captcha_assets.atomic_files import AnyPath, json_text, regular
+from captcha_assets.atomic_files import AnyPath, json_text, raise_if_passing, regular
 
 T = TypeVar("T")
 
@@ -49,6 +49,7 @@ def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup")
     try:
         value = json.loads(regular(path).read_text())
     except (ValueError, OSError, RecursionError) as error:
+        raise_if_passing(error)
         raise RegistryError(f"{path} is damaged: {error}; {remedy}") from error
     content = (
         {name: entry for name, entry in value.items() if name != _HASH} if isinstance(value, dict) else value

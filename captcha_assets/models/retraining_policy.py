@@ -13,13 +13,13 @@ from typing import Any
 
 import polars as pl
 
-from captcha_assets.atomic_files import AnyPath, fetched
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.images import table_parts
 from captcha_assets.images.local_tables import batches_of
 from captcha_assets.images.split_assignment import lacking_images
 from captcha_assets.images.split_record import AssignmentRecord
 from captcha_assets.models import registry, served_drift
-from captcha_assets.models.folder import ModelConfig, read_config
+from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.training_provenance import trained_batches
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
@@ -143,8 +143,7 @@ def situation(paths: Paths, code: str, configuration: str, production: Mapping[s
     if candidate is None:
         new = 0 if blocked else len(_of_training(_split_images(paths.splits)))
         return Situation(None, 0, new, (), (code, None), (configuration, None), blocked)
-    with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
-        trained = read_config(folder)
+    trained = registry.config(paths.models, candidate.model_id)
     seen = paths.training_splits(candidate.model_id)
     before = pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
     try:

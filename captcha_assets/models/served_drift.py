@@ -40,7 +40,7 @@ def alarm(paths: Paths) -> ServedDriftAlarm | None:
     A damaged report raises no alarm: it is stale, and is materialized again.
 
     Raises:
-        RegistryError: the pointer to the champion is damaged.
+        RegistryError: the history of the champion is damaged.
     """
     found = _latest_of_champion(paths)
     if found is None or found["severity"] == "none":
@@ -56,7 +56,7 @@ def without_alarm(paths: Paths, *, is_log_readable: bool) -> str:
         is_log_readable: whether the prediction log can be read; if not, that nothing drifts is not known.
 
     Raises:
-        RegistryError: the pointer to the champion is damaged.
+        RegistryError: the history of the champion is damaged.
     """
     if not is_log_readable:
         return "their log cannot be read"

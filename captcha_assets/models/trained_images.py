@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from captcha_assets.atomic_files import AnyPath, fetched
+from captcha_assets.atomic_files import AnyPath
 from captcha_assets.images.split_assignment import take_sample
 from captcha_assets.images.table_parts import scan, version_of
 from captcha_assets.models import registry
-from captcha_assets.models.folder import ModelConfig, read_config
+from captcha_assets.models.folder import ModelConfig
 from captcha_assets.paths import Paths
 
 #: What an image of a split is to the model.
@@ -56,22 +56,11 @@ class Trained:
         return {split: int(found.get(split, 0)) for split in AS}
 
 
-def config_of(paths: Paths, model_id: str) -> ModelConfig:
-    """Read what a model of the registry is.
-
-    Raises:
-        RegistryError: there is no such model.
-        ModelFolderError: its configuration is damaged.
-    """
-    with fetched(registry.model_folder(paths.models, model_id) / "config.json") as path:
-        return read_config(path.parent)
-
-
 def trained_models(paths: Paths) -> Iterator[Trained]:
     """Yield every model of the registry, in order of their ids; equal splits are read once."""
     read: dict[tuple[str, int | None], pl.DataFrame | None] = {}
     for model_id in registry.list_models(paths.models):
-        config = config_of(paths, model_id)
+        config = registry.config(paths.models, model_id)
         key = config.splits_version, config.settings.get("sample_size")
         if read.get(key) is None:
             read[key] = _splits(paths, model_id, config)
@@ -80,7 +69,7 @@ def trained_models(paths: Paths) -> Iterator[Trained]:
 
 def trained(paths: Paths, model_id: str) -> Trained:
     """Return one model and what its training had before it."""
-    config = config_of(paths, model_id)
+    config = registry.config(paths.models, model_id)
     return Trained(model_id, config, _splits(paths, model_id, config))
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
-from captcha_assets.atomic_files import AnyPath, json_text, regular, replacing_folder
+from captcha_assets.atomic_files import AnyPath, json_text, raise_if_passing, regular, replacing_folder
 from captcha_assets.paths import Paths
 from captcha_assets.quality.expectation_problems import (
     IMAGE_COLUMNS,
@@ -248,18 +248,23 @@ def load(folder: AnyPath) -> ValidationResult:
         values = json.loads(content.decode("utf-8"))
         found = _earlier(values) if earlier else ValidationResult(**values)
         len(found.results)  # what cannot be understood is noticed here
-        _check_subject(found, folder)
+        check_subject(found, folder)
     except ValidationResultError:
         raise
     except FileNotFoundError as error:
         raise _unusable(path, "missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise_if_passing(error)
         raise _unusable(path, str(error)) from error
     return found
 
 
-def _check_subject(found: ValidationResult, folder: AnyPath) -> None:
-    """Raise an error if the results of one table lie where those of another are kept."""
+def check_subject(found: ValidationResult, folder: AnyPath) -> None:
+    """Raise an error if the results of one table lie in the folder that is kept for those of another.
+
+    Raises:
+        ValueError: they do.
+    """
     _, kept, subject = str(folder).rpartition("/quality/")
     if kept and subject != found.subject:
         raise ValueError(f"it is of {found.subject}")
@@ -319,6 +324,7 @@ def _recorded_hashes(folder: AnyPath) -> Mapping[str, str]:
     except FileNotFoundError as error:
         raise _unusable(folder / MANIFEST, "missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_passing(error)
         raise _unusable(folder / MANIFEST, str(error)) from error
 
 

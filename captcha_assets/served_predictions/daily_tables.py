@@ -5,7 +5,7 @@ A row is a prediction with its latest correction, in the order of the time. Days
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -196,7 +196,10 @@ def day_versions(url: str) -> dict[str, str]:
 
 def _stamp(file: Path) -> tuple[tuple[int, int, int] | None, ...]:
     """Return what changes whenever something is written to an SQLite database."""
-    found = [path.stat() for path in (file, Path(f"{file}-wal")) if path.exists()]
+    found = []
+    for path in (file, Path(f"{file}-wal")):
+        with suppress(FileNotFoundError):  # SQLite removes the second one when it is not needed
+            found.append(path.stat())
     return tuple((one.st_size, one.st_mtime_ns, one.st_ino) if one.st_size else None for one in found)
 
 

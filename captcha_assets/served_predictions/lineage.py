@@ -9,7 +9,7 @@ import polars as pl
 from captcha_assets.atomic_files import AnyPath, fetched
 from captcha_assets.models import registry
 from captcha_assets.models.lineage import Lineage, Node, models_of_image, split_of_image, trace
-from captcha_assets.models.manifest import ModelFolderError, read_manifest
+from captcha_assets.models.manifest import MANIFEST, ModelFolderError, read_manifest
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import daily_tables
 from captcha_assets.serving.prediction_log import Correction, LoggedPrediction
@@ -61,8 +61,8 @@ def _export(paths: Paths, logged: LoggedPrediction) -> str:
 
 
 def _digest(export: AnyPath) -> str | None:
-    with fetched(export) as folder:
-        return read_manifest(folder)["files"].get("model.onnx")
+    with fetched(export / MANIFEST) as local:
+        return read_manifest(local.parent)["files"].get("model.onnx")
 
 
 def _correction(paths: Paths, logged: LoggedPrediction, correction: Correction, batches: list[str]) -> Node:

@@ -197,11 +197,10 @@ def digest_of(path: AnyPath) -> Digest:
         OSError: it cannot be read.
     """
     hashing = _Hashing()
-    with fetched(path) as local:
-        if local.is_dir():
-            _pack(local, survey(local), hashing)
-        else:
-            _pour(local, hashing)
+    if isinstance(path, Path) and path.is_dir():
+        _pack(path, survey(path), hashing)
+    else:
+        _pour(path, hashing)
     return hashing.digest()
 
 

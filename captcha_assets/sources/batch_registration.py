@@ -1,6 +1,6 @@
 """Batches: where each comes from, and how it becomes an archive in `data/raw`.
 
-A batch is registered first (`<artifacts>/batches/<batch>.json` says what ought to be: its source and,
+A batch is registered first (`<artifacts>/deliveries/<batch>.json` says what ought to be: its source and,
 for a zip or folder, the hash of its content) and fetched later. An archive is written in the scratch folder,
 checked there and moved into `data/raw` as a whole, so that `data/` holds nothing but complete archives at
 every moment. An archive that is not what is registered is replaced from its source.
@@ -481,15 +481,18 @@ def _lies(path: AnyPath) -> bool:
 def remove(paths: Paths, batch: str, progress: Progress = _silent) -> None:
     """Remove a batch: its tables, reports, archive and registration. Split assignments stay.
 
-    Killed at any moment, a second call ends in the same state. A fetch under way is waited for.
+    Killed at any moment, a second call ends in the same state. A fetch under way is waited for; so is another
+    process that removes the batch, after which nothing is left to do.
 
     Raises:
         BatchError: there is no such batch, or the disk cannot be written to.
     """
     check_batch_name(batch)
+    if not has_left(paths, batch):
+        raise unknown_batch(paths, batch)
     with _plain_errors(f"{batch} cannot be removed"), _locked(paths, batch, progress):
         if not has_left(paths, batch):
-            raise unknown_batch(paths, batch)
+            return
         _finish_fetch(paths, batch)
         for path in _paths_of(paths, batch):
             remove_path(path)

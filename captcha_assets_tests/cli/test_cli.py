@@ -187,6 +187,10 @@ def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path
 
     elsewhere = str(tmp_path / "instance")
     assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
+    before = Path(elsewhere, "captcha_home").stat().st_mtime_ns
+    assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
+    written = Path(elsewhere, "captcha_home").stat().st_mtime_ns
+    assert written == before, "another process may read it at any moment"
     assert "belongs to the home" in run(other, "status", DAGSTER_HOME=elsewhere).stderr
 
 

@@ -119,6 +119,12 @@ def test_an_object_store_that_does_not_answer_is_named(tmp_path: Path, arguments
     assert "check CAPTCHA_ARTIFACTS" in line
 
 
+def test_an_object_store_that_denies_access_is_named() -> None:
+    assert errors.in_one_line(PermissionError("Access Denied")).startswith(
+        "the object store: Access Denied; check CAPTCHA_ARTIFACTS, the credentials"
+    )
+
+
 def test_what_an_error_says_is_not_said_twice() -> None:
     known = OSError(
         errno.ENOSPC, "no space left on the disk or in the quota: free some and run it again", "/a"

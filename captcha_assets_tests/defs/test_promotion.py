@@ -169,6 +169,15 @@ def test_a_decision_whose_process_was_killed_before_the_promotion_is_carried_out
     assert len(list((finished.settings.paths.models / "decisions").iterdir())) == 1
 
 
+def test_a_model_whose_export_is_that_of_another_one_is_never_promoted(finished: Home) -> None:
+    models, model = finished.settings.paths.models, serving(finished)
+    as_if_nothing_served(models)
+    manifest = Path(str(finished.settings.paths.onnx_model(model))) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(model, "resnet18-000000000000"))
+    assert f"does not hold the export of {model}" in str(finished.materialize("champion"))
+    assert list((models / "history").glob("*")) == []
+
+
 def test_the_comparison_stays_when_the_candidate_is_the_champion_by_now(compared: tuple[Home, str]) -> None:
     home, candidate = compared
     shown = {name: evaluation.description for name, evaluation in checks(home).items()}

@@ -77,3 +77,21 @@ def test_a_folder_that_holds_another_model_is_not_shown_as_the_model_of_its_name
         one: f"damaged: captcha-assets model show {one}",
         two: None,
     }
+
+
+def test_a_reason_in_brackets_is_shown_as_it_was_written(models: list[Path], tmp_path: Path) -> None:
+    place = Paths(home=tmp_path).models
+    reason = "see [/docs] and [bold] :bug:"
+    registry.promote(place, registry.add_candidate(place, models[0]), reason)
+    listed = run(tmp_path, "model", "history")
+    assert (listed.returncode, reason in listed.stdout) == (0, True)
+
+
+def test_of_a_champion_that_lost_its_folder_and_its_export_the_folder_comes_back_first(
+    models: list[Path], tmp_path: Path
+) -> None:
+    place = Paths(home=tmp_path).models
+    model = registry.add_candidate(place, models[0])
+    registry.promote(place, model, "the first")
+    shutil.rmtree(place / model)
+    assert "restore its folder from a backup" in run(tmp_path, "status").stdout

@@ -117,6 +117,12 @@ def test_the_folder_of_a_model_that_holds_another_one_is_named_whoever_reads_it(
     assert not registry.holds(place, one)
 
 
+def test_what_a_model_is_can_be_read_without_its_weights(anywhere):
+    place, (one, *_) = anywhere
+    (place / one / "model.safetensors").unlink()
+    assert registry.config(place, one).architecture == "resnet18"
+
+
 def test_a_damaged_copy_is_replaced_when_the_model_comes_again(shelf, models):
     place, (one, *_) = shelf
     damage(place / one / "model.safetensors")

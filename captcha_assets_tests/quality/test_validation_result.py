@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from upath import UPath
 
 from captcha_assets.paths import Paths
 from captcha_assets.quality import validation_result
 from captcha_assets.quality.validation_result import ValidationResult, ValidationResultError
+from captcha_assets.stored_outputs import Output, StoredVersions
 from captcha_assets_tests.quality.stored_results import stored, validated
 
 STORED = st.builds(
@@ -188,3 +190,15 @@ def test_results_of_another_batch_open_no_quarantine(tmp_path: Path) -> None:
     with pytest.raises(ValidationResultError, match="it is of image_table/good"):
         validation_result.load_batch(paths, "bad")
     assert validation_result.load_batch(paths, "good").passed
+
+
+def test_results_of_another_batch_on_an_object_store_are_no_version_of_a_table(
+    tmp_path: Path, bucket: UPath
+) -> None:
+    paths = Paths(home=tmp_path, artifacts=str(bucket))
+    good = validated(stored("share_of_rejects", success=True), subject="image_table/good")
+    for batch in ("good", "bad"):
+        validation_result.save(good, "page", paths.validation_results("image_table", batch))
+    problems = [StoredVersions(paths).look(Output("image_table", batch)).problem for batch in ("good", "bad")]
+    assert "it is of image_table/good" not in str(problems[0])
+    assert "it is of image_table/good" in str(problems[1])

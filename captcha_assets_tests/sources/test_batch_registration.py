@@ -627,6 +627,27 @@ def test_a_removal_waits_for_a_fetch_under_way(settings, tmp_path):
     assert batch_registration.known_batches(settings.paths) == []
 
 
+def test_a_batch_that_another_process_removes_meanwhile_is_removed(settings, tmp_path):
+    batch_registration.register(settings, "real", FileSource(make_zip(tmp_path / "some.zip")))
+    failed: list[BaseException] = []
+
+    def remove() -> None:
+        try:
+            batch_registration.remove(settings.paths, "real")
+        except BatchError as error:
+            failed.append(error)
+
+    with batch_registration._locked(settings.paths, "real"):
+        remover = threading.Thread(target=remove)
+        remover.start()
+        remover.join(0.5)
+        assert remover.is_alive(), "it waits"
+        settings.paths.registration("real").unlink()
+    remover.join(10)
+    assert failed == []
+    assert batch_registration.known_batches(settings.paths) == []
+
+
 # --- kills, full disks, two at once ---------------------------------------------------------------------
 
 

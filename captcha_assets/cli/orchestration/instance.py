@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import click
 import dagster as dg
 import sqlalchemy as sa
 import yaml
 
 from captcha_assets import locks
-from captcha_assets.atomic_files import replacing
+from captcha_assets.atomic_files import create, replacing
 from captcha_assets.cli.orchestration import database_store
 from captcha_assets.defs.dagster_internals import open_instance_at
 from captcha_assets.defs.killed_runs import fail_killed_runs
@@ -142,7 +143,7 @@ def _check_owner(paths: Paths, home: Path) -> None:
             f"that this command knows; unset DAGSTER_HOME (then it is {paths.dagster_home})"
         )
     owner = home / "captcha_home"
-    known = owner.read_text().strip() if owner.exists() else None
+    known = (owner.read_text().strip() if owner.exists() else None) or None
     if known is None and home.name == paths.dagster_home.name and (home.parent / "data").is_dir():
         known = str(home.parent)
     if known not in (None, str(paths.home)):
@@ -150,7 +151,8 @@ def _check_owner(paths: Paths, home: Path) -> None:
             f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {paths.home}: unset "
             f"DAGSTER_HOME (then it is {paths.dagster_home}), or set both"
         )
-    owner.write_text(f"{paths.home}\n")
+    if not owner.exists():
+        create(owner, f"{paths.home}\n")
 
 
 def _check_store(paths: Paths, instance: dg.DagsterInstance) -> None:
@@ -161,13 +163,17 @@ def _check_store(paths: Paths, instance: dg.DagsterInstance) -> None:
         instance.run_storage.set_cursor_values({database_store.KEY: str(paths.artifacts)})
 
 
+def _say_that_another_opens() -> None:
+    click.echo("waiting for another command that opens this home", err=True)
+
+
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings.paths)
     _check_profile(settings.paths, home)
     _check_owner(settings.paths, home)
     # Two processes that open a new instance at once would both create its tables.
-    with locks.exclusive(settings.paths, "_opening"):
+    with locks.exclusive(settings.paths, "_opening", _say_that_another_opens):
         _create_databases(home)
         instance = open_instance_at(home)
         if settings.paths.shared_database:

@@ -6,10 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.atomic_files import fetched
 from captcha_assets.defs.model.config import TRAINED
 from captcha_assets.models import registry
-from captcha_assets.models.folder import read_config
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.retraining_policy import NOT_PRODUCTION, differing_settings
@@ -122,8 +120,7 @@ def _differing(paths: Paths, named: Mapping[str, Any], whose: str) -> str:
     candidate = registry.candidate(paths.models)
     if candidate is None:
         return ""
-    with fetched(registry.model_folder(paths.models, candidate.model_id)) as folder:
-        recorded = read_config(folder).settings
+    recorded = registry.config(paths.models, candidate.model_id).settings
     wanted = production_settings(paths).replaced(**named).model_dump(mode="json")
     return differing_settings(plain({**TrainingSettings().model_dump(), **recorded}), wanted, whose)
 
