@@ -4,8 +4,10 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from upath import UPath
 
@@ -81,6 +83,16 @@ def test_a_training_that_fails_gives_its_own_message(
     assert "\n" not in str(caught.value)
 
 
+def test_a_look_that_is_not_answered_is_repeated(
+    vertex: Vertex, compute: StagedCompute, bucket: UPath
+) -> None:
+    vertex.unavailable = 1
+    assert isinstance(compute.cluster, VertexCluster)
+    with dg.build_asset_context() as context:
+        compute.cluster.stop_earlier(context, bucket / "job")
+    assert vertex.unavailable == 0
+
+
 @pytest.mark.slow
 def test_a_job_that_is_lost_is_submitted_again_and_resumes(
     vertex: Vertex,
@@ -134,6 +146,7 @@ def test_a_service_that_refuses_or_does_not_answer_is_one_clear_line(
     with pytest.raises(ClusterError, match=r"^Vertex AI answers 403: Permission 'customJobs.list' denied.$"):
         run(compute, job)
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM", "http://127.0.0.1:1")
+    compute = replace(compute, cluster=replace(compute.cluster, tries=0))
     with pytest.raises(ClusterError, match="Vertex AI cannot be reached at http://127"):
         run(compute, job)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")

@@ -42,12 +42,21 @@ class Job:
 
 @dataclass
 class Vertex:
-    """The custom jobs of a project, and what its clients may do."""
+    """The custom jobs of a project, what its clients may do, how many of the next looks are not answered."""
 
     folder: Path
     jobs: dict[str, Job] = field(default_factory=dict)
     forbidden: bool = False
+    unavailable: int = 0
     tokens: int = 0
+
+    def refusal(self, authorization: str | None) -> tuple[int, str] | None:
+        if self.unavailable:
+            self.unavailable -= 1
+            return 503, "The service is unavailable."
+        if self.forbidden or authorization != "Bearer a-token":
+            return 403, "Permission 'customJobs.list' denied.\nMore."
+        return None
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         name = f"{PARENT}/customJobs/{len(self.jobs) + 1}"
@@ -104,12 +113,11 @@ def _handler(vertex: Vertex) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def _is_allowed(self) -> bool:
-            if self.headers["Authorization"] == "Bearer a-token" and not vertex.forbidden:
-                return True
-            self._answer(
-                403, {"error": {"code": 403, "message": "Permission 'customJobs.list' denied.\nMore."}}
-            )
-            return False
+            refusal = vertex.refusal(self.headers["Authorization"])
+            if refusal:
+                status, message = refusal
+                self._answer(status, {"error": {"code": status, "message": message}})
+            return refusal is None
 
         def do_GET(self) -> None:
             address = urlsplit(self.path)

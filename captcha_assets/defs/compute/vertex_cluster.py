@@ -15,7 +15,7 @@ from typing import Any
 
 import dagster as dg
 
-from captcha_assets.atomic_files import AnyPath, remove
+from captcha_assets.atomic_files import AnyPath, file_errors, remove
 from captcha_assets.defs.compute.local_compute import without_preview_warning
 from captcha_assets.defs.compute.staged_compute import Resources, command
 from captcha_assets.training import staging
@@ -36,6 +36,8 @@ _CPUS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 128)
 _L4 = {1: "g2-standard-8", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"}
 #: Seconds that are waited for the end of a job that is canceled, and for one answer.
 _STOP_TIMEOUT, _TIMEOUT = 300, 60
+#: Answers after which a request that changes nothing is repeated.
+_PASSING = (429, 500, 502, 503, 504)
 
 
 class StoredMessageReader(dg.PipesMessageReader):
@@ -56,7 +58,7 @@ class StoredMessageReader(dg.PipesMessageReader):
 
         def follow() -> None:
             while not self._ended.wait(self._interval):
-                with suppress(OSError):  # the store is asked again
+                with suppress(*file_errors()):  # the store is asked again
                     self._handle_new(handler)
 
         thread = threading.Thread(target=follow, daemon=True)
@@ -93,6 +95,8 @@ class VertexCluster:
     resources: Resources
     poll_interval: float = 10.0
     """Seconds between two looks at the job."""
+    tries: int = 5
+    """How often a request that changes nothing is repeated, 1, 2, 4, ... seconds after the one before."""
 
     def stop_earlier(self, context: dg.AssetExecutionContext, folder: AnyPath) -> None:
         """Cancel the custom job of an earlier run of the same training; see `Cluster`."""
@@ -198,15 +202,21 @@ class VertexCluster:
             from google.auth.exceptions import GoogleAuthError
             from google.auth.transport.requests import AuthorizedSession
             from requests import RequestException
+            from requests.adapters import HTTPAdapter
+            from urllib3 import Retry
         except ImportError as error:
             raise ClusterError(
                 "trainings on Vertex AI need the extra vertex: pip install 'captcha-assets[vertex]'"
             ) from error
+        # A look at a job that has trained for hours is repeated; what changes something is not.
+        retries = Retry(self.tries, backoff_factor=1, status_forcelist=_PASSING, raise_on_status=False)
         service = os.environ.get(_ENDPOINT) or f"https://{self.region}-aiplatform.googleapis.com"
         url = f"{service.rstrip('/')}/v1/projects/{self.project}/locations/{self.region}/{path}"
         try:
             credentials, _ = google.auth.default(scopes=[_SCOPE])
-            answer = AuthorizedSession(credentials).request(method, url, timeout=_TIMEOUT, **request)
+            session = AuthorizedSession(credentials)
+            session.mount(service, HTTPAdapter(max_retries=retries))
+            answer = session.request(method, url, timeout=_TIMEOUT, **request)
         except GoogleAuthError as error:
             raise ClusterError(
                 "Google Cloud gives no credentials: run gcloud auth application-default login "
