@@ -24,6 +24,9 @@ from typing import Any
 from captcha_assets.defs.compute import local_compute
 from captcha_assets_tests import forked_process
 
+#: The command of a training that is not forked.
+REAL = local_compute.COMMAND
+
 _CLIENT = Path(__file__).with_name("training_client.py")
 #: Variable of a process that a server of another one serves.
 _ADDRESS = "TESTS_TRAINING_SERVER"

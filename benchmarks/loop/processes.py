@@ -65,9 +65,13 @@ class Home:
 
     @contextmanager
     def service(self) -> Iterator[str]:
-        """Run the service, and yield its address."""
+        """Run the service, and yield its address once the champion answers."""
         with self._process("service", "serve", "--port", "0") as log:
-            yield _wait_for(lambda: _address(log.read_text()), 120, f"the service does not start: see {log}")
+            address = _wait_for(
+                lambda: _address(log.read_text()), 120, f"the service does not start: see {log}"
+            )
+            _wait_for(lambda: "answers now" in log.read_text(), 120, f"no champion answers: see {log}")
+            yield address
 
     @contextmanager
     def daemon(self) -> Iterator[None]:

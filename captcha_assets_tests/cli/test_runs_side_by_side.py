@@ -21,11 +21,12 @@ RUN = """
 import sys
 from captcha_assets.definitions import defs
 from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.console_logger import with_quiet_console
 from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.settings import load_settings
 step = staleness.Step(("image_table", "rejected_images"), "first")
 with open_instance(load_settings()) as instance:
-    sys.exit(execution.materialize(defs(), instance, step)[1])
+    sys.exit(execution.materialize(with_quiet_console(defs()), instance, step)[1])
 """
 
 #: A training in a process of its own, which begins when the other one is as far.
@@ -33,10 +34,11 @@ TRAIN = """
 import json, pathlib, sys, time
 from captcha_assets.definitions import defs
 from captcha_assets.cli.orchestration import execution, staleness
+from captcha_assets.cli.orchestration.console_logger import with_quiet_console
 from captcha_assets.cli.orchestration.instance import open_instance
 from captcha_assets.settings import load_settings
 me, config = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-definitions = defs()
+definitions = with_quiet_console(defs())
 definitions.resolve_implicit_global_asset_job_def()
 with open_instance(load_settings()) as instance:
     me.touch()

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from captcha_assets.cli import main
+from captcha_assets.defs.compute import local_compute
 from captcha_assets.defs.compute.local_compute import LocalCompute
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.failures import TrainingFailedError, TrainingStoppedError, process_error
+from captcha_assets_tests import training_server
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.test_training_run import placed, trainings, update, wait_until  # noqa: F401
 from captcha_assets_tests.defs.trainings import run
@@ -57,6 +59,7 @@ def test_an_error_that_nobody_expected_is_reported_with_its_class(
     (tmp_path / "broken" / "timm" / "__init__.py").write_text("raise RuntimeError('a broken installation')")
     paths = [str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setattr(local_compute, "COMMAND", training_server.REAL)  # a forked one has its libraries
     job = job_on(write_batch(tmp_path, 40), tmp_path / "work", TrainingSettings(epochs=1))
     with pytest.raises(TrainingFailedError, match=r"^RuntimeError: a broken installation \(its traceback"):
         run(LocalCompute(), job)
