@@ -127,11 +127,22 @@ def observed_sources(
     apply_remote_removals(settings.paths, context.instance)
     observed = changed_sources(settings, context.instance)
     observed += changed_days(settings.paths, context.instance, SENSOR_INTERVAL)
-    report_losses(settings, context.instance)
-    automated = is_on(context.instance, "automation")
-    requests = list(restorations(settings, context.instance)) if automated else []
+    return with_losses(context, settings, observed)
+
+
+def with_losses(
+    context: dg.SensorEvaluationContext,
+    settings: Settings,
+    observed: Sequence[dg.AssetObservation],
+    names: Names = PLAIN,
+) -> dg.SensorResult:
+    """Report what is missing or damaged beside what was observed, request runs for it, and alert."""
+    report_losses(settings, context.instance, names)
+    automated = is_on(context.instance, names.name("automation"))
+    requests = list(restorations(settings, context.instance, names)) if automated else []
     unusable = problems(settings.paths)
-    alerts = [*file_alerts(unusable), *drift_alerts(settings, context.instance)]
+    alerts = [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
+    alerts += drift_alerts(settings, context.instance, names)
     skipped = "; ".join(unusable) or "the sources are as they were observed last"
     return dg.SensorResult(
         asset_events=observed,
@@ -139,11 +150,6 @@ def observed_sources(
         skip_reason=None if observed or requests else skipped,
         cursor=send_new(settings, alerts, context.cursor),
     )
-
-
-def file_alerts(unusable: Sequence[str]) -> list[Alert]:
-    """Return an alert of each file that cannot be used."""
-    return [Alert("a file of the home cannot be used", (problem,)) for problem in unusable]
 
 
 #: Losses that no run can restore: a person has to act.

@@ -3,13 +3,12 @@
 Left out is what belongs to the command line, or to the instance as a whole: sweeps, alerts about runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from captcha_assets.alerts import send_new
 from captcha_assets.atomic_files import create
 from captcha_assets.defs import lost_outputs
 from captcha_assets.defs.automation import automation
@@ -24,20 +23,16 @@ from captcha_assets.defs.model.rollback import automatic_rollback, roll_back_wor
 from captcha_assets.defs.names import Names
 from captcha_assets.defs.observed_sources import (
     changed_sources,
-    file_alerts,
     observed_sources,
-    report_losses,
-    restorations,
+    with_losses,
 )
 from captcha_assets.defs.partitions import BATCH
 from captcha_assets.defs.prefixed_assets import PrefixedDataset, prefixed_asset
-from captcha_assets.defs.sensor_states import is_on
-from captcha_assets.defs.serving.drift_alerts import drift_alerts
 from captcha_assets.defs.serving.served_days import SENSOR_INTERVAL, changed_days
 from captcha_assets.defs.source.inbox_sensor import INGESTED, inbox_sensor, ingest_batch, take_arrivals
-from captcha_assets.observed_files import problems
 from captcha_assets.paths import Paths
 from captcha_assets.serving.settings import load_serving_settings
+from captcha_assets.settings import Settings
 from captcha_assets.sources import batch_registration
 
 #: The group of assets whose partitions only a command knows.
@@ -71,9 +66,9 @@ def prefixed_definitions(plain: Sequence[dg.AssetsDefinition], of: PrefixedDatas
                 default_status=dg.DefaultSensorStatus.STOPPED,
                 minimum_interval_seconds=automation.minimum_interval_seconds,
             ),
-            _inbox_sensor(of),
-            _retraining_sensor(of),
-            _rollback_sensor(of),
+            _sensor(inbox_sensor, of, take_arrivals, ingest_batch.name),
+            _sensor(retraining_sensor, of, request_training, retrain.name),
+            _sensor(automatic_rollback, of, roll_back_worse_champion),
             _sources_sensor(of, without_days),
         ],
     )
@@ -93,43 +88,23 @@ def _jobs(names: Names, without_days: Sequence[dg.AssetKey]) -> list[Any]:
     ]
 
 
-def _inbox_sensor(of: PrefixedDataset) -> dg.SensorDefinition:
+def _sensor(
+    plain: dg.SensorDefinition,
+    of: PrefixedDataset,
+    evaluate: Callable[[dg.SensorEvaluationContext, Settings, Names], dg.SensorResult | dg.SkipReason],
+    job: str | None = None,
+) -> dg.SensorDefinition:
+    """Return a sensor like that of a data set alone, off until it is switched on."""
+
     @dg.sensor(
-        name=of.names.name(inbox_sensor.name),
-        job_name=of.names.name(ingest_batch.name),
-        minimum_interval_seconds=inbox_sensor.minimum_interval_seconds,
+        name=of.names.name(plain.name),
+        job_name=of.names.name(job) if job else None,
+        minimum_interval_seconds=plain.minimum_interval_seconds,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=inbox_sensor.description,
-    )
-    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return take_arrivals(context, of.settings(), of.names)
-
-    return look
-
-
-def _retraining_sensor(of: PrefixedDataset) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=of.names.name(retraining_sensor.name),
-        job_name=of.names.name(retrain.name),
-        minimum_interval_seconds=retraining_sensor.minimum_interval_seconds,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=retraining_sensor.description,
+        description=plain.description,
     )
     def look(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return request_training(context, of.settings(), of.names)
-
-    return look
-
-
-def _rollback_sensor(of: PrefixedDataset) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=of.names.name(automatic_rollback.name),
-        minimum_interval_seconds=automatic_rollback.minimum_interval_seconds,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=automatic_rollback.description,
-    )
-    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        return roll_back_worse_champion(context, of.settings(), of.names)
+        return evaluate(context, of.settings(), of.names)
 
     return look
 
@@ -152,18 +127,7 @@ def _sources_sensor(of: PrefixedDataset, without_days: Sequence[dg.AssetKey]) ->
         follow_registrations(settings.paths, instance, of.names)
         observed = changed_sources(settings, instance, of.names)
         observed += _changed_days(settings.paths, instance, of.names)
-        report_losses(settings, instance, of.names)
-        automated = is_on(instance, of.names.name(automation.name))
-        requests = list(restorations(settings, instance, of.names)) if automated else []
-        unusable = problems(settings.paths)
-        alerts = [*file_alerts(unusable), *drift_alerts(settings, instance, of.names)]
-        skipped = "; ".join(unusable) or "the sources are as they were observed last"
-        return dg.SensorResult(
-            asset_events=observed,
-            run_requests=requests,
-            skip_reason=None if observed or requests else skipped,
-            cursor=send_new(settings, alerts, context.cursor),
-        )
+        return with_losses(context, settings, observed, of.names)
 
     return look
 
