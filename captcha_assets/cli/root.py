@@ -73,7 +73,7 @@ def _said(error: BaseException, settings: Settings | None) -> Exception:
 
 def _check_home(paths: Paths, arguments: list[str]) -> None:
     """Reject a home that is none, before anything is created there."""
-    if paths.unfinished_restoration.exists() and arguments[:1] != ["backup"]:
+    if paths.unfinished_restoration.exists() and arguments[:2] != ["backup", "restore"]:
         raise SettingsError(
             f"a backup was restored into {paths.home} only in part: run captcha-assets backup restore PATH "
             "again"

@@ -143,8 +143,15 @@ def test_a_restoration_that_was_killed_is_said_by_every_command_until_it_is_run_
 ) -> None:
     saved, other = backed_up(home), tmp_path / "other"
     (other / ".restoring").mkdir(parents=True)  # it was killed while it unpacked
-    for command in (["status"], ["update", "--dry-run"], ["batch", "add", "x", "synthetic:50:3"]):
+    again = tmp_path / "of_a_part.zip"
+    for command in (
+        ["status"],
+        ["update", "--dry-run"],
+        ["batch", "add", "x", "synthetic:50:3"],
+        ["backup", "create", str(again)],
+    ):
         assert "only in part: run captcha-assets backup restore PATH again" in fails(other, *command)
+    assert not again.exists()
     succeeded(other, "backup", "restore", str(saved))
     succeeded(other, "status")
 
