@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -378,14 +378,17 @@ def _fault(zipped: zipfile.ZipFile, name: str, expected: str, target: Path) -> s
 
 def _may_hold(name: str) -> bool:
     """Whether a backup may have a member of this name: nothing else of a home is ever written."""
-    path = PurePosixPath(name)
+    root, _, inside = name.partition("/")
     kept = {
         "home": (*_OF_HOME, *_OF_SHARED_ROOT, _ARCHIVES, *(f".dagster/{one}" for one in _OF_INSTANCE)),
         "artifacts": _OF_ARTIFACTS,
     }
-    return ".." not in path.parts and any(
-        path.is_relative_to(f"{root}/{one}") for root, names in kept.items() for one in names
-    )
+    return ".." not in PurePosixPath(name).parts and _lies_in(inside, kept.get(root, ()))
+
+
+def _lies_in(inside: str, names: Iterable[str]) -> bool:
+    """Whether a path is one of these files and folders, or lies in one of the folders."""
+    return any(PurePosixPath(inside).is_relative_to(name) for name in names)
 
 
 def _put_into_place(found: Backup, unpacked: Path, paths: Paths, dagster_home: Path, log: str | None) -> None:
@@ -401,7 +404,7 @@ def _put_into_place(found: Backup, unpacked: Path, paths: Paths, dagster_home: P
         if inside.startswith(".dagster/"):
             target: AnyPath = dagster_home / inside.removeprefix(".dagster/")
         elif root == "home":
-            shared = inside.startswith((*_OF_SHARED_ROOT, _ARCHIVES))
+            shared = _lies_in(inside, (*_OF_SHARED_ROOT, _ARCHIVES))
             target = (paths.shared_root if shared else paths.home) / inside
         else:
             target = paths.artifact_root / inside

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
 from captcha_assets import backup
 from captcha_assets.models import registry
@@ -296,3 +297,27 @@ def test_a_restoration_that_was_killed_goes_on(
             assert (paths.home / name.removeprefix("home/")).exists()
     with open_prediction_log(log) as found:
         assert len(found.recent(10)) == 5
+
+
+def test_with_the_profile_shared_each_file_comes_back_to_the_home_or_to_the_store(
+    bucket: UPath, tmp_path: Path
+) -> None:
+    homes = [
+        Paths(
+            home=tmp_path / name,
+            profile="shared",
+            database="postgresql://user@localhost/unused",
+            artifacts=str(bucket / name / "artifacts"),
+        )
+        for name in ("first", "second")
+    ]
+    first, second = homes
+    first.home.mkdir()
+    (first.home / "alerts.jsonl").write_text("of the time when its profile was local\n")
+    (first.shared_root / "alerts" / "one.json").write_text("{}")
+    backup.create(first, first.dagster_home, None, tmp_path / "backup.zip")
+    backup.restore(second, second.dagster_home, None, tmp_path / "backup.zip")
+    assert (second.home / "alerts.jsonl").read_text() == "of the time when its profile was local\n"
+    assert not (second.shared_root / "alerts.jsonl").exists()
+    assert (second.shared_root / "alerts" / "one.json").read_text() == "{}"
+    assert not (second.home / "alerts").exists()
