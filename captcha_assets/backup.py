@@ -263,14 +263,16 @@ def restore(paths: Paths, dagster_home: Path, log: str | None, backup: Path) -> 
         BackupError: it is no backup or damaged, or the home is in use.
     """
     found = read(backup, paths.profile)
-    unpacked = paths.unfinished_restoration
+    unpacked, finished = paths.unfinished_restoration, paths.finished_restoration
+    shutil.rmtree(finished, ignore_errors=True)  # of a restoration that was killed while it removed it
     if not _is_of(unpacked, found):
         _check_unused(paths, dagster_home, log)
         shutil.rmtree(unpacked, ignore_errors=True)
         unpacked.mkdir(parents=True)
         _unpack(backup, found, unpacked)
     _put_into_place(found, unpacked, paths, dagster_home, log)
-    shutil.rmtree(unpacked)
+    unpacked.rename(finished)  # a folder that is removed in part would count as an unfinished restoration
+    shutil.rmtree(finished)
     return found
 
 

@@ -228,6 +228,11 @@ class Paths(BaseSettings):
         return self.home / ".restoring"
 
     @property
+    def finished_restoration(self) -> Path:
+        """Name of that folder when all of it is in place, until it is removed."""
+        return self.home / ".restored"
+
+    @property
     def component(self) -> Path:
         """File with the prefix of the component that this home belongs to, in a project with other assets."""
         return self.home / ".component"

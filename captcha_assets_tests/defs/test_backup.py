@@ -321,3 +321,27 @@ def test_with_the_profile_shared_each_file_comes_back_to_the_home_or_to_the_stor
     assert not (second.shared_root / "alerts.jsonl").exists()
     assert (second.shared_root / "alerts" / "one.json").read_text() == "{}"
     assert not (second.home / "alerts").exists()
+
+
+def test_a_restoration_that_is_killed_while_it_removes_its_folder_is_complete(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, paths = backed_up(home), Paths(home=tmp_path / "other")
+    rmtree = shutil.rmtree
+
+    def killed_after_the_list(folder: Path, ignore_errors: bool = False) -> None:
+        if (Path(folder) / "manifest.json").exists():
+            (Path(folder) / "manifest.json").unlink()
+            raise KeyboardInterrupt
+        rmtree(folder, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed_after_the_list)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(paths, paths.dagster_home, f"sqlite:///{paths.home / DATABASE}", saved)
+    assert [
+        json.loads(line)["batch"] for line in succeeded(paths.home, "batch", "list", "--json").splitlines()
+    ] == ["a"]
+    assert "a home that was not used yet" in fails(paths.home, "backup", "restore", str(saved))
+    assert not (paths.home / ".restored").exists()
+    assert not (paths.home / ".restoring").exists()
