@@ -29,7 +29,7 @@ import sqlalchemy as sa
 import yaml
 from sqlalchemy.exc import SQLAlchemyError
 
-from captcha_assets.atomic_files import AnyPath, fetched, json_text, remove, replacing
+from captcha_assets.atomic_files import AnyPath, fetched, json_text, remove, replacing, write_json
 from captcha_assets.models import registry
 from captcha_assets.models.manifest import sha256
 from captcha_assets.models.registry_records import RegistryError
@@ -313,9 +313,14 @@ def _read(backup: Path) -> Backup:
 
 
 def _is_of(unpacked: Path, found: Backup) -> bool:
-    """Whether all of this backup was unpacked by a restoration that did not end."""
-    manifest = unpacked / MANIFEST
-    return manifest.exists() and json.loads(manifest.read_text()) == found.files
+    """Whether an unfinished restoration unpacked all of this backup, and what is left of it is whole."""
+    try:
+        if json.loads((unpacked / MANIFEST).read_text()) != found.files:
+            return False
+    except (OSError, ValueError, RecursionError):  # there is none, or it is damaged
+        return False
+    left = ((unpacked / name, expected) for name, expected in found.files.items())
+    return all(sha256(file) == expected for file, expected in left if file.exists())
 
 
 def _check_unused(paths: Paths, dagster_home: Path, log: str | None) -> None:
@@ -367,7 +372,7 @@ def _unpack(backup: Path, found: Backup, target: Path) -> None:
     if problem:
         shutil.rmtree(target)
         raise BackupError(f"{backup} is damaged: {problem}; nothing was restored")
-    (target / MANIFEST).write_text(json.dumps(found.files))
+    write_json(target / MANIFEST, found.files)
 
 
 def _fault(zipped: zipfile.ZipFile, name: str, expected: str, target: Path) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from upath import UPath
 
 from captcha_assets import backup
+from captcha_assets.backup import LOG
 from captcha_assets.models import registry
 from captcha_assets.paths import Paths
 from captcha_assets.serving.prediction_log import open_prediction_log
@@ -345,3 +346,24 @@ def test_a_restoration_that_is_killed_while_it_removes_its_folder_is_complete(
     assert "a home that was not used yet" in fails(paths.home, "backup", "restore", str(saved))
     assert not (paths.home / ".restored").exists()
     assert not (paths.home / ".restoring").exists()
+
+
+@pytest.mark.parametrize("damaged", ["manifest.json", LOG])
+def test_what_a_killed_restoration_left_damaged_is_unpacked_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    saved, paths = backed_up(home), Paths(home=tmp_path / "other")
+    log = f"sqlite:///{paths.home / DATABASE}"
+
+    def killed(_source: Path, _target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            backup.restore(paths, paths.dagster_home, log, saved)
+    unpacked = paths.unfinished_restoration / damaged
+    unpacked.write_bytes(unpacked.read_bytes()[:100])  # what the disk had of it
+    succeeded(paths.home, "backup", "restore", str(saved))
+    with open_prediction_log(log) as found:
+        assert len(found.recent(10)) == 5
