@@ -46,11 +46,12 @@ def restore(settings: Settings, path: Path) -> None:
     The home has not been used yet.
     """
     from captcha_assets import backup as backups
-    from captcha_assets import dataset_record
+    from captcha_assets import dataset_record, locks
     from captcha_assets.cli.orchestration.instance import dagster_home
 
     backups.read(path, settings.paths.profile)  # before anything is created in the home
-    restored = backups.restore(settings.paths, dagster_home(settings.paths), _log(settings), path)
+    with locks.locked_file(settings.paths.scratch, "_restoring", _say_that_it_waits):
+        restored = backups.restore(settings.paths, dagster_home(settings.paths), _log(settings), path)
     click.echo(f"{settings.paths.home} is as {restored.home} was at {restored.made}")
     for line in restored.left_out:
         click.echo(f"not in it: {line}")
@@ -64,6 +65,10 @@ def restore(settings: Settings, path: Path) -> None:
         "compute the tables again: captcha-assets update, with the --config that the model was trained with, "
         "if any"
     )
+
+
+def _say_that_it_waits() -> None:
+    click.echo("waiting for another restoration into this home")
 
 
 def _archives_come_back(paths: Paths) -> str:
