@@ -12,6 +12,7 @@ records before the models that they name.
 """
 
 import errno
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -58,6 +59,8 @@ _OF_INSTANCE = ("history", "schedules", "storage", "dagster.yaml", "captcha_home
 _BESIDE_DATABASES = ("-wal", "-shm", "-journal")
 
 _ROWS = 1000
+#: Bytes that are read of a file at once.
+_CHUNK = 1 << 20
 
 
 class BackupError(RuntimeError):
@@ -134,29 +137,38 @@ def _kept_below(paths: Paths, dagster_home: Path, target: Path) -> AnyPath | Non
 
 def _add(zipped: zipfile.ZipFile, name: str, path: AnyPath) -> str:
     """Add a file, and return its SHA-256: of the very bytes that were added."""
-    with fetched(path) as local, TemporaryDirectory(prefix="captcha-assets-") as folder:
-        copy = Path(folder, "copy")
-        shutil.copyfile(local, copy)
-        zipped.write(copy, name)
-        return sha256(copy)
+    digest = hashlib.sha256()
+    with (
+        fetched(path) as local,
+        local.open("rb") as source,
+        zipped.open(name, "w", force_zip64=True) as member,
+    ):
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            member.write(chunk)
+    return digest.hexdigest()
 
 
 def _members(
     paths: Paths, dagster_home: Path, log: str | None, work: Path, *, archives: bool
 ) -> Iterator[tuple[str, AnyPath]]:
-    """Yield the name and the file of each member; databases are copied to `work` first."""
+    """Yield the name and the file of each member; databases are copied to `work` first, and removed after."""
     for name in _OF_HOME:
         yield from ((f"home/{inside}", file) for inside, file in _files(paths.home, name))
     for name in (*_OF_SHARED_ROOT, *([_ARCHIVES] if archives else [])):
         yield from ((f"home/{inside}", file) for inside, file in _files(paths.shared_root, name))
     for name in _OF_INSTANCE:
         for inside, file in _files(dagster_home, name):
-            if not inside.endswith(_BESIDE_DATABASES):
-                yield f"home/.dagster/{inside}", _copied(file, work) if inside.endswith(".db") else file
+            if inside.endswith(".db"):
+                copy = _copied(file, work)
+                yield f"home/.dagster/{inside}", copy
+                copy.unlink()  # the runs of years are thousands of databases
+            elif not inside.endswith(_BESIDE_DATABASES):
+                yield f"home/.dagster/{inside}", file
     for name in _OF_ARTIFACTS:
         yield from ((f"artifacts/{inside}", file) for inside, file in _files(paths.artifact_root, name))
-    if log and (copy := _copy_of_log(log, work / LOG)):
-        yield LOG, copy
+    if log and (copy_of_log := _copy_of_log(log, work / LOG)):
+        yield LOG, copy_of_log
 
 
 def _files(root: AnyPath, name: str) -> Iterator[tuple[str, AnyPath]]:

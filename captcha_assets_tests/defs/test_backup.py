@@ -1,11 +1,15 @@
 """What no update can compute again survives the loss of a home: backed up by one command, restored by one."""
 
+import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -384,3 +388,26 @@ def test_two_restorations_into_one_home_come_one_after_the_other(home: Path, tmp
     said, _errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert f"{other} is as {home} was at" in said
+
+
+def test_a_backup_is_compressed_and_needs_no_room_for_copies_of_all_files(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, target = Paths(home=tmp_path / "home"), tmp_path / "backup.zip"
+    large = paths.artifact_root / "evaluation" / "large.json"
+    large.parent.mkdir(parents=True)
+    large.write_bytes(b"1, " * 1_000_000)
+    (paths.dagster_home / "history").mkdir(parents=True)
+    for number in range(10):
+        with closing(sqlite3.connect(paths.dagster_home / "history" / f"{number}.db")) as database:
+            database.execute("CREATE TABLE events AS SELECT zeroblob(100000) AS event")
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))  # a disk of 300 KB
+    made = backup.create(paths, paths.dagster_home, None, target)
+    assert len([name for name in made.files if name.endswith(".db")]) == 10
+    with zipfile.ZipFile(target) as zipped:
+        assert zipped.testzip() is None
+        assert {one.compress_type for one in zipped.infolist()} == {zipfile.ZIP_DEFLATED}
+        content = zipped.read("artifacts/evaluation/large.json")
+        assert content == large.read_bytes()
+        assert hashlib.sha256(content).hexdigest() == made.files["artifacts/evaluation/large.json"]
+    assert target.stat().st_size < 100_000
