@@ -16,6 +16,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -61,6 +62,10 @@ _BESIDE_DATABASES = ("-wal", "-shm", "-journal")
 _ROWS = 1000
 #: Bytes that are read of a file at once.
 _CHUNK = 1 << 20
+#: Seconds after which a file that was not there is tried once more.
+_PAUSE = 0.2
+#: Members that are never left out.
+_OF_REGISTRY_HISTORY = "artifacts/models/history"
 
 
 class BackupError(RuntimeError):
@@ -117,8 +122,8 @@ def create(
         zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as zipped,
     ):
         for name, path in _members(paths, dagster_home, log, Path(folder), archives=archives):
-            if name not in files:
-                files[name] = _add(zipped, name, path)
+            if name not in files and (digest := _added_unless_gone(zipped, name, path)):
+                files[name] = digest
         left_out = tuple(_left_out(paths, dagster_home, archives=archives))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made = Backup(now, str(paths.home), files, left_out, paths.profile)
@@ -133,6 +138,20 @@ def _kept_below(paths: Paths, dagster_home: Path, target: Path) -> AnyPath | Non
     return next(
         (one for one in folders if isinstance(one, Path) and place.is_relative_to(one.resolve())), None
     )
+
+
+def _added_unless_gone(zipped: zipfile.ZipFile, name: str, path: AnyPath) -> str | None:
+    """Add a file, and return its SHA-256; None where it was removed since the files were listed."""
+    try:
+        return _add(zipped, name, path)
+    except FileNotFoundError:
+        time.sleep(_PAUSE)  # its folder is being replaced, perhaps
+    try:
+        return _add(zipped, name, path)
+    except FileNotFoundError:
+        if name.startswith(f"{_OF_REGISTRY_HISTORY}/"):  # where every change is kept
+            raise
+        return None
 
 
 def _add(zipped: zipfile.ZipFile, name: str, path: AnyPath) -> str:
@@ -160,9 +179,9 @@ def _members(
     for name in _OF_INSTANCE:
         for inside, file in _files(dagster_home, name):
             if inside.endswith(".db"):
-                copy = _copied(file, work)
-                yield f"home/.dagster/{inside}", copy
-                copy.unlink()  # the runs of years are thousands of databases
+                if copy := _copied(file, work):
+                    yield f"home/.dagster/{inside}", copy
+                    copy.unlink()  # the runs of years are thousands of databases
             elif not inside.endswith(_BESIDE_DATABASES):
                 yield f"home/.dagster/{inside}", file
     for name in _OF_ARTIFACTS:
@@ -174,24 +193,30 @@ def _members(
 def _files(root: AnyPath, name: str) -> Iterator[tuple[str, AnyPath]]:
     """Yield a file, or the files of a folder, by their path below `root`; not what is being written."""
     place: Any = root / name
-    for file in sorted(place.rglob("*"), key=str) if place.is_dir() else [place]:
+    listed = sorted(place.rglob("*"), key=str) if place.is_dir() else [place]
+    for file in [file for file in listed if file.is_file()]:  # what is gone later is noticed
         inside = str(file).removeprefix(f"{root}/")
-        if file.is_file() and ".tmp/" not in inside:
+        if ".tmp/" not in inside:
             yield inside, file
 
 
-def _copied(database: AnyPath, work: Path) -> Path:
-    """Copy an SQLite database that may be in use.
+def _copied(database: AnyPath, work: Path) -> Path | None:
+    """Copy an SQLite database that may be in use; return None where there is none.
 
     Raises:
         BackupError: it is damaged.
     """
     copy = work / f"{len(list(work.iterdir()))}.db"
     try:
-        with closing(sqlite3.connect(str(database))) as source, closing(sqlite3.connect(copy)) as target:
+        # Its address and its mode, since one that was removed by now would be created anew.
+        address = f"{Path(str(database)).absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
             found = target.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
+        if not database.exists():
+            copy.unlink(missing_ok=True)
+            return None
         raise BackupError(f"{database} cannot be read: {error}") from error
     if found != "ok":
         raise BackupError(f"{database} is damaged: {found.splitlines()[-1]}")
@@ -226,7 +251,7 @@ def _copy_of_log(url: str, target: Path) -> Path | None:
     file = prediction_log_tables.sqlite_file(engine)
     try:
         if file is not None:
-            return _copied(file, target.parent) if file.exists() else None
+            return _copied(file, target.parent)
         if not sa.inspect(engine).has_table(prediction_log_tables.predictions.name):
             return None
         _copy_rows(engine, prediction_log_tables.open_engine(f"sqlite:///{target}"))

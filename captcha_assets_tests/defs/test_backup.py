@@ -8,14 +8,17 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from upath import UPath
 
 from captcha_assets import backup
+from captcha_assets.atomic_files import fetched
 from captcha_assets.backup import LOG
 from captcha_assets.locks import locked_file
 from captcha_assets.models import registry
@@ -411,3 +414,81 @@ def test_a_backup_is_compressed_and_needs_no_room_for_copies_of_all_files(
         assert content == large.read_bytes()
         assert hashlib.sha256(content).hexdigest() == made.files["artifacts/evaluation/large.json"]
     assert target.stat().st_size < 100_000
+
+
+def test_a_file_that_is_replaced_or_removed_meanwhile_ends_no_backup(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(home=home)
+    folder = paths.artifact_root / "evaluation" / "model"
+    folder.mkdir(parents=True)
+    for name in ("first.json", "removed.json", "replaced.json"):
+        (folder / name).write_text(name)
+
+    @contextmanager
+    def meanwhile(path: Path) -> Iterator[Path]:
+        if path.name == "first.json":
+            (folder / "removed.json").unlink()
+            (folder / "replaced.json").rename(tmp_path / "replaced.json")
+        with fetched(path) as local:
+            yield local
+
+    def put_back(_seconds: float) -> None:
+        with suppress(FileNotFoundError):
+            (tmp_path / "replaced.json").rename(folder / "replaced.json")
+
+    monkeypatch.setattr(backup, "fetched", meanwhile)
+    monkeypatch.setattr(time, "sleep", put_back)
+    made = backup.create(paths, paths.dagster_home, None, tmp_path / "backup.zip")
+    kept = {name for name in made.files if name.startswith("artifacts/evaluation/")}
+    assert kept == {f"artifacts/evaluation/model/{name}" for name in ("first.json", "replaced.json")}
+    with zipfile.ZipFile(tmp_path / "backup.zip") as zipped:
+        assert zipped.testzip() is None
+        assert set(zipped.namelist()) == {*made.files, "manifest.json"}
+
+
+def test_a_record_of_the_registry_that_is_removed_meanwhile_ends_the_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(home=tmp_path / "home")
+    for seed in (1, 2):
+        make_model(tmp_path / "model", seed)
+        registry.promote(
+            paths.models, registry.add_candidate(paths.models, tmp_path / "model"), "it is better"
+        )
+    second = registry.record_path(paths.models, 2)
+    assert second.exists()
+
+    @contextmanager
+    def meanwhile(path: Path) -> Iterator[Path]:
+        if path == registry.record_path(paths.models, 1):
+            second.unlink()
+        with fetched(path) as local:
+            yield local
+
+    monkeypatch.setattr(backup, "fetched", meanwhile)
+    with pytest.raises(FileNotFoundError, match=second.name):
+        backup.create(paths, paths.dagster_home, None, tmp_path / "backup.zip")
+    assert not (tmp_path / "backup.zip").exists()
+
+
+def test_a_database_that_is_removed_meanwhile_is_left_out_and_not_created_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(home=tmp_path / "home")
+    runs = paths.dagster_home / "history" / "runs"
+    runs.mkdir(parents=True)
+    for name in ("a", "b"):
+        with closing(sqlite3.connect(runs / f"{name}.db")) as database:
+            database.execute("CREATE TABLE events (event)")
+
+    @contextmanager
+    def meanwhile(path: Path) -> Iterator[Path]:
+        (runs / "b.db").unlink()
+        with fetched(path) as local:
+            yield local
+
+    monkeypatch.setattr(backup, "fetched", meanwhile)
+    made = backup.create(paths, paths.dagster_home, None, tmp_path / "backup.zip")
+    assert list(made.files) == ["home/.dagster/history/runs/a.db"]
+    assert [path.name for path in runs.iterdir()] == ["a.db"]
