@@ -6,6 +6,7 @@ could differ from the records, and trials may run in any number of processes and
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ def suggest(sweep: Sweep, number: int, records: Sequence[Record]) -> dict[str, A
     """
     space = distributions(sweep)
     study = optuna.create_study(direction="maximize", sampler=_sampler(sweep.seed, number))
-    study.add_trials([_trial(space, record) for record in records if record.state != FAILED])
+    for record in records:
+        if record.state != FAILED and (trial := _trial(space, record)):
+            study.add_trial(trial)
     asked = study.ask(space)
     return {name: _decoded(space[name], value) for name, value in asked.params.items()}
 
@@ -59,21 +62,31 @@ def _distribution(name: str, values: Range | list[Any]) -> BaseDistribution:
 def _decoded(distribution: BaseDistribution, value: Any) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return json.loads(value)
-    if isinstance(distribution, FloatDistribution):
-        # Four digits are all that a person wants to read, and more than accuracy depends on.
-        return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
-    return value
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    if distribution.step is not None:  # computed in decimal, 3.0000000000000004 is 3.0
+        low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+        return float(low + round((Decimal(str(value)) - low) / step) * step)
+    # Four digits are all that a person wants to read, and more than accuracy depends on.
+    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
-def _trial(space: dict[str, BaseDistribution], record: Record) -> FrozenTrial:
+def _trial(space: dict[str, BaseDistribution], record: Record) -> FrozenTrial | None:
+    """Return a record as Optuna's trial; None where its values are not in the space.
+
+    Earlier versions rounded the values of a range that has a step, so that they lie between the steps.
+    """
     values = {
         name: json.dumps(value) if isinstance(space[name], CategoricalDistribution) else value
         for name, value in record.parameters.items()
     }
-    return create_trial(
-        state=TrialState.COMPLETE if record.state == COMPLETE else TrialState.PRUNED,
-        params=values,
-        distributions=space,
-        value=record.value if record.state == COMPLETE else None,
-        intermediate_values={entry["epoch"]: entry["validation_accuracy"] for entry in record.history},
-    )
+    try:
+        return create_trial(
+            state=TrialState.COMPLETE if record.state == COMPLETE else TrialState.PRUNED,
+            params=values,
+            distributions=space,
+            value=record.value if record.state == COMPLETE else None,
+            intermediate_values={entry["epoch"]: entry["validation_accuracy"] for entry in record.history},
+        )
+    except ValueError:
+        return None

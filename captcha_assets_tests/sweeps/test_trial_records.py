@@ -54,6 +54,36 @@ def test_the_search_goes_where_it_was_good() -> None:
     assert np.mean(late) > np.mean(early)
 
 
+STEPS = definition.Sweep.model_validate(
+    {
+        "name": "steps",
+        "fixed": {"epochs": 2},
+        "search": {
+            "rotation": {"low": 0, "high": 20, "step": 0.125},
+            "weight_decay": {"low": 0.1, "high": 0.9, "step": 0.1},
+        },
+        "trials": 25,
+    }
+)
+
+
+def test_values_of_a_range_with_a_step_stay_on_its_steps() -> None:
+    done = []
+    for number, name in enumerate(STEPS.trial_names):
+        values = trial_parameters(STEPS, name, done, None)
+        assert values["rotation"] in np.arange(0, 20.125, 0.125)
+        assert values["weight_decay"] in [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        done.append(record(STEPS, number, values, [0.5, 1 - values["rotation"] / 20]))
+    assert len({one.parameters["rotation"] for one in done}) > 10
+
+
+def test_a_record_of_an_earlier_version_beside_the_steps_keeps_no_trial_from_a_suggestion() -> None:
+    beside = record(STEPS, 0, {"rotation": 10.62, "weight_decay": 0.1}, [0.5, 0.9])
+    on = record(STEPS, 1, {"rotation": 10.625, "weight_decay": 0.1}, [0.5, 0.8])
+    name = STEPS.trial_names[2]
+    assert trial_parameters(STEPS, name, [beside, on], None) == trial_parameters(STEPS, name, [on], None)
+
+
 def test_a_trial_that_is_run_again_tries_the_same() -> None:
     before = record(SEARCH, 3, TRIED, [0.2], FAILED)
     assert trial_parameters(SEARCH, before.trial, [], before) == TRIED
