@@ -93,6 +93,8 @@ class Sweep(_Part):
             raise ValueError(f"{name} is both fixed and varied")
         if isinstance(values, Range) and kind_of(name) not in (int, float):
             raise ValueError(f"{name} has no range: give a list of values")
+        if isinstance(values, Range) and kind_of(name) is int and not (values.step or 1.0).is_integer():
+            raise ValueError(f"{name} is a whole number, so its step must be one too: step={values.step:g}")
         ends = (
             [_number(name, values.low), _number(name, values.high)] if isinstance(values, Range) else values
         )

@@ -79,6 +79,12 @@ def test_the_sweep_that_comes_with_the_repository_can_be_used() -> None:
         ("grid: {epochs: [1]", "line 1: this is no YAML"),
         ("grid: {epochs: [1, 1]}", "epochs names a value twice"),
         ("search: {shift: {low: 0, high: 1, step: 0}}\ntrials: 2", "greater than 0"),
+        (
+            "search: {epochs: {low: 1, high: 9, step: 0.5}}\ntrials: 2",
+            "epochs is a whole number, so its step must be one too: step=0.5",
+        ),
+        ("search: {epochs: {low: 1, high: 9, step: 1.5}}\ntrials: 2", "step=1.5"),
+        ("search: {epochs: {low: 1, high: 9, step: .inf}}\ntrials: 2", "step=inf"),
         ("grid: &a {epochs: *a}", "nested too deeply, or holds itself"),
         ("grid: " + 50_000 * "[", "nested too deeply, or holds itself"),
     ],
