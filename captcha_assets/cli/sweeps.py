@@ -187,7 +187,7 @@ def trial(settings: Settings, name: str) -> None:
 def _became(paths: Paths, trial: str, error: str | None) -> str:
     from captcha_assets.sweeps import trial_records
 
-    record = trial_records.load(paths, trial)
+    record = trial_records.load_readable(paths, trial)
     if error or record is None or record.value is None:
         return f"{trial}: failed: {error}"
     how = (

@@ -53,7 +53,7 @@ class Record:
 def save(paths: Paths, record: Record) -> None:
     """Write a record. A failure does not replace what was achieved before."""
     if record.state == FAILED:
-        before = _readable(paths, record.trial)
+        before = load_readable(paths, record.trial)
         if before is not None and before.state != FAILED:
             return
     write_json(paths.sweep_trial(record.trial), asdict(record))
@@ -82,11 +82,12 @@ def load_all(paths: Paths, sweep: str | None = None) -> list[Record]:
     if not paths.sweep_trials.exists():
         return []
     names = sorted(folder.name for folder in paths.sweep_trials.iterdir() if folder.is_dir())
-    records = [_readable(paths, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
+    records = [load_readable(paths, name) for name in names if not sweep or name.startswith(f"{sweep}-")]
     return [record for record in records if record is not None]
 
 
-def _readable(paths: Paths, trial: str) -> Record | None:
+def load_readable(paths: Paths, trial: str) -> Record | None:
+    """Return the record of a trial; None where it has not ended, or the record is damaged."""
     with suppress(SweepError):
         return load(paths, trial)
     return None

@@ -23,13 +23,13 @@ Train = Callable[[TrainingJob], list[dict[str, Any]]]
 def planned(paths: Paths, sweep: Sweep, trial: str) -> Record:
     """Return the record of a trial that has not begun."""
     empty = Record(trial, sweep.identity, FAILED, {}, {}, None, [], version_of(paths.splits), TRAINING_CODE)
-    chosen = trial_parameters(sweep, trial, _peers(paths, empty), trial_records.load(paths, trial))
+    chosen = trial_parameters(sweep, trial, _peers(paths, empty), trial_records.load_readable(paths, trial))
     return replace(empty, parameters=chosen, settings=sweep.settings_with(chosen).model_dump())
 
 
 def finished(paths: Paths, plan: Record) -> Record | None:
     """Return the stored record of this very trial, unless it failed."""
-    before = trial_records.load(paths, plan.trial)
+    before = trial_records.load_readable(paths, plan.trial)
     if before is None or before.state == FAILED:
         return None
     same = (plan.parameters, plan.settings, plan.splits_version, plan.code_version)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sweeps import definition, leaderboard, plots, trial_records
+from captcha_assets.sweeps import definition, leaderboard, plots, trial_records, trial_training
 from captcha_assets.sweeps.definition import SweepError
 from captcha_assets.sweeps.trial_parameters import trial_parameters
 from captcha_assets.sweeps.trial_records import COMPLETE, FAILED, PRUNED
@@ -146,6 +146,18 @@ def test_a_damaged_record_is_named_and_keeps_no_other_from_being_read(settings) 
     assert [one.trial for one in trial_records.load_all(settings.paths)] == [good.trial]
     trial_records.save(settings.paths, replace(bad, state=FAILED, value=None, error="it diverged"))
     assert [one.state for one in trial_records.load_all(settings.paths)] == ["complete", FAILED]
+
+
+def test_a_trial_with_a_damaged_record_is_planned_anew(settings) -> None:
+    settings.paths.splits.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": ["a"], "batch": ["b"]}), settings.paths.splits)
+    name = GRID.trial_names[1]
+    path = settings.paths.sweep_trial(name)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"trial": ')
+    plan = trial_training.planned(settings.paths, GRID, name)
+    assert plan.parameters == GRID.combination(1)
+    assert trial_training.finished(settings.paths, plan) is None
 
 
 # --- the leaderboard
