@@ -100,11 +100,14 @@ def run(settings: Settings, file: Path | None) -> None:
         if not steps:
             click.echo("every trial is up to date")
         failed = _run_trials(settings, definitions, instance, sorted(steps))
+        problems = [f"failed: {', '.join(failed)}"] if failed else []
         if steps or staleness.stale_steps(definitions, instance, ("sweep_leaderboard",)):
-            execution.materialize(definitions, instance, staleness.Step(("sweep_leaderboard",)))
+            ranking = staleness.Step(("sweep_leaderboard",))
+            if error := execution.materialize(definitions, instance, ranking)[1]:
+                problems.append(f"{ranking} failed: {error}")
     click.echo(f"{len(steps) - len(failed)} trained, {len(failed)} failed; see: captcha-assets sweep show")
-    if failed:
-        raise click.ClickException(f"failed: {', '.join(failed)}; run it again to try them again")
+    if problems:
+        raise click.ClickException(f"{'; '.join(problems)}; run it again to try them again")
 
 
 def _run_trials(
