@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from captcha_assets.images.table_parts import version_of
@@ -61,13 +62,22 @@ def train(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob, run: Train
     job = _in_own_folder(paths, sweep, plan, job)
     record = _record(plan, job, run)
     trial_records.save(paths, record)
-    shutil.rmtree(job.output.parent)
+    remove_work(paths, plan.trial)
     return record
+
+
+def remove_work(paths: Paths, trial: str) -> None:
+    """Remove the checkpoints and the model of a trial, whose record is stored."""
+    shutil.rmtree(_work(paths, trial), ignore_errors=True)
+
+
+def _work(paths: Paths, trial: str) -> Path:
+    return paths.scratch / "sweep" / trial
 
 
 def _in_own_folder(paths: Paths, sweep: Sweep, plan: Record, job: TrainingJob) -> TrainingJob:
     """Return the job in a folder of its own, apart from another training of the same settings."""
-    work = paths.scratch / "sweep" / plan.trial
+    work = _work(paths, plan.trial)
     thresholds = trial_records.pruning_thresholds(sweep, _peers(paths, plan), job.settings.epochs)
     return job.model_copy(
         update={

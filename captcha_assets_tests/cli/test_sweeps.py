@@ -61,3 +61,15 @@ def test_a_leaderboard_that_cannot_be_written_is_said_and_decides_the_exit_statu
     paths.sweep_leaderboard.rmdir()
     assert "every trial is up to date" in succeeded(paths.home, "sweep", "run", str(file))
     assert paths.sweep_leaderboard.is_file()
+
+
+def test_what_a_killed_process_left_of_a_trial_that_is_recorded_is_removed(
+    file: Path, tmp_path: Path
+) -> None:
+    paths = Paths(home=tmp_path / "home")
+    trial = record_as_complete(paths, file)
+    checkpoint = paths.scratch / "sweep" / trial / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert "1 trained, 0 failed" in succeeded(paths.home, "sweep", "run", str(file))
+    assert list((paths.scratch / "sweep").iterdir()) == []

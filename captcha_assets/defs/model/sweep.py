@@ -46,6 +46,7 @@ def sweep_trial(
     plan = trial_training.planned(settings.paths, sweep, name)
     if record := trial_training.finished(settings.paths, plan):
         context.log.info(f"{name}: {record.state} already, on these images and by this code")
+        trial_training.remove_work(settings.paths, name)  # of a process that was killed after it stored that
     else:
         context.log.info(f"{name}: {trial_records.described(plan.parameters)}")
         with local_tables.local_tables(settings.paths) as data:
