@@ -157,7 +157,9 @@ def _results(
 
 def _trained_in_process(paths: Paths, trial: str, started: list[subprocess.Popen[str]]) -> str | None:
     """Materialize a trial in a process of its own, since Dagster executes one run at a time in each."""
-    command = [sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
+    # It is interrupted when this process is killed: the next `sweep run` would start the trial once more.
+    tether = [sys.executable, "-m", "captcha_assets.cli.parent_death_signal", str(os.getpid())]
+    command = [*tether, sys.executable, "-m", "captcha_assets.cli", "sweep", "trial", trial]
     homes = {"CAPTCHA_HOME": str(paths.home)}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=os.environ | homes, stdout=pipe, stderr=pipe, text=True) as process:

@@ -263,7 +263,8 @@ def trials_in(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [each for each in processes if "captcha_assets.training" in each.cmdline()]
 
 
-def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
+def side_by_side(home: Home) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start a sweep, and return it with all of its processes when two of its three trials are trained."""
     file = home.settings.paths.home / "long.yaml"
     grid = {"fixed": {**TINY, "epochs": 5000}, "grid": {"learning_rate": [0.01, 0.02, 0.03]}}
     file.write_text(yaml.safe_dump(grid))
@@ -273,10 +274,27 @@ def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
     while process.poll() is None and len(trials_in(started)) < 2:
         time.sleep(0.2)
         started = psutil.Process(process.pid).children(recursive=True)
+    return process, started
+
+
+def test_an_interrupt_of_trials_side_by_side_ends_them_all(home: Home) -> None:
+    process, started = side_by_side(home)
     process.send_signal(signal.SIGINT)  # to it alone: nobody else ends the others
     _output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.strip() == "Error: interrupted after 0 of 3 trials; the same command continues from there"
     assert len(started) >= 4
     assert not psutil.wait_procs(started, timeout=30)[1]
+    assert not home.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+
+
+def test_when_a_sweep_is_killed_its_trials_side_by_side_end_too(home: Home) -> None:
+    process, started = side_by_side(home)
+    process.kill()  # it alone, and it can end nobody
+    process.communicate(timeout=120)
+    assert len(started) >= 4
+    _ended, left = psutil.wait_procs(started, timeout=60)
+    for each in left:
+        each.kill()
+    assert not left
     assert not home.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
