@@ -18,11 +18,6 @@ from captcha_assets.defs.serving.assets import prediction_log
 # to a node of a cluster, lies beside none.
 warnings.filterwarnings("ignore", "Function `load_definitions_from_", dg.PreviewWarning)
 
-#: Dagster's own console without its events, which the UI shows; run config may set another level.
-_CONSOLE = dg.configured(
-    dg.colored_console_logger, config_schema={"log_level": dg.Field(str, default_value="INFO")}
-)(lambda config: config)
-
 
 def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
     """Return every asset, check, sensor and resource of a data set, each asset under its automation policy.
@@ -35,7 +30,6 @@ def build_definitions(spec: DatasetSpec = CAPTCHA) -> dg.Definitions:
     of_this = dg.Definitions(
         assets=[image_tables(spec), image_index(spec), splits(spec), data_report(spec), prediction_log(spec)],
         resources={"dataset": spec, "settings": settings_for(spec)},
-        loggers={"console": _CONSOLE},
     )
     return with_policies(dg.Definitions.merge(of_any, of_every_run(), of_this))
 

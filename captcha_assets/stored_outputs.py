@@ -168,13 +168,13 @@ class StoredVersions:
             raise Missing(key)
         known = self._known.get(key)
         if known is None or known[0] != stamp:
-            try:
-                with fetched(path) as local:
+            with fetched(path) as local:
+                try:
                     known = [stamp, compute(local)]
-            except _DAMAGED as error:
-                raise_if_passing(error)
-                words = str(error) if key in str(error) else f"{key} cannot be read ({error})"
-                raise ValueError(words) from error
+                except _DAMAGED as error:
+                    raise_if_passing(error)
+                    said = str(error).replace(str(local), key)  # a copy is gone when this is read
+                    raise ValueError(said if key in said else f"{key} cannot be read ({said})") from error
         self._current[key], self._last = known, key
         return known[1]
 

@@ -88,8 +88,8 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         said_already = str(error.strerror).endswith("run it again")  # see `atomic_files.replacing`
         advice = None if said_already else _OF_FILES.get(error.errno or 0)
         return f"{error.filename}: {error.strerror}{f'; {advice}' if advice else ''}"
-    if type(error) is PermissionError and error.errno is None:  # of the client of an object store
-        return f"the object store: {_joined(str(error))}; {_STORE}"
+    if isinstance(error, OSError) and _is_of_store(error):
+        return f"the object store: {_joined(error.strerror or str(error))}; {_STORE}"
     if type(error).__module__.startswith(("captcha_assets.", "builtins")):
         return _joined(str(error)) or type(error).__name__
     original = getattr(error, "orig", None)  # SQLAlchemy's is the database's, with the statement
@@ -106,6 +106,15 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
     place = next(iter(getattr(error, "__notes__", ())), dagster_home)  # the file, where it is known
     subject = kind.subject.format(dagster_home=place)
     return f"{subject}{words}{f'; {kind.advice}' if kind.advice else ''}"
+
+
+def _is_of_store(error: OSError) -> bool:
+    """Whether the client of an object store raised a system error: it translates answers such as 503."""
+    if type(error).__module__ != "builtins":
+        return False
+    return error.errno in {errno.EBUSY, errno.EREMOTEIO} or (
+        isinstance(error, PermissionError) and error.errno is None
+    )
 
 
 def unexpected(error: BaseException) -> str:

@@ -72,7 +72,7 @@ def new(
         suggested["captcha_assets_source"] = source
     place, version = (template, template_version) if template else _own_template()
     _copy(place, version, folder, answers, suggested, defaults=defaults)
-    click.echo(f"{path} holds the project: go on as its README.md says")
+    click.echo(f"{folder} holds the project: go on as its README.md says")
 
 
 def _check_folder(path: Path, folder: Path) -> None:

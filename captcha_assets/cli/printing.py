@@ -25,7 +25,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> No
 
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*(Text("-" if row[name] is None else str(row[name])) for name in columns))
+        table.add_row(*(Text("-" if row[name] is None else printable(str(row[name]))) for name in columns))
     console = Console()
     if not console.is_terminal:
         console.width = 160  # what is piped is not wrapped to the width of a screen
@@ -44,4 +44,4 @@ def print_fields(shown: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, shown))
     for key, value in shown.items():
-        click.echo(f"{key:<{width}}  {'-' if value is None else value}")
+        click.echo(f"{key:<{width}}  {'-' if value is None else printable(str(value))}")

@@ -63,10 +63,10 @@ def ui(settings: Settings, port: int) -> None:
         "--log-level",
         "warning",
     ]
-    click.echo("the Dagster UI is starting (half a minute, longer on a busy machine)")
     log = dagster_home(settings.paths) / "ui.log"
     ready = f"Dagster UI: {settings.ui_url}   reports: {settings.reports_url}   log: {log}   (Ctrl-C stops)"
     with serving(settings):
+        click.echo("the Dagster UI is starting (half a minute, longer on a busy machine)")
         threading.Thread(target=_say_when_it_answers, args=(port, ready), daemon=True).start()
         sys.exit(_attended(command, os.environ | homes, location, log))
 

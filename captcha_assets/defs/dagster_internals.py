@@ -68,6 +68,7 @@ __all__ = [
     "input_version_tag",
     "is_reserved_asset_job_name",
     "last_ended",
+    "latest_planned",
     "observed_version",
     "open_instance_at",
     "reads_latest_inputs",
@@ -157,6 +158,14 @@ def latest_ended(
 ) -> Sequence[AssetCheckExecutionRecord]:
     """Return the latest finished executions of a check, the last one first."""
     return instance.event_log_storage.get_asset_check_execution_history(check, limit=limit, status=_ENDED)
+
+
+def latest_planned(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, limit: int
+) -> Sequence[AssetCheckExecutionRecord]:
+    """Return the latest executions of a check that have no result, the last one first."""
+    planned = {AssetCheckExecutionRecordStatus.PLANNED}
+    return instance.event_log_storage.get_asset_check_execution_history(check, limit=limit, status=planned)
 
 
 def open_instance_at(dagster_home: Path) -> dg.DagsterInstance:

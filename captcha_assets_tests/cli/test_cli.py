@@ -185,13 +185,25 @@ def test_an_instance_of_another_home_is_rejected_and_told_nothing(tmp_path: Path
     assert f"belongs to the home {mine}, and CAPTCHA_HOME is {other}: unset DAGSTER_HOME" in done.stderr
     assert "up to date" in succeeded(mine, "update", "--select", "key:raw_batch")
 
-    elsewhere = str(tmp_path / "instance")
+
+def test_a_home_may_have_its_instance_elsewhere_and_keeps_it(tmp_path: Path) -> None:
+    mine, other, elsewhere = tmp_path / "mine", tmp_path / "other", str(tmp_path / "instance")
+    succeeded(mine, "batch", "add", "one", "synthetic:3")
     assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
     before = Path(elsewhere, "captcha_home").stat().st_mtime_ns
     assert run(mine, "status", DAGSTER_HOME=elsewhere).returncode == 0
     written = Path(elsewhere, "captcha_home").stat().st_mtime_ns
     assert written == before, "another process may read it at any moment"
     assert "belongs to the home" in run(other, "status", DAGSTER_HOME=elsewhere).stderr
+
+
+def test_an_instance_that_knows_nothing_of_a_home_with_records_is_rejected(tmp_path: Path) -> None:
+    succeeded(tmp_path / "home", "status")
+    empty = str(tmp_path / "instance")
+    done = run(tmp_path / "home", "status", DAGSTER_HOME=empty)
+    assert done.returncode == 1
+    records = tmp_path / "home" / ".dagster"
+    assert f"has no records of {tmp_path / 'home'}: they are in {records}; unset DAGSTER_HOME" in done.stderr
 
 
 def test_a_path_that_is_no_home_is_named_and_nothing_is_created_there(tmp_path: Path) -> None:

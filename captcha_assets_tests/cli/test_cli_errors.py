@@ -125,6 +125,13 @@ def test_an_object_store_that_denies_access_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EREMOTEIO])
+def test_an_object_store_that_is_unavailable_is_named(number: int) -> None:
+    assert errors.in_one_line(OSError(number, "Service Unavailable")).startswith(
+        "the object store: Service Unavailable; check CAPTCHA_ARTIFACTS, the credentials"
+    )
+
+
 def test_what_an_error_says_is_not_said_twice() -> None:
     known = OSError(
         errno.ENOSPC, "no space left on the disk or in the quota: free some and run it again", "/a"

@@ -1,5 +1,11 @@
 """`update` materializes what is missing or stale, and nothing else."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -8,6 +14,7 @@ import pytest
 from captcha_assets.cli.orchestration import execution, staleness
 from captcha_assets.defs.batch_removal import remove_batch
 from captcha_assets.images import table
+from captcha_assets_tests.commands import succeeded
 from captcha_assets_tests.defs.conftest import Home
 
 PARTITIONED = ("raw_batch", "image_table", "rejected_images")
@@ -176,3 +183,36 @@ def test_the_automation_asks_for_nothing_after_the_same_content(finished: Home) 
     finished.materialize("image_table", "rejected_images", partition="first")
     asked, _cursor = requested(finished, cursor)
     assert asked == set()
+
+
+#: A command that is killed as it stores the first result of a check.
+KILLED_AT_THE_FIRST_CHECK = """
+import os, signal, sys
+import dagster as dg
+from captcha_assets.cli import main
+
+handle = dg.DagsterInstance.handle_new_event
+
+def killed(self, event, **more):
+    if event.is_dagster_event and event.dagster_event.event_type_value == "ASSET_CHECK_EVALUATION":
+        os.kill(os.getpid(), signal.SIGKILL)
+    handle(self, event, **more)
+
+dg.DagsterInstance.handle_new_event = killed
+sys.argv = ["captcha-assets", *sys.argv[1:]]
+main()
+"""
+
+
+def test_checks_whose_results_a_kill_took_are_caught_up(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "one", "synthetic:60:1")
+    succeeded(tmp_path, "update", "--select", "key:raw_batch or key:image_table or key:rejected_images")
+    arguments = ("update", "--select", "key:image_index")
+    environment = os.environ | {"CAPTCHA_HOME": str(tmp_path)}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_THE_FIRST_CHECK, *arguments], env=environment, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    said = succeeded(tmp_path, *arguments)
+    assert re.search(r"materializing image_index: its last run ended before \w+, .* had a result", said), said
+    assert succeeded(tmp_path, *arguments) == "everything is up to date\n"

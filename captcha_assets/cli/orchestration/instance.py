@@ -32,6 +32,9 @@ telemetry:
 # No welcome dialog over the asset graph.
 nux:
   enabled: false
+# `dg launch` prints what assets log, without Dagster's events, which the UI shows.
+python_logs:
+  python_log_level: INFO
 # One training at a time; other pools are created when an asset names one.
 concurrency:
   pools:
@@ -150,6 +153,11 @@ def _check_owner(paths: Paths, home: Path) -> None:
         raise InstanceError(
             f"DAGSTER_HOME={home} belongs to the home {known}, and CAPTCHA_HOME is {paths.home}: unset "
             f"DAGSTER_HOME (then it is {paths.dagster_home}), or set both"
+        )
+    if known is None and paths.profile == "local" and (paths.dagster_home / "history").exists():
+        raise InstanceError(
+            f"DAGSTER_HOME={home} has no records of {paths.home}: they are in {paths.dagster_home}; unset "
+            "DAGSTER_HOME, or move that folder away to begin anew"
         )
     if not owner.exists():
         create(owner, f"{paths.home}\n")

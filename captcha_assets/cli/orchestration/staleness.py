@@ -24,6 +24,8 @@ from captcha_assets.defs.dagster_internals import (
 from captcha_assets.defs.fresh_partitions import fresh_partitions
 from captcha_assets.defs.observed_sources import observe
 from captcha_assets.defs.partitions import BATCH
+from captcha_assets.defs.unfinished_checks import unfinished_checks
+from captcha_assets.models.manifest import first_of
 from captcha_assets.models.retraining_policy import NOT_PRODUCTION
 from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import log_access
@@ -118,15 +120,23 @@ def stale_steps(
     resolver, paths = stale_status_resolver(instance, graph), load_settings().paths
     keys = [dg.AssetKey(name) for name in assets]
     fresh = {key: fresh_partitions(instance, graph, key) for key in keys}
+    unfinished = [unfinished_checks(instance, graph, key) for key in keys]
     found = {}
     for partition in partitions_of(definitions, instance, assets[0]):
         unsure = [key for key in keys if partition not in fresh[key]]
         reasons = [r for key in unsure for r in _reasons(resolver, graph, instance, key, partition)]
+        reasons = reasons or [words for checks in unfinished for words in _without_result(checks, partition)]
         reasons = reasons_given(paths, assets, reasons or _failed(paths, assets, partition), run_config)
         certain = [reason for reason in reasons if not reason.startswith(_ONLY_IF)]
         if reasons:
             found[Step(assets, partition)] = tuple(dict.fromkeys(certain or reasons))
     return found
+
+
+def _without_result(checks: Mapping[str | None, list[str]], partition: str | None) -> list[str]:
+    """Return that an asset is materialized again, since checks of its last run have no result."""
+    names = checks.get(partition, [])
+    return [f"its last run ended before {', '.join(first_of(names, 3))} had a result"] if names else []
 
 
 def _failed(paths: Paths, assets: tuple[str, ...], partition: str | None) -> list[str]:
