@@ -283,6 +283,14 @@ def regular(path: AnyPath) -> AnyPath:
     return path
 
 
+def contents(path: AnyPath) -> bytes:
+    """Return the bytes of a file.
+
+    An object store is asked for them by one request: they are those of one moment, whoever replaces them.
+    """
+    return path.read_bytes() if isinstance(path, Path) else bytes(path.fs.cat_file(path.path))
+
+
 def create(target: AnyPath, content: str | bytes) -> bool:
     """Create a file, whole; return False, and change nothing, where there is one already.
 

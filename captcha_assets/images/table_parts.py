@@ -27,6 +27,7 @@ import xxhash
 
 from captcha_assets.atomic_files import (
     AnyPath,
+    contents,
     fetched,
     json_text,
     locked,
@@ -111,7 +112,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = _checked(json.loads(regular(path).read_text()))
+        values = _checked(json.loads(contents(regular(path)).decode()))
         parts = {name: Part(**part) for name, part in values["parts"].items()}
         return Manifest(folder, values["version"], values["about"], parts)
     except FileNotFoundError:

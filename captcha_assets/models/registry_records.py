@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from captcha_assets.atomic_files import AnyPath, json_text, raise_if_passing, regular
+from captcha_assets.atomic_files import AnyPath, contents, json_text, raise_if_passing, regular
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def read(path: AnyPath, kind: type[T], remedy: str = "restore it from a backup")
             and the field.
     """
     try:
-        value = json.loads(regular(path).read_text())
+        value = json.loads(contents(regular(path)).decode())
     except (ValueError, OSError, RecursionError) as error:
         raise_if_passing(error)
         raise RegistryError(f"{path} is damaged: {error}; {remedy}") from error

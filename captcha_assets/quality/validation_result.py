@@ -12,7 +12,14 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any, Literal
 
-from captcha_assets.atomic_files import AnyPath, json_text, raise_if_passing, regular, replacing_folder
+from captcha_assets.atomic_files import (
+    AnyPath,
+    contents,
+    json_text,
+    raise_if_passing,
+    regular,
+    replacing_folder,
+)
 from captcha_assets.paths import Paths
 from captcha_assets.quality.expectation_problems import (
     IMAGE_COLUMNS,
@@ -242,7 +249,7 @@ def load(folder: AnyPath) -> ValidationResult:
     earlier = is_of_earlier_version(folder)
     path = folder / (_EARLIER_FILE if earlier else RESULT_FILE)
     try:
-        content = regular(path).read_bytes()
+        content = contents(regular(path))
         if not earlier:
             _compare_with_recorded_hash(content, folder)
         values = json.loads(content.decode("utf-8"))
@@ -320,7 +327,7 @@ def is_of_earlier_version(folder: AnyPath) -> bool:
 
 def _recorded_hashes(folder: AnyPath) -> Mapping[str, str]:
     try:
-        return {RESULT_FILE: "", **json.loads(regular(folder / MANIFEST).read_text())["files"]}
+        return {RESULT_FILE: "", **json.loads(contents(regular(folder / MANIFEST)).decode())["files"]}
     except FileNotFoundError as error:
         raise _unusable(folder / MANIFEST, "missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

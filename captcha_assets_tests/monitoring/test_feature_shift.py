@@ -41,6 +41,7 @@ def test_a_feature_that_never_changes_is_no_obstacle() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.no_cover
 @pytest.mark.parametrize("sizes", [(600, 50), (1500, 1500)])
 def test_samples_of_one_distribution_are_told_apart_as_often_as_chance_allows(sizes: tuple[int, int]) -> None:
@@ -56,6 +57,7 @@ def test_samples_of_one_distribution_are_told_apart_as_often_as_chance_allows(si
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.no_cover
 def test_images_of_one_picture_raise_no_false_alarm() -> None:
     rng, runs = np.random.default_rng(6), 500

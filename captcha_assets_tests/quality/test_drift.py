@@ -194,6 +194,7 @@ def test_halves_of_the_real_images_raise_no_alarm_and_generated_ones_do(shared_d
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.no_cover
 @pytest.mark.parametrize(("count", "references"), [(250, 4000), (1000, 20_000)])
 def test_of_a_hundred_undisturbed_batches_at_most_one_raises_an_alarm(count, references):

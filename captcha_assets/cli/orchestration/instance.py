@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import click
 import dagster as dg
 import sqlalchemy as sa
 import yaml
@@ -171,17 +170,13 @@ def _check_store(paths: Paths, instance: dg.DagsterInstance) -> None:
         instance.run_storage.set_cursor_values({database_store.KEY: str(paths.artifacts)})
 
 
-def _say_that_another_opens() -> None:
-    click.echo("waiting for another command that opens this home", err=True)
-
-
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, fail the runs of killed commands, and record the batches and sources."""
     home = dagster_home(settings.paths)
     _check_profile(settings.paths, home)
     _check_owner(settings.paths, home)
     # Two processes that open a new instance at once would both create its tables.
-    with locks.exclusive(settings.paths, "_opening", _say_that_another_opens):
+    with locks.exclusive(settings.paths, "_opening"):
         _create_databases(home)
         instance = open_instance_at(home)
         if settings.paths.shared_database:
