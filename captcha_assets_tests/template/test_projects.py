@@ -3,10 +3,11 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,9 @@ def test_runs_of_dg_are_runs_of_the_project(example: Example) -> None:
     before = set(state.iterdir())
     said(example.folder, "dg", "launch", "--assets", "image_index")
     assert len(set(state.iterdir()) - before) >= 1
+    with closing(sqlite3.connect(example.folder / ".dagster" / "history" / "runs.db")) as database:
+        ((status,),) = database.execute("SELECT status FROM runs ORDER BY id DESC LIMIT 1")
+    assert status == "SUCCESS"
 
 
 @one_project
