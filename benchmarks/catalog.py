@@ -114,7 +114,15 @@ BENCHMARKS = (
         ("--only", "device"),
         GPU,
     ),
-    Benchmark("accuracy", "Accuracy", "benchmarks.accuracy", "accuracy.md", 90, ("--sample-size", "10000")),
+    Benchmark("accuracy", "Accuracy", "benchmarks.accuracy", "accuracy.md", 20, ("--sample-size", "10000")),
+    Benchmark(
+        "accuracy-generated",
+        "Accuracy, trained on generated images alone",
+        "benchmarks.accuracy",
+        "accuracy.md",
+        8,
+        ("--config", "configs/narrow.yaml", "--generated-only"),
+    ),
     Benchmark("generator", "The generator", "benchmarks.generator", "accuracy.md#what-the-generator-does", 1),
     Benchmark(
         "promotion",

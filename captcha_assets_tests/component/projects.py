@@ -7,7 +7,11 @@ from sklearn.datasets import load_digits
 
 from captcha_assets_tests.conftest import REPOSITORY
 from captcha_assets_tests.defs.test_other_datasets import crops, encoded, write
+from captcha_assets_tests.documentation.pages import blocks
 from captcha_assets_tests.template.projects import said
+
+PAGE = REPOSITORY / "docs" / "component.md"
+(_SPEC,) = blocks(PAGE, "python")
 
 #: As `create-dagster project` lays a project out.
 _FILES = {
@@ -43,12 +47,8 @@ import dagster as dg
 def champion():
     \"\"\"An asset of the project that is called like one of captcha-assets.\"\"\"
 """,
-    "src/my_project/datasets.py": """\
-from captcha_assets.dataset import DatasetSpec
-
-DIGITS = DatasetSpec(
-    name="digits", classes=tuple("0123456789"), height=8, width=8, near_duplicate_correlation=0.9999
-)
+    "src/my_project/datasets.py": _SPEC
+    + """
 PHOTOS = DatasetSpec(
     name="photos",
     classes=("china", "flower"),

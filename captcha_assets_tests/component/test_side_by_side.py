@@ -1,6 +1,7 @@
 """`captcha_assets.ImageClassification` in a project that somebody has already: two data sets side by side."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,15 +21,21 @@ from captcha_assets.component import settings_of
 from captcha_assets.definitions import build_definitions
 from captcha_assets.defs.dagster_internals import StaleStatus, open_instance_at, stale_status_resolver
 from captcha_assets.models import registry
-from captcha_assets_tests.component.projects import ARCHIVES, dg_said, project, variables
+from captcha_assets_tests.component.projects import ARCHIVES, PAGE, dg_said, project, variables
 from captcha_assets_tests.defs.conftest import Home
 from captcha_assets_tests.defs.digits import DATASET as DIGITS
 from captcha_assets_tests.defs.test_other_datasets import PHOTOS
 from captcha_assets_tests.defs.test_ui import ask, free_port
+from captcha_assets_tests.documentation.pages import blocks
+from captcha_assets_tests.documentation.shell import run
 from captcha_assets_tests.template.projects import BIN, environment
 
 #: Processes of their own, and trainings: CI runs them, `make test-all` here.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("component")]
+
+#: What the page shows: how the component is scaffolded, a batch is added, and taken to a champion.
+SCAFFOLDED, ADDED, LAUNCHED = blocks(PAGE, "console")
+DEFS_YAML, _ = blocks(PAGE, "yaml")
 
 SPECS = {"digits": DIGITS, "photos": PHOTOS}
 SMALL = {
@@ -41,15 +48,16 @@ TABLES = ("raw_batch", "image_table", "rejected_images", "image_index", "splits"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project into which `dg scaffold` has brought both data sets."""
     made = project(tmp_path_factory.mktemp("component") / "my-project")
+    (scaffold,) = re.findall(r"^dg (scaffold .*digits.*)", SCAFFOLDED, re.MULTILINE)
     for name in SPECS:
-        dataset = f"my_project.datasets:{name.upper()}"
-        dg_said(made, "scaffold", "defs", "captcha_assets.ImageClassification", name, "--dataset", dataset)
+        dg_said(made, *scaffold.replace("digits", name).replace("DIGITS", name.upper()).split())
     return made
 
 
 def test_dg_scaffolds_a_file_of_a_dozen_lines_and_knows_the_component(folder: Path) -> None:
     text = (folder / "src/my_project/defs/digits/defs.yaml").read_text()
     assert len(text.splitlines()) <= 12
+    assert text == DEFS_YAML
     assert yaml.safe_load(text) == {
         "type": "captcha_assets.ImageClassification",
         "attributes": {
@@ -213,3 +221,24 @@ def stale(folder: Path, instance: dg.DagsterInstance) -> dict[str, str]:
                 if status != StaleStatus.FRESH and key.path[-1] != "quantized_model":
                     found[f"{key.to_user_string()} {partition}"] = str(status)
         return found
+
+
+def test_a_batch_is_added_by_a_command_and_launched_as_on_the_page(folder: Path, tmp_path: Path) -> None:
+    ARCHIVES["digits"](tmp_path / "october.zip")
+    configs = folder / "homes" / "digits" / "configs"
+    configs.mkdir(parents=True, exist_ok=True)
+    (configs / "training.yaml").write_text(yaml.safe_dump(SMALL))
+    environment_of = variables(folder) | {"HOME": str(tmp_path)}
+    added = run(ADDED, folder, **environment_of)
+    assert added.returncode == 0, added.stdout
+    with dg_dev(folder):
+        for _ in range(120):  # within a minute, says the page, of a machine that is not as busy
+            with open_instance_at(folder / ".dagster") as instance:
+                if "october" in instance.get_dynamic_partitions("digits_batch"):
+                    break
+            time.sleep(1)
+    launched = run(LAUNCHED, folder, **environment_of)
+    assert launched.returncode == 0, launched.stdout
+    with open_instance_at(folder / ".dagster") as instance:
+        assert version(instance, ["digits", "image_table"], "october")
+        assert {run.job_name for run in instance.get_runs(limit=1)} == {"digits_everything"}

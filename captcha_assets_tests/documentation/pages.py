@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 from captcha_assets.paths import REPOSITORY
 
@@ -16,10 +17,10 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path, *languages: str) -> Iterator[str]:
-    """Yield the code blocks of a page that are in one of these languages."""
+    """Yield the code blocks of a page that are in one of these languages, not indented."""
     for found in _BLOCK.finditer(page.read_text()):
         if found[2] in languages:
-            yield found[3]
+            yield dedent(found[3])
 
 
 def spans(page: Path) -> Iterator[str]:

@@ -77,6 +77,12 @@ def fact(page: Page, name: str) -> Locator:
     return page.locator(f"#{name}")
 
 
+def corrections_that_wait(page: Page) -> int:
+    shown = fact(page, "pending")
+    expect(shown).to_have_text(re.compile(r"\d+"))  # not the dots that stand there until the service answers
+    return int(shown.inner_text())
+
+
 def give(page: Page, *images: bytes, how: str = "drop") -> None:
     files = [[f"{number}.png", base64.b64encode(image).decode()] for number, image in enumerate(images)]
     page.evaluate(GIVE, [how, files])
@@ -115,7 +121,7 @@ def test_an_image_is_dropped_answered_and_corrected_by_a_key(page: Page, service
         found.label
     )
     expect(fact(page, "answered-by")).to_contain_text(found.model_version)
-    waiting = int(fact(page, "pending").inner_text())
+    waiting = corrections_that_wait(page)
     for label in (another(found.label), "b"):  # another correction supersedes the first
         page.keyboard.press(label)
         expect(fact(page, "state")).to_have_text(f"Corrected to {label}. Another key changes it.")
@@ -141,7 +147,7 @@ def test_several_images_are_pasted_and_a_bad_one_says_what_is_wrong(
     expect(fact(page, "received")).to_be_visible()
     page.keyboard.press("z")
     expect(page.get_by_role("status").last).to_have_text("z is no class")
-    waiting = int(fact(page, "pending").inner_text())
+    waiting = corrections_that_wait(page)
     expect(fact(page, "facts")).to_contain_text(f"{waiting} of 50")
     page.get_by_role("group", name="What is it really?").get_by_role("button", name="g", exact=True).click()
     expect(tiles(page).nth(2)).to_have_attribute("aria-label", re.compile(r"(corrected to g|confirmed)$"))
@@ -214,7 +220,7 @@ def test_the_least_certain_predictions_are_labelled_with_one_key_each(
     with opened(browser, service, "/#label") as page:
         total = len(answer["predictions"])
         expect(page.get_by_text(f"0 of {total} labelled")).to_be_visible()
-        waiting = int(fact(page, "pending").inner_text())
+        waiting = corrections_that_wait(page)
         expect(fact(page, "predicted")).to_have_text(first["label"])
         page.keyboard.press("Enter")
         expect(page.get_by_text(f"1 of {total} labelled")).to_be_visible()

@@ -13,9 +13,10 @@ from captcha_assets_tests.conftest import REPOSITORY
 BIN = Path(sys.executable).parent
 
 DIGITS = ("--classes", "0,1,2,3,4,5,6,7,8,9", "--height", "8", "--width", "8", "--defaults")
-PHOTOS = (
-    *("--classes", "china,flower", "--height", "40", "--width", "48", "--channels", "3"),
-    *("--format", "jpeg", "--label-from", "folder", "--other-sizes", "resize", "--defaults"),
+#: As the page on the template asks for them.
+_PAGE = (REPOSITORY / "docs" / "template.md").read_text()
+PHOTOS = tuple(
+    _PAGE.partition("captcha-assets new photos ")[2].partition("cd photos")[0].replace("\\\n", "").split()
 )
 
 

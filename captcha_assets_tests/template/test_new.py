@@ -6,12 +6,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
 from captcha_assets_tests.commands import run
 from captcha_assets_tests.conftest import REPOSITORY
+from captcha_assets_tests.defs import digits
+from captcha_assets_tests.documentation.pages import blocks
 from captcha_assets_tests.template.projects import (
     BIN,
     DIGITS,
@@ -52,6 +55,13 @@ def test_the_answers_become_a_spec(template: Path, tmp_path: Path) -> None:
     )
     assert (photos["height"], photos["width"], photos["channels"]) == (40, 48, 3)
     assert (photos["label_from"], photos["other_sizes"]) == ("folder", "resize")
+
+
+def test_the_spec_on_the_page_is_the_one_that_is_taken_from_an_archive_to_a_prediction() -> None:
+    (spec,) = blocks(REPOSITORY / "docs" / "template.md", "python")
+    shown: dict[str, Any] = {}
+    exec(spec, shown)
+    assert shown["DATASET"] == digits.DATASET  # of defs/test_other_datasets.py
 
 
 def test_a_project_takes_the_locked_versions_and_one_source(template: Path, tmp_path: Path) -> None:
