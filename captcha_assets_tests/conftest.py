@@ -21,6 +21,8 @@ from upath import UPath
 
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
+from captcha_assets_tests import fork_server
+from captcha_assets_tests.commands import SERVERS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -57,6 +59,12 @@ hypothesis.settings.load_profile("captcha_assets")
 
 # Imports make millions of objects that stay; looking through them again and again frees none.
 gc.disable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let all workers share the servers that import for them."""
+    os.environ.update(fork_server.variables(*SERVERS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

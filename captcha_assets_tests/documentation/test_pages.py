@@ -189,6 +189,7 @@ def test_each_block_of_the_page_is_answered_by_the_service(page: str, place: Pla
         mine.names |= {
             "localhost:8000": service.url.removeprefix("http://"),
             "predictions/ID/": "predictions/order-4711/",
+            "curl ": "curl --silent --fail-with-body ",  # so that an error of the service ends the block
         }
         for block in executed(page):
             mine.done(block)
