@@ -1,4 +1,4 @@
-"""The promotion of a candidate: the first model, then only one that meets the criteria."""
+"""The promotion of a candidate: only one that meets the criteria; a first model is compared with none."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ import polars as pl
 import xxhash
 
 from captcha_assets.evaluation import export_criteria
+from captcha_assets.evaluation.above_chance import above_chance
 from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
@@ -53,7 +54,9 @@ class Promotion:
 
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
-    """Make the candidate champion if there is none, or if it meets the criteria on today's test split.
+    """Make the candidate champion if it meets the criteria on today's test split.
+
+    Without a champion, those that compare it with one are left out.
 
     The candidate has been measured by `evaluate` and exported already; the champion is measured again here,
     and the candidate where the splits have changed since.
@@ -123,9 +126,13 @@ def _decision(
     """Return the decision on a candidate."""
     against = champion.model_id if champion else None
     parity = export_criteria.parity(settings.paths, new)
-    comparison = _compared(settings, data, against, new) if against else None
+    predictions = _predictions(settings.paths, data, new)
+    comparison = (
+        _compared(settings, data, champion=against, new=new, predictions=predictions) if against else None
+    )
     latency = export_criteria.latency(settings.paths, new, against, settings.promotion_latency)
-    criteria = (*(comparison.criteria if comparison else ()), parity, latency)
+    chance = above_chance(predictions, settings.promotion_level)
+    criteria = (*(comparison.criteria if comparison else ()), chance, parity, latency)
     failed = [criterion.words for criterion in criteria if not criterion.passed]
     ground = _ground(comparison)
     return Decision(
@@ -163,14 +170,16 @@ def promotion_limits(settings: Settings) -> PromotionLimits:
     )
 
 
-def _compared(settings: Settings, data: LocalTables, champion: str, candidate: str) -> Comparison:
+def _compared(
+    settings: Settings, data: LocalTables, *, champion: str, new: str, predictions: pl.DataFrame
+) -> Comparison:
     """Compare the candidate with the champion, both measured on today's test split."""
     reference = registry.reference(registry.history(settings.paths.models))
     return compare(
         evaluate_stored(settings.paths, data, champion).predictions,
-        _predictions(settings.paths, data, candidate),
+        predictions,
         promotion_limits(settings),
-        newer_data=newer_data(settings.paths, candidate, champion, version_of(data.splits)),
+        newer_data=newer_data(settings.paths, new, champion, version_of(data.splits)),
         reference_predictions=None
         if reference == champion
         else evaluate_stored(settings.paths, data, reference).predictions,

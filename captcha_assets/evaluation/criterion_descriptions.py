@@ -13,6 +13,8 @@ CRITERIA = {
     "class_recall": "The recall of no class falls beyond chance (McNemar's exact test, with Holm's "
     "correction for the number of classes).",
     "calibration": "The candidate's calibration error is within the limit, or not above the champion's.",
+    "above_chance": "The candidate is better than guessing: Wilson's interval of its accuracy lies above the "
+    "share of the most common class of the test split.",
     "onnx_parity": "The exported candidate gives the same classes and probabilities as the candidate itself.",
     "latency": "The exported candidate predicts one image within the time limit, or as fast as the champion.",
 }

@@ -16,6 +16,7 @@ from captcha_assets.atomic_files import fetched
 from captcha_assets.confidence_intervals import Interval, wilson
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.evaluation import export_criteria
+from captcha_assets.evaluation.above_chance import above_chance
 from captcha_assets.evaluation.automatic_promotion import promotion_limits
 from captcha_assets.evaluation.candidate_comparison import compare
 from captcha_assets.evaluation.criterion_descriptions import Criterion
@@ -112,6 +113,7 @@ def check_staged(
         champion_accuracy=None if against is None else _accuracy(against),
         criteria=(
             *(one for one in criteria if one.name != "reason_to_change"),
+            above_chance(answers, settings.promotion_level),
             export_criteria.parity(paths, model_id),
             export_criteria.latency(paths, model_id, fastest, limit),
         ),

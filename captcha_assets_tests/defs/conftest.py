@@ -26,7 +26,7 @@ dagster_storage.reuse()
 training_server.use()
 
 NARROW = {
-    "epochs": 3,
+    "epochs": 16,
     "channels": [8, 16, 32, 64],
     "batch_size": 32,
     "sample_size": None,

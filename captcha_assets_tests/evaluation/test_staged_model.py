@@ -120,7 +120,7 @@ def test_a_better_model_passes_and_nothing_is_changed(better: Staged) -> None:
     said = succeeded(better.home, "model", "test", better.candidate, **LOOSE)
     assert f"model     {better.candidate}" in said
     assert f"champion  {better.names['unlearned']}" in said
-    for name in ("non_inferiority", "class_recall", "calibration", "onnx_parity", "latency"):
+    for name in ("above_chance", "non_inferiority", "class_recall", "calibration", "onnx_parity", "latency"):
         assert f"met       {name}: " in said
     assert better.files() == before
 
@@ -139,6 +139,14 @@ def test_the_first_model_is_compared_with_none(made: Path, tmp_path: Path) -> No
     said = succeeded(staged.home, "model", "test", "candidate")
     assert "champion  none" in said
     assert "onnx_parity" in said
+
+
+def test_a_first_model_that_is_no_better_than_guessing_fails_with_one_line(
+    made: Path, tmp_path: Path
+) -> None:
+    staged = Staged(made, tmp_path / "home", None)
+    line = staged.fails(staged.names["unlearned"])
+    assert "is not ready to serve: no better than guessing: it reads " in line
 
 
 def test_where_the_record_of_what_serves_is_lost_no_model_passes_as_the_first(
