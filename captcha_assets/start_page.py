@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
-from captcha_assets.quality import report, validation_result
+from captcha_assets.quality import data_report, report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
 from captcha_assets.sources.batch_registration import known_batches
@@ -94,9 +95,31 @@ def _dataset(settings: Settings) -> Section:
     }
     if _has_rows(settings.paths.label_conflicts):
         pages["images whose labels contradict each other"] = settings.paths.label_conflicts
-    rows = [[[Cell(name, _address(settings, path))]] for name, path in pages.items() if path.exists()]
+    rows = [
+        [
+            [Cell(name, _address(settings, path))],
+            [Cell(_written(path))],
+            _outdated(settings.paths) if path == settings.paths.data_report else [],
+        ]
+        for name, path in pages.items()
+        if path.exists()
+    ]
     words = "The checks of all batches together." if rows else "Nothing is materialized yet."
-    return Section("Data set", words, (), ("report",), rows)
+    return Section("Data set", words, (), ("report", "written", "state"), rows)
+
+
+def _written(path: AnyPath) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _outdated(paths: Paths) -> list[Cell]:
+    """Return that the tables are newer than the data report, where they are."""
+    try:
+        if not data_report.is_outdated(paths):
+            return []
+    except OSError:  # missing or damaged
+        return [Cell("its tables cannot be read: captcha-assets status", level="warning")]
+    return [Cell("stale, the tables are newer: captcha-assets update", level="warning")]
 
 
 def _has_rows(csv: AnyPath) -> bool:

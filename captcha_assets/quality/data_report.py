@@ -1,10 +1,12 @@
 """The data report: what all batches together hold, as one page of HTML that needs nothing beside it.
 
 It shows the way from files to splits, the classes with examples, the batches with their statistics, what was
-rejected and why, and the largest groups of near-duplicates. The same tables give the same bytes.
+rejected and why, and the largest groups of near-duplicates. It states the data versions of the index and the
+splits that it was made of. The same tables give the same bytes.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,6 +32,9 @@ ROW_GROUPS = 40
 GROUPS, REJECTS = 6, 12
 #: Batches that are shown at most; the page says how many there are.
 BATCHES = 200
+
+#: Bytes at the beginning of the page that state the data versions.
+_HEAD = 2_000
 
 #: The statistics of an image that are shown, and the greatest value of each.
 STATISTICS = {"brightness": 255.0, "contrast": 127.5, "foreground_fraction": 1.0}
@@ -116,6 +121,7 @@ def write_data_report(paths: Paths, batches: Sequence[str], spec: DatasetSpec) -
         MissingTableError: the index or the splits are not there.
         DamagedTableError: one of them cannot be read.
     """
+    versions = _versions_now(paths)
     there = [name for name in sorted(batches) if paths.image_table(name).exists()]
     tables = {name: paths.image_table(name) for name in there}
     overviews = describe_batches(paths, there)
@@ -125,6 +131,7 @@ def write_data_report(paths: Paths, batches: Sequence[str], spec: DatasetSpec) -
     stages = _stages(overviews, index, splits)
     page = report.template("data_report.html.jinja").render(
         spec=spec,
+        versions=versions,
         stages=stages,
         classes=classes,
         largest=max((one.total for one in classes), default=1),
@@ -143,6 +150,29 @@ def write_data_report(paths: Paths, batches: Sequence[str], spec: DatasetSpec) -
     images = index.select(pl.len()).collect().item()
     version = hashlib.sha256(content).hexdigest()
     return DataReport(paths.data_report, version, images, {one.name: one.total for one in classes})
+
+
+def is_outdated(paths: Paths) -> bool:
+    """Return whether the index or the splits are others than those that the report was made of.
+
+    It reads the head of the page and the manifests of the two tables. A report of an earlier version of the
+    code states no versions, and counts as outdated.
+
+    Raises:
+        MissingTableError, DamagedTableError: there is no index or there are no splits.
+        OSError: the report cannot be read.
+    """
+    with paths.data_report.open("rb") as page:
+        head = page.read(_HEAD).decode(errors="replace")
+    stated = dict(re.findall(r'<meta name="data-version-([a-z_]+)" content="(\w+)">', head))
+    return stated != _versions_now(paths)
+
+
+def _versions_now(paths: Paths) -> dict[str, str]:
+    return {
+        "image_index": table_parts.version_of(paths.image_index),
+        "splits": table_parts.version_of(paths.splits),
+    }
 
 
 def _stages(overviews: Sequence[BatchOverview], index: pl.LazyFrame, splits: pl.LazyFrame) -> list[Stage]:

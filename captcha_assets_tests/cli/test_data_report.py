@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from captcha_assets import start_page
+from captcha_assets.images import table_parts
+from captcha_assets.paths import Paths
+from captcha_assets.settings import Settings
 from captcha_assets.sources import synthetic_batches
 from captcha_assets_tests.commands import run, succeeded
 
@@ -74,6 +78,29 @@ def test_the_report_follows_a_batch_whose_images_stay_and_whose_rejected_files_c
     assert "data_report" in succeeded(home, *SELECT)
     assert stages(home)[:2] == [("files", 64), ("usable", 61)]
     assert "everything is up to date" in succeeded(home, *SELECT)
+
+
+def test_the_report_states_its_data_versions_and_the_start_page_says_when_the_tables_are_newer(
+    home: Path,
+) -> None:
+    paths = Paths(home=home)
+    for table in (paths.image_index, paths.splits):
+        assert f"{table.name} {table_parts.version_of(table)}" in page(home)
+
+    def listed() -> str:
+        shown = start_page.page(Settings(paths=paths))
+        row = re.search(r"<tr>.*?data_report/report.html.*?</tr>", shown)
+        assert row, shown
+        return row[0]
+
+    assert re.search(r"<td>\d{4}-\d\d-\d\d \d\d:\d\d UTC", listed()), "when it was written"
+    assert "stale" not in listed()
+    succeeded(home, "batch", "add", "newer", "synthetic:40:8")
+    succeeded(home, "update", "--select", "+key:splits")
+    assert "stale, the tables are newer: captcha-assets update" in listed()
+    succeeded(home, "batch", "remove", "newer")
+    succeeded(home, *SELECT)
+    assert "stale" not in listed()
 
 
 @pytest.mark.slow

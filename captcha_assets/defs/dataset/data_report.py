@@ -20,7 +20,7 @@ def data_report(spec: DatasetSpec) -> dg.AssetsDefinition:
         deps=[*_TABLES, "batch_catalog", "image_index", "splits"],
         group_name="dataset",
         kinds={"polars", "html"},
-        code_version=f"2.{spec.shown_version}",
+        code_version=f"3.{spec.shown_version}",
         description="One page on all batches together: the way from files to splits, the classes with "
         "examples, the batches, what was rejected and why, near-duplicates.",
     )
