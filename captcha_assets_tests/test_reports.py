@@ -114,7 +114,9 @@ def test_the_start_page_leads_to_every_report_and_names_a_quarantined_batch(serv
 
 def test_the_start_page_says_which_command_starts_the_ui_that_it_leads_to(served: Settings) -> None:
     page = ask(served, "/")[1]
-    assert f'<a href="{served.ui_url}">the Dagster UI</a>, while it runs (<code>captcha-assets ui</code>' in page
+    assert (
+        f'<a href="{served.ui_url}">the Dagster UI</a>, while it runs (<code>captcha-assets ui</code>' in page
+    )
 
 
 def test_a_head_request_is_answered_as_a_get_without_the_body(served: Settings) -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def lineage(settings: Settings, what: str, direction: str | None, as_json: bool) -> None:
     """Show what WHAT was derived from and what it was used for.
 
-    WHAT is a model (its id, champion or candidate), a batch, an image's id, or the inference id of a served
-    prediction; of a model's or an image's id, the first characters are enough.
+    WHAT is a model (its id, champion or candidate), a batch, an image (its id, or the name of its file in
+    the archive), or the inference id of a served prediction; of a model's or an image's id, the first
+    characters are enough.
     """
     from captcha_assets.models.lineage import trace
     from captcha_assets.served_predictions.lineage import prediction

@@ -23,6 +23,8 @@ from captcha_assets.sources import batch_registration, correction_batches
 
 #: At most so many near-duplicates of an image are named.
 _MOST_NEIGHBOURS = 20
+#: At most so many images of one file name are named.
+_MOST_NAMESAKES = 5
 
 
 class LineageError(ValueError):
@@ -66,17 +68,18 @@ Finder = Callable[[Paths, str], Lineage | None]
 
 
 def trace(paths: Paths, what: str, *finders: Finder) -> Lineage:
-    """Trace a model (an id, "champion" or "candidate"), a batch, or an image.
+    """Trace a model (an id, "champion" or "candidate"), a batch, or an image (an id, or a file name).
 
     Args:
         paths: where things are kept.
-        what: its name; of a model's or an image's id, as many characters as make it unique.
+        what: its name; of a model's or an image's id, as many characters as make it unique. A file is named
+            as its archive does, with or without the folders before it.
         finders: look up other kinds of names, in this order.
 
     Raises:
         LineageError: nothing or more than one thing has this name, or it was removed.
     """
-    for find in (_model, _batch, _image, *finders):
+    for find in (_model, _batch, _image, *finders, _file):
         found = find(paths, what)
         if found is not None:
             return found
@@ -91,7 +94,8 @@ def _unknown(paths: Paths, what: str) -> str:
     batches = ", ".join(batch_registration.known_batches(paths)) or "none"
     return (
         f"{what!r} is no model ({models}), no batch ({batches}), no image and no served prediction: "
-        "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique"
+        "an image's id is 32 of 0-9 and a-f, or as many of them as make it unique; a file is named as in "
+        "its archive"
     )
 
 
@@ -278,7 +282,41 @@ def _image(paths: Paths, what: str) -> Lineage | None:
     image_id = _one(what, wanted["image_id"].to_list(), "images")
     if image_id is None:
         return None
-    image = wanted.row(by_predicate=pl.col("image_id") == image_id, named=True)
+    return _lineage_of(paths, wanted.row(by_predicate=pl.col("image_id") == image_id, named=True))
+
+
+def _file(paths: Paths, what: str) -> Lineage | None:
+    """Trace the image of a file of an archive, named as `member` of the image table or by its last part."""
+    if not table_parts.exists(paths.image_index):
+        return None
+    member = pl.element().struct.field("member")
+    named = (member == what) | member.str.ends_with(f"/{what}")
+    found = (
+        table_parts.scan(paths.image_index).filter(pl.col("sources").list.eval(named).list.any()).collect()
+    )
+    if len(found) > 1:
+        raise LineageError(_namesakes(what, found))
+    return _lineage_of(paths, found.row(0, named=True)) if len(found) else None
+
+
+def _namesakes(what: str, images: pl.DataFrame) -> str:
+    """Return that several images have a file of this name, and the ids of some."""
+    some = [
+        f"{row['image_id'][:12]} ({', '.join(_files(row['sources'], what))})"
+        for row in images.sort("image_id").head(_MOST_NAMESAKES).iter_rows(named=True)
+    ]
+    more = ["..."] if len(images) > _MOST_NAMESAKES else []
+    return f"{len(images):,} images have a file {what!r}: {', '.join([*some, *more])}; give the id of one"
+
+
+def _files(sources: list[dict[str, Any]], what: str) -> list[str]:
+    named = [one for one in sources if f"/{one['member']}".endswith(f"/{what}")]
+    return [f"{one['member']} of batch {one['batch']}" for one in named]
+
+
+def _lineage_of(paths: Paths, image: dict[str, Any]) -> Lineage:
+    """Return the lineage of a row of the index."""
+    image_id, index = image["image_id"], table_parts.scan(paths.image_index)
     facts = {"label": image["label"], "status": image["status"], **split_of_image(paths, image_id)}
     others = index.filter(pl.col("group") == image["group"], pl.col("image_id") != image_id)
     return Lineage(

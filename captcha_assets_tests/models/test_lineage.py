@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zipfile
 
 import polars as pl
 import pytest
@@ -16,7 +17,7 @@ from captcha_assets.models import registry
 from captcha_assets.models.lineage import LineageError, Node, trace
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
-from captcha_assets.sources import batch_registration
+from captcha_assets.sources import batch_registration, synthetic_batches
 from captcha_assets.sources.archives import digest_of
 from captcha_assets_tests.images.tables import rows_of
 from captcha_assets_tests.models.traced import deliver, train
@@ -86,6 +87,38 @@ def test_an_image_leads_to_its_sources_and_to_the_models_that_saw_it(home):
         assert source.facts["member"].startswith(f"Dataset/{seen.what.facts['label']}_")
         (model,) = seen.used_for
         assert model.facts["this_image"] == words
+
+
+def test_an_image_is_found_by_the_name_of_its_file_with_or_without_its_folder(home, monkeypatch):
+    monkeypatch.setenv("CAPTCHA_HOME", str(home.paths.home))
+    image = an_image(home, "train")
+    (source,) = found(trace(home.paths, image).derived_from, "batch")
+    member = source.facts["member"]
+    for name in (member, member.rpartition("/")[2]):
+        done = CliRunner().invoke(main, ["lineage", name, "--json"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.output)["what"]["id"] == image
+    with pytest.raises(LineageError, match="is no model"):
+        trace(home.paths, member[1:])  # part of a name is no name
+
+
+def test_where_several_images_have_a_file_of_this_name_their_ids_and_batches_are_named(home, tmp_path):
+    (source,) = found(trace(home.paths, an_image(home, "train")).derived_from, "batch")
+    name = source.facts["member"].rpartition("/")[2]
+    synthetic_batches.write_archive(tmp_path / "drawn.zip", 20, seed=9)
+    with (
+        zipfile.ZipFile(tmp_path / "drawn.zip") as drawn,
+        zipfile.ZipFile(tmp_path / "second.zip", "w") as archive,
+    ):
+        archive.writestr(f"Dataset/{name}", drawn.read(drawn.namelist()[0]))
+    deliver(home, "second", str(tmp_path / "second.zip"))
+    with pytest.raises(LineageError) as error:
+        trace(home.paths, name)
+    said = str(error.value)
+    assert said.startswith(f"2 images have a file {name!r}: ")
+    assert f"(Dataset/{name} of batch first)" in said
+    assert f"(Dataset/{name} of batch second)" in said
+    assert said.endswith("; give the id of one")
 
 
 def test_an_image_delivered_twice_names_both_batches(home):
