@@ -142,8 +142,10 @@ def _once(lines: Iterator[str], champion: dict[str, Any] | None) -> Iterator[str
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _model(found)
     yield from _waiting(found)
+    said = tuple(f"batch {batch['batch']} is quarantined:" for batch in found["quarantined"])
     for step in found["stale"]:
-        failed = f"; its last run failed: {step['last_failure']}" if step["last_failure"] else ""
+        why = step["last_failure"]
+        failed = f"; its last run failed: {why}" if why and not why.startswith(said) else ""
         yield f"stale    {step['step']}: {'; '.join(step['reasons'])}{failed}"
     if not found["stale"]:
         yield "stale    nothing: everything is up to date"

@@ -33,10 +33,16 @@ def problem_of(stored: Mapping[str, Any]) -> str:
         stored: the result as Great Expectations writes it.
     """
     notes = stored["expectation_config"]["notes"].rstrip(".")
-    return f"{_found(stored)}; expected: {notes[:1].lower()}{notes[1:]}"
+    return f"{found_in_words(stored, example=True)}; expected: {notes[:1].lower()}{notes[1:]}"
 
 
-def _found(stored: Mapping[str, Any]) -> str:
+def found_in_words(stored: Mapping[str, Any], *, example: bool = False) -> str:
+    """Return what a failed expectation found.
+
+    Args:
+        stored: the result as Great Expectations writes it.
+        example: name a row too, where the expectation is one of rows.
+    """
     config, result = stored["expectation_config"], stored["result"]
     if errors := error_messages(stored["exception_info"]):
         return f"could not be validated: {'; '.join(errors)}"
@@ -44,7 +50,7 @@ def _found(stored: Mapping[str, Any]) -> str:
         return f"no row has the {config['kwargs'].get('column', 'value')} {value_in_words(missing)}"
     if "unexpected_count" not in result:
         return f"found {value_in_words(result.get('observed_value'))}"
-    return f"{_of_a_row(config)} in {_rows(config['kwargs'], result)}{_example(result)}"
+    return f"{_of_a_row(config)} in {_rows(config['kwargs'], result)}{_example(result) if example else ''}"
 
 
 def _of_a_row(config: Mapping[str, Any]) -> str:

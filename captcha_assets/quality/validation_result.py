@@ -24,6 +24,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.quality.expectation_problems import (
     IMAGE_COLUMNS,
     error_messages,
+    found_in_words,
     problem_of,
     value_in_words,
 )
@@ -52,10 +53,10 @@ class QuarantinedError(RuntimeError):
     """A batch that failed a blocking check; the message says which, and what to do."""
 
     def __init__(self, batch: str, result: "ValidationResult") -> None:
-        failed = "; ".join(f"{one.problem} ({one.name})" for one in result.failures)
+        failed = "; ".join(f"{one.name} ({one.found})" for one in result.failures)
         super().__init__(
-            f"batch {batch} is quarantined ({failed}): the other batches are used without it; correct its "
-            "images and add it again under the same name and path (captcha-assets batch add), or remove it "
+            f"batch {batch} is quarantined: {failed} failed; correct its images and add it again under the "
+            f"same name and path (captcha-assets batch add), or remove it "
             f"(captcha-assets batch remove {batch})"
         )
 
@@ -73,7 +74,8 @@ class ExpectationResult:
         observed: what the table holds, in words.
         examples: up to ten unexpected rows: what identifies each, and its values.
         unexpected_count: how many there are.
-        problem: what is wrong, in plain words; empty where nothing is.
+        problem: what is wrong, in plain words, and what was expected; empty where nothing is.
+        found: what is wrong alone, without an example.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ExpectationResult:
     examples: Sequence[Mapping[str, Any]] = ()
     unexpected_count: int = 0
     problem: str = ""
+    found: str = ""
 
     @property
     def blocking(self) -> bool:
@@ -169,6 +172,7 @@ def _result(stored: Mapping[str, Any]) -> ExpectationResult:
         examples=result.get("partial_unexpected_index_list") or (),
         unexpected_count=result.get("unexpected_count", 0),
         problem="" if stored["success"] else problem_of(stored),
+        found="" if stored["success"] else found_in_words(stored),
     )
 
 

@@ -117,6 +117,21 @@ def test_what_failed_says_why(home: Home, monkeypatch: pytest.MonkeyPatch) -> No
     assert step["last_failure"].endswith("the source is closed today")
 
 
+def test_why_a_batch_is_quarantined_stands_in_one_line_also_when_it_is_stale(
+    home: Home, mostly_bad_archive: Path
+) -> None:
+    home.add("bad", str(mostly_bad_archive))
+    assert home.materialize("raw_batch", partition="bad") is None
+    assert home.materialize("image_table", "rejected_images", partition="bad") is not None
+    with (home.settings.paths.raw / "bad.zip").open("ab") as archive:
+        archive.write(b"damaged")
+    lines = [line for line in said("status").splitlines() if "bad" in line]
+    assert len([line for line in lines if line.startswith("stale    image_table")]) == 1
+    assert [line for line in lines if "is quarantined:" in line] == [
+        "waits    batch bad is quarantined: share_of_rejects failed"
+    ]
+
+
 def _fail(*_: object) -> None:
     raise batch_registration.BatchError("the source is closed today")
 

@@ -53,7 +53,11 @@ def test_a_quarantined_batch_is_one_alert_that_says_what_to_do(home: Home, mostl
     error = make_image_table(home, "bad", str(mostly_bad_archive))
     assert error
     found = "the column reason is not empty in "
-    assert error.startswith(f"batch bad is quarantined ({found}")
+    assert error == (
+        "batch bad is quarantined: share_of_rejects (the column reason is not empty in 60 of 80 rows (75 %, "
+        "where at most 50 % are accepted)) failed; correct its images and add it again under the same "
+        "name and path (captcha-assets batch add), or remove it (captcha-assets batch remove bad)"
+    )
     (alert,) = alerts(home)
     assert alert["title"] == "batch bad is quarantined"
     check, advice = map(str, alert["lines"])
