@@ -153,6 +153,20 @@ def test_a_finished_home_is_up_to_date_and_says_who_serves(finished: Home) -> No
 
 
 @pytest.mark.slow
+def test_the_run_that_is_shown_is_the_one_that_trained_the_model_not_one_that_found_it(
+    finished: Home,
+) -> None:
+    trained = status()["last_training"]
+    model = finished.settings.paths.models / trained["model"]
+    assert trained["run_id"] == json.loads((model / "config.json").read_text())["provenance"]["run_id"]
+    (finished.settings.paths.models / "candidate.json").unlink()
+    before = finished.runs_of("resnet18")
+    assert finished.materialize("resnet18") is None
+    assert finished.runs_of("resnet18") == before + 1
+    assert status()["last_training"] == trained
+
+
+@pytest.mark.slow
 def test_status_sees_what_makes_a_finished_home_stale(finished: Home, mostly_bad_archive: object) -> None:
     assert agree() == []
     log = finished.settings.paths.home / ".serving" / "predictions.db"

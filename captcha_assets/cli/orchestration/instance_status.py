@@ -58,7 +58,7 @@ def look(
         "runs": [_run(instance, record) for record in unfinished],
         "label_conflicts": label_conflicts(instance),
         "idle_decisions": _idle_decisions(instance),
-        "last_training": _last_training(instance),
+        "last_training": _last_training(settings.paths, instance),
         "last_drift": _last_drift(instance),
         "drifted": _drifted(settings.paths),
         "served_drift": _served_drift(settings.paths),
@@ -141,18 +141,31 @@ def _idle_decisions(instance: dg.DagsterInstance) -> list[str]:
     return [str(line) for line in found.value or ()] if isinstance(found, dg.JsonMetadataValue) else []
 
 
-def _last_training(instance: dg.DagsterInstance) -> dict[str, Any] | None:
-    for record in instance.fetch_materializations(_TRAINED, limit=100).records:
-        run_id, event = record.run_id, record.asset_materialization
-        if run_id and event:  # what was lost and restored is reported without a run
-            run, model = instance.get_run_by_id(run_id), event.metadata.get("model")
-            return {
-                "model": model.value if model else None,
-                "at": record.timestamp,
-                "run_id": run_id,
-                "why": run.tags.get(WHY_TAG) if run else None,
-            }
-    return None
+def _last_training(paths: Paths, instance: dg.DagsterInstance) -> dict[str, Any] | None:
+    """The last model and the run that trained it, which a later run may only have found."""
+    records = instance.fetch_materializations(_TRAINED, limit=100).records
+    of_runs = [one for one in records if one.run_id]  # what was lost and restored is reported without a run
+    if not of_runs:
+        return None
+    event = of_runs[0].asset_materialization
+    model = event.metadata.get("model") if event else None
+    trained_by = _trained_by(paths, str(model.value)) if model else None
+    record = next((one for one in of_runs if one.run_id == trained_by), of_runs[0])
+    run = instance.get_run_by_id(record.run_id)
+    return {
+        "model": model.value if model else None,
+        "at": record.timestamp,
+        "run_id": record.run_id,
+        "why": run.tags.get(WHY_TAG) if run else None,
+    }
+
+
+def _trained_by(paths: Paths, model_id: str) -> str | None:
+    """The run that trained a model, as the model records it; None where that cannot be read."""
+    try:
+        return registry.config(paths.models, model_id).provenance.get("run_id")
+    except (RegistryError, ModelFolderError):
+        return None
 
 
 def _drifted(paths: Paths) -> list[str]:
