@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from captcha_assets.images.content_hash import content_hash
 from captcha_assets.paths import REPOSITORY, Paths
-from captcha_assets.sources import archives, batch_registration
+from captcha_assets.sources import archives, batch_registration, dvc_snapshot
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,12 @@ def origin(paths: Paths, batch: str) -> Origin:
 
 def dvc_md5(paths: Paths) -> str | None:
     """Return DVC's hash of `data/` as `data.dvc` of the home has it; None where there is no such file."""
-    path = paths.data_record
-    if not path.is_file():
+    if not paths.data_record.is_file():
         return None
-    outs = (yaml.safe_load(path.read_text()) or {}).get("outs") or [{}]
-    return outs[0].get("md5")
+    try:
+        return dvc_snapshot.recorded_folder(paths.data_record).get("md5")
+    except (TypeError, LookupError):
+        return None  # it records nothing
 
 
 def code_commit(repository: Path = REPOSITORY) -> Commit | None:

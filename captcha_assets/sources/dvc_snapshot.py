@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from captcha_assets.atomic_files import replacing
+from captcha_assets.atomic_files import AnyPath, replacing
 from captcha_assets.paths import Paths
 from captcha_assets.sources import archives
 
@@ -110,7 +110,7 @@ def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
                 _lost_objects(home).unlink(missing_ok=True)
     except (DvcException, OSError) as error:
         raise SnapshotError(f"DVC could not record {home / 'data'}: {error}") from error
-    recorded = yaml.safe_load((home / "data.dvc").read_text())["outs"][0]
+    recorded = recorded_folder(home / "data.dvc")
     pushed_to = name and (default_remote(home) or name)
     return Snapshot(recorded["md5"], recorded["size"], recorded["nfiles"], pushed_to)
 
@@ -118,8 +118,7 @@ def take_snapshot(home: Path, remote: str | None = None) -> Snapshot:
 def _check_record(record: Path) -> None:
     """Raise an error for a record that DVC cannot read, such as one that a merge of git left in conflict."""
     try:
-        text = record.read_text(encoding="utf-8")
-        yaml.safe_load(text)["outs"][0]["md5"]
+        recorded_folder(record)["md5"]
     except FileNotFoundError:
         return
     except (yaml.YAMLError, ValueError, TypeError, LookupError):
@@ -133,8 +132,21 @@ def _check_record(record: Path) -> None:
         ) from None
 
 
+def recorded_folder(record: AnyPath) -> dict[str, Any]:
+    """Return what `data.dvc` records of `data/`: md5, size and nfiles above all.
+
+    Args:
+        record: path of `data.dvc`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        YAMLError, ValueError, TypeError, LookupError: it is damaged.
+    """
+    return dict(yaml.safe_load(record.read_text(encoding="utf-8"))["outs"][0])
+
+
 def _md5(home: Path) -> str:
-    return str(yaml.safe_load((home / "data.dvc").read_text())["outs"][0]["md5"])
+    return str(recorded_folder(home / "data.dvc")["md5"])
 
 
 def _listed(repo: "Repo", md5: str) -> dict[str, str]:
