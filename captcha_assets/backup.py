@@ -37,6 +37,7 @@ from captcha_assets.models.manifest import sha256
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.paths import Paths
 from captcha_assets.serving import prediction_log_tables
+from captcha_assets.text_formats import first_line
 
 MANIFEST, LOG = "manifest.json", "prediction_log.db"
 _FORMAT = 1
@@ -256,7 +257,7 @@ def _copy_of_log(url: str, target: Path) -> Path | None:
             return None
         _copy_rows(engine, prediction_log_tables.open_engine(f"sqlite:///{target}"))
     except (SQLAlchemyError, OSError) as error:
-        raise BackupError(f"the prediction log cannot be read: {_first_line(error)}") from error
+        raise BackupError(f"the prediction log cannot be read: {_of_database(error)}") from error
     finally:
         engine.dispose()
     return target
@@ -277,8 +278,9 @@ def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
     target.dispose()
 
 
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+def _of_database(error: Exception) -> str:
+    """Return the first line of what the database says, without the statement that SQLAlchemy adds."""
+    return first_line(getattr(error, "orig", None) or error)
 
 
 # --- restoring
@@ -388,7 +390,7 @@ def _has_rows(log: str) -> bool:
                 connection.execute(table.select().limit(1)).first()
             )
     except (SQLAlchemyError, OSError) as error:
-        raise BackupError(f"the prediction log cannot be used: {_first_line(error)}") from error
+        raise BackupError(f"the prediction log cannot be used: {_of_database(error)}") from error
     finally:
         engine.dispose()
 

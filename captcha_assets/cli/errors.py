@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from captcha_assets.atomic_files import CLIENT_ERRORS
+from captcha_assets.text_formats import first_line
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def in_one_line(error: BaseException, dagster_home: object = "DAGSTER_HOME") -> 
         _Kind("", ""),
     )
     text = str(original or error)
-    words = (_joined(text) if kind.whole else _first_line(text)) or type(error).__name__
+    words = (_joined(text) if kind.whole else first_line(text)) or type(error).__name__
     place = next(iter(getattr(error, "__notes__", ())), dagster_home)  # the file, where it is known
     subject = kind.subject.format(dagster_home=place)
     return f"{subject}{words}{f'; {kind.advice}' if kind.advice else ''}"
@@ -121,7 +122,7 @@ def unexpected(error: BaseException) -> str:
     """Say in one line that a library is not installed; or a defect, and how to see more of it."""
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("captcha_assets"):
         return f"this command needs {error.name}: install captcha-assets[platform]"
-    words = _first_line(str(error))
+    words = first_line(str(error))
     named = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return f"unexpected error: {named}; run it again with CAPTCHA_DEBUG=1 and report what it says"
 
@@ -129,7 +130,3 @@ def unexpected(error: BaseException) -> str:
 def _joined(text: str) -> str:
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")

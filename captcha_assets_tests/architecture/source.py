@@ -25,7 +25,15 @@ LAYERS = [
     ["settings"],
     ["locks"],
     ["settings_validation", "paths"],
-    ["atomic_files", "confidence_intervals", "html_templates", "interrupts", "project", "validation_errors"],
+    [
+        "atomic_files",
+        "confidence_intervals",
+        "html_templates",
+        "interrupts",
+        "project",
+        "text_formats",
+        "validation_errors",
+    ],
 ]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

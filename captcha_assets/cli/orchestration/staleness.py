@@ -31,6 +31,7 @@ from captcha_assets.paths import Paths
 from captcha_assets.served_predictions import log_access
 from captcha_assets.settings import load_settings
 from captcha_assets.stored_outputs import Output
+from captcha_assets.text_formats import first_line
 
 #: How a reason begins that may come to nothing.
 _ONLY_IF = "only if materializing"
@@ -75,7 +76,7 @@ def checked_selection(definitions: dg.Definitions, text: str) -> dg.AssetSelecti
     except dg.DagsterInvalidSubsetError:
         raise SelectionError(f"no such asset: {text}; known are {known}") from None
     except dg.DagsterError as error:  # of the parser, whose own class is not public
-        raise SelectionError(f"{_first_line(error)}; names are selected by key:NAME or NAME") from None
+        raise SelectionError(f"{first_line(error)}; names are selected by key:NAME or NAME") from None
     if not found:
         raise SelectionError(f"{text} selects nothing that can be materialized; known are {known}")
     return selection
@@ -84,10 +85,6 @@ def checked_selection(definitions: dg.Definitions, text: str) -> dg.AssetSelecti
 def includes(definitions: dg.Definitions, selection: dg.AssetSelection, asset: str) -> bool:
     """Whether an asset is among those selected."""
     return dg.AssetKey(asset) in selection.resolve(definitions.resolve_asset_graph())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def steps_in_order(definitions: dg.Definitions, selection: dg.AssetSelection) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ import dagster as dg
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.defs.compute.local_compute import without_preview_warning
 from captcha_assets.defs.compute.staged_compute import Resources, command
+from captcha_assets.text_formats import first_line
 from captcha_assets.training import staging
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.failures import (
@@ -119,14 +120,16 @@ class KubernetesCluster:
             "Shutdown",
             "Terminated",
         }:
-            return TrainingStoppedError(f"the pod of the training, or its node, was lost ({_line(error)})")
+            return TrainingStoppedError(
+                f"the pod of the training, or its node, was lost ({first_line(error)})"
+            )
         terminated = [
             one.state.terminated
             for one in pods[0].status.container_statuses or []
             if one.state.terminated is not None
         ]
         if not terminated:
-            return ClusterError(f"the pod of the training could not start: {_line(error)}")
+            return ClusterError(f"the pod of the training could not start: {first_line(error)}")
         status = int(terminated[0].exit_code)
         if status == STATUS_NO_STORE:
             return ClusterError(
@@ -188,10 +191,10 @@ class KubernetesCluster:
         try:
             yield
         except ConfigException as error:
-            raise ClusterError(f"Kubernetes is not configured: {_line(error)} Set KUBECONFIG") from error
+            raise ClusterError(f"Kubernetes is not configured: {first_line(error)} Set KUBECONFIG") from error
         except HTTPError as error:
             raise ClusterError(
-                f"the API server of Kubernetes cannot be reached: see the kubeconfig ({_line(error)})"
+                f"the API server of Kubernetes cannot be reached: see the kubeconfig ({first_line(error)})"
             ) from error
         except ApiException as error:
             raise ClusterError(
@@ -199,7 +202,7 @@ class KubernetesCluster:
                 "that it exists, and the role of docs/deployment.md"
             ) from error
         except (DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError) as error:
-            raise ClusterError(f"Kubernetes: {_line(error)}") from error
+            raise ClusterError(f"Kubernetes: {first_line(error)}") from error
 
 
 def _in_cluster() -> bool:
@@ -210,8 +213,3 @@ def _in_cluster() -> bool:
 def _kubeconfig() -> str | None:
     """Return the kubeconfig as it is set now: the library reads the variable once, when it is imported."""
     return None if _in_cluster() else os.environ.get("KUBECONFIG")
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

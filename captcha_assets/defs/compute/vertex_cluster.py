@@ -18,6 +18,7 @@ import dagster as dg
 from captcha_assets.atomic_files import AnyPath, file_errors, remove
 from captcha_assets.defs.compute.local_compute import without_preview_warning
 from captcha_assets.defs.compute.staged_compute import Resources, command
+from captcha_assets.text_formats import first_line
 from captcha_assets.training import staging
 from captcha_assets.training.config import TrainingSettings
 from captcha_assets.training.failures import STATUS_NO_STORE, ClusterError, process_error
@@ -220,7 +221,7 @@ class VertexCluster:
         except GoogleAuthError as error:
             raise ClusterError(
                 "Google Cloud gives no credentials: run gcloud auth application-default login "
-                f"({_line(error)})"
+                f"({first_line(error)})"
             ) from error
         except RequestException as error:
             raise ClusterError(f"Vertex AI cannot be reached at {service}: {type(error).__name__}") from error
@@ -257,17 +258,12 @@ def _failure(job: Mapping[str, Any], folder: AnyPath) -> Exception:
         )
     if exited:
         return process_error(int(exited[1]), " on Vertex AI", staging.reason(folder))
-    return ClusterError(f"the custom job {job['name']} failed: {_line(said)}")
+    return ClusterError(f"the custom job {job['name']} failed: {first_line(said)}")
 
 
 def _said(answer: str) -> str:
     """Return the message of an error that the service answered."""
     try:
-        return _line(json.loads(answer)["error"]["message"])
+        return first_line(json.loads(answer)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return _line(answer)
-
-
-def _line(error: object) -> str:
-    """Return the first line of a message."""
-    return (str(error).splitlines() or ["no message"])[0][:300]
+        return first_line(answer) or "no message"
