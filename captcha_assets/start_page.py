@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from captcha_assets.atomic_files import AnyPath
 from captcha_assets.models import overview, registry
@@ -13,6 +12,7 @@ from captcha_assets.quality import data_report, report, validation_result
 from captcha_assets.quality.report import Cell, Section
 from captcha_assets.settings import Settings
 from captcha_assets.sources.batch_registration import known_batches
+from captcha_assets.text_formats import shown_time
 
 #: So many validation results are read for one look at the page; the other batches are listed without.
 _MOST = 200
@@ -109,7 +109,7 @@ def _dataset(settings: Settings) -> Section:
 
 
 def _written(path: AnyPath) -> str:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return shown_time(path.stat().st_mtime)
 
 
 def _outdated(paths: Paths) -> list[Cell]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from captcha_assets.cli.printing import print_fields, print_rows
 from captcha_assets.dataset import DatasetSpec, load_dataset
 from captcha_assets.settings import Settings
+from captcha_assets.text_formats import shown_time
 
 if TYPE_CHECKING:
     from captcha_assets.evaluation.staged_model import StagedModel
@@ -175,7 +176,8 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     """
     from captcha_assets.models import overview
 
-    print_fields(overview.show_model(settings, name), as_json=as_json)
+    shown = overview.show_model(settings, name)
+    print_fields(shown if as_json else _with_shown_time(shown, "champion since"), as_json=as_json)
 
 
 @model.command()
@@ -326,7 +328,14 @@ def history(settings: Settings, as_json: bool) -> None:
         )
         return
     columns = ["number", "since", "action", "by", "model_id", "instead_of", "reason"]
-    print_rows(columns, rows, as_json=as_json)
+    print_rows(
+        columns, rows if as_json else [_with_shown_time(row, "since") for row in rows], as_json=as_json
+    )
+
+
+def _with_shown_time(shown: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the same with a time as people read it, where it has one of this name."""
+    return shown | {name: shown_time(shown[name])} if name in shown else shown
 
 
 def _announce(settings: Settings, champion: "Champion") -> None:

@@ -5,7 +5,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from captcha_assets.cli.update import HOW_TO_BEGIN, conflicts_in_words, is_empty
 from captcha_assets.dataset import load_dataset
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
+from captcha_assets.text_formats import shown_time
 
 
 @click.command()
@@ -201,7 +201,7 @@ def _run(run: dict[str, Any]) -> str:
         else ""
     )
     state = "" if run["status"] == "started" else f" {run['status']}"
-    begun = f"run {run['run_id'][:8]}{state} since {_time(run['since'])}"
+    begun = f"run {run['run_id'][:8]}{state} since {shown_time(run['since'])}"
     return f"{begun}, {run['materializes']}{where}{why}{advice}"
 
 
@@ -216,23 +216,18 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]
         accuracy = f"accuracy {champion['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {champion['n']:,})"
-    since = datetime.fromisoformat(champion["since"])
-    return f"{champion['model']} since {_time(since.timestamp())}, {accuracy}"
+    return f"{champion['model']} since {shown_time(champion['since'])}, {accuracy}"
 
 
 def _training(last: dict[str, Any] | None) -> str:
     if last is None:
         return "never"
     why = f": {last['why']}" if last["why"] else ""
-    return f"{last['model']} at {_time(last['at'])} in run {last['run_id'][:8]}{why}"
+    return f"{last['model']} at {shown_time(last['at'])} in run {last['run_id'][:8]}{why}"
 
 
 def _drift(last: dict[str, Any] | None, set_aside: Collection[str]) -> str:
     if last is None:
         return "never checked"
     quarantined = ", which is quarantined," if last["batch"] in set_aside else ""
-    return f"batch {last['batch']}{quarantined} at {_time(last['at'])}: {last['found']}"
-
-
-def _time(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"batch {last['batch']}{quarantined} at {shown_time(last['at'])}: {last['found']}"

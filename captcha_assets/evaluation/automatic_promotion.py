@@ -23,6 +23,7 @@ from captcha_assets.models.registry_records import now
 from captcha_assets.models.servable import require_export
 from captcha_assets.paths import Paths
 from captcha_assets.settings import Settings
+from captcha_assets.text_formats import shown_time
 
 #: The other grounds of a promotion, beside `NEWER_DATA`.
 FIRST, SUPERIORITY = "first model", "superiority"
@@ -85,7 +86,8 @@ def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
             settings.paths.models, _decision(settings, data, new, champion, test_split)
         )
         return _carried_out(settings.paths, decision, champion, decision.reason)
-    again = f"{decision.reason} (decided {decision.since}: a candidate is compared once on a test split)"
+    decided = f"decided {shown_time(decision.since)}: a candidate is compared once on a test split"
+    again = f"{decision.reason} ({decided})"
     return _carried_out(settings.paths, decision, champion, again)
 
 

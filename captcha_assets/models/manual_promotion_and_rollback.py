@@ -9,6 +9,7 @@ from captcha_assets.models.registry import By, Champion
 from captcha_assets.models.registry_records import RegistryError
 from captcha_assets.models.servable import verify_export
 from captcha_assets.paths import Paths
+from captcha_assets.text_formats import shown_time
 
 
 def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False) -> Champion:
@@ -28,7 +29,7 @@ def promote_by_hand(paths: Paths, name: str, reason: str, *, force: bool = False
     model_id = resolve(paths, name)
     serves = registry.champion(paths.models)
     if serves and serves.model_id == model_id:
-        raise RegistryError(f"{model_id} serves already, since {serves.since}")
+        raise RegistryError(f"{model_id} serves already, since {shown_time(serves.since)}")
     if not force and (against := list(_missing(paths, model_id))):
         raise RegistryError(
             f"{model_id} {', '.join(against)}: materialize evaluation and onnx_model while it is the "

@@ -121,6 +121,19 @@ def test_where_several_images_have_a_file_of_this_name_their_ids_and_batches_are
     assert said.endswith("; give the id of one")
 
 
+def test_what_people_read_has_the_time_as_status_shows_it_and_what_programs_read_has_iso_8601(
+    home, monkeypatch
+):
+    monkeypatch.setenv("CAPTCHA_HOME", str(home.paths.home))
+    since = registry.champion(home.paths.models).since
+    for name in ("history", "show"):
+        done = CliRunner().invoke(main, ["model", name])
+        assert done.exit_code == 0, done.output
+        assert f"{since[:10]} {since[11:16]} UTC" in done.output
+        assert since not in done.output
+        assert since in CliRunner().invoke(main, ["model", name, "--json"]).output
+
+
 def test_an_image_delivered_twice_names_both_batches(home):
     deliver(home, "again", str(home.paths.raw / "first.zip"))
     seen = trace(home.paths, an_image(home, "train"))
