@@ -16,17 +16,26 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, as_
         print_table(columns, rows)
 
 
+#: On a terminal of fewer columns a table is not readable.
+_NARROWEST_TABLE = 60
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print a table; what is None shows as a dash."""
+    """Print a table, or on a narrow terminal a line a field; what is None shows as a dash."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    if console.is_terminal and console.width < _NARROWEST_TABLE:
+        for row in rows:
+            print_fields({name: row[name] for name in columns}, as_json=False)
+            click.echo()
+        return
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text("-" if row[name] is None else printable(str(row[name]))) for name in columns))
-    console = Console()
     if not console.is_terminal:
         console.width = 160  # what is piped is not wrapped to the width of a screen
     console.print(table)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -61,6 +63,26 @@ def test_a_removal_that_was_killed_before_dagster_was_told_can_be_repeated(tmp_p
     (tmp_path / "data" / "raw" / "one.zip").unlink()
     assert "batch one: removed" in succeeded(tmp_path, "batch", "remove", "one")
     assert "there is no batch one" in _one_line(run(tmp_path, "batch", "remove", "one"))
+
+
+def test_on_a_terminal_of_20_columns_the_list_has_a_line_a_field(tmp_path: Path) -> None:
+    succeeded(tmp_path, "batch", "add", "october", "synthetic:5")
+    command = [sys.executable, "-m", "captcha_assets.cli", "batch", "list"]
+    environment = {**os.environ, "CAPTCHA_HOME": str(tmp_path), "COLUMNS": "20", "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how a terminal reports that the other side is closed
+            while read := os.read(ours, 1000):
+                shown += read
+    os.close(ours)
+    assert process.returncode == 0
+    assert [line.split() for line in shown.decode().splitlines() if line][:3] == [
+        ["batch", "october"],
+        ["delivered", "-"],
+        ["usable", "-"],
+    ]
 
 
 def test_a_damaged_registration_stops_its_batch_only_and_the_batch_can_be_removed(tmp_path: Path) -> None:
