@@ -135,12 +135,11 @@ def _not_promoted(events: _Events) -> _Content:
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key == _CHAMPION:
             found = event.step_materialization_data.materialization.metadata
-            candidate, champion = found["candidate"].value, found["champion"].value
-            if candidate != champion:
+            candidate = found["candidate"].value
+            if candidate != found["champion"].value:
                 command = f"captcha-assets model promote {candidate} --reason WHY"
                 lines = [str(found["why"].value), f"to promote it all the same: {command}"]
-                serves = "no model serves yet" if champion == "none" else "the champion keeps serving"
-                return f"candidate {candidate} is not promoted, {serves}", lines
+                return f"candidate {candidate} is not promoted, the champion keeps serving", lines
     return None
 
 

@@ -1,4 +1,4 @@
-"""The promotion of a candidate: only one that meets the criteria; a first model is compared with none."""
+"""The promotion of a candidate: the first model, then only one that meets the criteria."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,9 +55,9 @@ class Promotion:
 
 
 def consider_candidate(settings: Settings, data: LocalTables) -> Promotion:
-    """Make the candidate champion if it meets the criteria on today's test split.
+    """Make the candidate champion if there is none, or if it meets the criteria on today's test split.
 
-    Without a champion, those that compare it with one are left out.
+    Without a champion, those that compare it with one are left out; the export's have to be met.
 
     The candidate has been measured by `evaluate` and exported already; the champion is measured again here,
     and the candidate where the splits have changed since.
@@ -128,14 +128,17 @@ def _decision(
     """Return the decision on a candidate."""
     against = champion.model_id if champion else None
     parity = export_criteria.parity(settings.paths, new)
-    predictions = _predictions(settings.paths, data, new)
-    comparison = (
-        _compared(settings, data, champion=against, new=new, predictions=predictions) if against else None
-    )
     latency = export_criteria.latency(settings.paths, new, against, settings.promotion_latency)
+    predictions = _predictions(settings.paths, data, new)
     chance = above_chance(predictions, settings.promotion_level)
+    comparison, only_said = None, {"above_chance"}
+    if against:
+        before = evaluate_stored(settings.paths, data, against).predictions
+        comparison = _compared(settings, data, champion=(against, before), new=(new, predictions))
+        if chance.passed and not above_chance(before, settings.promotion_level).passed:
+            only_said |= {"calibration"}  # a model that guesses, and is as unsure as that, is well calibrated
     criteria = (*(comparison.criteria if comparison else ()), chance, parity, latency)
-    failed = [criterion.words for criterion in criteria if not criterion.passed]
+    failed = [one.words for one in criteria if not one.passed and one.name not in only_said]
     ground = _ground(comparison)
     return Decision(
         candidate=new,
@@ -145,7 +148,7 @@ def _decision(
         since=now(),
         promoted=not failed,
         ground=None if failed else ground,
-        reason="; ".join(failed) or _reason(comparison, ground),
+        reason="; ".join(failed) or _reason(comparison, ground, chance),
         criteria=[asdict(criterion) for criterion in criteria],
     )
 
@@ -156,9 +159,9 @@ def _ground(comparison: Comparison | None) -> str:
     return SUPERIORITY if comparison.superior else NEWER_DATA
 
 
-def _reason(comparison: Comparison | None, ground: str) -> str:
+def _reason(comparison: Comparison | None, ground: str, chance: Criterion) -> str:
     if comparison is None:
-        return "the first model"
+        return "the first model" if chance.passed else f"the first model, but {chance.words}"
     accuracies = f"accuracy {comparison.candidate_accuracy:.4f} against {comparison.champion_accuracy:.4f}"
     return f"{'a better test accuracy' if ground == SUPERIORITY else 'newer data, no worse'}: {accuracies}"
 
@@ -173,17 +176,21 @@ def promotion_limits(settings: Settings) -> PromotionLimits:
 
 
 def _compared(
-    settings: Settings, data: LocalTables, *, champion: str, new: str, predictions: pl.DataFrame
+    settings: Settings,
+    data: LocalTables,
+    *,
+    champion: tuple[str, pl.DataFrame],
+    new: tuple[str, pl.DataFrame],
 ) -> Comparison:
-    """Compare the candidate with the champion, both measured on today's test split."""
+    """Compare the candidate with the champion: the id of each, and what it reads on today's test split."""
     reference = registry.reference(registry.history(settings.paths.models))
     return compare(
-        evaluate_stored(settings.paths, data, champion).predictions,
-        predictions,
+        champion[1],
+        new[1],
         promotion_limits(settings),
-        newer_data=newer_data(settings.paths, new, champion, version_of(data.splits)),
+        newer_data=newer_data(settings.paths, new[0], champion[0], version_of(data.splits)),
         reference_predictions=None
-        if reference == champion
+        if reference == champion[0]
         else evaluate_stored(settings.paths, data, reference).predictions,
     )
 

@@ -40,14 +40,14 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     finished: Home,
 ) -> None:
     file = written(finished, {"ops": {"resnet18": {"config": {"epochs": 1}}}})
-    why = "not trained with this run config: epochs: trained with 16, this run 1"
+    why = "not trained with this run config: epochs: trained with 3, this run 1"
     assert f"would materialize resnet18: {why}" in update("--dry-run", "--config", file)
     said = update("--select", "key:resnet18", "--config", file)
     assert f"materializing resnet18: {why}" in said
 
     assert (
         agree()[0]
-        == "resnet18: not trained with the production settings: epochs: trained with 1, production 16"
+        == "resnet18: not trained with the production settings: epochs: trained with 1, production 3"
     )
     assert Ticks(finished).triggers() == ["configuration"]
     said = status()["next_training"]
@@ -59,7 +59,7 @@ def test_another_run_config_trains_and_the_model_is_stale_for_production_until_t
     assert "everything is up to date" in again
 
     back = update("--select", "key:resnet18")
-    why = "not trained with the production settings: epochs: trained with 1, production 16"
+    why = "not trained with the production settings: epochs: trained with 1, production 3"
     assert f"materializing resnet18: {why}" in back
     assert not [step for step in finished.stale() if step == "resnet18"]
     assert Ticks(finished).triggers() == []

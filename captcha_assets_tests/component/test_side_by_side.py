@@ -39,7 +39,7 @@ DEFS_YAML, _ = blocks(PAGE, "yaml")
 
 SPECS = {"digits": DIGITS, "photos": PHOTOS}
 SMALL = {
-    "channels": [8, 16, 16, 32], "batch_size": 32, "sample_size": None, "learning_rate": 0.05, "epochs": 5
+    "channels": [8, 16, 16, 32], "batch_size": 32, "sample_size": None, "learning_rate": 0.05, "epochs": 1
 }  # fmt: skip
 TABLES = ("raw_batch", "image_table", "rejected_images", "image_index", "splits")
 

@@ -26,7 +26,7 @@ dagster_storage.reuse()
 training_server.use()
 
 NARROW = {
-    "epochs": 16,
+    "epochs": 3,
     "channels": [8, 16, 32, 64],
     "batch_size": 32,
     "sample_size": None,

@@ -69,7 +69,7 @@ class Platform:
 
     def drop(self, name: str, seed: int) -> Path:
         archive = self.settings.paths.home / name
-        synthetic_batches.write_archive(archive, 1000, seed=seed)
+        synthetic_batches.write_archive(archive, 400, seed=seed)
         self.settings.paths.inbox.mkdir(exist_ok=True)
         return archive.rename(self.settings.paths.inbox / name)
 

@@ -167,7 +167,7 @@ def champion(
     settings: dg.ResourceParam[Settings],
     dataset: dg.ResourceParam[DatasetSpec],
 ) -> dg.MaterializeResult:
-    """Promote the candidate if it meets the criteria of a promotion."""
+    """Promote the candidate if there is no champion, or if it passes the criteria of a promotion."""
     from captcha_assets.evaluation import automatic_promotion
     from captcha_assets.models.registration import restore_summary
 

@@ -13,7 +13,7 @@ _CHAMPION = dg.AssetKey("champion")
 
 
 def criteria_specs() -> list[dg.AssetCheckSpec]:
-    """A check for every criterion; a criterion that fails is a warning: what served before keeps serving."""
+    """A check for every criterion; a criterion that fails is a warning, since the champion keeps serving."""
     return [dg.AssetCheckSpec(name, asset=_CHAMPION, description=words) for name, words in CRITERIA.items()]
 
 
