@@ -99,6 +99,7 @@ def main(module: str, descriptor: str) -> None:
             _serve(connection, module)
             os._exit(0)
         connection.close()
+    os._exit(0)  # libraries complain of what is left
 
 
 if __name__ == "__main__":
