@@ -109,7 +109,7 @@ def _dataset(settings: Settings) -> Section:
 
 
 def _written(path: AnyPath) -> str:
-    return shown_time(path.stat().st_mtime).replace(" ", "\N{NO-BREAK SPACE}")
+    return shown_time(path.stat().st_mtime)
 
 
 def _outdated(paths: Paths) -> list[Cell]:

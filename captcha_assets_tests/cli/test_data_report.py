@@ -93,7 +93,7 @@ def test_the_report_states_its_data_versions_and_the_start_page_says_when_the_ta
         assert row, shown
         return row[0]
 
-    assert re.search(r"<td>\d{4}-\d\d-\d\d\s\d\d:\d\d\sUTC", listed()), "when it was written"
+    assert re.search(r">\d{4}-\d\d-\d\d \d\d:\d\d UTC ", listed()), "when it was written"
     assert "stale" not in listed()
     succeeded(home, "batch", "add", "newer", "synthetic:40:8")
     succeeded(home, "update", "--select", "+key:splits")
