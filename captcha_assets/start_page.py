@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator
 
-from captcha_assets.atomic_files import AnyPath
+from captcha_assets.atomic_files import AnyPath, regular
+from captcha_assets.images import table_parts
 from captcha_assets.models import overview, registry
 from captcha_assets.models.manifest import ModelFolderError
 from captcha_assets.models.registry_records import RegistryError
@@ -115,9 +116,9 @@ def _written(path: AnyPath) -> str:
 def _outdated(paths: Paths) -> list[Cell]:
     """Return that the tables are newer than the data report, where they are."""
     try:
-        if not data_report.is_outdated(paths):
-            return []
-    except OSError:  # missing or damaged
+        if not data_report.is_outdated(paths, known_batches(paths)):
+            return [Cell("up to date", level="passed")]
+    except (OSError, ValueError):  # missing or damaged
         return [Cell("its tables cannot be read: captcha-assets status", level="warning")]
     return [Cell("stale, the tables are newer: captcha-assets update", level="warning")]
 
@@ -125,8 +126,11 @@ def _outdated(paths: Paths) -> list[Cell]:
 def _has_rows(csv: AnyPath) -> bool:
     if not csv.exists():
         return False
-    with csv.open(errors="replace") as lines:
-        return next(lines, "") != "" and next(lines, "") != ""
+    try:
+        with regular(csv).open(errors="replace") as lines:
+            return next(lines, "") != "" and next(lines, "") != ""
+    except ValueError:  # a folder or a pipe
+        return False
 
 
 def _address(settings: Settings, path: AnyPath) -> str:
@@ -139,6 +143,7 @@ def _models(paths: Paths) -> Section:
         names, roles = registry.list_models(paths.models), dict(_roles(paths))
     except RegistryError as error:
         return Section("Models", f"The registry cannot be read: {error}")
+    candidate = registry.pointed_at(paths.models)
     rows = [
         [
             [Cell(name)],
@@ -147,6 +152,7 @@ def _models(paths: Paths) -> Section:
             [Cell("model card", f"evaluation/{name}/report.html")]
             if (paths.evaluation(name) / "report.html").exists()
             else [],
+            _measured_before(paths) if name == candidate else [],
         ]
         for name in sorted(names, key=lambda name: (name not in roles, name))
     ]
@@ -154,7 +160,18 @@ def _models(paths: Paths) -> Section:
         words = "There is no model yet."
     elif note := overview.unlike_test_splits(paths):
         words = f"{words} {note}"
-    return Section("Models", words, (), ("model", "role", "test accuracy (95 % interval)", "report"), rows)
+    columns = ("model", "role", "test accuracy (95 % interval)", "report", "state")
+    return Section("Models", words, (), columns, rows)
+
+
+def _measured_before(paths: Paths) -> list[Cell]:
+    """Return that the splits are newer than the figures of the model that was trained last, if they are."""
+    try:
+        figures = overview.read_metrics(paths, registry.pointed_at(paths.models) or "")
+        current = figures is None or figures.get("splits_version") == table_parts.version_of(paths.splits)
+    except (OSError, ValueError, ModelFolderError):  # their own rows say so
+        return []
+    return [] if current else [Cell("stale, the splits are newer: captcha-assets update", level="warning")]
 
 
 def _roles(paths: Paths) -> Iterator[tuple[str, Cell]]:

@@ -57,7 +57,8 @@ def off(settings: Settings) -> None:
     _switch(settings, on=False)
     with open_instance(settings) as instance:
         for run in unfinished_runs_of_daemon(instance):
-            click.echo(f"run {run.run_id[:8]} is under way and goes on: the UI can end it")
+            words = "is under way and goes on, and is tried again if it breaks down"
+            click.echo(f"run {run.run_id[:8]} {words}: the UI can end it for good")
 
 
 @automation.command()

@@ -33,3 +33,18 @@ def above_chance(predictions: pl.DataFrame, level: float) -> Criterion:
         f"{percent(common)}; more images, or more epochs, may help"
     )
     return Criterion("above_chance", passed=False, figures=figures, words=words)
+
+
+def criteria_that_only_warn(candidate: Criterion, champion: Criterion | None) -> frozenset[str]:
+    """Return the names of the criteria without which a candidate is promoted all the same.
+
+    A model that guesses is well calibrated where it is as unsure as that, and always right on the images of
+    the class that it names: neither keeps a better one out.
+
+    Args:
+        candidate: whether the candidate is better than guessing.
+        champion: whether the champion is; None where there is none.
+    """
+    if champion is not None and candidate.passed and not champion.passed:
+        return frozenset({"above_chance", "calibration", "class_recall"})
+    return frozenset({"above_chance"})

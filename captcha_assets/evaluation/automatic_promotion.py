@@ -7,7 +7,7 @@ import polars as pl
 import xxhash
 
 from captcha_assets.evaluation import export_criteria
-from captcha_assets.evaluation.above_chance import above_chance
+from captcha_assets.evaluation.above_chance import above_chance, criteria_that_only_warn
 from captcha_assets.evaluation.candidate_comparison import Comparison, PromotionLimits, compare
 from captcha_assets.evaluation.criterion_descriptions import Criterion
 from captcha_assets.evaluation.evaluate import evaluate_stored
@@ -131,14 +131,14 @@ def _decision(
     latency = export_criteria.latency(settings.paths, new, against, settings.promotion_latency)
     predictions = _predictions(settings.paths, data, new)
     chance = above_chance(predictions, settings.promotion_level)
-    comparison, only_said = None, {"above_chance"}
+    comparison, of_champion = None, None
     if against:
         before = evaluate_stored(settings.paths, data, against).predictions
         comparison = _compared(settings, data, champion=(against, before), new=(new, predictions))
-        if chance.passed and not above_chance(before, settings.promotion_level).passed:
-            only_said |= {"calibration"}  # a model that guesses, and is as unsure as that, is well calibrated
+        of_champion = above_chance(before, settings.promotion_level)
     criteria = (*(comparison.criteria if comparison else ()), chance, parity, latency)
-    failed = [one.words for one in criteria if not one.passed and one.name not in only_said]
+    only_warn = criteria_that_only_warn(chance, of_champion)
+    failed = [one.words for one in criteria if not one.passed and one.name not in only_warn]
     ground = _ground(comparison)
     return Decision(
         candidate=new,

@@ -38,6 +38,7 @@ from captcha_assets.atomic_files import (
 )
 from captcha_assets.images.content_hash import ContentHash, content_hash
 from captcha_assets.images.table_files import MissingTableError, write_frame
+from captcha_assets.text_formats import first_line
 
 MANIFEST = "manifest.json"
 #: What reading a manifest raises that is none.
@@ -218,10 +219,13 @@ def _version(schema: pa.Schema, hashes: Mapping[str, str]) -> str:
 
 def _version_of_file(path: AnyPath) -> str:
     with fetched(path) as local:
-        schema = pq.read_schema(local).remove_metadata()
-        if "sample_key" in schema.names:  # of a version that had no parts
-            return content_hash(local)
-        rows = pl.read_parquet(local, glob=False).sort("batch", "image_id")
+        try:
+            schema = pq.read_schema(local).remove_metadata()
+            if "sample_key" in schema.names:  # of a version that had no parts
+                return content_hash(local)
+            rows = pl.read_parquet(local, glob=False).sort("batch", "image_id")
+        except (pa.ArrowInvalid, pl.exceptions.PolarsError) as error:
+            raise DamagedTableError(f"{path} is damaged: {first_line(error)}") from error
     hashes = {str(part["batch"][0]): _hash(part, schema) for part in rows.partition_by("batch") if len(part)}
     return _version(schema, hashes)
 

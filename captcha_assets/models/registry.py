@@ -26,6 +26,7 @@ from captcha_assets.models import folder, promotion_records
 from captcha_assets.models.folder import ModelConfig
 from captcha_assets.models.manifest import MANIFEST, ModelFolderError, read_manifest
 from captcha_assets.models.registry_records import RegistryError, now, read, to_json
+from captcha_assets.text_formats import shown_time
 
 By = Literal["rule", "human"]
 
@@ -451,7 +452,7 @@ def refusal(registry: AnyPath, model_id: str) -> str | None:
     if not path.exists():
         return None
     found = read(path, Refusal)
-    return f"{found.reason} ({found.since})"
+    return f"{found.reason} ({shown_time(found.since)})"
 
 
 def has_served(registry: AnyPath, model_id: str) -> bool:
@@ -480,7 +481,7 @@ def barred(registry: AnyPath, model_id: str, entries: Sequence[Champion] | None 
     if entry is None:
         return None
     how = "rolled back" if entry.action == "rollback" else "replaced by a person"
-    return f"{how}: {entry.reason} ({entry.since})"
+    return f"{how}: {entry.reason} ({shown_time(entry.since)})"
 
 
 def reference(entries: list[Champion]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from captcha_assets.atomic_files import AnyPath, replacing
+from captcha_assets.atomic_files import AnyPath, regular, replacing
 from captcha_assets.dataset import DatasetSpec
 from captcha_assets.images import table_parts
 from captcha_assets.images.index import LABEL_CONFLICT
@@ -121,7 +121,7 @@ def write_data_report(paths: Paths, batches: Sequence[str], spec: DatasetSpec) -
         MissingTableError: the index or the splits are not there.
         DamagedTableError: one of them cannot be read.
     """
-    versions = _versions_now(paths)
+    versions = _versions_now(paths, batches)
     there = [name for name in sorted(batches) if paths.image_table(name).exists()]
     tables = {name: paths.image_table(name) for name in there}
     overviews = describe_batches(paths, there)
@@ -152,26 +152,33 @@ def write_data_report(paths: Paths, batches: Sequence[str], spec: DatasetSpec) -
     return DataReport(paths.data_report, version, images, {one.name: one.total for one in classes})
 
 
-def is_outdated(paths: Paths) -> bool:
-    """Return whether the index or the splits are others than those that the report was made of.
+def is_outdated(paths: Paths, batches: Sequence[str]) -> bool:
+    """Return whether index, splits or batches with a table are others than those that the report was made of.
 
     It reads the head of the page and the manifests of the two tables. A report of an earlier version of the
     code states no versions, and counts as outdated.
 
+    Args:
+        paths: where the tables lie.
+        batches: the batches that are registered.
+
     Raises:
         MissingTableError, DamagedTableError: there is no index or there are no splits.
-        OSError: the report cannot be read.
+        OSError, ValueError: the report or a table cannot be read.
     """
-    with paths.data_report.open("rb") as page:
+    with regular(paths.data_report).open("rb") as page:
         head = page.read(_HEAD).decode(errors="replace")
     stated = dict(re.findall(r'<meta name="data-version-([a-z_]+)" content="(\w+)">', head))
-    return stated != _versions_now(paths)
+    return stated != _versions_now(paths, batches)
 
 
-def _versions_now(paths: Paths) -> dict[str, str]:
+def _versions_now(paths: Paths, batches: Sequence[str]) -> dict[str, str]:
+    tables = {path.stem for path in (paths.artifact_root / "image_table").glob("*.parquet")}
+    names = "\n".join(sorted(tables & set(batches)))
     return {
         "image_index": table_parts.version_of(paths.image_index),
         "splits": table_parts.version_of(paths.splits),
+        "batches": hashlib.sha256(names.encode()).hexdigest()[:32],
     }
 
 

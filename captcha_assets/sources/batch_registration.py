@@ -42,7 +42,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 #: What a batch may be called.
 BATCH_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 #: What no batch is called, since commands take it for another thing: `backfill --batches all`.
-RESERVED = frozenset({"all", "none"})
+RESERVED = frozenset({"all", "candidate", "champion", "none"})
 
 #: Greatest seed of the generator: what 64 bits hold, so that every file and tool can keep it.
 SEED_LIMIT = 2**63 - 1

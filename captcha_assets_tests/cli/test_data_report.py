@@ -1,6 +1,8 @@
 """The data report, as one meets it: after an update, in the browser, when files come, go or are lost."""
 
+import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -101,6 +103,32 @@ def test_the_report_states_its_data_versions_and_the_start_page_says_when_the_ta
     succeeded(home, "batch", "remove", "newer")
     succeeded(home, *SELECT)
     assert "stale" not in listed()
+    assert "up to date" in listed()
+    with zipfile.ZipFile(
+        home / "bad.zip", "w"
+    ) as archive:  # it is quarantined, so that the index stays as it is
+        for number in range(20):
+            archive.writestr(f"a_{number}.png", b"no image")
+    succeeded(home, "batch", "add", "bad", str(home / "bad.zip"))
+    run(home, "update", "--select", "+key:splits")
+    assert "stale" in listed()
+    succeeded(home, "batch", "remove", "bad")
+    succeeded(home, *SELECT)
+
+
+def test_the_start_page_is_shown_whatever_lies_in_place_of_the_tables(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "artifacts", tmp_path / "artifacts", symlinks=True)
+    paths = Paths(home=tmp_path)
+    shutil.rmtree(paths.image_index)
+    paths.image_index.write_bytes(b"damaged")
+    paths.label_conflicts.unlink(missing_ok=True)
+    paths.label_conflicts.mkdir()
+    shown = start_page.page(Settings(paths=paths))
+    assert "its tables cannot be read: captcha-assets status" in shown
+    assert "labels contradict" not in shown
+    paths.data_report.unlink()
+    os.mkfifo(paths.data_report)  # a reader would wait for ever
+    assert "its tables cannot be read" in start_page.page(Settings(paths=paths))
 
 
 @pytest.mark.slow

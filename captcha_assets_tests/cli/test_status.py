@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from captcha_assets import start_page
 from captcha_assets.cli import main
 from captcha_assets.sources import batch_registration
 from captcha_assets_tests.commands import succeeded
@@ -252,3 +253,13 @@ def test_a_check_under_way_hides_nothing(finished: Home) -> None:
     assert finished.instance.get_event_records(planned, limit=1)
     assert status()["last_drift"] == before
     assert before is not None
+
+
+def test_the_start_page_of_the_reports_says_when_the_splits_are_newer_than_a_model_s_figures(
+    finished: Home,
+) -> None:
+    words = "stale, the splits are newer: captcha-assets update"
+    assert words not in start_page.page(finished.settings)
+    finished.add("more", "synthetic:40:3")
+    finished.update("+key:splits")
+    assert words in start_page.page(finished.settings)

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from captcha_assets.evaluation.above_chance import above_chance
+from captcha_assets.evaluation.above_chance import above_chance, criteria_that_only_warn
 
 
 def answers(labels: str, predicted: str) -> pl.DataFrame:
@@ -33,3 +33,17 @@ def test_of_ten_images_of_two_classes_all_right_are_enough_and_three_are_not(
     assert (
         above_chance(answers("aaaaabbbbb", "aaaaabbbbb"[:right] + "?" * (10 - right)), 0.05).passed is passed
     )
+
+
+def test_a_champion_that_guesses_keeps_no_better_model_out_by_what_guessing_is_good_at() -> None:
+    labels = "abcdefghijklmnopqrst" * 5
+    good, guesses = (above_chance(answers(labels, said), 0.05) for said in (labels, "a" * len(labels)))
+    assert criteria_that_only_warn(good, guesses) == {"above_chance", "calibration", "class_recall"}
+    for candidate, champion in (
+        (good, None),
+        (guesses, None),
+        (good, good),
+        (guesses, good),
+        (guesses, guesses),
+    ):
+        assert criteria_that_only_warn(candidate, champion) == {"above_chance"}

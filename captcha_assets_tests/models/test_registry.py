@@ -18,6 +18,7 @@ from captcha_assets.models import folder, promotion_records, registry
 from captcha_assets.models.folder import ModelFolderError
 from captcha_assets.models.promotion_records import Decision
 from captcha_assets.models.registry import RegistryError
+from captcha_assets.text_formats import shown_time
 from captcha_assets_tests.forkserver import CONTEXT
 from captcha_assets_tests.models.conftest import as_if_nothing_served
 
@@ -574,7 +575,7 @@ def test_a_refused_model_is_barred_and_the_champion_stays(shelf):
     place, (one, two, _) = shelf
     registry.promote(place, one, "the first")
     refusal = registry.refuse(place, two, "it reads m as n")
-    assert registry.barred(place, two) == f"refused: it reads m as n ({refusal.since})"
+    assert registry.barred(place, two) == f"refused: it reads m as n ({shown_time(refusal.since)})"
     assert registry.champion(place).model_id == one
     with pytest.raises(RegistryError, match="was refused before: it reads m as n"):
         registry.refuse(place, two, "another reason")

@@ -476,7 +476,7 @@ def test_kaggle_without_a_version_is_looked_up_again_when_it_is_registered_again
     assert batch_registration.register(settings, "k", KaggleSource()) == entry
 
 
-@pytest.mark.parametrize("name", ["all", "none"])
+@pytest.mark.parametrize("name", ["all", "candidate", "champion", "none"])
 def test_a_word_that_commands_need_is_no_name_of_a_batch(settings, name):
     with pytest.raises(BatchError, match="choose another"):
         batch_registration.register(settings, name, SyntheticSource(5))

@@ -299,7 +299,7 @@ async function add(given) {
     for (let item = waiting.shift(); item; item = waiting.shift()) await predict(item);
   }));
   const bad = added.filter((item) => item.problem).length;
-  if (added.length > 1) say(`${added.length - bad} images answered${bad ? `, ${bad} not` : ""}.`);
+  if (added.length > 1) say(`${added.length - bad} image${added.length - bad === 1 ? "" : "s"} answered${bad ? `, ${bad} not` : ""}.`);
   else if (added[0].problem) say(added[0].problem);
   else say(`${added[0].prediction.label}, ${percent(added[0].prediction.score)}`);
 }
