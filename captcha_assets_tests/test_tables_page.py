@@ -1,5 +1,6 @@
 """What the page on the tables shows runs as it stands, in the folder of a home."""
 
+import json
 import re
 import subprocess
 import sys
@@ -56,3 +57,12 @@ def test_the_columns_are_those_of_the_tables(home: Path) -> None:
         table = home / "artifacts" / name
         file = read_manifest(table).files()[0] if table.is_dir() else table.with_suffix(".parquet")
         assert listed == pl.read_parquet_schema(file).names()
+
+
+@pytest.mark.slow
+def test_the_manifest_has_these_fields(home: Path) -> None:
+    (shown,) = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+    written = json.loads((home / "artifacts" / "splits" / "manifest.json").read_text())
+    assert written.keys() == shown.keys()
+    (part,), (shown_part,) = written["parts"].values(), shown["parts"].values()
+    assert part.keys() == shown_part.keys()

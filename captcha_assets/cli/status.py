@@ -69,7 +69,7 @@ def _champion(paths: Paths) -> dict[str, Any] | None:
     try:
         serves = registry.champion(paths.models)
     except RegistryError as error:
-        nothing = dict.fromkeys(("model", "remedy", "selection", "outdated", "int8"))
+        nothing = dict.fromkeys(("model", "remedy", "selection", "outdated", "int8", "guesses"))
         return {**nothing, "problem": str(error)}
     if serves is None:
         return None
@@ -216,6 +216,8 @@ def _serving(champion: dict[str, Any] | None) -> str:
     if champion["accuracy"] is not None:
         low, high = champion["accuracy_low"], champion["accuracy_high"]
         accuracy = f"accuracy {champion['accuracy']:.4f} ({low:.4f} to {high:.4f}, n = {champion['n']:,})"
+    if champion["guesses"]:
+        accuracy += ", no better than guessing"
     return f"{champion['model']} since {shown_time(champion['since'])}, {accuracy}"
 
 

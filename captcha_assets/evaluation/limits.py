@@ -28,10 +28,18 @@ def limits(metrics: Metrics, batches: Sequence[BatchMetrics]) -> list[str]:
     """Return what a model cannot do, or is not known to do, the general first."""
     return [
         *_GENERAL,
+        *_of_accuracy(metrics),
         *_of_classes(metrics),
         *_of_batches(metrics, batches),
         *_of_calibration(metrics),
     ]
+
+
+def _of_accuracy(metrics: Metrics) -> Iterator[str]:
+    common = max(metrics.per_class, key=lambda one: one.support)
+    if metrics.accuracy_low <= common.support / metrics.n:
+        share = percent(common.support / metrics.n)
+        yield f"It is no better than guessing: always saying {common.name} reads {share} of the images right."
 
 
 def _of_classes(metrics: Metrics) -> Iterator[str]:

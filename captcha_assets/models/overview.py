@@ -92,7 +92,8 @@ def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
         state of it, the champion included. `outdated`: why the figures are those of the history, in one line;
         None where they are the last evaluation's. `selected_low`, `selected_high`: an interval that holds for
         the best of so many; None where the champion is not the best. `selection`: the same in words; None
-        for a single model.
+        for a single model. `guesses`: whether the interval does not lie above the share of the most common
+        class, which is what guessing reads right.
     """
     measured, outdated = None, None
     try:
@@ -104,14 +105,24 @@ def champion_figures(paths: Paths, champion: Champion) -> dict[str, Any]:
     figures = _figures_of(measured or champion.metrics)
     models = promotion_records.compared(paths.models) | {champion.model_id}
     if figures is None:
-        return {**dict.fromkeys(_FIGURES), "compared": len(models), "outdated": outdated, **_NO_SELECTION}
+        nothing = {**dict.fromkeys(_FIGURES), **_NO_SELECTION}
+        return {**nothing, "compared": len(models), "outdated": outdated, "guesses": False}
     others = models - {champion.model_id}
     return {
         **figures,
         "compared": len(models),
         "outdated": outdated,
+        "guesses": _guesses(measured or {}),
         **(_selection(paths, figures, others) if others else _NO_SELECTION),
     }
+
+
+def _guesses(metrics: Mapping[str, Any]) -> bool:
+    try:
+        images = [one["support"] for one in metrics["per_class"]]
+        return bool(metrics["accuracy_low"] <= max(images) / sum(images))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # of an earlier version
+        return False
 
 
 _NO_SELECTION = dict.fromkeys(("selected_low", "selected_high", "selection"))

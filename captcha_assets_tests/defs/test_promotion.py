@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,9 @@ def test_a_first_model_that_is_no_better_than_guessing_is_promoted_with_a_warnin
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.WARN
     assert "the first model, but no better than guessing: it reads " in say("model", "show", "champion")
+    assert re.search(rf"serves   {candidate} since .*, no better than guessing", say("status"))
+    card = home.settings.paths.evaluation(candidate) / "report.html"
+    assert "It is no better than guessing: always saying n reads " in card.read_text()
 
 
 def test_a_candidate_that_was_measured_on_other_splits_is_measured_again(

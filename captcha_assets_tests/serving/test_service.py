@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from captcha_assets.paths import REPOSITORY
 from captcha_assets_tests.commands import succeeded
+from captcha_assets_tests.documentation.pages import blocks
 from captcha_assets_tests.serving.services import RunningService, png_files, running
 from captcha_assets_tests.training.examples import draw_many
 
@@ -253,3 +255,10 @@ def test_logging_can_be_turned_off(served_home: Path) -> None:
         assert answer.status_code == 501
         assert "prediction_log" not in service.get("/metrics").text
     assert not (served_home / ".serving").exists()
+
+
+def test_the_answer_has_the_fields_that_the_page_shows(service: RunningService) -> None:
+    (text,) = blocks(REPOSITORY / "docs" / "serving.md", "json")
+    shown, answered = json.loads(text), service.predict(png_files(1)[0]).json()
+    assert answered.keys() == shown.keys()
+    assert answered["predictions"][0].keys() == shown["predictions"][0].keys()
