@@ -237,6 +237,8 @@ def test_a_batch_is_added_by_a_command_and_launched_as_on_the_page(folder: Path,
                 if "october" in instance.get_dynamic_partitions("digits_batch"):
                     break
             time.sleep(1)
+        else:
+            pytest.fail("the batch has got no partition")
     launched = run(LAUNCHED, folder, **environment_of)
     assert launched.returncode == 0, launched.stdout
     with open_instance_at(folder / ".dagster") as instance:
