@@ -91,6 +91,32 @@ mv data/raw/october.zip . && { ! captcha-assets backfill image_table; } && mv oc
 #: What ends otherwise than with 0: the candidate is not better than the champion.
 STATUS = {"captcha-assets model test candidate": 1}
 
+#: What is printed by a block or a line that begins so.
+PRINTED = {
+    "captcha-assets automation on": "automation: on",
+    "captcha-assets backfill --resume": "1 materialized, 0 failed",
+    "captcha-assets backfill image_table": "2 materialized, 0 failed",
+    "captcha-assets backfill raw_batch": "4 materialized, 0 failed",
+    "captcha-assets data-docs": "artifacts/data_docs/index.html",
+    "captcha-assets graph": "champion --> quantized_model",
+    "captcha-assets lineage": "derived from",
+    "captcha-assets model export": "the same class on 100.00% of",
+    "captcha-assets model history": "the first model",
+    "captcha-assets model promote": "champion: resnet18-",
+    "captcha-assets model refuse": "refused: resnet18-",
+    "captcha-assets model rollback": "champion: resnet18-",
+    "captcha-assets model test": "met       onnx_parity",
+    "captcha-assets reproduce": "the same model, bit for bit",
+    "captcha-assets status": "serves   resnet18-",
+    "captcha-assets update --select 'key:prediction_log": "up to date",
+    "captcha-assets update --select quantized_model": "percentage points of accuracy",
+    "captcha-assets update\n": "up to date",
+    "curl 'http": '"predictions":[{"inference_id":',
+    "curl -F": '"predictions":[{"inference_id":',
+    "curl -H 'X-Inference-Id": "prediction order-4711",
+    "echo 'ops": "everything is up to date",
+}
+
 #: Programs that run until they are interrupted; they have tests of their own.
 _ENDLESS = re.compile(
     r"^(?:\w+=\S+ )?(?:captcha-assets (?:ui|serve)|mlflow ui|dagster-webserver|dagster-daemon)\b.*\n",
@@ -138,6 +164,16 @@ class Place:
         expected = next((status for start, status in STATUS.items() if block.startswith(start)), 0)
         assert ran.returncode == expected, f"{script}\n{ran.stdout}"
         return ran.stdout
+
+
+def printed_otherwise(printed: dict[str, str]) -> list[str]:
+    """Return the blocks that did not print what they should, or more than a user wants to see."""
+    return [
+        f"{block}\n{text}"
+        for block, text in printed.items()
+        if "Traceback" in text
+        or not all(words in text for start, words in PRINTED.items() if block.startswith(start))
+    ]
 
 
 def executed(page: str) -> list[str]:
@@ -216,8 +252,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.mark.parametrize("page", IN_A_HOME)
 def test_each_block_of_the_page_does_what_it_is_for(page: str, place: Place, tmp_path: Path) -> None:
-    for number, block in enumerate(executed(page)):
-        place.copied(tmp_path / str(number)).done(block)
+    found = {
+        block: place.copied(tmp_path / str(number)).done(block) for number, block in enumerate(executed(page))
+    }
+    assert found
+    assert printed_otherwise(found) == []
 
 
 @pytest.mark.parametrize("page", WITH_A_SERVICE)
@@ -229,8 +268,9 @@ def test_each_block_of_the_page_is_answered_by_the_service(page: str, place: Pla
             "predictions/ID/": "predictions/order-4711/",
             "curl ": "curl --silent --fail-with-body ",  # so that an error of the service ends the block
         }
-        for block in executed(page):
-            mine.done(block)
+        found = {block: mine.done(block) for block in executed(page)}
+    assert found
+    assert printed_otherwise(found) == []
 
 
 def test_each_block_about_several_hosts_works_on_postgresql_and_a_store(
